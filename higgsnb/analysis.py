@@ -1,0 +1,646 @@
+"""One chunk of events to numbers (`analyse`), and the sum over chunks (`Tally`, `Result`).
+
+A `Tally` is what has been counted. Tallies of disjoint chunks add up in any order and grouping to the same value,
+because everything in them is an integer, a set of entry ranges, or a row that is brought into the order of the
+catalogue in the end. A `Result` is a tally seen against its campaign: normalised, freed of events that stand in two
+streams, and with its coverage.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache, partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb import events, histograms, luminosity, provenance
+from higgsnb.kernel import select
+from higgsnb.selection import (
+    CHANNELS,
+    CUT_NAMES,
+    MUON,
+    QUANTITIES,
+    Candidates,
+    Cut,
+    Leptons,
+    Selection,
+    missing_quantities,
+)
+
+if TYPE_CHECKING:
+    import hist
+
+    from higgsnb.datasets import Campaign, Chunk, Dataset
+    from higgsnb.events import FileInfo
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+FileKey = tuple[int, int]
+"""A file by its place in the catalogue: (index of the dataset, index of the file in it)."""
+
+PB_PER_FB = 1000.0
+CHANNEL_STREAMS = {"4mu": ("DoubleMu",), "4e": ("DoubleElectron",), "2e2mu": ("DoubleMu", "DoubleElectron")}
+"""Streams of data that feed a channel, for the luminosity of a partial result."""
+
+
+class Table(NamedTuple):
+    """Selected candidates, one row each.
+
+    Place in the catalogue, event, masses in GeV, leptons (n, 4) Z1 harder … Z2 softer.
+    """
+
+    dataset: npt.NDArray[np.int16]
+    file: npt.NDArray[np.int32]
+    entry: Integers
+    run: Integers
+    luminosity_block: Integers
+    event: npt.NDArray[np.uint64]
+    channel: npt.NDArray[np.int8]
+    mass_4l: Floats
+    mass_z1: Floats
+    mass_z2: Floats
+    pt: npt.NDArray[np.float32]
+    eta: npt.NDArray[np.float32]
+    phi: npt.NDArray[np.float32]
+    mass: npt.NDArray[np.float32]
+    charge: npt.NDArray[np.int8]
+    pdg_id: npt.NDArray[np.int8]
+
+    def rows(self, which: npt.NDArray[Any]) -> Table:
+        """Return the rows that an index or a mask picks."""
+        return Table._make(column[which] for column in self)
+
+    @property
+    def variables(self) -> histograms.Variables:
+        """The columns that are filled into histograms."""
+        return histograms.Variables(self.channel, self.mass_4l, self.mass_z1, self.mass_z2, self.pt, self.eta)
+
+
+@dataclass(frozen=True)
+class Tally:
+    """What has been counted, per dataset (by its index in the catalogue); ``a + b`` for disjoint chunks.
+
+    ``units`` are the entry ranges done of each file, ``counts`` as in `histograms`, ``cutflow`` (3, len(Cut)),
+    ``unusable`` (2, len(QUANTITIES)), ``masked`` events outside the golden JSON, ``not_applied`` columns that the
+    schema does not have.
+    """
+
+    units: Mapping[FileKey, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    counts: Mapping[int, Integers] = field(default_factory=dict)
+    cutflow: Mapping[int, Integers] = field(default_factory=dict)
+    unusable: Mapping[int, Integers] = field(default_factory=dict)
+    masked: Mapping[int, int] = field(default_factory=dict)
+    not_applied: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    blocks: tuple[Table, ...] = ()
+
+    def __add__(self, other: Tally) -> Tally:
+        """Add the tally of other chunks; ValueError if some events were counted in both."""
+        return merge((self, other))
+
+    def events(self, dataset: int) -> int:
+        """Return the number of events of a dataset that have been counted."""
+        return sum(stop - start for key, ranges in self.units.items() if key[0] == dataset for start, stop in ranges)
+
+
+def merge(tallies: Iterable[Tally]) -> Tally:
+    """Add up many tallies at once.
+
+    Raises
+    ------
+    ValueError
+        If two of them counted the same events.
+    """
+    units: dict[FileKey, list[tuple[int, int]]] = defaultdict(list)
+    sums: tuple[dict[int, Any], ...] = ({}, {}, {}, {})
+    not_applied: dict[int, frozenset[str]] = {}
+    blocks: list[Table] = []
+    for tally in tallies:
+        for key, ranges in tally.units.items():
+            units[key].extend(ranges)
+        for total, part in zip(sums, (tally.counts, tally.cutflow, tally.unusable, tally.masked), strict=True):
+            _add_into(total, part)
+        for dataset, names in tally.not_applied.items():
+            not_applied[dataset] = not_applied.get(dataset, frozenset()) | names
+        blocks.extend(tally.blocks)
+    joined = {key: _join(key, units[key]) for key in sorted(units)}
+    counts, cutflow, unusable, masked = ({key: total[key] for key in sorted(total)} for total in sums)
+    return Tally(joined, counts, cutflow, unusable, masked, not_applied, tuple(blocks))
+
+
+def _add_into(total: dict[int, Any], part: Mapping[int, Any]) -> None:
+    """Add the arrays of one tally to the running sums.
+
+    The first of a dataset is copied, the next ones added in place.
+    """
+    for dataset, array in part.items():
+        if dataset in total:
+            total[dataset] += array
+        else:
+            total[dataset] = array.copy() if isinstance(array, np.ndarray) else array
+
+
+def _join(key: FileKey, ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+    """Join ranges of entries that touch; complain about any that overlap."""
+    joined: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if joined and start < joined[-1][1]:
+            end = min(stop, joined[-1][1])
+            raise ValueError(f"entries {start} to {end} of file {key[1]} of dataset {key[0]} were counted twice")
+        if joined and start == joined[-1][1]:
+            joined[-1] = (joined[-1][0], stop)
+        else:
+            joined.append((start, stop))
+    return tuple(joined)
+
+
+# --- One chunk -----------------------------------------------------------------------------------------------
+
+
+def analyse(chunk: Chunk, selection: Selection) -> Tally:
+    """Read a chunk of events, select, and count.
+
+    Parameters
+    ----------
+    chunk
+        Which entries of which file.
+    selection
+        What to keep.
+
+    Returns
+    -------
+    Tally
+        Counts, cutflow and candidates of these events.
+
+    Raises
+    ------
+    FileNotFoundError, UnreadableError, SchemaError
+        See `events.read_leptons`.
+    """
+    leptons = events.read_leptons(chunk)
+    certified = _certified(leptons, chunk.golden_json)
+    masked = leptons.n_events - len(certified)
+    if masked:
+        leptons = _keep(leptons, certified)
+    candidates = select(leptons, selection, chunk.stream)
+    table = _table(chunk, leptons, candidates, certified)
+    index = chunk.dataset_index
+    return Tally(
+        units={(index, chunk.file_index): ((chunk.start, chunk.stop),)},
+        counts={index: histograms.fill(table.variables)},
+        cutflow={index: candidates.cutflow},
+        unusable={index: candidates.unusable},
+        masked={index: masked},
+        not_applied={index: frozenset(missing_quantities(leptons))},
+        blocks=(table,) if len(table.run) else (),
+    )
+
+
+def _certified(leptons: Leptons, golden_json: str | None) -> Integers:
+    """Return the indices of the events that lie in certified luminosity sections; without a golden JSON all of them."""
+    if golden_json is None:
+        return np.arange(leptons.n_events)
+    return np.flatnonzero(_mask(golden_json).contains(leptons.run, leptons.luminosity_block))
+
+
+@lru_cache(maxsize=4)
+def _mask(golden_json: str) -> luminosity.Mask:
+    """Return the luminosity sections of a golden JSON, read once per process."""
+    return luminosity.Mask.load(golden_json)
+
+
+def _keep(leptons: Leptons, which: Integers) -> Leptons:
+    """Return the leptons of some events only."""
+    columns: dict[str, Any] = {name: getattr(leptons, name)[which] for name in ("run", "luminosity_block", "event")}
+    for flavour in ("muon", "electron"):
+        offsets = getattr(leptons, f"{flavour}_offsets")
+        counts = np.diff(offsets)[which]
+        columns[f"{flavour}_offsets"] = np.concatenate(([0], np.cumsum(counts)))
+        index = np.repeat(offsets[which] - columns[f"{flavour}_offsets"][:-1], counts) + np.arange(counts.sum())
+        for quantity in QUANTITIES:
+            column = getattr(leptons, f"{flavour}_{quantity}")
+            columns[f"{flavour}_{quantity}"] = None if column is None else column[index]
+    return Leptons(**columns)
+
+
+def _table(chunk: Chunk, leptons: Leptons, candidates: Candidates, entries: Integers) -> Table:
+    """Return the rows of the selected candidates with all that is stored of them."""
+    n, index = len(candidates.channel), candidates.event_index
+    is_muon = candidates.flavour == MUON
+    columns = {
+        name: _pick(leptons, name, candidates.lepton, is_muon) for name in ("pt", "eta", "phi", "mass", "charge")
+    }
+    charge = columns["charge"].astype(np.int8)
+    return Table(
+        dataset=np.full(n, chunk.dataset_index, np.int16),
+        file=np.full(n, chunk.file_index, np.int32),
+        entry=chunk.start + entries[index],
+        run=leptons.run[index],
+        luminosity_block=leptons.luminosity_block[index],
+        event=leptons.event[index],
+        channel=candidates.channel,
+        mass_4l=candidates.mass_4l,
+        mass_z1=candidates.mass_z1,
+        mass_z2=candidates.mass_z2,
+        pt=columns["pt"],
+        eta=columns["eta"],
+        phi=columns["phi"],
+        mass=columns["mass"],
+        charge=charge,
+        pdg_id=(-charge * candidates.flavour).astype(np.int8),
+    )
+
+
+def _pick(leptons: Leptons, quantity: str, lepton: Integers, is_muon: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Return a quantity of the chosen leptons, (n, 4), from the muon or the electron column."""
+    muons, electrons = getattr(leptons, f"muon_{quantity}"), getattr(leptons, f"electron_{quantity}")
+    picked = np.empty(lepton.shape, muons.dtype)
+    picked[is_muon], picked[~is_muon] = muons[lepton[is_muon]], electrons[lepton[~is_muon]]
+    return picked
+
+
+# --- All chunks ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be (wholly) analysed, and why."""
+
+    dataset: str
+    file: str
+    error: str
+    message: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the failure as it stands in ``result.json``; the remedy is the last line of the message."""
+        first, _, rest = self.message.partition("\n")
+        return {
+            "dataset": self.dataset,
+            "file": self.file,
+            "error": self.error,
+            "message": first,
+            "remedy": rest.strip(),
+        }
+
+
+class Coverage(NamedTuple):
+    """How much of a campaign stands behind a result, each (done, total): files, events, luminosity in 1/fb."""
+
+    files: tuple[int, int]
+    events: tuple[int, int]
+    luminosity_fb: tuple[float, float]
+
+
+class Yield(NamedTuple):
+    """Events of a process in a channel.
+
+    Counted, expected at the processed luminosity, statistical error of ``expected``.
+    """
+
+    events: int
+    expected: float
+    stat_error: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """A tally seen against its campaign. ``result + other`` adds disjoint parts of the same campaign and selection.
+
+    Attributes
+    ----------
+    campaign, selection
+        What was analysed and what was kept.
+    tally
+        The counted numbers.
+    files
+        What each opened file says of itself, by `FileKey`.
+    failures
+        By `FileKey`: the files that could not be analysed.
+    """
+
+    campaign: Campaign
+    selection: Selection
+    tally: Tally = field(default_factory=Tally)
+    files: Mapping[FileKey, FileInfo] = field(default_factory=dict)
+    failures: Mapping[FileKey, Failure] = field(default_factory=dict)
+
+    def __add__(self, other: Result) -> Result:
+        """Add a part that counted other events.
+
+        ValueError if campaign or selection differ or events were counted twice.
+        """
+        for name in ("campaign", "selection"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine.digest != theirs.digest:
+                raise ValueError(
+                    f"results of different {name}s cannot be added: "
+                    f"{mine.name!r} ({mine.digest[:8]}), {theirs.name!r} ({theirs.digest[:8]})"
+                )
+        files, failures = {**self.files, **other.files}, {**self.failures, **other.failures}
+        return Result(self.campaign, self.selection, self.tally + other.tally, files, failures)
+
+    # -- how much of it
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the data, too, is simulated."""
+        return self.campaign.simulated
+
+    @property
+    def failed(self) -> tuple[Failure, ...]:
+        """The files that could not be analysed, in the order of the catalogue."""
+        return tuple(self.failures[key] for key in sorted(self.failures))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every event of every file of the campaign has been counted."""
+        done, total = self.coverage.files
+        return done == total and not self.failures
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Files, events and luminosity done, and their totals.
+
+        Files of unknown length add to the total of files only.
+        """
+        keys = [(d, f) for d, dataset in enumerate(self.campaign.datasets) for f in range(len(dataset.files))]
+        files = sum(self._is_done(key) for key in keys)
+        done = sum(stop - start for ranges in self.tally.units.values() for start, stop in ranges)
+        total = sum(self._entries(key) or 0 for key in keys)
+        luminosity_fb = self.campaign.luminosity_fb
+        return Coverage((files, len(keys)), (done, total), (luminosity_fb * self._data_fraction(None), luminosity_fb))
+
+    def _entries(self, key: FileKey) -> int | None:
+        """Return the number of entries of a file: as it says itself, else as the catalogue says, else None."""
+        if key in self.files:
+            return self.files[key].entries
+        return self.campaign.datasets[key[0]].files[key[1]].events
+
+    def _is_done(self, key: FileKey) -> bool:
+        """Whether all entries of a file have been counted."""
+        entries, ranges = self._entries(key), self.tally.units.get(key)
+        return (
+            ranges is not None
+            and entries is not None
+            and ranges in (((0, entries),), ((0, 0),) if entries == 0 else ())
+        )
+
+    def _data_fraction(self, streams: tuple[str, ...] | None) -> float:
+        """Return which part of the data has been counted, averaged over ``streams`` (None: all data); 1 without data.
+
+        A file's share of the luminosity is taken to be its share of the events of its stream.
+        """
+        present = {dataset.stream for dataset in self.campaign.datasets if dataset.is_data}
+        wanted = [
+            stream for stream in sorted(present, key=str) if streams is None or stream is None or stream in streams
+        ]
+        if not present or not wanted:
+            return 1.0 if not present else self._data_fraction(None)
+        return float(np.mean([self._stream_fraction(stream) for stream in wanted]))
+
+    def _stream_fraction(self, stream: str | None) -> float:
+        """Return which part of the events of one stream has been counted."""
+        mine = [
+            index
+            for index, dataset in enumerate(self.campaign.datasets)
+            if dataset.is_data and dataset.stream == stream
+        ]
+        done = sum(self.tally.events(index) for index in mine)
+        keys = [(index, f) for index in mine for f in range(len(self.campaign.datasets[index].files))]
+        if all(self._is_done(key) for key in keys):
+            return 1.0
+        total = sum(self._entries(key) or 0 for key in keys)
+        return done / total if total else 0.0
+
+    # -- the events
+
+    @cached_property
+    def candidates(self) -> Table:
+        """Every selected candidate in the order of the catalogue, each event of data once (see `duplicates`)."""
+        return self._all_rows.rows(~self.duplicates)
+
+    @cached_property
+    def _all_rows(self) -> Table:
+        """Every selected candidate in the order of the catalogue, also those found again in another stream."""
+        blocks = self.tally.blocks
+        table = Table._make(map(np.concatenate, zip(*blocks, strict=True))) if blocks else empty_table()
+        return table.rows(np.lexsort((table.channel, table.entry, table.file, table.dataset)))
+
+    @cached_property
+    def duplicates(self) -> npt.NDArray[np.bool_]:
+        """Which rows are events of data that an earlier stream, or an earlier file, holds already."""
+        return find_duplicates(self._all_rows, self._precedence(), one_per_event=self.selection.one_per_event)
+
+    def _precedence(self) -> Integers:
+        """Return the rank of each dataset for `find_duplicates`, −1 for simulation, which is never compared."""
+        order = self.campaign.stream_precedence
+        ranks = [order.index(d.stream) if d.stream in order else len(order) for d in self.campaign.datasets]
+        return np.array([r if d.is_data else -1 for r, d in zip(ranks, self.campaign.datasets, strict=True)], np.int64)
+
+    @cached_property
+    def counts(self) -> dict[str, Integers]:
+        """Counts as in `histograms`, (3, SIZE) int64, by the name of each dataset, with duplicates taken out."""
+        counts = {d.name: np.zeros((len(CHANNELS), histograms.SIZE), np.int64) for d in self.campaign.datasets}
+        for index, array in self.tally.counts.items():
+            counts[self.campaign.datasets[index].name] += array
+        twice = self._all_rows.rows(self.duplicates)
+        for index in np.unique(twice.dataset):
+            counts[self.campaign.datasets[index].name] -= histograms.fill(twice.rows(twice.dataset == index).variables)
+        return counts
+
+    @cached_property
+    def histograms(self) -> dict[str, hist.Hist[Any]]:
+        """Every histogram, with the axes dataset, channel and variable, as integer counts."""
+        return histograms.to_hist(self.counts)
+
+    @cached_property
+    def cutflow(self) -> dict[str, dict[str, list[tuple[str, int]]]]:
+        """Events that pass each cut and all before, per dataset and channel.
+
+        The last row is after duplicates are gone.
+        """
+        return {
+            dataset.name: {
+                CHANNELS[channel]: self._cutflow(index, channel) for channel in self.selection.channels(dataset.stream)
+            }
+            for index, dataset in enumerate(self.campaign.datasets)
+            if index in self.tally.cutflow
+        }
+
+    def _cutflow(self, dataset: int, channel: int) -> list[tuple[str, int]]:
+        """Return the cutflow of one dataset in one channel."""
+        rows = self._all_rows
+        twice = int(np.count_nonzero(self.duplicates & (rows.dataset == dataset) & (rows.channel == channel)))
+        passed = [int(number) for number in self.tally.cutflow[dataset][channel]]
+        passed[Cut.UNIQUE] -= twice
+        return list(zip(CUT_NAMES, passed, strict=True))
+
+    # -- what a reader should know
+
+    @cached_property
+    def unusable(self) -> dict[str, dict[str, int]]:
+        """Sentinels and non-finite values by dataset and column, in events with enough leptons for a channel.
+
+        No zeros.
+        """
+        found = {}
+        for index, counts in self.tally.unusable.items():
+            columns = [f"{flavour}_{quantity}" for flavour in ("muon", "electron") for quantity in QUANTITIES]
+            found[self.campaign.datasets[index].name] = {
+                c: int(n) for c, n in zip(columns, counts.ravel(), strict=True) if n
+            }
+        return found
+
+    @property
+    def not_applied(self) -> dict[str, list[str]]:
+        """Columns that a dataset's schema does not have: cuts on them were not applied."""
+        names = {
+            self.campaign.datasets[index].name: columns for index, columns in sorted(self.tally.not_applied.items())
+        }
+        return {name: sorted(columns) for name, columns in names.items() if columns}
+
+    @property
+    def masked(self) -> dict[str, int]:
+        """Events outside the golden JSON, by dataset."""
+        return {self.campaign.datasets[index].name: number for index, number in self.tally.masked.items() if number}
+
+    @property
+    def duplicates_removed(self) -> dict[str, int]:
+        """Selected candidates that another stream or file held already, by dataset."""
+        found = np.bincount(self._all_rows.dataset[self.duplicates], minlength=len(self.campaign.datasets))
+        return {dataset.name: int(n) for dataset, n in zip(self.campaign.datasets, found, strict=True) if n}
+
+    @property
+    def empty_files(self) -> tuple[str, ...]:
+        """Files without any event: legal, but worth a look."""
+        urls = [
+            self.campaign.datasets[d].files[f].url for (d, f), info in sorted(self.files.items()) if info.entries == 0
+        ]
+        return tuple(provenance.public_name(url) for url in urls)
+
+    # -- what it means
+
+    @cached_property
+    def weights(self) -> dict[str, dict[str, float]]:
+        """Expected events per counted event, by dataset and channel: 1 for data, L·σ·k / N for simulation.
+
+        L is the luminosity of the data processed so far in that channel, N the number of events processed: a partial
+        result is normalised like a complete one. A simulated dataset of which nothing has been processed is left out.
+        """
+        weights: dict[str, dict[str, float]] = {}
+        for index, dataset in enumerate(self.campaign.datasets):
+            if dataset.is_data:
+                weights[dataset.name] = dict.fromkeys(CHANNELS, 1.0)
+            elif self.tally.events(index):
+                weights[dataset.name] = {channel: self._weight(index, dataset, channel) for channel in CHANNELS}
+        return weights
+
+    def _weight(self, index: int, dataset: Dataset, channel: str) -> float:
+        """Return L·σ·k / N of a simulated dataset in a channel."""
+        luminosity_fb = (dataset.luminosity_fb or self.campaign.luminosity_fb) * self._data_fraction(
+            CHANNEL_STREAMS[channel]
+        )
+        cross_section_fb = (dataset.cross_section_pb or 0.0) * PB_PER_FB
+        return luminosity_fb * cross_section_fb * dataset.scale / self.tally.events(index)
+
+    @property
+    def unpredicted(self) -> tuple[str, ...]:
+        """Simulated datasets of which nothing has been processed: the prediction lacks them."""
+        return tuple(d.name for d in self.campaign.datasets if d.name not in self.weights)
+
+    @cached_property
+    def yields(self) -> dict[str, dict[str, Yield]]:
+        """Events per process and channel, over all masses."""
+        return self._yields(histograms.total)
+
+    @cached_property
+    def windows(self) -> dict[str, dict[str, dict[str, Yield]]]:
+        """The same in each window of the four-lepton mass, see `histograms.WINDOWS`."""
+        return {name: self._yields(partial(histograms.in_window, window=name)) for name, _, _ in histograms.WINDOWS}
+
+    def _yields(self, count: Callable[[Integers], Integers]) -> dict[str, dict[str, Yield]]:
+        """Return yields per process and channel from what ``count`` takes out of each dataset's counts."""
+        processes = dict.fromkeys(dataset.process for dataset in self.campaign.datasets)
+        return {process: self._process_yields(process, count) for process in processes}
+
+    def _process_yields(self, process: str, count: Callable[[Integers], Integers]) -> dict[str, Yield]:
+        """Return one process's yields per channel."""
+        names = [d.name for d in self.campaign.datasets if d.process == process and d.name in self.weights]
+        numbers = {name: count(self.counts[name]) for name in names}
+        yields = {}
+        for index, channel in enumerate(CHANNELS):
+            n = [(int(numbers[name][index]), self.weights[name][channel]) for name in names]
+            yields[channel] = Yield(sum(c for c, _ in n), sum(c * w for c, w in n), sum(c * w * w for c, w in n) ** 0.5)
+        return yields
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What made this result: campaign, selection, files with what identifies them, code and libraries."""
+        return {
+            "campaign": {"name": self.campaign.name, "title": self.campaign.title, "digest": self.campaign.digest},
+            "simulated": self.simulated,
+            "selection": {**self.selection.as_dict(), "digest": self.selection.digest},
+            "files": [self._file_record(key) for key in sorted(self.files)],
+            "code": provenance.code(),
+            "libraries": provenance.libraries(),
+        }
+
+    def _file_record(self, key: FileKey) -> dict[str, Any]:
+        """Return what identifies one file, and which of its entries were counted."""
+        dataset, info = self.campaign.datasets[key[0]], self.files[key]
+        file = dataset.files[key[1]]
+        return {
+            "dataset": dataset.name, "record": dataset.record, "doi": dataset.doi,
+            "file": provenance.public_name(file.url), "kind": info.kind, "entries": info.entries,
+            "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
+            "counted": [list(pair) for pair in self.tally.units.get(key, ())],
+        }  # fmt: skip
+
+
+def empty_table() -> Table:
+    """Return a table without rows."""
+    narrow = {"dataset": np.int16, "file": np.int32, "event": np.uint64, "channel": np.int8}
+    wide = ("pt", "eta", "phi", "mass")
+    columns: list[npt.NDArray[Any]] = []
+    for name in Table._fields:
+        if name in wide:
+            columns.append(np.empty((0, 4), np.float32))
+        elif name in ("charge", "pdg_id"):
+            columns.append(np.empty((0, 4), np.int8))
+        else:
+            columns.append(np.empty(0, narrow.get(name, np.float64 if name.startswith("mass_") else np.int64)))
+    return Table._make(columns)
+
+
+def find_duplicates(table: Table, precedence: Integers, *, one_per_event: bool) -> npt.NDArray[np.bool_]:
+    """Mark the events of data that occur again.
+
+    Parameters
+    ----------
+    table
+        Rows in the order of the catalogue.
+    precedence
+        Rank of each dataset, (n_datasets,): of equal events the one of lowest rank stays, then the first in the table.
+        Datasets of rank −1 (simulation) are never compared.
+    one_per_event
+        Whether an event is the same whatever its channel; else (run, luminosityBlock, event, channel) is compared.
+
+    Returns
+    -------
+    (n_rows,) bool
+        True for every row but the first of each event.
+    """
+    rank = precedence[table.dataset]
+    data = np.flatnonzero(rank >= 0)
+    channel = np.zeros(len(data), np.int8) if one_per_event else table.channel[data]
+    keys = (channel, table.event[data], table.luminosity_block[data], table.run[data])
+    order = np.lexsort((data, rank[data], *keys))
+    again = np.zeros(len(order), bool)
+    if len(order) > 1:
+        again[1:] = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
+    duplicate = np.zeros(len(table.run), bool)
+    duplicate[data[order]] = again
+    return duplicate
