@@ -1,0 +1,522 @@
+"""Figures made from a Result: the mass spectrum with its data, prediction and coverage.
+
+Every figure is built without pyplot and leaves the global settings as they are, so that it can be made in a
+thread while a notebook draws something else. What a reader must not miss is written on the figure: that
+the data are simulated, and which part of the events it shows when a run is incomplete.
+"""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import matplotlib as mpl
+import mplhep
+import numpy as np
+import numpy.typing as npt
+from matplotlib import style
+from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
+from scipy.special import betainc, gammainc, gammaincinv, ndtri
+
+if TYPE_CHECKING:
+    from matplotlib.artist import Artist
+    from matplotlib.axes import Axes
+    from matplotlib.legend import Legend
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    from higgsnb.analysis import Result
+
+Floats = npt.NDArray[np.float64]
+Integers = npt.NDArray[np.int64]
+
+# From the bottom of the stack to its top, in Okabe and Ito's palette: told apart with every colour blindness.
+COLOURS = {"zx": "#009E73", "zz": "#56B4E9", "higgs": "#D55E00"}
+OTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
+LABELS = {"higgs": "H → ZZ* → 4ℓ", "zz": "ZZ*, Zγ* → 4ℓ", "zx": "Z + X"}
+SYMBOLS = {"mass_4l": r"$m_{4\ell}$ [GeV]", "mass_z1": r"$m_{Z1}$ [GeV]", "mass_z2": r"$m_{Z2}$ [GeV]"}
+WARNING_COLOUR = "#8A1C00"
+SIZE_INCHES = (7.0, 6.2)
+DPI = 150
+SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; longer than the ticks
+
+# The settings of matplotlib are global: while one figure is styled, another thread has to wait.
+_STYLE_LOCK = threading.RLock()
+
+
+class _ShownFigure(Figure):
+    """A Figure that a notebook shows although pyplot does not know it."""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        """Return the PNG at twice the size it is shown in, for screens with fine pixels."""
+        data = io.BytesIO()
+        with _style():
+            self.savefig(data, format="png", dpi=2 * 80, metadata={"Software": None})
+        width, height = (round(80 * inches) for inches in self.get_size_inches())
+        return data.getvalue(), {"width": width, "height": height}
+
+
+@dataclass(frozen=True)
+class _Spectrum:
+    """What is drawn: counts of the data and expected events per process, in the bins of one histogram."""
+
+    edges: Floats
+    data: Integers | None  # None: the campaign has no data
+    predictions: dict[str, Floats]  # from the bottom of the stack to its top
+    variance: Floats  # of the summed prediction, from the finite number of simulated events
+
+    @property
+    def total(self) -> Floats:
+        """Expected events per bin, all processes together."""
+        return sum(self.predictions.values(), np.zeros(len(self.edges) - 1))
+
+
+def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = None) -> Figure:
+    """Draw data and prediction over one of a result's histograms, by default the four-lepton mass.
+
+    Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked,
+    with the statistical uncertainty of the simulation hatched. The lower panel shows how far the data are
+    from the prediction in standard deviations; see `deviation`.
+
+    Parameters
+    ----------
+    result
+        A result, complete or not; the figure says which.
+    histogram
+        The name of a histogram in ``result.histograms``.
+    ax
+        Draw here, without a lower panel. By default a new figure is made.
+
+    Returns
+    -------
+    matplotlib.figure.Figure
+        The figure of `ax`, or a new one that pyplot does not keep.
+
+    Raises
+    ------
+    KeyError
+        If the result has no histogram of that name; lists those it has.
+    """
+    spectrum = _spectrum(result, histogram)
+    with _style():
+        figure, panel, lower = _panels(ax, spectrum)
+        size = _font_size(panel)
+        stack = _draw_prediction(panel, spectrum)
+        points = _draw_data(panel, spectrum, size, simulated=result.simulated)
+        panel.set_xlim(spectrum.edges[0], spectrum.edges[-1])
+        variable = _axis_label(result, histogram)
+        _label_axes(panel, lower, variable, _per_bin(spectrum.edges, histogram, variable), size)
+        _draw_heading(panel, result, spectrum, size)
+        _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], size)
+        if lower is not None:
+            _draw_deviation(lower, spectrum)
+    return figure
+
+
+def save(figure: Figure, folder: str | Path) -> list[Path]:
+    """Write ``mass_4l.png`` and ``mass_4l.svg`` into an existing folder, the same bytes for the same figure.
+
+    A file of the same name is replaced once the new one is complete.
+
+    Returns
+    -------
+    list of Path
+        The two files, PNG first.
+
+    Raises
+    ------
+    FileNotFoundError
+        If the folder does not exist.
+    """
+    metadata: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
+    written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]
+    for path, (kind, texts) in zip(written, metadata.items(), strict=True):
+        unfinished = path.with_name(f".{path.name}.part")
+        with _style():
+            figure.savefig(unfinished, format=kind, dpi=DPI, metadata=texts)
+        unfinished.replace(path)
+    return written
+
+
+def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Floats]:
+    """Return the exact central confidence interval of a Poisson mean.
+
+    Parameters
+    ----------
+    counts
+        Observed counts, any shape, not negative.
+    level
+        Confidence level; 0.6827 is one standard deviation.
+
+    Returns
+    -------
+    tuple of arrays
+        Lower and upper limits in the shape of `counts`; the lower limit of 0 counts is 0.
+
+    Notes
+    -----
+    F. Garwood, Biometrika 28 (1936) 437: quantiles of chi-squared, here as inverses of the incomplete gamma
+    function.
+    """
+    observed = np.asarray(counts, dtype=np.float64)
+    tail = (1.0 - level) / 2.0
+    low = np.where(observed > 0, gammaincinv(np.maximum(observed, 1.0), tail), 0.0)
+    return low, np.asarray(gammaincinv(observed + 1.0, 1.0 - tail))
+
+
+def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.ArrayLike) -> Floats:
+    """Return how far counts are from what is expected, in standard deviations with a sign.
+
+    The Poisson probability of a deviation at least as large, including the uncertainty of the expectation,
+    turned into the number of standard deviations of a normal distribution. Unlike a ratio or a pull it is
+    right for a few events and for empty bins.
+
+    Parameters
+    ----------
+    counts, expected, variance
+        Observed counts, expected events, and the variance of the expectation; arrays of one shape.
+
+    Returns
+    -------
+    array
+        Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where
+        nothing is expected.
+
+    Notes
+    -----
+    G. Choudalakis and D. Casadei, Eur. Phys. J. Plus 127 (2012) 25, arXiv:1111.2062, equations 8 to 14.
+    """
+    n, mean, spread = (np.asarray(x, dtype=np.float64) for x in (counts, expected, variance))
+    known = mean > 0
+    mean = np.where(known, mean, 1.0)
+    excess = n > mean
+    # An excess counts n and more, a deficit n and fewer; the latter is what "n + 1 and more" leaves.
+    threshold = np.where(excess, n, n + 1.0)
+    at_least = _probability_at_least(threshold, mean, spread)
+    probability = np.where(excess, at_least, 1.0 - at_least)
+    size = np.where(probability < 0.5, -ndtri(np.clip(probability, 1e-300, 0.5)), 0.0)
+    return np.where(known, np.where(excess, size, -size), np.nan)
+
+
+def _probability_at_least(threshold: Floats, mean: Floats, variance: Floats) -> Floats:
+    """Return the probability of `threshold` (> 0) or more counts, the mean itself being gamma-distributed."""
+    certain = variance <= 1e-9 * mean**2
+    spread = np.where(certain, 1.0, variance)
+    exact = gammainc(threshold, mean)
+    smeared = betainc(threshold, mean**2 / spread, spread / (mean + spread))
+    return np.asarray(np.where(certain, exact, smeared))
+
+
+def _spectrum(result: Result, name: str) -> _Spectrum:
+    """Sum one histogram over channels and datasets; simulated counts are multiplied by their weights."""
+    if name not in result.histograms:
+        raise KeyError(f"no histogram {name!r} in this result; it has {', '.join(sorted(result.histograms))}")
+    histogram: Any = result.histograms[name]
+    datasets, channels, variable = histogram.axes
+    counts = np.asarray(histogram.values(), dtype=np.int64)
+    heights: dict[str, Floats] = {}
+    data = None
+    variance = np.zeros(len(variable))
+    for dataset in result.campaign.datasets:
+        rows = counts[datasets.index(dataset.name)]
+        if dataset.is_data:
+            data = rows.sum(axis=0) + (0 if data is None else data)
+            continue
+        weights = _weights(result, dataset.name, tuple(channels))
+        heights[dataset.process] = heights.get(dataset.process, 0.0) + weights @ rows
+        variance = variance + weights**2 @ rows
+    stack = {process: heights[process] for process in _stack_order(heights)}
+    return _Spectrum(np.asarray(variable.edges), data, stack, variance)
+
+
+def _weights(result: Result, dataset: str, channels: tuple[str, ...]) -> Floats:
+    """Return the expected events per counted event of each channel; 0 for a dataset that is not read yet."""
+    weights = result.weights.get(dataset)
+    if weights is None:
+        return np.zeros(len(channels))
+    return np.array([weights[channel] for channel in channels])
+
+
+def _stack_order(processes: dict[str, Floats]) -> list[str]:
+    """Return the processes from the bottom of the stack to its top: unknown ones first, Higgs last."""
+    known = list(COLOURS)
+    return sorted(processes, key=lambda name: (known.index(name) if name in known else -1, name))
+
+
+def _colour(process: str, others: list[str]) -> str:
+    return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    """Apply the style, whatever the user's is, for as long as a figure is made or written and no longer."""
+    settings = {
+        # Families by name and a complete set of mathematical fonts: the texts keep them when drawn later.
+        "font.family": ["TeX Gyre Heros", "DejaVu Sans"],
+        "mathtext.fontset": "stixsans",
+        "mathtext.default": "it",
+        "axes.linewidth": 1.0,
+        "axes.unicode_minus": True,
+        "figure.facecolor": "white",
+        "hatch.linewidth": 0.6,
+        "savefig.bbox": None,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "higgsnb",
+    }
+    with _STYLE_LOCK, style.context([mplhep.style.CMS, settings], after_reset=True):
+        yield
+
+
+def _panels(ax: Axes | None, spectrum: _Spectrum) -> tuple[Figure, Axes, Axes | None]:
+    """Return the figure, the panel of the spectrum, and the lower one if there are data and a prediction."""
+    if ax is not None:
+        figure = ax.get_figure(root=True)
+        if figure is None:
+            raise ValueError("these axes belong to no figure; make them with figure.subplots()")
+        return figure, ax, None
+    figure = _ShownFigure(figsize=SIZE_INCHES)
+    margins = {"left": 0.105, "right": 0.975, "bottom": 0.1, "top": 0.94}
+    if spectrum.data is None or not spectrum.predictions:
+        return figure, figure.subplots(gridspec_kw=margins), None
+    panel, lower = figure.subplots(
+        2, 1, sharex=True, gridspec_kw={"height_ratios": (3.6, 1), "hspace": 0.07, **margins}
+    )
+    return figure, panel, lower
+
+
+def _font_size(panel: Axes) -> float:
+    """Return a font size in points that suits the width of the panel."""
+    width = panel.get_window_extent().width / panel.figure.dpi
+    return float(np.clip(1.85 * width, 5.0, 11.5))
+
+
+def _draw_prediction(panel: Axes, spectrum: _Spectrum) -> list[tuple[Any, str]]:
+    """Draw the stack and its uncertainty; return what a legend needs, from the bottom to the top."""
+    others = [process for process in spectrum.predictions if process not in COLOURS]
+    entries: list[tuple[Any, str]] = []
+    bottom = np.zeros(len(spectrum.edges) - 1)
+    for process, heights in spectrum.predictions.items():
+        patch = panel.stairs(bottom + heights, spectrum.edges, baseline=bottom, fill=True, label=process)
+        patch.set(facecolor=_colour(process, others), edgecolor="none")
+        entries.append((patch, f"{LABELS.get(process, process)}  ({_amount(heights.sum())})"))
+        bottom = bottom + heights
+    return [_draw_uncertainty(panel, spectrum), *entries] if entries else []
+
+
+def _draw_uncertainty(panel: Axes, spectrum: _Spectrum) -> tuple[Any, str]:
+    total, error = spectrum.total, np.sqrt(spectrum.variance)
+    panel.stairs(total, spectrum.edges, color="0.15", linewidth=0.8)
+    band = panel.stairs(total + error, spectrum.edges, baseline=total - error, fill=True, hatch="//////")
+    band.set(facecolor="none", edgecolor="0.25", linewidth=0)
+    return band, "Simulation stat. unc."
+
+
+def _draw_data(panel: Axes, spectrum: _Spectrum, size: float, *, simulated: bool) -> list[tuple[Any, str]]:
+    """Draw the points of the bins that are not empty; return what a legend needs."""
+    if spectrum.data is None:
+        return []
+    filled = spectrum.data > 0
+    counts = spectrum.data[filled]
+    low, high = garwood(counts)
+    centres = (spectrum.edges[1:] + spectrum.edges[:-1])[filled] / 2
+    errors = (counts - low, high - counts)
+    points = panel.errorbar(centres, counts, yerr=errors, fmt="o", color="black", zorder=5)
+    points[0].set_markersize(0.37 * size)
+    points[2][0].set_linewidth(0.1 * size)
+    return [(points, f"{'Simulated data' if simulated else 'Data'}  ({spectrum.data.sum()})")]
+
+
+def _label_axes(panel: Axes, lower: Axes | None, variable: str, per_bin: str, size: float) -> None:
+    for axes in (panel, lower):
+        if axes is not None:
+            axes.tick_params(labelsize=0.92 * size, pad=4, labelfontfamily=mpl.rcParams["font.family"])
+            axes.tick_params(which="major", length=0.6 * size)
+            axes.tick_params(which="minor", length=0.3 * size)
+    font = {"fontfamily": mpl.rcParams["font.family"], "fontsize": 1.1 * size}
+    panel.set_ylabel(per_bin, **font)
+    (lower or panel).set_xlabel(variable, **font)
+    if lower is not None:
+        lower.set_ylabel("Deviation [σ]", loc="center", **font)
+        panel.figure.align_ylabels([panel, lower])
+
+
+def _axis_label(result: Result, name: str) -> str:
+    axis: Any = result.histograms[name].axes[2]
+    return SYMBOLS.get(axis.name) or str(axis.label)
+
+
+def _per_bin(edges: Floats, name: str, label: str) -> str:
+    """Return what the heights are: events, or leptons (four in an event), in a bin of so many GeV."""
+    unit = " GeV" if label.endswith("[GeV]") else ""
+    return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
+
+
+def _draw_heading(panel: Axes, result: Result, spectrum: _Spectrum, size: float) -> None:
+    """Write above the frame: on the left what kind of collisions these are, on the right how many."""
+    campaign = result.campaign
+    if result.simulated:
+        label = f"higgsnb {campaign.name} — simulated collisions"
+    else:
+        label = "CMS Open Data" if spectrum.data is not None else "CMS Open Data — simulated collisions only"
+    above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
+    panel.text(0.0, 1.012, label, fontsize=1.15 * size, fontweight="bold", ha="left", **above)
+    panel.text(1.0, 1.012, _luminosity(result), fontsize=1.05 * size, ha="right", **above)
+
+
+def _luminosity(result: Result) -> str:
+    processed, _ = result.coverage.luminosity_fb
+    energies = " and ".join(f"{energy:g}" for energy in result.campaign.energies_tev)
+    return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
+
+
+def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: float) -> Text:
+    """Write campaign and selection into the upper left corner, below `top` and no further than `right`."""
+    left = _width(panel, SIDE_MARGIN * size)
+    note = panel.text(left, top, "", fontsize=0.92 * size, va="top", transform=panel.transAxes)
+    note.set_linespacing(1.35)
+    lines = [result.campaign.title, f"selection {result.selection.name}"]
+    for columns in range(60, 10, -2):
+        note.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
+        if _box(panel, note).x1 < right:
+            break
+    return note
+
+
+def _draw_inside(panel: Axes, result: Result, spectrum: _Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
+    """Write what stands inside the frame, from its top: coverage if partial, then legend and selection."""
+    artists: list[Artist] = []
+    top = 1.0
+    if warning := coverage_text(result):
+        artists.append(_draw_strip(panel, warning, size))
+        top = _box(panel, artists[0]).y0
+    top -= _height(panel, 0.7 * size)
+    right = 1.0
+    if entries:
+        artists.append(_draw_legend(panel, entries, size, top))
+        right = _box(panel, artists[-1]).x0
+    artists.append(_draw_notes(panel, result, size, top, right))
+    _make_room(panel, spectrum, [_box(panel, artist) for artist in artists])
+    if not spectrum.total.any() and (spectrum.data is None or not spectrum.data.any()):
+        text = "no events" if result.complete else "no events yet"
+        panel.text(0.5, 0.3, text, fontsize=1.6 * size, ha="center", color="0.4", transform=panel.transAxes)
+        panel.set_yticks([])
+
+
+def coverage_text(result: Result) -> str:
+    """Return what a result lacks in one line, ``PARTIAL: 37 % of events, …``; empty if nothing."""
+    missing = [] if result.complete else [f"PARTIAL: {_share(result)}", _luminosity_share(result)]
+    if result.failed:
+        missing.append(f"{len(result.failed)} file{'s' if len(result.failed) > 1 else ''} failed")
+    if result.unpredicted:
+        missing.append(f"prediction without {_listed(result.unpredicted)}")
+    return ", ".join(missing)
+
+
+def _share(result: Result) -> str:
+    """Return the share of the events, or of the files while the number of events is not known."""
+    done, total = result.coverage.events
+    if done < total:
+        return f"{_percent(done, total)} of events"
+    return "{} of {} files".format(*result.coverage.files)
+
+
+def _luminosity_share(result: Result) -> str:
+    return "{:.3g} of {:.3g} fb⁻¹".format(*result.coverage.luminosity_fb)
+
+
+def _listed(names: tuple[str, ...]) -> str:
+    return " and ".join(names) if len(names) < 3 else f"{len(names)} samples"
+
+
+def _percent(done: float, total: float) -> str:
+    """Return a share of something unfinished, which never says 100 %, nor 0 % if it is begun."""
+    share = 100.0 * done / total
+    if share > 99.9:
+        return "> 99.9 %"
+    return "< 0.1 %" if 0 < share < 0.1 else f"{share:.3g} %"
+
+
+def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
+    """Write a warning on a strip at the top of the frame, as wide as the frame; in two lines if need be."""
+    margin = _height(panel, 0.4 * size)
+    warning = panel.text(0.5, 1.0 - margin, text, fontsize=size, fontweight="bold", color=WARNING_COLOUR)
+    warning.set(ha="center", va="top", transform=panel.transAxes, zorder=6)
+    if _box(panel, warning).width > 0.96:
+        warning.set_text(textwrap.fill(text, int(0.6 * len(text))))
+    warning.set_fontsize(size * min(1.0, 0.96 / _box(panel, warning).width))
+    bottom = _box(panel, warning).y0 - margin
+    strip = Rectangle((0, bottom), 1, 1 - bottom, facecolor="#FBE3D6", edgecolor="none")
+    strip.set(transform=panel.transAxes, zorder=4)
+    panel.add_patch(strip)
+    return strip
+
+
+def _draw_legend(panel: Axes, entries: list[tuple[Any, str]], size: float, top: float) -> Legend:
+    """Put the legend into the upper right corner, below `top` in axes coordinates."""
+    handles, labels = [entry[0] for entry in entries], [entry[1] for entry in entries]
+    return panel.legend(
+        handles,
+        labels,
+        loc="upper right",
+        bbox_to_anchor=(1.0 - _width(panel, SIDE_MARGIN * size), top),
+        fontsize=0.92 * size,
+        borderaxespad=0.0,
+        borderpad=0.0,
+        labelspacing=0.35,
+    )
+
+
+def _make_room(panel: Axes, spectrum: _Spectrum, boxes: list[Bbox]) -> None:
+    """Raise the upper end of the axis until nothing drawn reaches the boxes, given in axes coordinates."""
+    upper = spectrum.total + np.sqrt(spectrum.variance)
+    if spectrum.data is not None:
+        upper = np.maximum(upper, np.where(spectrum.data > 0, garwood(spectrum.data)[1], 0.0))
+    position = (spectrum.edges - spectrum.edges[0]) / (spectrum.edges[-1] - spectrum.edges[0])
+    limit = 1.08 * upper.max(initial=0.0)
+    for box in boxes:
+        below = upper[(position[1:] > box.x0) & (position[:-1] < box.x1)]
+        limit = max(limit, below.max(initial=0.0) / max(box.y0 - 0.04, 0.2))
+    panel.set_ylim(0, limit or 1.0)
+
+
+def _draw_deviation(lower: Axes, spectrum: _Spectrum) -> None:
+    data = 0 if spectrum.data is None else spectrum.data
+    sigmas = np.nan_to_num(deviation(data, spectrum.total, spectrum.variance))
+    limit = max(3.4, 1.15 * np.abs(sigmas).max(initial=0.0))
+    lower.axhspan(-1, 1, facecolor="0.92", edgecolor="none")
+    lower.stairs(sigmas, spectrum.edges, fill=True, facecolor="0.35")
+    lower.axhline(0, color="black", linewidth=0.8)
+    lower.set_ylim(-limit, limit)
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, symmetric=True))
+
+
+def _amount(events: float) -> str:
+    return f"{events:.1f}" if events >= 1 else f"{events:.2g}"
+
+
+def _box(panel: Axes, artist: Artist) -> Bbox:
+    """Return what an artist covers, in axes coordinates."""
+    return artist.get_window_extent().transformed(panel.transAxes.inverted())
+
+
+def _height(panel: Axes, points: float) -> float:
+    """Return a length in points as a fraction of the panel's height."""
+    return points / 72 * _dpi(panel) / panel.get_window_extent().height
+
+
+def _width(panel: Axes, points: float) -> float:
+    """Return a length in points as a fraction of the panel's width."""
+    return points / 72 * _dpi(panel) / panel.get_window_extent().width
+
+
+def _dpi(panel: Axes) -> float:
+    figure = panel.get_figure(root=True)
+    return float(mpl.rcParams["figure.dpi"] if figure is None else figure.dpi)

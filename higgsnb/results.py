@@ -1,0 +1,149 @@
+"""The result directory: every file of it, written so that it is there whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from higgsnb import histograms, plots
+from higgsnb.selection import CHANNELS
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from higgsnb.analysis import Result
+
+SCHEMA_VERSION = 1
+LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")
+
+
+def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
+    """Write a result directory.
+
+    Parameters
+    ----------
+    result
+        What was found, complete or not; what is not complete says so in every file.
+    folder
+        Where to; made if it does not exist, files of the same names are replaced.
+    run
+        What differs from run to run (times, machine): the ``run`` block of ``result.json``.
+
+    Returns
+    -------
+    list of Path
+        The files written: ``result.json``, ``histograms.json``, ``candidates.parquet``, ``mass_4l.png``,
+        ``mass_4l.svg``.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    label = {"complete": result.complete, "coverage": coverage(result), "simulated": result.simulated}
+    written = [
+        _replace(folder / "result.json", lambda path: _write_json({**document(result), "run": run}, path)),
+        _replace(folder / "histograms.json", lambda path: histograms.save(result.histograms, path, label)),
+        _replace(folder / "candidates.parquet", lambda path: _write_parquet(result, path)),
+    ]
+    return [*written, *plots.save(plots.mass_4l(result), folder)]
+
+
+def document(result: Result) -> dict[str, Any]:
+    """Return the content of ``result.json`` without its ``run`` block.
+
+    The same for the same inputs, whatever the backend.
+    """
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "complete": result.complete,
+        "simulated": result.simulated,
+        "coverage": coverage(result),
+        "failed": [failure.as_dict() for failure in result.failed],
+        "yields": _plain(result.yields),
+        "windows": {name: _plain(yields) for name, yields in result.windows.items()},
+        "unpredicted": list(result.unpredicted),
+        "cutflow": result.cutflow,
+        "notes": notes(result),
+        "provenance": result.provenance,
+    }
+
+
+def coverage(result: Result) -> dict[str, list[float]]:
+    """Return files, events and luminosity as [done, total]."""
+    return {name: list(pair) for name, pair in result.coverage._asdict().items()}
+
+
+def notes(result: Result) -> dict[str, Any]:
+    """Return what a reader should know of the events.
+
+    Per dataset, unusable values, cuts not applied, masked and empty files.
+    """
+    return {
+        "unusable_values": result.unusable,
+        "cuts_not_applied": result.not_applied,
+        "outside_golden_json": result.masked,
+        "duplicates_removed": result.duplicates_removed,
+        "empty_files": list(result.empty_files),
+    }
+
+
+def _plain(yields: Any) -> dict[str, dict[str, dict[str, float]]]:
+    """Return yields as plain dictionaries."""
+    return {process: {channel: one._asdict() for channel, one in per.items()} for process, per in yields.items()}
+
+
+def _write_json(content: dict[str, Any], path: Path) -> None:
+    """Write JSON with sorted keys."""
+    path.write_text(
+        json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+
+
+def candidates_table(result: Result) -> pa.Table:
+    """Return the selected candidates as an Arrow table.
+
+    One row each, leptons in the order Z1 harder, Z1 softer, Z2 harder, Z2 softer.
+    """
+    import pyarrow as pa
+
+    rows, campaign = result.candidates, result.campaign
+    names, processes = [d.name for d in campaign.datasets], [d.process for d in campaign.datasets]
+    columns: dict[str, Any] = {
+        "dataset": [names[i] for i in rows.dataset],
+        "process": [processes[i] for i in rows.dataset],
+        "run": rows.run,
+        "luminosityBlock": rows.luminosity_block,
+        "event": rows.event,
+        "channel": [CHANNELS[i] for i in rows.channel],
+        "mass_4l": rows.mass_4l,
+        "mass_z1": rows.mass_z1,
+        "mass_z2": rows.mass_z2,
+    }
+    for place in range(4):
+        for name in LEPTON_COLUMNS:
+            columns[f"lep{place + 1}_{name}"] = getattr(rows, name)[:, place]
+    text = {name: pa.array(columns[name], pa.string()) for name in ("dataset", "process", "channel")}
+    label = {
+        "simulated": str(result.simulated).lower(),
+        "complete": str(result.complete).lower(),
+        "campaign": campaign.name,
+    }
+    return pa.table({**columns, **text}).replace_schema_metadata(label)
+
+
+def _write_parquet(result: Result, path: Path) -> None:
+    """Write the candidates as Parquet."""
+    import pyarrow.parquet as pq
+
+    pq.write_table(candidates_table(result), path, compression="gzip")
+
+
+def _replace(path: Path, write_to: Callable[[Path], None]) -> Path:
+    """Write a file under a temporary name and rename it, so that a reader never sees half of it."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        write_to(temporary)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path

@@ -1,0 +1,254 @@
+"""The command line: exit codes, errors of one to three lines, and the result directory of the contract."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner, Result
+from generators import random_leptons
+from http_server import FileServer
+from outreach import events_of, write
+
+from higgsnb.__main__ import main
+
+CAMPAIGN = """
+[campaign]
+name = "mine"
+schema = "outreach"
+luminosity_fb = 10.0
+luminosity_uncertainty = 0.02
+energy_tev = 8
+stream_precedence = ["DoubleMu", "DoubleElectron"]
+[[dataset]]
+name = "mu"
+process = "data"
+stream = "DoubleMu"
+file = [{{ url = "{mu}"{extra} }}]
+[[dataset]]
+name = "e"
+process = "data"
+stream = "DoubleElectron"
+file = [{{ url = "{e}" }}]
+[[dataset]]
+name = "mc"
+process = "higgs"
+cross_section_pb = 0.1
+file = [{{ url = "{mc}" }}]
+"""
+OUTPUTS = {"result.json", "histograms.json", "candidates.parquet", "mass_4l.png", "mass_4l.svg"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three outreach files in the folder ``data``."""
+    folder = tmp_path_factory.mktemp("cli")
+    leptons = random_leptons(2500, seed=3)
+    (folder / "data").mkdir()
+    for name, start, stop in (("mu", 0, 1500), ("e", 1000, 2500), ("mc", 0, 2500)):
+        write(folder / "data" / f"{name}.root", events_of(leptons, start, stop))
+    return folder
+
+
+def toml(path: Path, base: str, *, extra: str = "", **urls: str) -> Path:
+    """Write a campaign of the three files under an address or folder."""
+    path.write_text(
+        CAMPAIGN.format(extra=extra, **{name: urls.get(name, f"{base}/{name}.root") for name in ("mu", "e", "mc")})
+    )
+    return path
+
+
+def invoke(*arguments: str | Path, code: int = 0) -> Result:
+    result = CliRunner().invoke(main, [str(argument) for argument in arguments])
+    assert result.exit_code == code, f"{result.output}\n{result.stderr}\n{result.exception!r}"
+    assert "Traceback" not in result.output
+    return result
+
+
+def document(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "result.json").read_text())
+    return content
+
+
+def test_result_directory_is_that_of_the_contract(folder: Path, tmp_path: Path) -> None:
+    invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path / "out")
+    assert {path.name for path in (tmp_path / "out").iterdir()} == OUTPUTS
+    found = document(tmp_path / "out")
+    assert found["schema_version"] == 1
+    assert found["complete"] is True
+    assert found["coverage"] == {"events": [5500, 5500], "files": [3, 3], "luminosity_fb": [10.0, 10.0]}
+    assert set(found["yields"]) == {"data", "higgs"}
+    assert set(found["yields"]["higgs"]["4mu"]) == {"events", "expected", "stat_error"}
+    assert {"118-130", "121.5-130.5", "70-181"} <= set(found["windows"])
+    assert found["cutflow"]["mu"]["4mu"][0] == ["all", 1500]
+    assert found["provenance"]["selection"]["name"] == "open2012"
+    assert (tmp_path / "out" / "result.json").read_text().index('"complete"') > 0
+
+
+def test_parquet_rows_are_the_yields(folder: Path, tmp_path: Path) -> None:
+    invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--quiet")
+    rows = pq.read_table(tmp_path / "candidates.parquet").to_pylist()
+    for process, per in document(tmp_path)["yields"].items():
+        for channel, one in per.items():
+            assert one["events"] == sum(row["process"] == process and row["channel"] == channel for row in rows)
+    assert all(abs(row["mass_z1"] - 91.1876) <= abs(row["mass_z2"] - 91.1876) for row in rows)
+    assert all(row["lep1_pt"] >= row["lep2_pt"] and row["lep1_pdg_id"] == -row["lep2_pdg_id"] for row in rows)
+
+
+def test_mirror_over_http_gives_the_same_bytes_as_a_local_one(
+    folder: Path, tmp_path: Path, http_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    campaign = toml(folder / "remote.toml", "https://data.example/open/higgs")
+    for name in ("mu", "e", "mc"):
+        http_server.add(f"/class/{name}.root", (folder / "data" / f"{name}.root").read_bytes())
+    monkeypatch.setenv("HIGGSNB_MIRROR", str(folder / "data"))
+    invoke("run", campaign, "--out", tmp_path / "local")
+    monkeypatch.setenv("HIGGSNB_MIRROR", f"{http_server.base}/class")
+    invoke("run", campaign, "--out", tmp_path / "http")
+    local, remote = document(tmp_path / "local"), document(tmp_path / "http")
+    del local["run"], remote["run"]
+    assert json.dumps(local) == json.dumps(remote)
+    for name in OUTPUTS - {"result.json"}:
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "http" / name).read_bytes()
+    assert any(seen.path == "/class/mu.root" for seen in http_server.seen)
+
+
+def test_flipped_byte_is_caught_by_the_checksum(folder: Path, tmp_path: Path) -> None:
+    import zlib
+
+    content = bytearray((folder / "data" / "mu.root").read_bytes())
+    extra = f', adler32 = "{zlib.adler32(content):08x}", bytes = {len(content)}'
+    content[len(content) // 2] ^= 0x40
+    (tmp_path / "mu.root").write_bytes(content)
+    campaign = toml(folder / "flip.toml", "data", mu=str(tmp_path / "mu.root"), extra=extra)
+    result = invoke("run", campaign, "--out", tmp_path / "out", code=3)
+    assert "ChecksumError" in result.stderr
+    assert document(tmp_path / "out")["failed"][0]["error"] == "ChecksumError"
+    assert document(tmp_path / "out")["yields"]["higgs"]["4mu"]["events"] > 0
+
+
+@pytest.mark.parametrize(
+    ("content", "error"), [(b"<html>moved</html>", "HTML"), (None, "mu.root"), ("half", "truncated")]
+)
+def test_bad_file_gives_one_message_and_exit_code_3(folder: Path, tmp_path: Path, content: object, error: str) -> None:
+    path = tmp_path / "mu.root"
+    if content == "half":
+        path.write_bytes((folder / "data" / "mu.root").read_bytes()[:20_000])
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    result = invoke(
+        "run", toml(folder / "bad.toml", "data", mu=str(path)), "--out", tmp_path / "out", "--quiet", code=3
+    )
+    lines = result.stderr.strip().splitlines()
+    assert error in lines[0]
+    assert len([line for line in lines if line.startswith("higgsnb: mu: ")]) == 1
+    assert len(lines) <= 4
+    assert "INCOMPLETE: 2 of 3 files" in lines[-1]
+    found = document(tmp_path / "out")
+    assert found["complete"] is False
+    assert set(found["failed"][0]) == {"dataset", "file", "error", "message", "remedy"}
+    assert "PARTIAL" in (tmp_path / "out" / "mass_4l.svg").read_text()
+    assert pq.read_schema(tmp_path / "out" / "candidates.parquet").metadata[b"complete"] == b"false"
+    assert json.loads((tmp_path / "out" / "histograms.json").read_text())["complete"] is False
+
+
+def test_strict_stops_with_exit_code_2(folder: Path, tmp_path: Path) -> None:
+    campaign = toml(folder / "bad.toml", "data", mu=str(tmp_path / "absent.root"))
+    result = invoke("run", campaign, "--out", tmp_path / "out", "--on-error", "strict", "--quiet", code=2)
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_fraction_is_flagged_everywhere(folder: Path, tmp_path: Path) -> None:
+    result = invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--fraction", "0.2", code=3)
+    assert "INCOMPLETE: 0 of 3 files, 1,100 of 5,500 events, 2.00 of 10.00 /fb" in result.stderr
+    assert document(tmp_path)["coverage"]["events"] == [1100, 5500]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["run", "tooy"], "no campaign is called 'tooy'"),
+        (["run", "toy", "--selection", "opne2012"], "did you mean open2012?"),
+        (["run", "nowhere/mine.toml"], "no campaign file at"),
+        (["run", "--fraction", "2"], "--fraction"),
+        (["fetch", "toy", "ZZTo4m"], "ZZTo4mu"),
+        (["plan", "tooy"], "no campaign is called 'tooy'"),
+    ],
+)
+def test_bad_usage_is_named_with_exit_code_2(arguments: list[str], message: str) -> None:
+    result = invoke(*arguments, code=2)
+    assert message in result.stderr
+
+
+def test_unknown_key_names_the_nearest(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_text('[campaign]\nname = "a"\nluminositty_fb = 3\n')
+    result = invoke("run", tmp_path / "a.toml", code=2)
+    assert len(result.stderr.strip().splitlines()) <= 3
+
+
+def test_result_directory_that_cannot_be_written_is_found_before_the_work(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = invoke("run", "toy", "--out", tmp_path / "file" / "out", code=2)
+    assert "Name another directory with --out" in result.stderr
+
+
+def test_plan_reads_nothing(tmp_path: Path) -> None:
+    output = invoke("plan", "cms2012", "--price", "0.1").output
+    assert "120,347,816" in output
+    assert "12,790,089,202" in output
+    assert "egress cost   1.28" in output
+
+
+def test_doctor_gives_a_remedy_for_every_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path / "absent"))
+    lines = invoke("doctor").output.splitlines()
+    problem = next(i for i, line in enumerate(lines) if line.startswith("!!  mirror"))
+    assert "HIGGSNB_MIRROR" in lines[problem + 1]
+    assert lines[-1].endswith("with its remedy above")
+
+
+def test_fetch_verifies_and_brings_the_file(
+    folder: Path, http_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path))
+    content = (folder / "data" / "mu.root").read_bytes()
+    url = http_server.add("/mu.root", content)
+    campaign = toml(folder / "fetch.toml", "data", mu=url)
+    path = Path(invoke("fetch", campaign, "mu").stdout.strip())
+    assert hashlib.sha256(path.read_bytes()).digest() == hashlib.sha256(content).digest()
+
+
+def test_unexpected_error_has_exit_code_1_and_no_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    from higgsnb import datasets
+
+    def broken(name: str) -> None:
+        raise KeyError(name)
+
+    monkeypatch.setattr(datasets, "load", broken)
+    result = invoke("plan", code=1)
+    assert "unexpected KeyError" in result.stderr
+    assert "--debug" in result.stderr
+
+
+def test_toy_finds_the_higgs_from_the_shell(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "higgsnb", "run", "--out", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=True,
+    )
+    assert "simulated collisions; 7 of 7 files" in done.stdout
+    found = document(tmp_path)
+    assert found["simulated"] is True
+    window = found["windows"]["118-130"]
+    signal = sum(one["expected"] for one in window["higgs"].values())
+    background = sum(one["expected"] for process in ("zz", "zx") for one in window[process].values())
+    assert signal > background
+    assert "simulated" in (tmp_path / "mass_4l.svg").read_text()
