@@ -196,9 +196,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     )
 
 
-def chunks(
-    campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fraction: float = 1.0
-) -> list[Chunk]:
+def chunks(campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fraction: float = 1.0) -> list[Chunk]:
     """Split a campaign into chunks, ordered so that all datasets progress in step.
 
     The order follows each chunk's relative position in its dataset, then the catalogue: at any moment about
@@ -262,9 +260,7 @@ def _ranges(count: int, chunk_events: int, fraction: float) -> list[tuple[int, i
 def _entries(file: File, entries: Mapping[str, int]) -> int:
     count = entries.get(file.url, file.events)
     if count is None:
-        raise ValueError(
-            f"the number of entries of {_short(file.url)} is not known: open it first, or state 'events'"
-        )
+        raise ValueError(f"the number of entries of {_short(file.url)} is not known: open it first, or state 'events'")
     if count < 0:
         raise ValueError(f"{_short(file.url)} cannot have {count} entries")
     return count
@@ -326,9 +322,7 @@ def _read(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise CampaignError(
-            f"{path}: not UTF-8 text (byte {error.start}); a campaign is a TOML file"
-        ) from None
+        raise CampaignError(f"{path}: not UTF-8 text (byte {error.start}); a campaign is a TOML file") from None
     except OSError as error:
         raise CampaignError(f"{path}: cannot be read: {error.strerror}") from None
 
@@ -424,9 +418,7 @@ def _file(table: _Table, folder: Path) -> File:
     url = table.location("url", table.text("url"), folder)
     file = File(
         url=url,
-        alternatives=tuple(
-            table.location("alternatives", text, folder) for text in table.texts("alternatives")
-        ),
+        alternatives=tuple(table.location("alternatives", text, folder) for text in table.texts("alternatives")),
         events=table.optional_integer("events"),
         bytes=table.optional_integer("bytes", least=1),
         adler32=table.checksum("adler32"),
@@ -499,7 +491,7 @@ class _Table:
         below: float = math.inf,
     ) -> float:
         value = self.get(key, _MISSING if default is None else default)
-        good = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+        good = isinstance(value, int | float) and not isinstance(value, bool)  # nan fails each comparison
         if not good or not (value > above and value >= least and value < below):
             raise self.error(key, f"a number{_bounds(above, least, below)}", value)
         return float(value)
@@ -528,9 +520,7 @@ class _Table:
         if scheme is None:
             return str(_absolute(text, folder))
         if scheme not in SCHEMES or not _is_address(text):
-            raise self.error(
-                key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text
-            )
+            raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text)
         return text
 
     def table(self, key: str) -> _Table:
@@ -635,9 +625,7 @@ def _canonical(location: str) -> str:
     parts = urlsplit(location)
     path = re.sub(r"/+", "/", unquote(parts.path))
     # CERN's storage serves one tree, /eos/…, from several hosts and protocols
-    return (
-        path if path.startswith("/eos/") else f"{parts.netloc.rsplit('@', 1)[-1].lower()}{path}?{parts.query}"
-    )
+    return path if path.startswith("/eos/") else f"{parts.netloc.rsplit('@', 1)[-1].lower()}{path}?{parts.query}"
 
 
 def _scheme(location: str) -> str | None:

@@ -68,7 +68,8 @@ TRIES = 6  # of one place, unless a try made good progress
 BACKOFF = 0.5  # s, before the second try; doubles with each
 BACKOFF_MAX = 30.0  # s
 RETRY_AFTER_MAX = 120.0  # s: a server may ask for a longer wait, it gets this one
-TIMEOUT = 60.0  # s without a single byte
+TIMEOUT = 20.0  # s without a single byte
+PATIENCE = 60.0  # s spent in tries of one place that brought nothing, apart from the waits between them
 CLAIM_TIMEOUT = 300.0  # s without progress of another process that fetches the same file
 GOOD_PROGRESS = 64 * 2**20  # bytes: a try that brought as many does not count as failed
 BLOCK = 2**18  # bytes
@@ -242,9 +243,7 @@ class _Wanted:
     @property
     def name(self) -> str:
         """The last part of the address, for messages."""
-        return (
-            unquote(urlsplit(self.url).path if _scheme(self.url) else self.url).rstrip("/").rsplit("/", 1)[-1]
-        )
+        return unquote(urlsplit(self.url).path if _scheme(self.url) else self.url).rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def suffix(self) -> str:
@@ -267,9 +266,7 @@ def _check_address(place: str) -> None:
     except ValueError:
         bad = True
     if bad:
-        raise TransferError(
-            f"{redact(place)}: not a valid address; expected https://host/path or root://host//path"
-        )
+        raise TransferError(f"{redact(place)}: not a valid address; expected https://host/path or root://host//path")
 
 
 class _PlaceError(Exception):
@@ -286,9 +283,7 @@ class _PlaceError(Exception):
 def _error(wanted: _Wanted, failures: Sequence[tuple[str, _PlaceError]]) -> OSError:
     """Make the exception for a file that no place gave: what; where and why; the next step."""
     tried = "; ".join(f"{redact(place)} ({failure.reason})" for place, failure in failures)
-    real = [failure for _, failure in failures if failure.kind != "skipped"] or [
-        failure for _, failure in failures
-    ]
+    real = [failure for _, failure in failures if failure.kind != "skipped"] or [failure for _, failure in failures]
     worst = next((failure for failure in real if failure.kind == "checksum"), None) or next(
         (failure for failure in real if failure.kind != "missing"), None
     )
@@ -370,9 +365,7 @@ def _wrong(path: Path, wanted: _Wanted) -> _PlaceError | None:
     except FileNotFoundError:
         return _PlaceError("missing", "no such file")
     except OSError as error:
-        return _PlaceError(
-            "permanent", f"cannot be read: {error.strerror}", "check the permissions of the file"
-        )
+        return _PlaceError("permanent", f"cannot be read: {error.strerror}", "check the permissions of the file")
 
 
 def _mismatch(path: Path, wanted: _Wanted, compute: Callable[[Path], str] = checksum) -> _PlaceError | None:
@@ -405,8 +398,7 @@ def _memory() -> Iterator[sqlite3.Connection]:
         memory,
     ):
         memory.execute(
-            "CREATE TABLE IF NOT EXISTS verified "
-            "(path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, adler32 TEXT)"
+            "CREATE TABLE IF NOT EXISTS verified (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, adler32 TEXT)"
         )
         yield memory
 
@@ -497,9 +489,7 @@ def _cache_path(wanted: _Wanted) -> Path:
     What a mirror gives without a checksum is kept apart, so that it is never taken for the original.
     """
     parts = urlsplit(wanted.url)
-    query = "&".join(
-        item for item in parts.query.split("&") if not SECRET_NAME.search(unquote(item.partition("=")[0]))
-    )
+    query = "&".join(item for item in parts.query.split("&") if not SECRET_NAME.search(unquote(item.partition("=")[0])))
     key = urlunsplit((parts.scheme.lower(), parts.netloc.rsplit("@", 1)[-1].lower(), parts.path, query, ""))
     if wanted.mirror is not None and wanted.adler32 is None:
         key = f"{wanted.mirror} {key}"
@@ -546,9 +536,7 @@ def _bring(wanted: _Wanted, places: Sequence[str] | None = None) -> Source:
 
 def _fallback(wanted: _Wanted, place: str, failures: Sequence[tuple[str, _PlaceError]]) -> str:
     """Report that a later place had to serve; a miss of a mirror's long path is expected."""
-    real = [
-        (tried, failure) for tried, failure in failures if not (wanted.mirror and failure.kind == "missing")
-    ]
+    real = [(tried, failure) for tried, failure in failures if not (wanted.mirror and failure.kind == "missing")]
     if not real:
         return ""
     note = f"taken from {redact(place)} instead of " + ", ".join(
@@ -607,9 +595,7 @@ class _Part:
     def note(self, place: str, headers: Any) -> None:
         tag = headers.get("ETag", "")
         validator = tag if tag.startswith('"') else headers.get("Last-Modified")
-        self.origin.write_text(
-            json.dumps({"place": _fingerprint(place), "validator": validator}), encoding="utf-8"
-        )
+        self.origin.write_text(json.dumps({"place": _fingerprint(place), "validator": validator}), encoding="utf-8")
 
     def finish(self, final: Path) -> None:
         """Give the bytes their final name, in one step."""
@@ -701,7 +687,7 @@ class _Patience:
 def _download(place: str, part: _Part, wanted: _Wanted) -> None:
     """Fill the temporary file from one place and check it; try again what may pass."""
     transfer = _transfer_root if _scheme(place) == "root" else _transfer_http
-    failed, mismatches = 0, 0
+    tries, mismatches = _Tries(place, wanted), 0
     while True:
         before = part.size
         try:
@@ -712,11 +698,26 @@ def _download(place: str, part: _Part, wanted: _Wanted) -> None:
             hopeless = mismatches > 1 or isinstance(failure, _OtherSizeError)
             if hopeless or failure.kind not in {"transient", "checksum"}:
                 raise
-            failed += part.size - before < GOOD_PROGRESS
-            if failed >= TRIES:
-                raise _PlaceError("permanent", f"{failure.reason}, {TRIES} tries", failure.remedy) from None
-            log.info("%s: %s, trying %s again", wanted.name, failure.reason, redact(place))
-            time.sleep(_delay(failed, failure.wait))
+            tries.failed(failure, brought=part.size - before)
+
+
+class _Tries:
+    """Counts the failed tries of one place, waits before the next, and ends them when they lead nowhere."""
+
+    def __init__(self, place: str, wanted: _Wanted) -> None:
+        self.place, self.name, self.count, self.spent = place, wanted.name, 0, 0.0
+        self.started = time.monotonic()
+
+    def failed(self, failure: _PlaceError, *, brought: int = 0) -> None:
+        if brought >= GOOD_PROGRESS:
+            self.count, self.spent = 0, 0.0
+        else:
+            self.count, self.spent = self.count + 1, self.spent + time.monotonic() - self.started
+        if self.count >= TRIES or self.spent > PATIENCE:
+            raise _PlaceError("permanent", f"{failure.reason}, {self.count} tries", failure.remedy) from None
+        log.info("%s: %s, trying %s again", self.name, failure.reason, redact(self.place))
+        time.sleep(_delay(self.count, failure.wait))
+        self.started = time.monotonic()
 
 
 def _delay(failed: int, wait: float | None) -> float:
@@ -786,11 +787,7 @@ def _transfer_http(place: str, part: _Part, wanted: _Wanted) -> None:
 def _resume_point(place: str, part: _Part, wanted: _Wanted) -> int:
     """Count the bytes that may be kept: a checksum will judge them, or the server can vouch for them."""
     size = part.size
-    if (
-        size
-        and (wanted.adler32 is not None or part.validator(place))
-        and (wanted.size is None or size <= wanted.size)
-    ):
+    if size and (wanted.adler32 is not None or part.validator(place)) and (wanted.size is None or size <= wanted.size):
         return size
     part.reset()
     return 0
@@ -815,9 +812,7 @@ def _begin(response: http.client.HTTPResponse, offset: int, part: _Part, wanted:
     return total
 
 
-def _copy(
-    response: http.client.HTTPResponse, block: bytes, part: _Part, total: int | None, wanted: _Wanted
-) -> None:
+def _copy(response: http.client.HTTPResponse, block: bytes, part: _Part, total: int | None, wanted: _Wanted) -> None:
     """Write ``block``, then the rest of the body."""
     done = part.size
     while block:
@@ -827,9 +822,7 @@ def _copy(
             wanted.progress(done, total)
         block = b"" if done == total else _read(response)
     if total is not None and done < total:
-        raise _PlaceError(
-            "transient", f"the body ended after {done} of {total} bytes", "try again: what came is kept"
-        )
+        raise _PlaceError("transient", f"the body ended after {done} of {total} bytes", "try again: what came is kept")
     if total is not None and done > total:
         part.reset()
         raise _PlaceError("transient", f"sent {done} bytes, announced {total}")
@@ -849,9 +842,7 @@ def _has_length(response: http.client.HTTPResponse) -> bool:
 
 def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
     """First byte and size of the whole file from ``Content-Range: bytes 5-9/10``, ``bytes */10``."""
-    match = re.fullmatch(
-        r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", "").strip()
-    )
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", "").strip())
     if match is None:
         return None, None
     return (None if match[1] is None else int(match[1])), (None if match[2] is None else int(match[2]))
@@ -893,17 +884,13 @@ def _retry_after(text: str | None) -> float | None:
 def _check_encoding(response: http.client.HTTPResponse) -> None:
     encoding = response.headers.get("Content-Encoding", "identity").lower()
     if encoding not in {"", "identity"}:
-        raise _PlaceError(
-            "permanent", f"sent compressed as {encoding}", "the server must serve the file as it is"
-        )
+        raise _PlaceError("permanent", f"sent compressed as {encoding}", "the server must serve the file as it is")
 
 
 def _check_head(head: bytes, total: int | None, response: http.client.HTTPResponse, wanted: _Wanted) -> None:
     """Name an empty file, or a web page in place of the file, as portals serve for logins and errors."""
     if not head and total == 0:
-        raise _PlaceError(
-            "permanent", "an empty file", "the file is empty at its source: tell whoever serves it"
-        )
+        raise _PlaceError("permanent", "an empty file", "the file is empty at its source: tell whoever serves it")
     page = head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower()
     looks = page.startswith((b"<!doctype", b"<html"))
     says = response.headers.get_content_type() in (
@@ -940,9 +927,7 @@ def _network_failure(error: BaseException, place: str) -> _PlaceError:
     if isinstance(cause, http.client.InvalidURL | ValueError):
         return _PlaceError("permanent", "not a valid address", "correct the address")
     if isinstance(cause, socket.gaierror):
-        return _PlaceError(
-            "transient", f"host {_host(place)} not known", "check the network, or set HIGGSNB_MIRROR"
-        )
+        return _PlaceError("transient", f"host {_host(place)} not known", "check the network, or set HIGGSNB_MIRROR")
     if isinstance(cause, TimeoutError):
         return _PlaceError("transient", f"no byte for {TIMEOUT:g} s", "check the network; what came is kept")
     words = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
@@ -1000,9 +985,7 @@ def _request(url: str, headers: dict[str, str]) -> http.client.HTTPResponse:
     headers = {"Accept-Encoding": "identity", "User-Agent": "higgsnb", **headers}
     request = Request(address, headers=headers)  # noqa: S310 only http and https have a handler below
     if user:
-        request.add_unredirected_header(
-            "Authorization", "Basic " + b64encode(unquote(user).encode()).decode()
-        )
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote(user).encode()).decode())
     opener = OpenerDirector()  # no redirect, error, file or ftp handlers: every answer comes back as it is
     for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=_tls())):
         opener.add_handler(handler)
@@ -1045,16 +1028,14 @@ def _stream(wanted: _Wanted) -> Source:
 
 def _probe(place: str, wanted: _Wanted) -> Source | None:
     """Ask for one byte. None: small enough to fetch, or the server has no ranges."""
-    for failed in range(1, TRIES + 1):
+    tries = _Tries(place, wanted)
+    while True:
         try:
             return _probe_once(place, wanted)
         except _PlaceError as failure:
             if failure.kind != "transient":
                 raise
-            if failed == TRIES:
-                raise _PlaceError("permanent", f"{failure.reason}, {TRIES} tries", failure.remedy) from None
-            time.sleep(_delay(failed, failure.wait))
-    return None
+            tries.failed(failure)
 
 
 def _probe_once(place: str, wanted: _Wanted) -> Source | None:
@@ -1104,7 +1085,7 @@ def _transfer_root(place: str, part: _Part, wanted: _Wanted) -> None:
     if not _has("XRootD"):
         raise _no_xrootd("xrootd")
     file = importlib.import_module("XRootD.client").File()
-    timeout = int(TIMEOUT)
+    timeout = max(1, int(TIMEOUT))
     _xrootd(file.open(place, timeout=timeout))
     try:
         total = int(_xrootd(file.stat(timeout=timeout)).size)

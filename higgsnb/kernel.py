@@ -8,6 +8,7 @@ passed in each channel, from which the cutflow follows, and writes the candidate
 from __future__ import annotations
 
 import math
+from collections import namedtuple
 from typing import NamedTuple
 
 import numba
@@ -22,6 +23,7 @@ from higgsnb.selection import (
     FOUR_ELECTRONS,
     FOUR_MUONS,
     MUON,
+    NUMBERS,
     OPEN2012,
     QUANTITIES,
     SENTINEL,
@@ -37,30 +39,8 @@ from higgsnb.selection import (
 rule = numba.njit(nogil=True, cache=True, error_model="numpy", inline="never")
 
 
-class Cuts(NamedTuple):
-    """The numbers of a `Selection` as the kernel takes them."""
-
-    algorithm: int
-    muon_pt_min: float
-    muon_eta_max: float
-    muon_isolation_max: float
-    electron_pt_min: float
-    electron_eta_max: float
-    electron_isolation_max: float
-    dxy_max: float
-    dz_max: float
-    sip_max: float
-    z_mass: float
-    z1_mass_min: float
-    z1_mass_max: float
-    z2_mass_min: float
-    z2_mass_max: float
-    lepton_pt_leading: float
-    lepton_pt_subleading: float
-    delta_r_min: float
-    dilepton_mass_min: float
-    mass_4l_min: float
-    integer_pairing: bool
+Cuts = namedtuple("Cuts", ("algorithm", *NUMBERS))  # type: ignore[misc]  # noqa: PYI024 - the fields of a Selection
+"""The numbers of a `Selection` as the kernel takes them, the algorithm by its index."""
 
 
 class Event(NamedTuple):
@@ -580,8 +560,7 @@ class Rows(NamedTuple):
 
 def _cuts(selection: Selection) -> Cuts:
     """Return the numbers of a selection as the kernel takes them."""
-    values = [float(getattr(selection, name)) for name in Cuts._fields[1:-1]]
-    return Cuts._make((ALGORITHMS.index(selection.algorithm), *values, selection.integer_pairing))
+    return Cuts._make((ALGORITHMS.index(selection.algorithm), *(getattr(selection, name) for name in NUMBERS)))
 
 
 def _flavour(leptons: Leptons, name: str) -> Flavour:

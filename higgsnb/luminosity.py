@@ -178,16 +178,12 @@ class Mask:
         """The certified sections one by one."""
         lengths = self.stops - self.starts + 1
         before = np.cumsum(lengths) - lengths
-        return LumiSections(
-            np.repeat(self.starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)
-        )
+        return LumiSections(np.repeat(self.starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64))
 
     @property
     def digest(self) -> str:
         """sha256 (hex) of the certified sections, whatever the form of the file."""
-        return hashlib.sha256(
-            self.starts.astype("<i8").tobytes() + self.stops.astype("<i8").tobytes()
-        ).hexdigest()
+        return hashlib.sha256(self.starts.astype("<i8").tobytes() + self.stops.astype("<i8").tobytes()).hexdigest()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -207,9 +203,7 @@ def _intervals(run: str, spans: Any) -> Iterator[tuple[int, int]]:
         raise MaskError(f"run {run}: expected a list of [first, last], got {str(spans)[:40]}")
     for span in spans:
         if not _is_span(span):
-            raise MaskError(
-                f"run {run}: expected [first, last] with 0 <= first <= last, got {str(span)[:40]}"
-            )
+            raise MaskError(f"run {run}: expected [first, last] with 0 <= first <= last, got {str(span)[:40]}")
         yield int(run) << 32 | span[0], int(run) << 32 | span[1]
 
 
@@ -247,9 +241,7 @@ def read_table(location: str | os.PathLike[str]) -> LumiTable:
     except UnicodeDecodeError:
         raise TableError(f"{label}: not a text file; expected brilcalc's CSV") from None
     columns = _header(lines, label)
-    rows = [
-        _row(text, number, columns, label) for number, text in enumerate(lines, 1) if text and text[0] != "#"
-    ]
+    rows = [_row(text, number, columns, label) for number, text in enumerate(lines, 1) if text and text[0] != "#"]
     keys = np.array([row[0] for row in rows], dtype=np.int64)
     order = np.argsort(keys, kind="stable")
     twice = np.flatnonzero(np.diff(keys[order]) == 0)
@@ -278,15 +270,12 @@ def _header(lines: Iterable[str], label: str) -> _Columns:
         lacking = [name for name in ("ls", "delivered", "recorded") if name not in found]
         if lacking:
             raise TableError(
-                f"{label}: no column '{lacking[0]}' among {', '.join(names)}\n"
-                "make the table with brilcalc lumi --byls"
+                f"{label}: no column '{lacking[0]}' among {', '.join(names)}\nmake the table with brilcalc lumi --byls"
             )
         delivered, recorded = found["delivered"], found["recorded"]
         factors = (_to_fb(names[delivered], label), _to_fb(names[recorded], label))
         return _Columns(found["run"], found["ls"], delivered, recorded, factors)
-    raise TableError(
-        f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'; expected brilcalc's CSV"
-    )
+    raise TableError(f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'; expected brilcalc's CSV")
 
 
 def _to_fb(column: str, label: str) -> float:

@@ -213,7 +213,7 @@ class Selection:
                 f"selection {self.name!r}: integer_pairing belongs to the algorithm df103, not {self.algorithm}"
             )
         for field in dataclasses.fields(self):
-            _check_number(self.name, field.name, field.type, getattr(self, field.name))
+            object.__setattr__(self, field.name, _checked(self.name, field, getattr(self, field.name)))
         for low, high in (("z1_mass_min", "z1_mass_max"), ("z2_mass_min", "z2_mass_max")):
             if getattr(self, low) >= getattr(self, high):
                 raise SelectionError(
@@ -255,14 +255,21 @@ class Selection:
         return STREAM_CHANNELS.get(stream, (FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH))
 
 
-def _check_number(selection: str, name: str, kind: Any, value: Any) -> None:
-    """Complain about a cut that is not a number of the right kind."""
-    if kind == "float" and (
-        isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0
-    ):
-        raise SelectionError(f"selection {selection!r}: {name} = {value!r}; expected a number that is not negative")
-    if kind == "bool" and not isinstance(value, bool):
-        raise SelectionError(f"selection {selection!r}: {name} = {value!r}; expected true or false")
+NUMBERS = tuple(field.name for field in dataclasses.fields(Selection) if field.type in ("float", "bool"))
+"""The cuts of a `Selection`, without its name and the like."""
+
+
+def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return a cut as the type it should have, a whole number as float; complain about anything else."""
+    if field.type == "bool" and not isinstance(value, bool):
+        raise SelectionError(f"selection {selection!r}: {field.name} = {value!r}; expected true or false")
+    if field.type != "float":
+        return value
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
+        raise SelectionError(
+            f"selection {selection!r}: {field.name} = {value!r}; expected a number that is not negative"
+        )
+    return float(value)
 
 
 def _check_names(selection: str, given: dict[str, Any]) -> None:

@@ -105,7 +105,7 @@ class ToyDataset:
 DATASETS: tuple[ToyDataset, ...] = (
     ToyDataset("SMHiggsToZZTo4L", "higgs", None, 0.0065, 1.0, 30_000),
     ToyDataset("ZZTo4mu", "zz", None, 0.0152, 1.386, 12_000),
-    ToyDataset("ZZTo4e", "zz", None, 0.0152, 1.386, 12_000),
+    ToyDataset("ZZTo4e", "zz", None, 0.0152, 1.386, 16_000),
     ToyDataset("ZZTo2e2mu", "zz", None, 0.0311, 1.386, 12_000),
     ToyDataset("ReducibleZX", "zx", None, 0.07, 1.0, 10_000),
     ToyDataset("Run2012_DoubleMu", "data", "DoubleMu", None, 1.0, None),
@@ -234,7 +234,10 @@ def _lepton_products(m1: Array, m2: Array, cos1: Array, cos2: Array, phi: Array)
 
 
 def _amplitude_bound(m1: Array, m2: Array) -> Array:
-    """Bound `higgs_amplitude` from above over the angles; reached at cos1 = cos2 = 0 and cos(phi) = -1."""
+    """Bound `higgs_amplitude` from above over the angles; reached at cos1 = cos2 = 0, cos(phi) = -1.
+
+    Near threshold, where m1 m2 is large, it is a little higher than needed.
+    """
     k = (MASS_HIGGS**2 - m1 * m1 - m2 * m2) / 2
     return np.asarray((_EQUAL * (k + m1 * m2) ** 2 + _CROSS * np.maximum(k - m1 * m2, m1 * m2) ** 2) / 16)
 

@@ -31,9 +31,7 @@ def shared_data() -> Path:
     given = os.environ.get("HIGGSNB_SHARED")
     folder = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
     if not (folder / "record5200").is_dir():
-        pytest.skip(
-            f"real data not found at {folder}; set HIGGSNB_SHARED to the folder that holds record5200/"
-        )
+        pytest.skip(f"real data not found at {folder}; set HIGGSNB_SHARED to the folder that holds record5200/")
     return folder
 
 

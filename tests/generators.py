@@ -74,7 +74,8 @@ def _columns(prefix: str, events: Sequence[Drawn]) -> dict[str, npt.NDArray[Any]
 
 def without(leptons: Leptons, *quantities: str) -> Leptons:
     """The same chunk in a schema that lacks some quantities of both flavours."""
-    return leptons._replace(**{f"{prefix}_{name}": None for prefix in ("muon", "electron") for name in quantities})
+    absent: dict[str, Any] = {f"{prefix}_{name}": None for prefix in ("muon", "electron") for name in quantities}
+    return leptons._replace(**absent)
 
 
 # Random events
@@ -143,7 +144,9 @@ def _beside(value: float) -> tuple[float, float, float]:
     return float(np.nextafter(at, np.float32(-np.inf))), float(at), float(np.nextafter(at, np.float32(np.inf)))
 
 
-FAULTS: dict[str, tuple[dict[str, float], ...]] = {
+Changes = dict[str, Any]  # of a lepton, by quantity
+
+FAULTS: dict[str, tuple[Changes, ...]] = {
     "pt": (*({"pt": v} for cut in (5.0, 7.0, 10.0, 20.0) for v in _beside(cut)), {"pt": 4.0}, {"pt": 6.0}),
     "eta": tuple({"eta": sign * v} for cut in (2.4, 2.5) for v in _beside(cut) for sign in (1, -1)),
     "isolation": tuple({"isolation": v} for v in (*_beside(0.4), 3.0, -999.0, math.nan, math.inf)),
@@ -237,7 +240,6 @@ def clean_zz_events(n_events: int, seed: int) -> list[Drawn]:
 # Hand-written events. Z1 is near the Z mass, Z2 near 34 GeV, and the other pairing is far from both.
 
 TRACKLESS = {"dxy": -999.0, "dxy_error": -999.0, "dz": -999.0, "dz_error": -999.0}
-Changes = dict[str, float]
 
 
 def four_muons(*changes: Changes) -> Drawn:
@@ -274,7 +276,8 @@ def _float32(low: float, high: float) -> st.SearchStrategy[float]:
 
 def any_lepton() -> st.SearchStrategy[Lepton]:
     """One lepton, mostly usable."""
-    quality = st.one_of(st.just({}), st.sampled_from([change for kind in FAULTS.values() for change in kind]))
+    none: Changes = {}
+    quality = st.one_of(st.just(none), st.sampled_from([change for kind in FAULTS.values() for change in kind]))
     return st.builds(
         lambda maker, pt, eta, phi, charge, changes: replace(maker(pt, eta, phi, charge), **changes),
         st.sampled_from([muon, electron]),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
 from typing import Any
@@ -199,7 +199,7 @@ def comes_from_collision(lepton: Lepton, cuts: Any) -> bool:
     errors = (lepton.dxy_error, lepton.dz_error)
     if not all(map(exists, errors)) or min(errors) < 0 or max(errors) == 0:
         return False
-    return math.hypot(lepton.dxy, lepton.dz) / math.hypot(*errors) < cuts.sip_max
+    return bool(math.hypot(lepton.dxy, lepton.dz) / math.hypot(*errors) < cuts.sip_max)
 
 
 # Stages that every selection shares, each on one candidate
@@ -250,7 +250,7 @@ def heavy(candidate: Candidate, cuts: Any) -> bool:
 def furthest_of_candidate(candidate: Candidate, event: Event, cuts: Any) -> int:
     """Index into STAGES of the last one passed; a candidate exists, so it has passed ``charge``."""
     passed = STAGES.index("charge")
-    stages = (
+    stages: tuple[Callable[[], bool], ...] = (
         lambda: in_z1_window(candidate, cuts),
         lambda: in_z2_window(candidate, cuts),
         lambda: pt_rule(candidate, event, cuts),

@@ -128,10 +128,10 @@ def test_decoy_fails_the_cut_it_is_made_for(decoy: made.Decoy, name: str) -> Non
     reached = getattr(decoy, name)
     (outcome,) = oracle.select(chunk, cuts)
     assert oracle.STAGES[outcome.furthest[decoy.channel]] == reached
-    kernel = kernel.select(chunk, cuts)
-    passed = kernel.cutflow[hs.CHANNELS.index(decoy.channel), : Cut.UNIQUE].sum()
+    found = kernel.select(chunk, cuts)
+    passed = found.cutflow[hs.CHANNELS.index(decoy.channel), : Cut.UNIQUE].sum()
     assert hs.CUT_NAMES[passed - 1] == reached
-    assert [hs.CHANNELS[c] for c in kernel.channel] == ([decoy.channel] if reached == PASSES else [])
+    assert [hs.CHANNELS[c] for c in found.channel] == ([decoy.channel] if reached == PASSES else [])
 
 
 @pytest.mark.parametrize("name", SELECTED)
@@ -167,10 +167,10 @@ def chunk_of(path: Path, schema: str, start: int, stop: int, stream: str | None 
 
 
 def selected(chunk: Leptons, name: str, stream: str | None) -> set[tuple[int, int, int, str]]:
-    kernel = kernel.select(chunk, hs.load(name), stream)
+    found = kernel.select(chunk, hs.load(name), stream)
     return {
         (int(chunk.run[i]), int(chunk.luminosity_block[i]), int(chunk.event[i]), hs.CHANNELS[c])
-        for i, c in zip(kernel.event_index, kernel.channel, strict=True)
+        for i, c in zip(found.event_index, found.channel, strict=True)
     }
 
 

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import generators as made
 import numpy as np
@@ -217,10 +218,10 @@ def test_two_halves_of_a_chunk_add_up_to_the_whole(name: str, events: list[made.
 EXACT, ROUNDED = 1e-9, 3e-5  # relative, on masses; angles are rounded to float32 after a rotation or a boost
 
 
-def changed(events: list[made.Drawn], **functions: Callable[[float], float]) -> list[made.Drawn]:
+def changed(events: list[made.Drawn], **functions: Callable[[Any], Any]) -> list[made.Drawn]:
     """Apply a function to a quantity of every lepton."""
     return [
-        [replace(lepton, **{name: call(getattr(lepton, name)) for name, call in functions.items()}) for lepton in event]
+        [replace(lepton, **{name: f(getattr(lepton, name)) for name, f in functions.items()}) for lepton in event]
         for event in events
     ]
 

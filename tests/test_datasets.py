@@ -1,0 +1,499 @@
+"""The catalogue against the published figures, campaign files with mistakes, and the split into chunks."""
+
+from __future__ import annotations
+
+import pickle
+import re
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from higgsnb import datasets, files, toy
+from higgsnb.datasets import Campaign, CampaignError, Dataset, File
+
+GOOD = """
+[campaign]
+name = "mine"
+schema = "outreach"
+luminosity_fb = 11.58
+luminosity_uncertainty = 0.026
+energy_tev = 8
+stream_precedence = ["DoubleMu", "DoubleElectron"]
+
+[[dataset]]
+name = "signal"
+process = "higgs"
+cross_section_pb = 0.0065
+[[dataset.file]]
+url = "data/signal.root"
+alternatives = ["root://host//eos/signal.root"]
+events = 299973
+bytes = 42400229
+adler32 = "1DAFC1D7"
+
+[[dataset]]
+name = "muons"
+process = "data"
+stream = "DoubleMu"
+file = [{ url = "https://host/muons.root" }, { url = "/abs/more.root" }]
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path):  # type: ignore[no-untyped-def]
+    def write(text: str) -> Path:
+        path = tmp_path / "mine.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+# --- what is shipped
+
+
+def test_shipped_campaigns_load_and_toy_comes_first() -> None:
+    assert datasets.names() == ("toy", "candidates", "cms2012")
+    assert [datasets.load(name).name for name in datasets.names()] == list(datasets.names())
+
+
+def test_cms2012_has_the_published_totals() -> None:
+    campaign = datasets.load("cms2012")
+    assert (len(campaign.files), campaign.bytes, campaign.events) == (8, 12_790_089_202, 120_347_816)
+    assert [dataset.record for dataset in campaign.datasets] == list(range(12361, 12369))
+    assert len({dataset.doi for dataset in campaign.datasets}) == 8
+    assert (campaign.luminosity_fb, campaign.luminosity_uncertainty, campaign.energy_tev) == (11.58, 0.026, 8)
+    data = [(dataset.name, dataset.stream) for dataset in campaign.datasets if dataset.is_data]
+    assert all(f"_{stream}" in name for name, stream in data)
+
+
+def test_cms2012_expects_the_events_of_the_public_example() -> None:
+    # luminosity [1/pb] x cross section [pb] x 1.386 on ZZ, by hand from the constants of the public example
+    expected = {"SMHiggsToZZTo4L": 75.27, "ZZTo4mu": 1235.84, "ZZTo4e": 1235.84, "ZZTo2e2mu": 2888.98}
+    campaign = datasets.load("cms2012")
+    found = {
+        dataset.name: 1000 * campaign.luminosity_fb * dataset.cross_section_pb * dataset.scale
+        for dataset in campaign.datasets
+        if dataset.cross_section_pb is not None
+    }
+    assert found == pytest.approx(expected, abs=0.01)
+
+
+def test_https_is_first_and_xrootd_serves_the_same_path() -> None:
+    for name in ("cms2012", "candidates"):
+        for file in datasets.load(name).files:
+            assert file.url.startswith("https://opendata.cern.ch/eos/opendata/cms/derived-data/")
+            path = file.url.removeprefix("https://opendata.cern.ch/")
+            assert file.alternatives == (f"root://eospublic.cern.ch//{path}",)
+
+
+def test_candidates_have_the_portals_sizes_and_two_energies() -> None:
+    campaign = datasets.load("candidates")
+    assert (campaign.schema, campaign.selection, campaign.events) == ("csv", "aod2012", 278)
+    assert campaign.bytes == 4092 + 2271 + 5550 + 31445 + 12445 + 28664
+    assert campaign.energies_tev == (7.0, 8.0)
+    assert campaign.luminosity_fb == pytest.approx(2.33 + 11.58)
+    weighted = (2.33 * 0.022 + 11.58 * 0.026) / 13.91
+    assert campaign.luminosity_uncertainty == pytest.approx(weighted, abs=5e-5)
+    assert {dataset.luminosity_fb for dataset in campaign.datasets} == {2.33, 11.58}
+
+
+def test_portal_checksums_refuse_the_two_altered_copies_only(
+    shared_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIGGSNB_MIRROR", str(shared_data / "record5200"))
+    refused = []
+    for dataset in datasets.load("candidates").datasets:
+        file = dataset.files[0]
+        try:
+            source = files.locate(file.url, size=file.bytes, adler32=file.adler32)
+        except files.ChecksumError:
+            refused.append(dataset.name)
+        else:
+            assert source.verified
+            assert len(Path(source.location).read_text().splitlines()) == (file.events or 0) + 1
+    assert refused == ["4mu_2011", "2e2mu_2011"]
+
+
+def test_toy_catalogue_is_what_the_generator_makes() -> None:
+    campaign = datasets.load("toy")
+    assert campaign.simulated
+    assert campaign.luminosity_fb == toy.LUMINOSITY_FB
+    made = [(one.name, one.process, one.stream, one.cross_section_pb, one.scale) for one in toy.DATASETS]
+    told = [(one.name, one.process, one.stream, one.cross_section_pb, one.scale) for one in campaign.datasets]
+    assert told == made
+    assert [file.url for file in campaign.files] == [f"toy:{one.name}.root" for one in toy.DATASETS]
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("cms2013", "nearest: 'cms2012'\nshipped: toy, candidates, cms2012"),
+        ("cms2016", "no campaign is called 'cms2016'"),
+        ("none.toml", "no campaign file at none.toml"),
+        ("folder/none", "no campaign file at folder/none"),
+        ("/", "it is a folder"),
+    ],
+)
+def test_unknown_campaign_names_what_there_is(name: str, words: str) -> None:
+    with pytest.raises(CampaignError, match=words):
+        datasets.load(name)
+
+
+# --- a user's file
+
+
+def test_campaign_file_is_read_as_written(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    campaign = datasets.load(write(GOOD))
+    assert campaign == Campaign(
+        name="mine",
+        title="mine",
+        schema="outreach",
+        luminosity_fb=11.58,
+        luminosity_uncertainty=0.026,
+        energy_tev=8.0,
+        selection="open2012",
+        stream_precedence=("DoubleMu", "DoubleElectron"),
+        datasets=(
+            Dataset(
+                "signal",
+                "higgs",
+                cross_section_pb=0.0065,
+                files=(
+                    File(
+                        str(tmp_path / "data" / "signal.root"),
+                        ("root://host//eos/signal.root",),
+                        299973,
+                        42400229,
+                        "1dafc1d7",
+                    ),
+                ),
+            ),
+            Dataset(
+                "muons",
+                "data",
+                stream="DoubleMu",
+                files=(File("https://host/muons.root"), File("/abs/more.root")),
+            ),
+        ),
+    )
+    assert campaign.events is None
+    assert campaign.dataset("muons").is_data
+    with pytest.raises(CampaignError, match="nearest: 'muons'"):
+        campaign.dataset("muon")
+
+
+def test_paths_are_relative_to_the_file_not_to_the_reader(  # type: ignore[no-untyped-def]
+    write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(GOOD.replace("energy_tev", 'golden_json = "../Cert.txt"\nselection = "my.toml"\nenergy_tev'))
+    monkeypatch.chdir(tmp_path)
+    campaign = datasets.load("mine.toml")
+    assert campaign.golden_json == str(tmp_path.parent / "Cert.txt")
+    assert campaign.selection == str(tmp_path / "my.toml")
+    assert campaign.files[0].url == str(tmp_path / "data" / "signal.root")
+
+
+MISTAKES = {
+    "no table": ("[campaign]", "[campagne]", r"\[campaign\]|unknown key 'campagne'"),
+    "unknown campaign key": (
+        "energy_tev",
+        "energi_tev = 8\nenergy_tev",
+        "key 'energi_tev'; nearest: 'energy_tev'",
+    ),
+    "misspelt required key": (
+        "energy_tev",
+        "energi_tev",
+        r"energy_tev: expected .* missing\)?\nis 'energi_tev' meant",
+    ),
+    "unknown dataset key": (
+        'process = "higgs"',
+        'process = "higgs"\nsteam = 1',
+        "number 1 'signal': unknown key 'steam'; nearest: 'stream'",
+    ),
+    "unknown file key": (
+        "adler32",
+        "adler = 1\nadler32",
+        "file number 1: unknown key 'adler'; nearest: 'adler32'",
+    ),
+    "text for number": (
+        "11.58",
+        '"11.58"',
+        r"\]: luminosity_fb: expected a number above 0; got '11.58' \(text\)",
+    ),
+    "true for number": ("11.58", "true", "expected a number above 0; got True"),
+    "nan": ("11.58", "nan", "got nan"),
+    "infinite": ("11.58", "inf", "got inf"),
+    "negative luminosity": ("11.58", "-11.58", "above 0; got -11.58"),
+    "uncertainty in per cent": ("0.026", "2.6", "of at least 0 and below 1; got 2.6"),
+    "negative cross section": ("0.0065", "-1", "cross_section_pb: expected a number above 0; got -1"),
+    "negative events": ("299973", "-1", "events: expected a whole number of at least 0; got -1"),
+    "fractional events": ("299973", "2.5", "events: expected a whole number"),
+    "no bytes": ("42400229", "0", "bytes: expected a whole number of at least 1; got 0"),
+    "short adler32": ("1DAFC1D7", "1DAFC1", "eight hexadecimal digits"),
+    "number as adler32": ('"1DAFC1D7"', "12345678", "eight hexadecimal digits in quotes"),
+    "unknown schema": ("outreach", "outreech", "expected one of outreach, nanoaod, csv; nearest: 'outreach'"),
+    "empty name": ('"signal"', '""', "name: expected a text in quotes; got ''"),
+    "no name": ('name = "signal"', "", "name: expected a text in quotes; got nothing: the key is missing"),
+    "no process": ('process = "higgs"', "", "process: expected a text"),
+    "data with a cross section": (
+        '"higgs"',
+        '"data"',
+        "cross_section_pb: expected no such key: data has weight 1",
+    ),
+    "data with a scale": ('stream = "DoubleMu"', "scale = 2.0", "scale: expected no such key: data"),
+    "simulation without a cross section": (
+        "cross_section_pb = 0.0065",
+        "",
+        "the cross section in pb, as process 'higgs'",
+    ),
+    "data misspelt": ('"data"', '"Data"', "process 'Data' is simulation"),
+    "no file": (re.search(r"file = .*", GOOD)[0], "", "muons.*file: expected at least one file"),  # type: ignore[index]
+    "file is a text": (
+        '[{ url = "https://host/muons.root" }, { url = "/abs/more.root" }]',
+        '"a.root"',
+        r"expected tables \[\[file\]\]",
+    ),
+    "file without url": ('url = "data/signal.root"', "", "url: expected a text"),
+    "scheme": ("https://host", "ftp://host", "url: expected a path or an address with file:, http:"),
+    "no host": ("https://host", "https://", "url: expected a path or an address"),
+    "alternatives is a text": (
+        '["root://host//eos/signal.root"]',
+        '"root://host//x"',
+        "alternatives: expected a list",
+    ),
+    "same dataset name": ('"muons"', '"signal"', "two datasets are called 'signal'"),
+    "unknown stream": (
+        'stream = "DoubleMu"',
+        'stream = "DoubleMuon"',
+        "not in stream_precedence; nearest: 'DoubleMu'",
+    ),
+    "stream twice": ('"DoubleElectron"', '"DoubleMu"', "a list without repetitions"),
+    "not TOML": ("[[dataset]]", "[[dataset", "not valid TOML: .*line 10"),
+    "simulated in quotes": (
+        "energy_tev",
+        'simulated = "yes"\nenergy_tev',
+        "simulated: expected true or false",
+    ),
+}
+
+
+@pytest.mark.parametrize(("old", "new", "words"), MISTAKES.values(), ids=MISTAKES.keys())
+def test_mistake_is_named_with_file_table_key_expected_and_got(  # type: ignore[no-untyped-def]
+    write, old: str, new: str, words: str
+) -> None:
+    assert old in GOOD
+    path = write(GOOD.replace(old, new, 1))
+    with pytest.raises(CampaignError, match=words) as caught:
+        datasets.load(path)
+    assert str(path) in str(caught.value)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_campaign_without_datasets_is_refused(write) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(CampaignError, match=r"no dataset; add at least one \[\[dataset\]\]"):
+        datasets.load(write(GOOD.partition("[[dataset]]")[0]))
+
+
+def test_campaign_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.toml").write_bytes(b"root\xff\xfe")
+    with pytest.raises(CampaignError, match="not UTF-8 text"):
+        datasets.load(tmp_path / "a.toml")
+
+
+SAME = {
+    "same text": ("https://host/muons.root", ""),
+    "other spelling of the host": ("https://HOST//muons.root", ""),
+    "quoted": ("https://host/%6Duons.root", ""),
+    "other path to it": ("data/../data/signal.root", ""),
+    "as file:": ("file://{folder}/data/signal.root", ""),
+    "as an alternative": ("https://else/x.root", 'alternatives = ["https://host/muons.root"]'),
+    "another protocol of the same storage": ("https://opendata.cern.ch/eos/signal.root", ""),
+    "same size and checksum": ("other.root", 'bytes = 42400229\nadler32 = "1dafc1d7"'),
+}
+
+
+@pytest.mark.parametrize(("url", "more"), SAME.values(), ids=SAME.keys())
+def test_same_file_listed_twice_is_an_error(write, tmp_path: Path, url: str, more: str) -> None:  # type: ignore[no-untyped-def]
+    extra = f"""
+[[dataset]]
+name = "again"
+process = "data"
+[[dataset.file]]
+url = "{url.format(folder=tmp_path)}"
+{more}
+"""
+    with pytest.raises(CampaignError, match=r"the same file is listed twice: .* in dataset 'again' and"):
+        datasets.load(write(GOOD + extra))
+
+
+def test_files_that_differ_only_in_their_query_are_two(write) -> None:  # type: ignore[no-untyped-def]
+    text = GOOD.replace("/abs/more.root", "https://host/muons.root?part=2")
+    assert len(datasets.load(write(text)).files) == 3
+
+
+def test_secret_in_an_address_is_not_repeated(write) -> None:  # type: ignore[no-untyped-def]
+    text = GOOD.replace("/abs/more.root", "https://me:c4n4ry@host/muons.root?authz=c4n4ry")
+    campaign = datasets.load(write(text))
+    assert "c4n4ry" not in repr(campaign)
+    assert "c4n4ry" in campaign.files[2].url
+    with pytest.raises(CampaignError) as caught:
+        datasets.load(write(GOOD.replace("/abs/more.root", "ftp://me:c4n4ry@host/a?authz=c4n4ry")))
+    assert "c4n4ry" not in str(caught.value)
+
+
+# --- digest
+
+
+def test_digest_follows_what_can_change_the_answer_and_nothing_else(write, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / "Cert.txt").write_text("{}")
+    base = datasets.load(write(GOOD.replace("energy_tev", 'golden_json = "Cert.txt"\nenergy_tev')))
+    signal, muons = base.datasets
+    file = signal.files[0]
+
+    def with_signal(**changes: object) -> Campaign:
+        return replace(base, datasets=(replace(signal, **changes), muons))  # type: ignore[arg-type]
+
+    same = [
+        replace(base, title="another"),
+        replace(base, source="elsewhere"),
+        replace(base, selection="df103"),  # has a digest of its own
+        with_signal(doi="10.1/2", record=5),
+        with_signal(files=(replace(file, url="/elsewhere/signal.root", alternatives=()),)),
+    ]
+    other = [
+        replace(base, luminosity_fb=11.6),
+        replace(base, luminosity_uncertainty=0.03),
+        replace(base, schema="nanoaod"),
+        replace(base, energy_tev=7.0),
+        replace(base, stream_precedence=("DoubleElectron", "DoubleMu")),
+        replace(base, golden_json=None),
+        replace(base, simulated=True),
+        replace(base, datasets=(muons, signal)),
+        with_signal(cross_section_pb=0.0066),
+        with_signal(scale=1.1),
+        with_signal(name="other"),
+        with_signal(process="zz"),
+        with_signal(files=(replace(file, events=1),)),
+        with_signal(files=(replace(file, adler32="00000001"),)),
+        with_signal(files=(replace(file, bytes=1),)),
+        with_signal(files=(replace(file, adler32=None),)),
+        with_signal(files=(replace(file, adler32=None, url="/elsewhere/signal.root"),)),
+    ]
+    assert {campaign.digest for campaign in same} == {base.digest}
+    assert len({campaign.digest for campaign in [base, *other]}) == len(other) + 1
+    before = base.digest
+    (tmp_path / "Cert.txt").write_text('{"1": [[1, 2]]}')
+    assert base.digest != before
+
+
+# --- chunks
+
+
+def campaign_of(*counts: tuple[int, ...]) -> Campaign:
+    samples = tuple(
+        Dataset(
+            f"d{index}",
+            "zz",
+            cross_section_pb=1.0,
+            files=tuple(File(f"/{index}/{n}", events=e) for n, e in enumerate(of)),
+        )
+        for index, of in enumerate(counts)
+    )
+    return Campaign("c", "c", "outreach", 1.0, 0.0, 8.0, "open2012", samples)
+
+
+COUNTS = st.lists(st.lists(st.integers(0, 500), min_size=1, max_size=4).map(tuple), min_size=1, max_size=4)
+
+
+@given(COUNTS, st.integers(1, 120), st.floats(0.001, 1.0))
+def test_chunks_cover_each_file_once_up_to_the_fraction(
+    counts: list[tuple[int, ...]], size: int, fraction: float
+) -> None:
+    found = datasets.chunks(campaign_of(*counts), {}, size, fraction)
+    covered = Counter(
+        (chunk.dataset_index, chunk.file_index, entry) for chunk in found for entry in range(chunk.start, chunk.stop)
+    )
+    wanted = {
+        (index, number, entry)
+        for index, of in enumerate(counts)
+        for number, count in enumerate(of)
+        for entry in range(round(fraction * count))
+    }
+    assert set(covered) == wanted
+    assert set(covered.values()) <= {1}
+    assert all(chunk.stop - chunk.start <= size for chunk in found)
+
+
+@given(COUNTS, st.integers(1, 120))
+def test_all_datasets_progress_in_step(counts: list[tuple[int, ...]], size: int) -> None:
+    campaign = campaign_of(*counts)
+    totals = [max(1, sum(of)) for of in counts]
+    done = [0] * len(counts)
+    for chunk in datasets.chunks(campaign, {}, size):
+        done[chunk.dataset_index] += chunk.stop - chunk.start
+        shares = [part / total for part, total in zip(done, totals, strict=True) if total > 1]
+        largest = max(min(size, total) / total for total in totals)
+        assert not shares or max(shares) - min(shares) <= largest + 1e-12
+
+
+def test_chunks_are_ordered_by_relative_position_by_hand() -> None:
+    found = datasets.chunks(campaign_of((4, 4), (6,)), {}, 2)
+    assert [(chunk.dataset, chunk.file_index, chunk.start, chunk.stop) for chunk in found] == [
+        ("d0", 0, 0, 2),  # 0
+        ("d1", 0, 0, 2),  # 0
+        ("d0", 0, 2, 4),  # 1/4
+        ("d1", 0, 2, 4),  # 1/3
+        ("d0", 1, 0, 2),  # 1/2
+        ("d1", 0, 4, 6),  # 2/3
+        ("d0", 1, 2, 4),  # 3/4
+    ]
+
+
+def test_a_larger_fraction_repeats_the_boundaries_of_a_smaller_one() -> None:
+    campaign = campaign_of((1000, 333))
+    whole, part = ({(c.file_index, c.start, c.stop) for c in datasets.chunks(campaign, {}, 100, f)} for f in (1.0, 0.5))
+    assert part - whole == {(1, 100, 166)}  # only the one that the fraction cuts short
+
+
+def test_counts_given_override_those_of_the_catalogue() -> None:
+    found = datasets.chunks(campaign_of((10,)), {"/0/0": 3}, 100)
+    assert [(chunk.start, chunk.stop) for chunk in found] == [(0, 3)]
+
+
+def test_empty_file_has_one_empty_chunk_so_that_it_is_opened() -> None:
+    found = datasets.chunks(campaign_of((0, 5)), {}, 100)
+    assert [(chunk.file_index, chunk.start, chunk.stop) for chunk in found] == [(0, 0, 0), (1, 0, 5)]
+
+
+def test_file_of_unknown_length_is_named() -> None:
+    with pytest.raises(ValueError, match=r"number of entries of toy:SMHiggsToZZTo4L\.root is not known"):
+        datasets.chunks(datasets.load("toy"), {}, 100)
+
+
+@pytest.mark.parametrize(("size", "fraction"), [(0, 1.0), (-1, 1.0), (10, 0.0), (10, 1.1), (10, float("nan"))])
+def test_chunk_size_and_fraction_out_of_range_are_refused(size: int, fraction: float) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        datasets.chunks(campaign_of((10,)), {}, size, fraction)
+
+
+def test_chunk_is_small_when_pickled_and_comes_back_equal() -> None:
+    campaign = datasets.load("cms2012")
+    chunk = datasets.chunks(campaign, {}, 1_000_000)[-1]
+    assert pickle.loads(pickle.dumps(chunk)) == chunk  # noqa: S301
+    assert len(pickle.dumps(chunk)) < 1000
+    assert (chunk.schema, chunk.stream, chunk.is_data) == (
+        "outreach",
+        campaign.datasets[chunk.dataset_index].stream,
+        True,
+    )
+
+
+def test_twenty_seven_thousand_files_make_a_quarter_million_chunks() -> None:
+    campaign = campaign_of(*[(100,) * 13460] * 2)
+    found = datasets.chunks(campaign, {}, 10)
+    assert len(found) == 269_200

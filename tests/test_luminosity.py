@@ -1,0 +1,234 @@
+"""Masks and luminosity against the certified lists of 2011 and 2012, a brilcalc table, and Python sets."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from http_server import FileServer
+from hypothesis import given
+from hypothesis import strategies as st
+
+from higgsnb.luminosity import SECTION_SECONDS, LumiSections, Mask, MaskError, TableError, read_table
+
+CERTIFIED = {
+    "Cert_160404-180252_7TeV_ReRecoNov08_Collisions11_JSON.txt": (470, 160_526),
+    "Cert_190456-208686_8TeV_22Jan2013ReReco_Collisions12_JSON.txt": (572, 222_264),
+}
+HEADER = "#run:fill,ls,time,beamstatus,E(GeV),delivered(/pb),recorded(/pb),avgpu,source\n"
+
+
+def row(run: int, section: str, delivered: float, recorded: float) -> str:
+    return f"{run}:5839,{section},06/16/17 20:55:44,STABLE BEAMS,6500,{delivered},{recorded},40.3,HFET\n"
+
+
+# --- masks
+
+
+@pytest.mark.parametrize(("name", "counts"), CERTIFIED.items())
+def test_certified_lists_have_the_published_counts(shared_data: Path, name: str, counts: tuple[int, int]) -> None:
+    mask = Mask.load(shared_data / "golden-json" / name)
+    assert (mask.n_runs, mask.n_sections) == counts
+    assert len(mask.sections) == counts[1]
+    assert len(mask.sections.runs) == counts[0]
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_mask_agrees_with_a_plain_look_up(shared_data: Path, name: str) -> None:
+    path = shared_data / "golden-json" / name
+    content = json.loads(path.read_text())
+    mask = Mask.load(path)
+    draw = np.random.default_rng(3)
+    runs = draw.choice([int(run) for run in content] + [1, 2**31 - 1, 170_000], 5000)
+    sections = draw.integers(0, 400, 5000)
+    plain = [
+        any(first <= section <= last for first, last in content.get(str(run), []))
+        for run, section in zip(runs.tolist(), sections.tolist(), strict=True)
+    ]
+    assert 500 < sum(plain) < 4500
+    assert mask.contains(runs, sections).tolist() == plain
+    assert mask.contains(runs.astype(np.int32), sections.astype(np.uint32)).tolist() == plain
+    assert mask.contains(mask.sections.keys >> 32, mask.sections.keys & 0xFFFFFFFF).all()
+
+
+@pytest.mark.parametrize("name", CERTIFIED)
+def test_mask_written_again_is_the_same(shared_data: Path, name: str) -> None:
+    path = shared_data / "golden-json" / name
+    mask = Mask.load(path)
+    assert mask.sections.ranges() == json.loads(path.read_text())
+    assert Mask.of(mask.sections.ranges()).digest == mask.digest
+
+
+RANGES = st.dictionaries(
+    st.integers(1, 5).map(str),
+    st.lists(st.tuples(st.integers(0, 30), st.integers(0, 9)).map(lambda pair: [pair[0], sum(pair)]), max_size=5),
+    max_size=4,
+)
+
+
+@given(RANGES)
+def test_overlapping_ranges_are_joined(ranges: dict[str, list[list[int]]]) -> None:
+    mask = Mask.of(ranges)
+    plain = {(int(run), section) for run, spans in ranges.items() for a, b in spans for section in range(a, b + 1)}
+    grid = [(run, section) for run in range(7) for section in range(45)]
+    found = mask.contains(*(np.array(column) for column in zip(*grid, strict=True)))
+    assert {pair for pair, good in zip(grid, found, strict=True) if good} == plain
+    assert mask.n_sections == len(plain)
+    assert mask.n_runs == len({run for run, _ in plain})
+
+
+def test_last_section_of_one_run_does_not_touch_the_first_of_the_next() -> None:
+    mask = Mask.of({"1": [[5, 2**31 - 1]], "2": [[0, 3]]})
+    assert mask.contains([1, 1, 2, 2, 3], [4, 5, 3, 4, 0]).tolist() == [False, True, True, False, False]
+
+
+def test_empty_mask_certifies_nothing() -> None:
+    mask = Mask.of({})
+    assert mask.contains([1, 2], [3, 4]).tolist() == [False, False]
+    assert (mask.n_runs, mask.n_sections, len(mask.sections), mask.sections.ranges()) == (0, 0, 0, {})
+
+
+def test_mask_is_fetched_from_an_address(http_server: FileServer) -> None:
+    url = http_server.add("/Cert.txt", b'{"1": [[1, 2]]}')
+    assert Mask.load(url).n_sections == 2
+
+
+BAD_MASKS = {
+    "{": "not JSON",
+    "[1]": "got a list",
+    '{"a": [[1, 2]]}': "expected a run number as key, got 'a'",
+    '{"0": [[1, 2]]}': "expected a run number as key, got '0'",
+    '{"1": {"2": 3}}': "run 1: expected a list",
+    '{"1": [[2, 1]]}': r"run 1: expected \[first, last\] with 0 <= first <= last, got \[2, 1\]",
+    '{"1": [[1]]}': r"got \[1\]",
+    '{"1": [[1, 2.5]]}': r"got \[1, 2.5\]",
+    '{"1": [[true, 2]]}': r"got \[True, 2\]",
+    '{"1": [[1, 9999999999]]}': "run 1: expected",
+    '{"1": [[1, 2]], "1": [[3, 4]]}': "run 1 is listed twice",
+    "\xff": "not JSON",
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_MASKS.items())
+def test_bad_mask_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "Cert.txt"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(MaskError, match=words) as caught:
+        Mask.load(path)
+    assert str(caught.value).startswith(str(path))
+
+
+# --- sets of lumi sections
+
+SETS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), max_size=25)
+
+
+def sections(pairs: list[tuple[int, int]]) -> LumiSections:
+    return LumiSections.of([run for run, _ in pairs], [section for _, section in pairs])
+
+
+@given(SETS, SETS)
+def test_set_operations_are_those_of_python_sets(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> None:
+    assert (sections(a) | sections(b)) == sections(sorted(set(a) | set(b)))
+    assert (sections(a) & sections(b)) == sections(sorted(set(a) & set(b)))
+    assert (sections(a) - sections(b)) == sections(sorted(set(a) - set(b)))
+    assert len(sections(a)) == len(set(a))
+    assert Mask.of(sections(a).ranges()).sections == sections(a)
+
+
+# --- the table
+
+
+def test_brilcalc_table_adds_up(shared_data: Path) -> None:
+    path = shared_data / "golden-json" / "lumi_small.csv"
+    table = read_table(path)
+    lines = [line.split(",") for line in path.read_text().splitlines() if not line.startswith("#")]
+    assert len(table.sections) == len(lines) == 998
+    assert table.sections.integrated(table) == pytest.approx(math.fsum(float(line[6]) for line in lines) / 1000)
+    assert table.delivered.sum() == pytest.approx(sum(float(line[5]) for line in lines) / 1000)
+    assert bool((table.recorded <= table.delivered).all())
+    some = LumiSections(table.sections.keys[::2])
+    rest = table.sections - some
+    assert some.integrated(table) + rest.integrated(table) == pytest.approx(table.sections.integrated(table))
+
+
+def test_rows_in_any_order_give_the_same_table(tmp_path: Path) -> None:
+    rows = [row(2, "1:1", 3, 2), row(1, "7:7", 5, 4), row(1, "3:3", 1, 0.5)]
+    tables = []
+    for number, order in enumerate([rows, rows[::-1]]):
+        path = tmp_path / f"{number}.csv"
+        path.write_text("#Data tag : 19v2\n" + HEADER + "".join(order) + "#Summary:\n#nfill,nrun\n#1,2\n")
+        tables.append(read_table(path))
+    assert tables[0].sections == tables[1].sections == sections([(1, 3), (1, 7), (2, 1)])
+    assert tables[0].recorded.tolist() == tables[1].recorded.tolist() == pytest.approx([0.0005, 0.004, 0.002])
+    assert sections([(1, 7), (2, 1)]).integrated(tables[0]) == pytest.approx(0.006)
+
+
+@pytest.mark.parametrize(
+    ("unit", "factor"),
+    [
+        ("/fb", 1),
+        ("/pb", 1e-3),
+        ("/nb", 1e-6),
+        ("/ub", 1e-9),
+        ("1e3/ub", 1e-6),
+        ("hz/ub", 1e-9 * SECTION_SECONDS),
+    ],
+)
+def test_units_come_from_the_header(tmp_path: Path, unit: str, factor: float) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(HEADER.replace("recorded(/pb)", f"recorded({unit})") + row(1, "1:1", 3, 2))
+    table = read_table(path)
+    assert table.recorded.tolist() == pytest.approx([2 * factor])
+    assert table.delivered.tolist() == pytest.approx([0.003])
+
+
+def test_a_lumi_section_lasts_23_seconds() -> None:
+    assert pytest.approx(23.31, abs=0.01) == SECTION_SECONDS
+
+
+def test_section_that_cms_did_not_record_keeps_its_number(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(HEADER + row(1, "8:0", 3, 0) + row(1, "9:9", 3, 2))
+    assert read_table(path).sections == sections([(1, 8), (1, 9)])
+
+
+def test_sections_that_the_table_lacks_are_not_taken_for_zero(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text(HEADER + row(1, "1:1", 3, 2))
+    table = read_table(path)
+    wanted = sections([(1, 1), (1, 2), (7, 5)])
+    with pytest.raises(TableError, match=r"lacks 2 of 3 sections \(run 1, section 2 …\)\n.*intersect"):
+        wanted.integrated(table)
+    assert (wanted & table.sections).integrated(table) == pytest.approx(0.002)
+
+
+BAD_TABLES = {
+    "no header": (row(1, "1:1", 3, 2), "no header '#run:fill"),
+    "by run": (HEADER.replace("ls,", ""), "no column 'ls' .*\nmake the table with brilcalc lumi --byls"),
+    "no recorded": (HEADER.replace("recorded(/pb)", "x"), "no column 'recorded'"),
+    "no unit": (
+        HEADER.replace("recorded(/pb)", "recorded"),
+        r"no unit in 'recorded'; expected one as \(/pb\)",
+    ),
+    "strange unit": (HEADER.replace("recorded(/pb)", "recorded(/xb)"), "no unit in"),
+    "cut line": (HEADER + row(1, "1:1", 3, 2)[:30], "line 2 cannot be read: 1:5839"),
+    "word": (HEADER + row(1, "1:1", 3, 2).replace(",2,", ",two,"), "line 2 cannot be read"),
+    "negative": (HEADER + row(1, "1:1", 3, -2), "line 2: luminosity must not be negative"),
+    "nan": (HEADER + row(1, "1:1", 3, math.nan), "line 2: luminosity"),
+    "run": (HEADER + row(-1, "1:1", 3, 2), "line 2: run -1, section 1 are out of range"),
+    "twice": (HEADER + row(1, "1:1", 3, 2) + row(1, "1:1", 3, 2), "run 1, section 1 is there twice"),
+    "binary": ("\xff\xfe", "not a text file"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_TABLES.values(), ids=BAD_TABLES.keys())
+def test_bad_table_is_named(tmp_path: Path, text: str, words: str) -> None:
+    path = tmp_path / "a.csv"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(TableError, match=words) as caught:
+        read_table(path)
+    assert str(caught.value).startswith(str(path))
