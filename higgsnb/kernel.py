@@ -116,6 +116,8 @@ def is_prompt(leptons, i, cuts):
         return False
     dxy, dz = np.float64(leptons.dxy[i]), np.float64(leptons.dz[i])
     dxy_error, dz_error = np.float64(leptons.dxy_error[i]), np.float64(leptons.dz_error[i])
+    if dxy_error < 0.0 or dz_error < 0.0:
+        return False
     sip = math.sqrt(dxy**2 + dz**2) / math.sqrt(dxy_error**2 + dz_error**2)
     return abs(dxy) < cuts.dxy_max and abs(dz) < cuts.dz_max and sip < cuts.sip_max
 
@@ -564,14 +566,18 @@ def _cuts(selection: Selection) -> Cuts:
 
 
 def _flavour(leptons: Leptons, name: str) -> Flavour:
-    """Return one flavour's columns; a quantity that does not exist becomes one that passes every cut on it."""
-    n = len(getattr(leptons, f"{name}_pt"))
-    neutral = {"dxy": 0.0, "dz": 0.0, "dxy_error": 1.0, "dz_error": 1.0, "isolation": 0.0}
-    columns = []
-    for quantity in QUANTITIES:
-        column = getattr(leptons, f"{name}_{quantity}")
-        columns.append(np.full(n, neutral[quantity], np.float32) if column is None else column)
-    return Flavour._make(columns)
+    """Return one flavour's columns; a quantity that the schema does not have becomes one that passes every cut on it.
+
+    Without one of dxy, dz and their errors there is no significance: the errors are then taken to be very large.
+    """
+    columns = {quantity: getattr(leptons, f"{name}_{quantity}") for quantity in QUANTITIES}
+    n, neutral = len(columns["pt"]), {"dxy_error": 1e30, "dz_error": 1e30}
+    if any(columns[quantity] is None for quantity in ("dxy", "dxy_error", "dz", "dz_error")):
+        columns |= dict.fromkeys(neutral)
+    return Flavour._make(
+        np.full(n, neutral.get(quantity, 0.0), np.float32) if column is None else column
+        for quantity, column in columns.items()
+    )
 
 
 def _event(n_leptons: int) -> Event:

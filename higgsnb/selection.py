@@ -18,6 +18,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import hashlib
+import html
 import json
 import math
 import tomllib
@@ -235,6 +236,16 @@ class Selection:
         """Return every cut by its name, as it stands in the provenance of a result."""
         return dataclasses.asdict(self)
 
+    def _repr_html_(self) -> str:
+        """Return the cuts as a table, for notebooks."""
+        rows = "".join(
+            f"<tr><td>{name}</td><td>{getattr(self, name):g}</td><td>{unit_of(name)}</td></tr>"
+            for name in NUMBERS
+            if name != "integer_pairing"
+        )
+        head = f"<b>{html.escape(self.name)}</b> (version {self.version}): {html.escape(self.title)}"
+        return f"{head}<table><tr><th>cut</th><th>value</th><th>unit</th></tr>{rows}</table>"
+
     @property
     def digest(self) -> str:
         """sha256 (hex) over everything in this selection that can change which events are kept."""
@@ -257,6 +268,13 @@ class Selection:
 
 NUMBERS = tuple(field.name for field in dataclasses.fields(Selection) if field.type in ("float", "bool"))
 """The cuts of a `Selection`, without its name and the like."""
+
+
+def unit_of(cut: str) -> str:
+    """Return the unit of a cut: GeV, cm, or nothing for a pure number."""
+    if "_pt_" in cut or "mass" in cut:
+        return "GeV"
+    return "cm" if cut in ("dxy_max", "dz_max") else ""
 
 
 def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:

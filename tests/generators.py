@@ -306,11 +306,6 @@ def zz_events(draw: st.DrawFn) -> Drawn:
     return draw(st.permutations(event))
 
 
-def clean_chunks(n_events: int = 30) -> st.SearchStrategy[list[Drawn]]:
-    """Lists of events with generic values, for symmetries in which rounding must not decide."""
-    return st.integers(0, 2**32 - 1).map(lambda seed: clean_zz_events(n_events, seed))
-
-
 # Record 5200: 278 real candidates, kinematics only
 
 

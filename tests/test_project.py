@@ -20,7 +20,7 @@ RUN = "pip install -e . && higgsnb run"
 TEST = "pip install -e '.[test]' && pytest"
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 LOADED_BY_NAME = {"certifi", "xrootd", "fsspec-xrootd"}  # `files` looks whether they are there
-LOADED_BY_OTHERS = {"fsspec", "nbval", "ipykernel"}  # by uproot, by pytest, by the notebooks
+LOADED_BY_OTHERS = {"fsspec", "boost-histogram", "nbval", "ipykernel"}  # by uproot, hist, pytest, the notebooks
 
 
 def read(name: str) -> str:
