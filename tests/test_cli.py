@@ -198,7 +198,7 @@ def test_result_directory_that_cannot_be_written_is_found_before_the_work(tmp_pa
     assert "Name another directory with --out" in result.stderr
 
 
-def test_plan_reads_nothing(tmp_path: Path) -> None:
+def test_plan_reads_nothing() -> None:
     output = invoke("plan", "cms2012", "--price", "0.1").output
     assert "120,347,816" in output
     assert "12,790,089,202" in output
@@ -250,5 +250,5 @@ def test_toy_finds_the_higgs_from_the_shell(tmp_path: Path) -> None:
     window = found["windows"]["118-130"]
     signal = sum(one["expected"] for one in window["higgs"].values())
     background = sum(one["expected"] for process in ("zz", "zx") for one in window[process].values())
-    assert signal > background
+    assert signal > 2 * background**0.5
     assert "simulated" in (tmp_path / "mass_4l.svg").read_text()

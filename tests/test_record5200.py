@@ -13,8 +13,9 @@ import numpy as np
 import oracle
 import pytest
 from generators import NEAR_PAIR, PASSES, REAL_DROPPED, Outreach, Published, one_event, pack
+from outreach import campaign, dataset
 
-from higgsnb import analysis, datasets, events, kernel
+from higgsnb import analysis, datasets, engine, events, kernel
 from higgsnb import selection as hs
 from higgsnb.selection import Candidates, Cut, Leptons
 
@@ -233,3 +234,15 @@ def test_analysis_of_the_record_counts_278(shared_data: Path) -> None:
     masses = np.concatenate([block.mass_4l for block in total.blocks])
     assert len(masses) == 278
     assert int(np.sum((masses > 70) & (masses < 181))) == 102
+
+
+@pytest.mark.parametrize("name", ["open2012", "aod2012", "df103"])
+def test_run_over_both_streams_keeps_exactly_the_expected_events_once(outreach: Outreach, name: str) -> None:
+    streams = ("DoubleElectron", "DoubleMu")
+    one = campaign(*(dataset(stream, "data", outreach.files[stream], stream=stream) for stream in streams))
+    *_, result = engine.run(one, hs.load(name), chunk_events=100)
+    rows = result.candidates
+    kept = list(zip(rows.run.tolist(), rows.luminosity_block.tolist(), rows.event.tolist(), rows.channel, strict=True))
+    expected = outreach.expected[name]
+    assert len(kept) == len(expected)
+    assert {(run, block, event, hs.CHANNELS[channel]) for run, block, event, channel in kept} == expected

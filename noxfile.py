@@ -1,0 +1,62 @@
+"""Sessions for developers: ``nox -l`` lists them, ``nox -s lint`` runs one."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.sessions = ["lint", "tests"]
+nox.options.error_on_missing_interpreters = False
+
+PYTHONS = ("3.11", "3.12", "3.13")
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style and types."""
+    session.install("-e", ".[dev]")
+    session.run("ruff", "check", ".")
+    session.run("ruff", "format", "--check", ".")
+    session.run("mypy")
+
+
+@nox.session(python=PYTHONS)
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments after ``--`` go to pytest."""
+    session.install("-e", ".[test]")
+    session.run("pytest", *(session.posargs or ["tests"]))
+
+
+@nox.session
+def notebooks(session: nox.Session) -> None:
+    """Run every notebook from top to bottom."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "notebooks", *session.posargs)
+
+
+@nox.session
+def browser(session: nox.Session) -> None:
+    """Run the tests that need a browser."""
+    session.install("-e", ".[test,notebook]")
+    session.run("pytest", "-m", "browser", *session.posargs)
+
+
+@nox.session(python="3.11", venv_backend="uv")
+def minimums(session: nox.Session) -> None:
+    """Run the tests with the oldest versions of the dependencies that `pyproject.toml` allows."""
+    session.install("--resolution", "lowest-direct", "-e", ".[test]")
+    session.run("pytest", *(session.posargs or ["tests"]))
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Run the benchmarks; arguments after ``--`` choose among them."""
+    session.install("-e", ".")
+    chosen = session.posargs or sorted(os.fspath(path) for path in Path("benchmarks").glob("bench_*.py"))
+    if not chosen:
+        session.skip("benchmarks/ holds no bench_*.py")
+    for script in chosen:
+        session.run("python", script)
