@@ -1,4 +1,4 @@
-"""Counting: chunks add up in any order, events of two streams count once, partial results are normalised like whole ones."""
+"""Counting: chunks add up in any order, an event of two streams counts once; partial results are normalised."""
 
 from __future__ import annotations
 
