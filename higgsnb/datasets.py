@@ -25,7 +25,9 @@ from higgsnb import files
 
 __all__ = ["Campaign", "CampaignError", "Chunk", "Dataset", "File", "chunks", "load", "names"]
 
-DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "run2", "csv": "aod2012"}
+DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
+PLANNED = {"cms2016"}  # campaigns that are announced but not in the catalogue
+CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # a folder has this name
 SCHEMES = ("file", "http", "https", "root", "toy")
 _MISSING = object()
 
@@ -182,17 +184,25 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     if isinstance(name_or_path, str) and text in names():
         shipped = resources.files("higgsnb") / "catalogue" / f"{text}.toml"
         return _parse(shipped.read_text(encoding="utf-8"), label=f"{text}.toml", folder=Path.cwd())
+    if not text.strip():
+        raise CampaignError(f"the name of a campaign is empty;\ngive one of: {', '.join(names())}, or a TOML file")
     path = Path(text).expanduser()
     if path.is_file():
         return _parse(_read(path), label=str(path), folder=path.resolve().parent)
+    if _scheme(text) is not None:
+        raise CampaignError(
+            f"{files.redact(text)}: a campaign is not read from an address;\n"
+            "download the TOML file first and give its path"
+        )
     if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
         raise CampaignError(
             f"no campaign file at {path}{' (it is a folder)' if path.is_dir() else ''};\n"
             f"give the path of a TOML file, or one of: {', '.join(names())}"
         )
+    unknown = f"no campaign is called '{text}'{_nearest(text, names())}"
     raise CampaignError(
-        f"no campaign is called '{text}'{_nearest(text, names())}\n"
-        f"shipped: {', '.join(names())}; other data: describe the files in a TOML file and give its path"
+        (f"the campaign '{text}' is not shipped yet" if text in PLANNED else unknown)
+        + f"\nshipped: {', '.join(names())}; other data: describe the files in a TOML file and give its path"
     )
 
 
@@ -242,7 +252,7 @@ def chunks(campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fr
                     dataset.is_data,
                     start,
                     stop,
-                    campaign.golden_json,
+                    campaign.golden_json if dataset.is_data else None,  # it says when data are good, not simulation
                 )
                 placed.append(((before + start) / total, index, number, start, chunk))
             before += count
@@ -345,7 +355,7 @@ def _parse(text: str, *, label: str, folder: Path) -> Campaign:
 
 
 def _campaign(table: _Table, label: str, folder: Path, *, datasets: tuple[Dataset, ...]) -> Campaign:
-    name, schema = table.text("name"), table.choice("schema", DEFAULT_SELECTION)
+    name, schema = _campaign_name(table), table.choice("schema", DEFAULT_SELECTION)
     golden, luminosity_table = table.optional_text("golden_json"), table.optional_text("luminosity_table")
     campaign = Campaign(
         name=name,
@@ -369,14 +379,34 @@ def _campaign(table: _Table, label: str, folder: Path, *, datasets: tuple[Datase
     return campaign
 
 
+def _campaign_name(table: _Table) -> str:
+    name = table.text("name")
+    if not re.fullmatch(CAMPAIGN_NAME, name):
+        expected = "letters, digits and _ . + - only, at most 100 and no dot first, as a folder is called so"
+        raise table.error("name", expected, name)
+    return name
+
+
+def _process(table: _Table) -> str:
+    """Refuse what the results use as a key of their own, and what only its reader would take for data."""
+    process = table.text("process")
+    plain = process.strip().casefold()
+    if plain == "prediction":
+        raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
+    if plain == "data" and process != "data":
+        raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
+    return process
+
+
 def _selection(text: str, folder: Path) -> str:
     """Tell a name from a TOML file, which lies beside the campaign."""
     return str(_absolute(text, folder)) if text.endswith(".toml") else text
 
 
 def _dataset(table: _Table, folder: Path) -> Dataset:
-    name, process = table.text("name"), table.text("process")
+    name = table.text("name")
     table.label += f" '{name}'"
+    process = _process(table)
     dataset = Dataset(
         name=name,
         process=process,

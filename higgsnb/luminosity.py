@@ -14,14 +14,14 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from higgsnb import files
 
-__all__ = ["LumiSections", "LumiTable", "Mask", "MaskError", "TableError", "read_table"]
+__all__ = ["LumiSections", "LumiTable", "Mask", "MaskError", "TableError", "check_inputs", "read_table"]
 
 Ints = npt.NDArray[np.int64]
 SECTION_SECONDS = 2**18 / 11245.5  # 2^18 turns of the LHC, at its frequency of revolution in Hz
@@ -302,3 +302,37 @@ def _row(text: str, number: int, columns: _Columns, label: str) -> tuple[int, fl
     if not (0 <= delivered < math.inf and 0 <= recorded < math.inf):
         raise TableError(f"{label}: line {number}: luminosity must not be negative: {text[:80]}")
     return run << 32 | section, delivered * columns.factors[0], recorded * columns.factors[1]
+
+
+class Inputs(Protocol):
+    """What `check_inputs` looks at of a campaign: paths or addresses, None where there is none."""
+
+    @property
+    def golden_json(self) -> str | None:
+        """The certified lumi sections."""
+
+    @property
+    def luminosity_table(self) -> str | None:
+        """The luminosity by lumi section."""
+
+
+def check_inputs(campaign: Inputs) -> None:
+    """Load golden JSON and luminosity table once, so that a bad one is reported before any event is read.
+
+    Raises
+    ------
+    MaskError, TableError, FileNotFoundError, higgsnb.files.TransferError, higgsnb.files.ChecksumError
+        As `Mask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``.
+    """
+    for key, location, read in (
+        ("golden_json", campaign.golden_json, Mask.load),
+        ("luminosity_table", campaign.luminosity_table, read_table),
+    ):
+        if location is None:
+            continue
+        label = files.redact(location)
+        try:
+            read(location)
+        except (MaskError, TableError, OSError) as error:
+            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            raise type(error)(f"{key} = {label}: {reason.removeprefix(f'{label}: ')}") from None

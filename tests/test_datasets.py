@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb import datasets, files, toy
+from higgsnb import datasets, files, selection, toy
 from higgsnb.datasets import Campaign, CampaignError, Dataset, File
 
 GOOD = """
@@ -127,13 +127,31 @@ def test_toy_catalogue_is_what_the_generator_makes() -> None:
     told = [(one.name, one.process, one.stream, one.cross_section_pb, one.scale) for one in campaign.datasets]
     assert told == made
     assert [file.url for file in campaign.files] == [f"toy:{one.name}.root" for one in toy.DATASETS]
+    assert [one.events for one in campaign.datasets] == [one.events for one in toy.DATASETS]
+
+
+def test_toy_files_hold_the_events_that_the_catalogue_tells() -> None:
+    for file in datasets.load("toy").files:
+        path = files.fetch(file.url)
+        if file.events is not None:
+            assert toy.manifest(path.parent)["files"][path.stem]["events"] == file.events
+
+
+def test_campaign_name_may_hold_all_that_folders_can(write) -> None:  # type: ignore[no-untyped-def]
+    name = "A-z_0.9+" + 92 * "x"
+    assert datasets.load(write(GOOD.replace('"mine"', f'"{name}"'))).name == name
+
+
+@pytest.mark.parametrize("schema", datasets.DEFAULT_SELECTION)
+def test_default_selection_of_every_schema_exists(write, schema: str) -> None:  # type: ignore[no-untyped-def]
+    campaign = datasets.load(write(GOOD.replace('"outreach"', f'"{schema}"')))
+    assert selection.load(campaign.selection).name == campaign.selection
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
         ("cms2013", "nearest: 'cms2012'\nshipped: toy, candidates, cms2012"),
-        ("cms2016", "no campaign is called 'cms2016'"),
         ("none.toml", "no campaign file at none.toml"),
         ("folder/none", "no campaign file at folder/none"),
         ("/", "it is a folder"),
@@ -251,7 +269,14 @@ MISTAKES = {
         "",
         "the cross section in pb, as process 'higgs'",
     ),
-    "data misspelt": ('"data"', '"Data"', "process 'Data' is simulation"),
+    "data with a space": ('"data"', '" data"', r'exactly "data" .*; got \' data\' \(text\)'),
+    "reserved process": ('"higgs"', '"prediction"', "process: expected another name: 'prediction' is the sum"),
+    "campaign name with a slash": ('"mine"', '"../mine"', r"name: expected letters, digits and _ \. \+ - only"),
+    "campaign name with a dot first": ('"mine"', '".mine"', "name: expected letters.*no dot first"),
+    "campaign name with a space": ('"mine"', '"my campaign"', "name: expected letters"),
+    "campaign name that ends its line": ('"mine"', r'"mine\n"', "name: expected letters"),
+    "long campaign name": ('"mine"', f'"{101 * "m"}"', "at most 100"),
+    "data misspelt": ('"data"', '"Data"', 'process: expected exactly "data" for collision data'),
     "no file": (re.search(r"file = .*", GOOD)[0], "", "muons.*file: expected at least one file"),  # type: ignore[index]
     "file is a text": (
         '[{ url = "https://host/muons.root" }, { url = "/abs/more.root" }]',
@@ -344,6 +369,27 @@ def test_secret_in_an_address_is_not_repeated(write) -> None:  # type: ignore[no
     with pytest.raises(CampaignError) as caught:
         datasets.load(write(GOOD.replace("/abs/more.root", "ftp://me:c4n4ry@host/a?authz=c4n4ry")))
     assert "c4n4ry" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "address", ["http://x/y.toml", "https://me:c4n4ry@x/y", "file:///x/y.toml", "root://x//y.toml"]
+)
+def test_campaign_is_not_read_from_an_address(address: str) -> None:
+    with pytest.raises(CampaignError, match=r"not read from an address;\ndownload the TOML file first") as caught:
+        datasets.load(address)
+    assert "c4n4ry" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "  "])
+def test_empty_name_is_no_campaign(name: str) -> None:
+    with pytest.raises(CampaignError, match=r"name of a campaign is empty;\ngive one of: toy, candidates, cms2012"):
+        datasets.load(name)
+
+
+def test_announced_campaign_is_not_taken_for_a_misspelt_one() -> None:
+    with pytest.raises(CampaignError, match="the campaign 'cms2016' is not shipped yet\nshipped: toy") as caught:
+        datasets.load("cms2016")
+    assert "nearest" not in str(caught.value)
 
 
 # --- digest
@@ -441,6 +487,14 @@ def test_all_datasets_progress_in_step(counts: list[tuple[int, ...]], size: int)
         assert not shares or max(shares) - min(shares) <= largest + 1e-12
 
 
+def test_golden_json_goes_to_data_only() -> None:
+    data = Dataset("d", "data", files=(File("/d", events=5),))
+    simulation = Dataset("s", "zz", cross_section_pb=1.0, files=(File("/s", events=5),))
+    both = replace(campaign_of(), datasets=(data, simulation), golden_json="/Cert.txt")
+    told = {chunk.dataset: chunk.golden_json for chunk in datasets.chunks(both, {}, 100)}
+    assert told == {"d": "/Cert.txt", "s": None}
+
+
 def test_chunks_are_ordered_by_relative_position_by_hand() -> None:
     found = datasets.chunks(campaign_of((4, 4), (6,)), {}, 2)
     assert [(chunk.dataset, chunk.file_index, chunk.start, chunk.stop) for chunk in found] == [
@@ -471,8 +525,8 @@ def test_empty_file_has_one_empty_chunk_so_that_it_is_opened() -> None:
 
 
 def test_file_of_unknown_length_is_named() -> None:
-    with pytest.raises(ValueError, match=r"number of entries of toy:SMHiggsToZZTo4L\.root is not known"):
-        datasets.chunks(datasets.load("toy"), {}, 100)
+    with pytest.raises(ValueError, match=r"number of entries of toy:Run2012_DoubleMu\.root is not known"):
+        datasets.chunks(datasets.load("toy"), {}, 10_000)
 
 
 @pytest.mark.parametrize(("size", "fraction"), [(0, 1.0), (-1, 1.0), (10, 0.0), (10, 1.1), (10, float("nan"))])

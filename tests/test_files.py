@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import random
 import re
+import socket
 import subprocess
 import sys
 import traceback
@@ -16,7 +18,7 @@ from pathlib import Path
 import pytest
 from http_server import Fault, FileServer
 
-from higgsnb import files
+from higgsnb import files, toy, transfer
 from higgsnb.files import ChecksumError, TransferError
 
 DATA = b"root" + random.Random(1).randbytes(200_000)
@@ -28,7 +30,7 @@ CANARY = "c4n4ry"
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("HIGGSNB_CACHE", str(folder))
-    monkeypatch.setattr(files, "BACKOFF", 0.001)
+    monkeypatch.setattr(transfer, "BACKOFF", 0.001)
     return folder
 
 
@@ -105,6 +107,29 @@ def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
         files.locate(str(tmp_path))
 
 
+def special(folder: Path, kind: str) -> None:
+    """Make something that is no regular file, called a.root."""
+    if kind == "a pipe":
+        os.mkfifo(folder / "a.root")
+    elif kind == "a socket":
+        with socket.socket(socket.AF_UNIX) as one:
+            one.bind("a.root")  # a long path would not fit
+    else:
+        (folder / "a.root").symlink_to("/dev/zero")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no pipes, sockets or devices with a path")
+@pytest.mark.parametrize("kind", ["a pipe", "a socket", "a device"])
+def test_what_would_be_read_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    special(tmp_path, kind)
+    with pytest.raises(TransferError, match=f"is {kind}, not a file.*\ngive the path of one regular file"):
+        files.fetch(str(tmp_path / "a.root"))
+    monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
+    with pytest.raises(TransferError, match=f"is {kind}, not a file"):
+        files.locate("https://host.invalid/eos/a.root")
+
+
 @pytest.mark.parametrize("url", ["ftp://host/a.root", "s3://bucket/a.root", "data:text/plain,a"])
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(TransferError, match="is not supported; use a path, file:, http:"):
@@ -114,6 +139,38 @@ def test_other_schemes_are_refused(url: str) -> None:
 def test_unknown_toy_file_names_the_known_ones() -> None:
     with pytest.raises(FileNotFoundError, match="ZZTo4mu"):
         files.locate("toy:ZZTo4tau.root")
+
+
+@pytest.mark.parametrize("cache", ["plain", "plain/cache", "/proc/nope/cache", "/dev/null/cache"])
+def test_toy_without_a_usable_cache_says_how_to_move_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cache: str
+) -> None:
+    (tmp_path / "plain").write_text("not a folder")
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / cache))
+    with pytest.raises(
+        TransferError, match=r"the cache .* cannot be written: .+\nset HIGGSNB_CACHE to a folder"
+    ) as caught:
+        files.locate("toy:ZZTo4mu.root")
+    assert len(lines_of(caught.value)) == 2
+
+
+def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Path:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(toy, "ensure", full)
+    with pytest.raises(
+        TransferError, match="cannot be written: No space left on device\nfree some space, or set HIGGSNB"
+    ):
+        files.locate("toy:ZZTo4mu.root")
+
+
+def test_cache_of_a_user_who_does_not_exist_is_a_folder_like_any_other(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HIGGSNB_CACHE", "~nobody-of-that-name/cache")
+    assert files.cache_folder() == tmp_path / "~nobody-of-that-name" / "cache"
 
 
 # --- fetching
@@ -155,7 +212,7 @@ def test_transient_fault_is_survived(http_server: FileServer, fault: Fault) -> N
 
 
 def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "TIMEOUT", 0.2)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(stall=True))
     assert files.fetch(url).read_bytes() == DATA
@@ -164,15 +221,15 @@ def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pyte
 def test_server_that_stays_silent_is_given_up_before_its_tries_are_used(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(files, "TIMEOUT", 0.05)
-    monkeypatch.setattr(files, "PATIENCE", 0.08)
+    monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
+    monkeypatch.setattr(transfer, "PATIENCE", 0.08)
     http_server.fail("/a.root", Fault(stall=True, times=None))
     with pytest.raises(TransferError, match=r"no byte for 0.05 s, [1-5] tries"):
         files.fetch(http_server.add("/a.root", DATA))
 
 
 def test_good_progress_starts_the_count_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "GOOD_PROGRESS", 10_000)
+    monkeypatch.setattr(transfer, "GOOD_PROGRESS", 10_000)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=10_000, times=12))
     assert files.fetch(url).read_bytes() == DATA
@@ -189,15 +246,15 @@ def test_tries_are_bounded_and_the_reason_is_told(http_server: FileServer) -> No
 
 
 def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "RETRY_AFTER_MAX", 0.01)
+    monkeypatch.setattr(transfer, "RETRY_AFTER_MAX", 0.01)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=429, headers={"Retry-After": "86400"}))
     assert files.fetch(url).read_bytes() == DATA
 
 
 def test_backoff_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "BACKOFF", 1.0)
-    delays = [files._delay(failed, None) for failed in range(1, 12)]
+    monkeypatch.setattr(transfer, "BACKOFF", 1.0)
+    delays = [transfer._delay(failed, None) for failed in range(1, 12)]
     assert all(bound / 2 <= delay <= bound for delay, bound in zip(delays, [1, 2, 4, 8, 16] + 6 * [30], strict=True))
 
 
@@ -444,15 +501,15 @@ def test_redirect_loop_ends(http_server: FileServer) -> None:
 
 @pytest.mark.parametrize("target", ["http://host/a", "ftp://host/a", "file:///etc/passwd"])
 def test_redirect_from_https_to_less_is_refused(target: str) -> None:
-    with pytest.raises(files._PlaceError, match="refused"):
-        files._redirected("https://host/b", target, frozenset({"host"}))
+    with pytest.raises(transfer.PlaceError, match="refused"):
+        transfer._redirected("https://host/b", target, frozenset({"host"}))
 
 
 def test_password_follows_a_redirect_only_on_its_own_host() -> None:
     hosts = frozenset({"host", "other"})
-    assert files._redirected("https://me:pw@host/b", "https://host/a", hosts) == "https://me:pw@host/a"
-    assert files._redirected("https://me:pw@host/b", "https://other/a", hosts) == "https://other/a"
-    assert files._redirected("https://me:pw@host/b", "https://host:81/a", hosts) == "https://host:81/a"
+    assert transfer._redirected("https://me:pw@host/b", "https://host/a", hosts) == "https://me:pw@host/a"
+    assert transfer._redirected("https://me:pw@host/b", "https://other/a", hosts) == "https://other/a"
+    assert transfer._redirected("https://me:pw@host/b", "https://host:81/a", hosts) == "https://host:81/a"
 
 
 def test_password_is_sent_as_a_header(http_server: FileServer) -> None:
@@ -578,6 +635,31 @@ def test_checksums_hold_for_a_mirror(http_server: FileServer, tmp_path: Path, mo
         files.locate(http_server.base + "/eos/a.root", adler32="00000001")
 
 
+@pytest.mark.parametrize(
+    ("mirror", "words"),
+    [
+        ("{folder}/none", "no such folder"),
+        ("{folder}/plain", "no such folder"),
+        ("~nobody-of-that-name", "no such folder"),
+        ("ftp://host/m", "not a valid address"),
+        ("toy:", "not a valid address"),
+        ("https://", "not a valid address"),
+        ("http://[::1", "not a valid address"),
+        ("https://me:c4n4ry@/m", "not a valid address"),
+    ],
+)
+def test_mirror_that_can_be_none_is_refused_with_its_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mirror: str, words: str
+) -> None:
+    (tmp_path / "plain").write_bytes(DATA)
+    monkeypatch.setenv("HIGGSNB_MIRROR", mirror.format(folder=tmp_path))
+    for ask in (files.locate, files.fetch):
+        with pytest.raises(TransferError, match=rf"^HIGGSNB_MIRROR = .*: {words}\nset it to a folder") as caught:
+            ask("https://host.invalid/eos/a.root")
+        assert CANARY not in str(caught.value)
+    assert files.locate(str(tmp_path / "plain")).origin == "local"  # which needs no mirror
+
+
 @pytest.mark.parametrize("path", ["/../../secret.root", "/%2e%2e/secret.root", "/x/..%2f..%2fsecret.root"])
 def test_mirror_folder_cannot_be_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
     (tmp_path / "secret.root").write_bytes(DATA)
@@ -667,10 +749,28 @@ def test_large_file_is_streamed_from_the_mirror_and_the_miss_is_no_fall_back(
     assert files.locate("https://host.invalid/eos/a.root") == files.Source(url, "mirror", False, len(DATA))
 
 
-def test_threshold_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1 GB")
-    with pytest.raises(ValueError, match="whole number of bytes, got '1 GB'"):
+@pytest.mark.parametrize("text", ["1 GB", "-1", "1e9", "1.5", "²", "٣", "nan", 5000 * "9"])
+def test_threshold_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", text)
+    with pytest.raises(
+        ValueError, match=rf"STREAM_ABOVE must be a whole number of bytes, got '{text[:40]}'; write 1000"
+    ):
         files.locate("https://host.invalid/a.root", size=5)
+
+
+def test_empty_threshold_is_none(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "")
+    assert files.locate(http_server.add("/a.root", DATA), size=len(DATA)).origin == "cache"
+
+
+def test_large_file_of_an_xrootd_server_is_streamed(xrootd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
+    (xrootd / "a.root").write_bytes(DATA)
+    url = "root://host//eos/a.root"
+    assert files.locate(url) == files.Source(url, "remote", False, len(DATA))
+    assert files.RemoteFile(url, len(DATA)).pread(150_000, 1000) == DATA[150_000:151_000]
+    with pytest.raises(ChecksumError, match=f"offers {len(DATA)} bytes, expected 5000"):
+        files.locate(url, size=5000)
 
 
 # --- several at once
@@ -687,7 +787,7 @@ def test_threads_that_want_the_same_file_fetch_it_once(http_server: FileServer) 
 def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
-    code = f"from higgsnb import files; files.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
+    code = f"from higgsnb import files, transfer; transfer.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
     root = str(Path(files.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
     running = [
@@ -706,7 +806,7 @@ def test_stuck_process_does_not_hold_up_others_for_ever(
 ) -> None:
     monkeypatch.setattr(files, "CLAIM_TIMEOUT", 0.01)
     url = http_server.add("/a.root", DATA)
-    final = files._cache_path(files._Wanted.of(url, (), None, None))
+    final = files._cache_path(transfer.Wanted.of(url, (), None, None))
     final.parent.mkdir(parents=True)
     with files._claim(final):
         assert files.fetch(url).read_bytes() == DATA
@@ -718,6 +818,7 @@ def test_without_file_locks_every_download_has_a_name_of_its_own(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     monkeypatch.setattr(files, "fcntl", None)
+    monkeypatch.setattr(transfer, "KEEPS_OPEN_FILES", True)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
     with ThreadPoolExecutor(4) as pool:

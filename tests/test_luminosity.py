@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb.luminosity import SECTION_SECONDS, LumiSections, Mask, MaskError, TableError, read_table
+from higgsnb.luminosity import SECTION_SECONDS, LumiSections, Mask, MaskError, TableError, check_inputs, read_table
 
 CERTIFIED = {
     "Cert_160404-180252_7TeV_ReRecoNov08_Collisions11_JSON.txt": (470, 160_526),
@@ -232,3 +233,49 @@ def test_bad_table_is_named(tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(TableError, match=words) as caught:
         read_table(path)
     assert str(caught.value).startswith(str(path))
+
+
+# --- what a campaign names
+
+
+@dataclass(frozen=True)
+class Inputs:
+    golden_json: str | None = None
+    luminosity_table: str | None = None
+
+
+def test_good_inputs_pass(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"1": [[1, 2]]}')
+    (tmp_path / "t.csv").write_text(HEADER + row(1, "1:1", 3, 2))
+    for golden, table in [(None, None), ("c.json", None), (None, "t.csv"), ("c.json", "t.csv")]:
+        check_inputs(Inputs(golden and str(tmp_path / golden), table and str(tmp_path / table)))
+
+
+@pytest.mark.parametrize(
+    ("key", "content", "kind", "words"),
+    [
+        ("golden_json", None, FileNotFoundError, "a.txt: not found at any place"),
+        ("golden_json", "{", MaskError, "not JSON"),
+        ("golden_json", '{"1": [[2, 1]]}', MaskError, "run 1: expected"),
+        ("luminosity_table", None, FileNotFoundError, "a.txt: not found at any place"),
+        ("luminosity_table", "x", TableError, "no header"),
+    ],
+)
+def test_bad_input_is_named_with_its_key(
+    tmp_path: Path, key: str, content: str | None, kind: type[Exception], words: str
+) -> None:
+    path = tmp_path / "a.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(kind) as caught:
+        check_inputs(Inputs(**{key: str(path)}))
+    assert type(caught.value) is kind
+    assert str(caught.value).startswith(f"{key} = {path}: {words}")
+    assert str(caught.value).count(f"{path}:") == 1
+
+
+def test_secret_in_the_address_of_an_input_is_not_told(http_server: FileServer) -> None:
+    http_server.add("/c.json", b"{")
+    with pytest.raises(MaskError, match=r"^golden_json = http://127.*c\.json\?authz=\*\*\*: not JSON") as caught:
+        check_inputs(Inputs(golden_json=f"{http_server.base}/c.json?authz=c4n4ry"))
+    assert "c4n4ry" not in str(caught.value)

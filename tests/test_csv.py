@@ -1,0 +1,146 @@
+"""CSV files of candidates: whole numbers are whole, event numbers keep their digits, and what is no CSV is named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from higgsnb import events
+from higgsnb.datasets import Chunk, File
+from higgsnb.events import SchemaError, UnreadableError, inspect, read_leptons
+from higgsnb.selection import Leptons
+
+CELLS = {
+    "Run": "194050",
+    "Event": "12",
+    **{f"{name}{i}": text for i in range(1, 5) for name, text in {"pt": "20.5", "eta": "0.3", "phi": "-1"}.items()},
+    **{f"PID{i}": "13" if i % 2 else "-11" for i in range(1, 5)},
+    **{f"Q{i}": "-1" if i % 2 else "1" for i in range(1, 5)},
+}
+
+
+def text_of(*changes: dict[str, str]) -> str:
+    """A header and one line for each dictionary of changed cells."""
+    rows = [list(CELLS), *([*(CELLS | changed).values()] for changed in changes)]
+    return "".join(",".join(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "f.csv"
+
+
+def read(path: Path) -> Leptons:
+    entries = inspect(File(url=str(path)), "csv").entries
+    return read_leptons(Chunk("d", 0, 0, File(url=str(path)), "csv", None, True, 0, entries, None))
+
+
+def test_line_becomes_two_muons_and_two_electrons(path: Path) -> None:
+    path.write_text(text_of({}, {"Event": "13.0", "pt2": "7"}))
+    found = read(path)
+    assert (found.run.tolist(), found.event.tolist()) == ([194050, 194050], [12, 13])
+    assert found.muon_offsets.tolist() == found.electron_offsets.tolist() == [0, 2, 4]
+    assert found.electron_pt.tolist() == [20.5, 20.5, 7, 20.5]
+    assert (found.muon_charge.tolist(), found.electron_charge.tolist()) == ([-1] * 4, [1] * 4)
+
+
+def test_only_negative_event_numbers_are_wrapped(path: Path) -> None:
+    numbers = {
+        "-1": 2**32 - 1,
+        "-2147483648": 2**31,
+        "-2147483648.0": 2**31,
+        "4294967296": 2**32,
+        "5000000000": 5 * 10**9,
+        "9007199254740993": 2**53 + 1,
+        "9223372036854775807": 2**63 - 1,
+    }
+    path.write_text(text_of(*({"Event": text} for text in numbers)))
+    found = read(path)
+    assert found.event.dtype == np.uint64
+    assert found.event.tolist() == list(numbers.values())
+
+
+BAD_CELLS = [
+    ("Run", "nan", "a whole number from 0 to 2147483647"),
+    ("Run", "1.7", "a whole number from 0"),
+    ("Run", "-5", "a whole number from 0"),
+    ("Run", "2147483648", "a whole number from 0"),
+    ("Event", "inf", "a whole number from -2147483648 to 9223372036854775807"),
+    ("Event", "0.5", "a whole number from"),
+    ("Event", "9223372036854775808", "a whole number from"),
+    ("Event", "-2147483649", "a whole number from"),
+    ("Event", "1e17", "a whole number from"),
+    ("Q3", "0.7", "1 or -1"),
+    ("Q3", "nan", "1 or -1"),
+    ("Q3", "0", "1 or -1"),
+    ("PID4", "11.5", "11, -11, 13 or -13"),
+    ("PID4", "15", "11, -11, 13 or -13"),
+]
+
+
+@pytest.mark.parametrize(("column", "text", "expected"), BAD_CELLS)
+def test_bad_number_is_named_with_file_line_and_column(path: Path, column: str, text: str, expected: str) -> None:
+    path.write_text(text_of({}, {column: text}))
+    with pytest.raises(UnreadableError) as caught:
+        read(path)
+    assert str(caught.value).startswith(f"{path}, line 3: {column} is '{text}', expected {expected}")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(("column", "text"), [("eta2", "x"), ("Run", ""), ("pt1", "1;2"), ("Event", "12a")])
+def test_cell_that_is_no_number_is_named(path: Path, column: str, text: str) -> None:
+    path.write_text(text_of({column: text}))
+    with pytest.raises(UnreadableError, match=f"line 2: not a row of numbers: {column} is '{text}', expected a"):
+        read(path)
+
+
+def test_line_cut_short_is_named(path: Path) -> None:
+    path.write_text(text_of({}, {})[:-3])
+    with pytest.raises(UnreadableError, match=r"f\.csv, line 3: not a row of numbers: Q4 is '', expected 1 or -1"):
+        read(path)
+
+
+def test_cell_of_endless_length_is_an_error_of_the_file(path: Path) -> None:
+    path.write_text(text_of({"Run": "1" * 200_000}))
+    with pytest.raises(UnreadableError, match=r"f\.csv, line 2: not a row of numbers"):
+        read(path)
+
+
+def test_byte_order_mark_is_no_part_of_the_first_column(path: Path) -> None:
+    path.write_text(text_of({}), encoding="utf-8-sig")
+    assert path.read_bytes()[:3] == b"\xef\xbb\xbf"
+    assert read(path).run.tolist() == [194050]
+
+
+@pytest.mark.parametrize("head", ["", "\ufeff", "\n  "])
+def test_page_called_csv_is_named_as_such(path: Path, head: str) -> None:
+    path.write_text(head + "<!DOCTYPE html><html><body>Please log in</body></html>", encoding="utf-8")
+    with pytest.raises(UnreadableError, match=r"f\.csv: is an HTML or XML page, not a CSV file; the link"):
+        inspect(File(url=str(path)), "csv")
+
+
+def test_empty_csv_is_named_as_such(path: Path) -> None:
+    path.write_bytes(b"")
+    with pytest.raises(UnreadableError, match=r"f\.csv: is empty \(0 bytes\); fetch it again"):
+        inspect(File(url=str(path)), "csv")
+
+
+def test_csv_with_a_header_only_has_no_candidates(path: Path) -> None:
+    path.write_text(text_of())
+    assert read(path).n_events == 0
+
+
+def test_root_file_called_csv_lacks_the_columns(path: Path) -> None:
+    path.write_bytes(b"root" + bytes(range(256)))
+    with pytest.raises((SchemaError, UnreadableError), match=r"f\.csv"):
+        inspect(File(url=str(path)), "csv")
+
+
+def test_csv_that_changes_is_read_again(path: Path) -> None:
+    path.write_text(text_of({}))
+    assert read(path).run.tolist() == [194050]
+    path.write_text(text_of({"Run": "7"}, {}))
+    assert read(path).run.tolist() == [7, 194050]
+    assert set(events.CSV_COLUMNS) == set(CELLS)
