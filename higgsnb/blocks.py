@@ -1,0 +1,332 @@
+"""Pieces of a ROOT file: where their bytes come from, and how the compressed blocks in them are inflated.
+
+Baskets of a TTree and pages of an RNTuple are made of the same blocks, each compressed by itself: two letters for the
+codec, a method, three bytes of compressed and three of uncompressed size, then the payload
+(https://root.cern/doc/master/TFile__header_8dox.html, core/zip/src/RZip.cxx).
+
+Checksums are verified per block where the format has them: ZLIB (adler32), LZ4 (xxHash64), LZMA (CRC). ZSTD as ROOT
+writes it and uncompressed pieces have none; `Notes.verified` is then False. For a file that was verified as a whole
+pass ``checked=False``: ZLIB and LZMA are then inflated only as far as the content is wanted, which passes over the
+checksum.
+"""
+
+from __future__ import annotations
+
+import bisect
+import os
+import threading
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+Buffer = bytes | bytearray | memoryview
+Fetch = Callable[[int, int], Buffer]
+"""``(offset, size)`` to the bytes there."""
+Seen = set[tuple[str, bool]]
+"""Codecs met in a read, each with whether a checksum was verified."""
+
+
+class UnexpectedFormError(ValueError):
+    """The tree is legal, but not of the form that is read here; plain uproot can read it."""
+
+
+class DamagedFileError(ValueError):
+    """The file contradicts itself or fails a checksum; reading it in another way would not help."""
+
+
+def damaged(location: str, what: str) -> DamagedFileError:
+    """Make the error that says what is wrong with the file at ``location``."""
+    return DamagedFileError(f"{location}: {what}; fetch the file again")
+
+
+# --- Where bytes come from
+
+
+class ByteSource(Protocol):
+    """Where the bytes of one file come from."""
+
+    @property
+    def location(self) -> str:
+        """Path or URL, for messages."""
+
+    @property
+    def remote(self) -> bool:
+        """Whether it pays to ask early and for large pieces."""
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
+        """Make ``ranges`` of (offset, size) available; they are then read from the result, once each."""
+
+    @property
+    def close(self) -> Callable[[], object]:
+        """Give back what is open; a second time does nothing."""
+
+
+class LocalBlocks:
+    """A file on this machine, read with ``pread``: no shared position, so threads may share it."""
+
+    remote = False
+
+    def __init__(self, path: str | Path) -> None:
+        self.location = os.fspath(path)
+        self._descriptor = os.open(self.location, os.O_RDONLY)
+        self.close = weakref.finalize(self, os.close, self._descriptor)
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Return the bytes at ``offset``; fewer than ``size`` of them is a `DamagedFileError`."""
+        data = os.pread(self._descriptor, size, offset)
+        if len(data) != size:
+            missing = size - len(data)
+            raise DamagedFileError(f"{self.location}: ends {missing} bytes before those at {offset} do; fetch it again")
+        return data
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:  # noqa: ARG002 - the operating system reads ahead
+        """Prepare nothing; see `read`."""
+        return self.read
+
+
+class RemoteBlocks:
+    """A file read through a function ``pread(offset, size) -> bytes``, in few and large requests.
+
+    Ranges less than ``gap`` bytes apart are asked for together, up to ``largest`` bytes a request, and ``connections``
+    requests run at once. Retrying is the business of ``pread``.
+    """
+
+    remote = True
+
+    def __init__(
+        self,
+        location: str,
+        pread: Callable[[int, int], bytes],
+        *,
+        gap: int = 128 * 1024,
+        largest: int = 8 * 1024 * 1024,
+        connections: int = 4,
+    ) -> None:
+        self.location = location
+        self._pread = pread
+        self._gap = gap
+        self._largest = largest
+        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="baskets")
+        self.close = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
+
+    def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
+        """Read all ``ranges`` now."""
+        requests = coalesce(ranges, gap=self._gap, largest=self._largest)
+        pieces = list(self._pool.map(self._request, requests))
+        starts = [start for start, _ in requests]
+
+        def read(offset: int, size: int) -> Buffer:
+            i = bisect.bisect_right(starts, offset) - 1
+            return memoryview(pieces[i])[offset - starts[i] : offset - starts[i] + size]
+
+        return read
+
+    def _request(self, request: tuple[int, int]) -> bytes:
+        offset, size = request
+        data = self._pread(offset, size)
+        if len(data) != size:
+            raise DamagedFileError(
+                f"{self.location}: gave {len(data)} bytes instead of {size} at {offset}; is it complete?"
+            )
+        return data
+
+
+def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, largest: int) -> list[tuple[int, int]]:
+    """Merge (offset, size) ranges up to ``gap`` bytes apart into requests of up to ``largest`` bytes, in file order.
+
+    A single range that is larger stays whole.
+
+    >>> coalesce([(100, 10), (0, 50), (5000, 10)], gap=64, largest=1000)
+    [(0, 110), (5000, 10)]
+    """
+    requests: list[tuple[int, int]] = []
+    for offset, size in sorted(ranges):
+        if requests:
+            start, length = requests[-1]
+            together = max(offset + size - start, length)
+            if offset <= start + length + gap and together <= largest:
+                requests[-1] = (start, together)
+                continue
+        requests.append((offset, size))
+    return requests
+
+
+# --- Codecs
+
+
+class Inflated(NamedTuple):
+    """At least the wanted first bytes of a block, and whether a checksum covered them."""
+
+    data: Buffer
+    verified: bool
+
+
+_STOPPING_PAYS = 32 * 1024
+"""Bytes that a decompressor has to be spared before stopping it early pays for the slower interface that can."""
+
+
+def _inflate_zlib(payload: Buffer, size: int, wanted: int, checked: bool) -> Inflated:
+    """ZLIB: libdeflate for the whole block with its adler32, or ISA-L up to ``wanted``.
+
+    ISA-L fills 64 kB before it looks at a limit, another reason to stop early in large blocks only.
+    """
+    if not checked and size - wanted > _STOPPING_PAYS and (decompressor := _isal_decompressor()) is not None:
+        return Inflated(decompressor.decompress(payload[2:], wanted), False)
+    return Inflated(_whole_zlib(payload, size), True)
+
+
+def _isal_decompressor() -> Any:
+    """Return a raw-deflate decompressor of ISA-L, or None where the package is missing."""
+    try:
+        from isal import igzip_lib
+    except ImportError:
+        return None
+    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+
+
+def _whole_zlib(payload: Buffer, size: int) -> Buffer:
+    """One ZLIB stream with its checksum, by the quickest library at hand."""
+    try:
+        import deflate
+    except ImportError:
+        import zlib
+
+        return zlib.decompress(payload, bufsize=size)
+    inflated: bytearray = deflate.zlib_decompress(payload, size)
+    return inflated
+
+
+def _inflate_lz4(payload: Buffer, size: int, _wanted: int, _checked: bool) -> Inflated:
+    """LZ4: eight bytes of xxHash64 over the compressed bytes, always compared, then one LZ4 block."""
+    import cramjam
+    import xxhash
+
+    if xxhash.xxh64_digest(payload[8:]) != bytes(payload[:8]):
+        raise ValueError("its xxHash64 does not match")
+    return Inflated(memoryview(cramjam.lz4.decompress_block(payload[8:], output_len=size)), True)
+
+
+_zstd = threading.local()
+
+
+def _inflate_zstd(payload: Buffer, size: int, wanted: int, _checked: bool) -> Inflated:
+    """ZSTD: stops at ``wanted`` in large blocks where `zstandard` is installed; few frames have a checksum."""
+    has_checksum = len(payload) > 4 and bool(payload[4] & 4)
+    try:
+        import zstandard
+    except ImportError:
+        import cramjam
+
+        return Inflated(memoryview(cramjam.zstd.decompress(payload, output_len=size)), has_checksum)
+    if zstandard.frame_content_size(payload) not in (size, -1):  # that much would be allocated, however wrong it is
+        raise ValueError("its frame has another size")
+    if not hasattr(_zstd, "decompressor"):  # one for each thread; making one costs as much as a small block
+        _zstd.decompressor = zstandard.ZstdDecompressor()
+    if has_checksum or size - wanted < _STOPPING_PAYS:
+        return Inflated(_zstd.decompressor.decompress(payload, max_output_size=size), has_checksum)
+    return Inflated(_zstd.decompressor.stream_reader(payload).read(wanted), False)
+
+
+def _inflate_lzma(payload: Buffer, size: int, wanted: int, checked: bool) -> Inflated:
+    """LZMA: an XZ container with its CRC, or the first ``wanted`` bytes of it."""
+    import lzma
+
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
+    data = decompressor.decompress(payload, size + 1 if checked else wanted)
+    return Inflated(data, decompressor.eof)
+
+
+class Codec(NamedTuple):
+    """How blocks with one two-letter tag are inflated: ``inflate(payload, size, wanted, checked)``."""
+
+    name: str
+    inflate: Callable[[Buffer, int, int, bool], Inflated]
+
+
+CODECS = {
+    b"ZL": Codec("ZLIB", _inflate_zlib),
+    b"L4": Codec("LZ4", _inflate_lz4),
+    b"ZS": Codec("ZSTD", _inflate_zstd),
+    b"XZ": Codec("LZMA", _inflate_lzma),
+}
+UNCOMPRESSED = "none"
+
+
+@dataclass(frozen=True)
+class Notes:
+    """How the bytes of a read were coded, and whether checksums covered all of them."""
+
+    codecs: frozenset[str] = frozenset()
+    verified: bool = True
+
+    @classmethod
+    def of(cls, seen: Iterable[tuple[str, bool]]) -> Notes:
+        """Sum up what was ``seen``."""
+        return cls(frozenset(name for name, _ in seen), all(verified for _, verified in seen))
+
+    def __or__(self, other: Notes) -> Notes:
+        return Notes(self.codecs | other.codecs, self.verified and other.verified)
+
+
+class _Block(NamedTuple):
+    codec: Codec
+    payload: Buffer
+    size: int
+    end: int
+
+
+def inflate(raw: Buffer, start: int, size: int, wanted: int, *, checked: bool, seen: Seen) -> Buffer:
+    """Return the first ``wanted`` of the ``size`` bytes that the blocks in ``raw[start:]`` hold.
+
+    Blocks after those are not touched. Codecs and whether a checksum was verified are added to ``seen``.
+
+    Raises
+    ------
+    ValueError
+        If a block is damaged. Messages are to be read after the name of the basket.
+    """
+    parts = []
+    filled = 0
+    while filled < wanted:
+        block = _read_block(raw, start)
+        parts.append(_inflate_block(block, min(block.size, wanted - filled), checked, seen))
+        filled += block.size
+        start = block.end
+    if filled > size or (filled == size) != (start == len(raw)):
+        raise ValueError(f"its blocks end at byte {start} of {len(raw)} with {filled} of {size} bytes")
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _read_block(raw: Buffer, start: int) -> _Block:
+    """Read the block at ``start``: two letters, a method, and two sizes of three bytes each."""
+    payload = start + 9
+    header = bytes(raw[start:payload])
+    end = payload + int.from_bytes(header[3:6], "little")
+    size = int.from_bytes(header[6:9], "little")
+    if len(header) < 9 or end > len(raw) or not size:
+        raise ValueError(f"it ends in the middle of a block at byte {start} of {len(raw)}")
+    codec = CODECS.get(header[:2])
+    if codec is None:
+        if header[:2] == b"CS":
+            raise UnexpectedFormError("a block is in the compression of ROOT before 2000, which nothing reads any more")
+        raise ValueError(f"a block has the unknown tag {header[:2]!r}")
+    return _Block(codec, memoryview(raw)[payload:end], size, end)
+
+
+def _inflate_block(block: _Block, wanted: int, checked: bool, seen: Seen) -> Buffer:
+    """Inflate one block and cut it to ``wanted`` bytes."""
+    try:
+        data, verified = block.codec.inflate(block.payload, block.size, wanted, checked)
+    except Exception as error:  # each library has an exception of its own, most of them derived from Exception only
+        raise ValueError(f"a {block.codec.name} block does not decompress ({error})") from error
+    seen.add((block.codec.name, verified))
+    if len(data) == wanted:
+        return data
+    if len(data) != block.size:
+        raise ValueError(f"a {block.codec.name} block holds {len(data)} bytes instead of {block.size}")
+    return memoryview(data)[:wanted]

@@ -1,0 +1,129 @@
+"""Skims: the leptons of a chunk's surviving events, kept on disk so that a changed cut runs again in a blink.
+
+What survives (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A skim
+is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; one that does
+not agree with its sha256 is not believed and made anew. Its name covers everything that decides what is in it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from higgsnb import events, provenance
+from higgsnb.events import Read
+from higgsnb.selection import Leptons
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from higgsnb.datasets import Chunk
+
+PER_EVENT = ("run", "luminosity_block", "event")
+
+
+def read_survivors(chunk: Chunk, folder: Path) -> Read:
+    """Read the survivors of a chunk as `events.read_survivors` does, from the skim if there is one; make it if not.
+
+    Parameters
+    ----------
+    chunk
+        Which entries of which file.
+    folder
+        Where skims are kept; made if it does not exist.
+
+    Raises
+    ------
+    FileNotFoundError, UnreadableError, SchemaError
+        As `events.inspect` does.
+    """
+    if chunk.schema == "csv":
+        return events.read_survivors(chunk)
+    path = folder / f"{_key(chunk)}.arrow"
+    kept = _load(path)
+    if kept is None:
+        kept = events.read_survivors(chunk)
+        _save(kept, path)
+    return kept
+
+
+def _key(chunk: Chunk) -> str:
+    """Return the sha256 (hex) over the file's identity, the range of entries, and the code that reads."""
+    code = provenance.sources_sha256("baskets", "blocks", "events", "pages", "survivors", "skims")
+    content = [events.identity(chunk.file), chunk.schema, chunk.start, chunk.stop, code]
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _save(read: Read, path: Path) -> None:
+    """Write a skim and its sha256, each under a temporary name first."""
+    import pyarrow as pa
+
+    sink = pa.BufferOutputStream()
+    table = _table(read)
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
+    digest = hashlib.sha256(content).hexdigest()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in ((path, content), (_checksum(path), f"{digest}  {path.name}\n".encode())):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+        temporary.write_bytes(data)
+        temporary.replace(target)
+
+
+def _checksum(path: Path) -> Path:
+    """Return the name of the file with the sha256."""
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _table(read: Read) -> pa.Table:
+    """Return a read as an Arrow table, a row per event, leptons as lists."""
+    import pyarrow as pa
+
+    leptons, columns = read.leptons, {"entry": pa.array(read.entries)}
+    for name in Leptons._fields:
+        values = getattr(leptons, name)
+        if name in PER_EVENT:
+            columns[name] = pa.array(values)
+        elif not name.endswith("_offsets"):
+            offsets = getattr(leptons, f"{name.partition('_')[0]}_offsets").astype(np.int32)
+            columns[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+    about = {"n_events": str(read.n_events), "reader": read.reader, "integrity": read.integrity}
+    return pa.table(columns).replace_schema_metadata(about)
+
+
+def _load(path: Path) -> Read | None:
+    """Return what a skim holds, or None if there is none that agrees with its sha256."""
+    import pyarrow as pa
+
+    try:
+        content, told = path.read_bytes(), _checksum(path).read_text(encoding="ascii").split()
+    except FileNotFoundError:
+        return None
+    if told[:1] != [hashlib.sha256(content).hexdigest()]:
+        return None
+    table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
+    about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
+    return Read(_leptons(table), _values(table, "entry"), int(about["n_events"]), about["reader"], about["integrity"])
+
+
+def _values(table: pa.Table, name: str) -> Any:
+    """Return a flat column as an array, or the leptons of all events of a column of lists."""
+    import pyarrow as pa
+
+    column = table.column(name).combine_chunks()
+    return (column.values if isinstance(column, pa.ListArray) else column).to_numpy(zero_copy_only=False)
+
+
+def _leptons(table: pa.Table) -> Leptons:
+    """Return the leptons that a table holds."""
+    columns = {name: _values(table, name) for name in Leptons._fields if not name.endswith("_offsets")}
+    for flavour in ("muon", "electron"):
+        offsets = table.column(f"{flavour}_pt").combine_chunks().offsets.to_numpy(zero_copy_only=False)
+        columns[f"{flavour}_offsets"] = offsets.astype(np.int64)
+    return Leptons(**columns)

@@ -1,0 +1,93 @@
+"""Open a file for reading the leptons of its survivors, whatever it is made of, and hand them on as `Leptons`."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from higgsnb.baskets import BasketReader, Columns, Enough, Survivors, four_leptons
+from higgsnb.blocks import ByteSource, LocalBlocks, RemoteBlocks, UnexpectedFormError
+from higgsnb.files import RemoteFile
+from higgsnb.pages import PageReader
+from higgsnb.selection import Leptons
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+_READERS: dict[str, type[BasketReader | PageReader]] = {"TTree": BasketReader, "ROOT::RNTuple": PageReader}
+METADATA_BUFFER = 256 * 1024
+"""Bytes asked for at a time while uproot reads a remote file's header and list of baskets."""
+_TYPES = {
+    "run": np.int64,
+    "luminosity_block": np.int64,
+    "event": np.uint64,
+    "muon_charge": np.int32,
+    "electron_charge": np.int32,
+}
+"""Types of the fields of `Leptons` that are not float32."""
+
+
+def open_survivors(
+    location: str | Path,
+    columns: Columns,
+    *,
+    tree: str = "Events",
+    enough: Enough = four_leptons,
+    checked: bool = True,
+    remote: RemoteFile | None = None,
+) -> BasketReader | PageReader:
+    """Open ``tree`` of a file for reading its survivors; ``remote`` reads the file if it is not local.
+
+    Raises
+    ------
+    KeyError
+        If the tree or a branch does not exist.
+    UnexpectedFormError
+        If a branch or field is not plain.
+    DamagedFileError
+        If the table of baskets contradicts itself.
+    """
+    import uproot
+
+    what = location if remote is None else io.BufferedReader(remote, METADATA_BUFFER)
+    with uproot.open(what, array_cache=None, object_cache=None) as opened:
+        found = opened[tree]
+        reader = _READERS.get(found.classname)
+        if reader is None:
+            raise UnexpectedFormError(f"{tree} in {location} is a {found.classname}, neither TTree nor RNTuple")
+        source: ByteSource = LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread)
+        try:
+            return reader(found, source, columns, enough=enough, checked=checked)
+        except BaseException:
+            source.close()
+            raise
+
+
+def columns_for(branches: Mapping[str, str]) -> Columns:
+    """Return the `Columns` behind a table of `Leptons` fields and their branches, such as `events.BRANCHES`."""
+    counters = {branches[f"{flavour}_offsets"] for flavour in ("muon", "electron")}
+    chosen = {
+        flavour: tuple(b for f, b in branches.items() if f.startswith(f"{flavour}_") and b not in counters)
+        for flavour in ("muon", "electron")
+    }
+    return Columns(
+        muon_counter=branches["muon_offsets"],
+        electron_counter=branches["electron_offsets"],
+        flat=tuple(b for f, b in branches.items() if not f.startswith(("muon_", "electron_"))),
+        muons=chosen["muon"],
+        electrons=chosen["electron"],
+    )
+
+
+def to_leptons(survivors: Survivors, branches: Mapping[str, str]) -> Leptons:
+    """Return the survivors as `Leptons`, for `kernel.select`; fields without a branch are None."""
+    fields: dict[str, Any] = dict.fromkeys(Leptons._fields)
+    for name, branch in branches.items():
+        if branch in survivors.columns:
+            fields[name] = survivors.columns[branch].astype(_TYPES.get(name, np.float32), copy=False)
+    fields |= {"muon_offsets": survivors.muon_offsets, "electron_offsets": survivors.electron_offsets}
+    return Leptons(**fields)

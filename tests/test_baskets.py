@@ -1,0 +1,409 @@
+"""The fast reader of TTrees finds what plain uproot finds, and never anything else."""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import uproot
+from basket_files import CODECS, COLUMNS, Events, plainly, same, write_tree
+from http_server import FileServer
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from higgsnb import baskets
+from higgsnb.baskets import BasketReader, Columns, Survivors
+from higgsnb.blocks import DamagedFileError, RemoteBlocks, UnexpectedFormError
+from higgsnb.files import RemoteFile
+from higgsnb.survivors import open_survivors
+
+DATA = Path(__file__).parent / "data"
+ROOT_FILES = ("embedded.root", "generated-offsets.root", "unaligned.root")
+"""The same 600 events as ROOT writes them in different ways; uproot cannot read the second."""
+READABLE = DATA / "unaligned.root"
+
+
+def read(
+    path: Path, start: int = 0, stop: int | None = None, *, checked: bool = True, columns: Columns = COLUMNS
+) -> Survivors:
+    with open_survivors(path, columns, checked=checked) as reader:
+        return reader.read(start, stop)
+
+
+# --- The same as uproot
+
+
+layouts = st.lists(st.integers(0, 40), min_size=1, max_size=6)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    layout=layouts,
+    most=st.integers(0, 6),
+    codec=st.sampled_from(sorted(CODECS)),
+    window=st.integers(1, 100),
+    checked=st.booleans(),
+    bounds=st.tuples(st.integers(0, 240), st.integers(0, 240)),
+)
+def test_fast_reader_equals_uproot(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    layout: list[int],
+    most: int,
+    codec: str,
+    window: int,
+    checked: bool,
+    bounds: tuple[int, int],
+) -> None:
+    monkeypatch.setattr(baskets, "WINDOW", window)
+    monkeypatch.setattr(baskets, "WIDEST_WINDOW", 2 * window)
+    n = sum(layout)
+    path = write_tree(tmp_path / "events.root", Events.random(n, seed=n, most=most), codec=codec, baskets=layout)
+    start, stop = sorted(min(bound, n) for bound in bounds)
+    found = read(path, start, stop, checked=checked)
+    assert same(found, plainly(path, start, stop))
+    assert found.n_read == stop - start
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    window=st.integers(1, 700),
+    bounds=st.tuples(st.integers(0, 600), st.integers(0, 600)),
+    name=st.sampled_from(ROOT_FILES),
+)
+def test_unaligned_baskets_of_root_equal_uproot(
+    monkeypatch: pytest.MonkeyPatch, window: int, bounds: tuple[int, int], name: str
+) -> None:
+    monkeypatch.setattr(baskets, "WINDOW", window)
+    start, stop = sorted(bounds)
+    assert same(read(DATA / name, start, stop), plainly(READABLE, start, stop))
+
+
+def test_root_files_cover_offsets_left_out_and_baskets_in_the_header() -> None:
+    def shape(name: str) -> tuple[bool, bool]:
+        with uproot.open(DATA / name) as file:
+            branch = file["Events"]["Muon_pt"]
+            edges = {tuple(file["Events"][b].entry_offsets) for b in COLUMNS.names}
+            return len(edges) > 1 and branch.basket(0).byte_offsets is None, bool(branch.embedded_baskets)
+
+    assert shape("unaligned.root") == (False, False)
+    assert shape("generated-offsets.root") == (True, False)
+    assert shape("embedded.root") == (False, True)
+
+
+def test_each_basket_is_decoded_once_whatever_the_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: Counter[tuple[str, int]] = Counter()
+    original = baskets._Work._stored
+
+    def count(work: baskets._Work, branch: baskets.BranchBaskets, index: int, size: int) -> object:
+        decoded[branch.name, index] += 1
+        return original(work, branch, index, size)
+
+    monkeypatch.setattr(baskets._Work, "_stored", count)
+    monkeypatch.setattr(baskets, "WINDOW", 17)
+    with open_survivors(DATA / "unaligned.root", COLUMNS) as reader:
+        for _ in reader.windows():
+            pass
+    assert set(decoded.values()) == {1}
+    assert {name for name, _ in decoded} == set(COLUMNS.names)
+
+
+@pytest.mark.parametrize("codec", sorted(CODECS))
+def test_long_baskets_are_inflated_only_as_far_as_needed(tmp_path: Path, codec: str) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(60_000), codec=codec)
+    assert same(read(path, checked=False), plainly(path))
+
+
+def test_a_basket_of_several_blocks_equals_uproot(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(2_400_000, most=3), codec="LZ4")
+    with uproot.open(path) as file:
+        assert len(file["Events"]["event"].basket(0).block_compression_info) == 2
+    assert same(read(path, 1_000_000, 2_400_000), plainly(path, 1_000_000, 2_400_000))
+
+
+@pytest.mark.parametrize("n", [0, 1])
+def test_tree_of_no_event_or_one_is_legal(tmp_path: Path, n: int) -> None:
+    events = Events(np.full(n, 4), np.zeros(n, np.int64))
+    found = read(write_tree(tmp_path / "events.root", events))
+    assert (found.n_read, len(found.entries), len(found.columns["Muon_pt"])) == (n, n, 4 * n)
+    assert found.columns["run"].dtype == np.int32
+
+
+def test_windows_join_to_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(100), baskets=[30, 30, 40])
+    monkeypatch.setattr(baskets, "WINDOW", 30)
+    with open_survivors(path, COLUMNS) as reader:
+        parts = list(reader.windows())
+        whole = reader.read()
+    assert [part.n_read for part in parts] == [30, 30, 40], "windows end where baskets end"
+    assert np.array_equal(np.concatenate([part.entries for part in parts]), whole.entries)
+    assert same(whole, plainly(path))
+
+
+def test_threads_can_share_a_reader(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(3000), codec="ZSTD", baskets=[300] * 10)
+    bounds = [(start, start + 250) for start in range(0, 3000, 250)]
+    with open_survivors(path, COLUMNS) as reader, ThreadPoolExecutor(4) as pool:
+        for (start, stop), found in zip(bounds, pool.map(lambda b: reader.read(*b), bounds), strict=True):
+            assert same(found, plainly(path, start, stop))
+
+
+def test_caller_decides_which_events_have_enough(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(200))
+    with open_survivors(path, COLUMNS, enough=lambda muons, electrons: muons + electrons == 3) as reader:
+        found = reader.read()
+    assert set(np.diff(found.muon_offsets) + np.diff(found.electron_offsets)) == {3}
+
+
+# --- What is not the plain form
+
+
+@pytest.mark.parametrize(
+    ("columns", "match"),
+    [
+        (Columns("nMuon", "nElectron", ("vector",), (), ()), "vector is a TBranchElement"),
+        (Columns("nMuon", "nElectron", (), ("Electron_pt",), ()), "counted by nElectron, not by nMuon"),
+        (Columns("nMuon", "nElectron", ("Muon_pt",), (), ()), "counted by nMuon, not by None"),
+    ],
+)
+def test_another_form_is_refused_for_uproot_to_read(columns: Columns, match: str) -> None:
+    with pytest.raises(UnexpectedFormError, match=match):
+        open_survivors(DATA / "unaligned.root", columns)
+
+
+def test_several_numbers_per_leaf_are_refused(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "events.root") as file:
+        tree = file.mktree("Events", {"nMuon": "int32", "nElectron": "int32", "pair": np.dtype((np.float32, (2,)))})
+        tree.extend({"nMuon": np.arange(3), "nElectron": np.arange(3), "pair": np.ones((3, 2), np.float32)})
+    with pytest.raises(UnexpectedFormError, match="pair has a TLeafF of 2 elements"):
+        open_survivors(tmp_path / "events.root", Columns("nMuon", "nElectron", ("pair",), (), ()))
+
+
+def test_missing_branch_is_named(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(5))
+    with pytest.raises(KeyError, match="Muon_isolation"):
+        open_survivors(path, Columns("nMuon", "nElectron", (), ("Muon_isolation",), ()))
+
+
+def test_something_else_than_a_tree_is_refused(tmp_path: Path) -> None:
+    with uproot.recreate(tmp_path / "events.root") as file:
+        file["Events"] = np.histogram([1.0], 2)
+    with pytest.raises(UnexpectedFormError, match="TH1D, neither TTree nor RNTuple"):
+        open_survivors(tmp_path / "events.root", COLUMNS)
+
+
+# --- Integrity
+
+
+@pytest.mark.parametrize(
+    ("codec", "verified"), [("ZLIB", True), ("LZ4", True), ("LZMA", True), ("ZSTD", False), ("none", False)]
+)
+def test_notes_say_what_was_verified(tmp_path: Path, codec: str, verified: bool) -> None:
+    events = Events.random(60_000)
+    notes = read(write_tree(tmp_path / "events.root", events, codec=codec)).notes
+    assert codec in notes.codecs
+    assert notes.verified == (verified and notes.codecs == {codec})
+
+
+@pytest.mark.parametrize(("codec", "verified"), [("ZLIB", False), ("LZ4", True), ("LZMA", False)])
+def test_unchecked_reading_says_so(tmp_path: Path, codec: str, verified: bool) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(60_000), codec=codec)
+    assert read(path, checked=False).notes.verified == verified
+
+
+def flipped(data: bytes, rng: np.random.Generator) -> bytes:
+    """The same bytes with one bit flipped."""
+    bit = int(rng.integers(8 * len(data)))
+    changed = bytearray(data)
+    changed[bit // 8] ^= 1 << bit % 8
+    return bytes(changed)
+
+
+def outcomes(path: Path, n_flips: int, seed: int = 1) -> Counter[str]:
+    """What becomes of single flipped bits anywhere in a file, see `judge_flips`.
+
+    In a process of its own: uproot remembers the classes that a damaged file describes, and a wrong length can ask for
+    any amount of memory.
+    """
+    command = [sys.executable, __file__, str(path), str(n_flips), str(seed)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return Counter(json.loads(done.stdout))
+
+
+def judge_flips(path: Path, n_flips: int, seed: int) -> Counter[str]:
+    """Caught, without effect, wrong but marked as not verified, or silently wrong; of what uproot reads, its answer."""
+    expected = plainly(path)
+    data = path.read_bytes()
+    rng = np.random.default_rng(seed)
+    bad = path.with_suffix(".bad.root")
+    found: Counter[str] = Counter()
+    for _ in range(n_flips):
+        bad.write_bytes(flipped(data, rng))
+        try:
+            result = read(bad)
+        except UnexpectedFormError:
+            found[_by_uproot(bad, expected)] += 1
+        except Exception:  # noqa: BLE001 - uproot raises whatever the damage to its metadata leads to
+            found["caught"] += 1
+        else:
+            wrong = "silent" if result.notes.verified else "marked"
+            found["no effect" if same(result, expected) else wrong] += 1
+    return found
+
+
+def _by_uproot(path: Path, expected: dict[str, np.ndarray]) -> str:
+    try:
+        found = plainly(path)
+    except Exception:  # noqa: BLE001 - see above
+        return "caught"
+    alike = found.keys() == expected.keys() and all(np.array_equal(found[name], expected[name]) for name in expected)
+    return "no effect" if alike else "silent"
+
+
+@pytest.mark.parametrize("codec", ["ZLIB", "LZ4", "LZMA", "ZSTD", "none"])
+@pytest.mark.parametrize("n_flips", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, codec: str, n_flips: int) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(900), codec=codec, baskets=[300, 600])
+    found = outcomes(path, n_flips)
+    assert found["silent"] == 0, found
+    if codec in ("ZLIB", "LZ4", "LZMA"):
+        assert found["marked"] == 0, found
+        assert found["caught"] > n_flips / 4, found
+
+
+@pytest.mark.parametrize("codec", ["ZLIB", "LZ4", "ZSTD", "LZMA", "none"])
+def test_truncated_file_never_gives_events(tmp_path: Path, codec: str) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(300), codec=codec, baskets=[100, 200])
+    data = path.read_bytes()
+    bad = tmp_path / "bad.root"
+    with uproot.open(path) as file:
+        seek, size = (file["Events"]["event"].member(f"fBasket{name}")[1] for name in ("Seek", "Bytes"))
+    with open_survivors(path, COLUMNS) as reader:
+        for end in (seek, seek + 20, seek + size - 1):
+            bad.write_bytes(data[:end])
+            reader._source.close()
+            reader._source = baskets_source(bad)
+            with pytest.raises(DamagedFileError, match=r"ends .* bytes before"):
+                reader.read()
+
+
+def baskets_source(path: Path) -> object:
+    from higgsnb.blocks import LocalBlocks
+
+    return LocalBlocks(path)
+
+
+def test_damage_names_file_basket_and_remedy(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(900), baskets=[300, 600])
+    with uproot.open(path) as file:
+        seek = int(file["Events"]["Muon_pt"].member("fBasketSeek")[1])
+    data = bytearray(path.read_bytes())
+    data[seek + 200] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(
+        DamagedFileError, match=r"events.root: basket 1 of branch Muon_pt is damaged .*; fetch the file again"
+    ):
+        read(path)
+
+
+def test_counters_that_disagree_with_content_are_damage(tmp_path: Path) -> None:
+    path = write_tree(tmp_path / "events.root", Events.random(50), codec="none")
+    with uproot.open(path) as file:
+        seek = int(file["Events"]["nMuon"].member("fBasketSeek")[0])
+        key = file["Events"]["nMuon"].basket(0).member("fKeylen")
+    data = bytearray(path.read_bytes())
+    data[seek + key + 3] += 1  # one muon more in the first event; an uncompressed basket has no checksum
+    path.write_bytes(data)
+    with pytest.raises(DamagedFileError, match=r"basket 0 of branch Muon_pt is damaged .*bytes, expected"):
+        read(path)
+
+
+# --- Remote files
+
+
+@pytest.mark.parametrize("name", ROOT_FILES)
+def test_remote_file_equals_local_in_few_requests(http_server: FileServer, name: str) -> None:
+    url = http_server.add(f"/{name}", (DATA / name).read_bytes())
+    asked: list[tuple[int, int]] = []
+
+    remote = RemoteFile(url, (DATA / name).stat().st_size)
+
+    def pread(offset: int, size: int) -> bytes:
+        asked.append((offset, size))
+        return remote.pread(offset, size)
+
+    with uproot.open(DATA / name) as file, BasketReader(file["Events"], RemoteBlocks(url, pread), COLUMNS) as reader:
+        found = reader.read()
+    assert same(found, plainly(READABLE))
+    assert len(asked) <= 3
+
+
+def test_remote_windows_ask_for_nothing_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = (DATA / "unaligned.root").read_bytes()
+    asked: list[tuple[int, int]] = []
+
+    def pread(offset: int, size: int) -> bytes:
+        asked.append((offset, size))
+        return data[offset : offset + size]
+
+    monkeypatch.setattr(baskets, "WINDOW", 50)
+    with uproot.open(DATA / "unaligned.root") as file:
+        source = RemoteBlocks("memory", pread, gap=0)
+        with BasketReader(file["Events"], source, COLUMNS) as reader:
+            found = reader.read()
+    assert same(found, plainly(DATA / "unaligned.root"))
+    bytes_asked = [byte for offset, size in asked for byte in range(offset, offset + size)]
+    assert len(bytes_asked) == len(set(bytes_asked))
+
+
+def test_short_answer_is_an_error() -> None:
+    with (
+        uproot.open(DATA / "unaligned.root") as file,
+        BasketReader(file["Events"], RemoteBlocks("memory", lambda _, size: bytes(size - 1)), COLUMNS) as reader,
+        pytest.raises(DamagedFileError, match=r"memory: gave .* bytes instead of"),
+    ):
+        reader.read()
+
+
+# --- Memory
+
+_PEAK = """
+import resource, sys
+from basket_files import COLUMNS
+from higgsnb.files import RemoteFile
+from higgsnb.survivors import open_survivors
+with open_survivors(sys.argv[1], COLUMNS) as reader:
+    n = sum(part.n_read for part in reader.windows())
+print(n, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+"""
+
+
+def peak(path: Path) -> tuple[int, int]:
+    """Events read and peak memory in kB of a fresh process."""
+    done = subprocess.run(
+        [sys.executable, "-c", _PEAK, str(path)], check=True, capture_output=True, text=True, cwd=Path(__file__).parent
+    )
+    n, rss = done.stdout.split()
+    return int(n), int(rss)
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    one, eight = (Events.random(n, most=2) for n in (400_000, 3_200_000))
+    small = write_tree(tmp_path / "one.root", one, codec="LZ4", baskets=[50_000] * 8)
+    large = write_tree(tmp_path / "eight.root", eight, codec="LZ4", baskets=[50_000] * 64)
+    (n_small, rss_small), (n_large, rss_large) = peak(small), peak(large)
+    assert n_large == 8 * n_small
+    assert rss_large < 1.05 * rss_small
+
+
+if __name__ == "__main__":
+    resource.setrlimit(resource.RLIMIT_AS, (4 * 2**30, 4 * 2**30))
+    sys.stdout.write(json.dumps(judge_flips(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
