@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
-
 import nox
 
 nox.needs_version = ">=2024.10"
@@ -28,6 +25,13 @@ def tests(session: nox.Session) -> None:
     """Run the tests; arguments after ``--`` go to pytest."""
     session.install("-e", ".[test]")
     session.run("pytest", *(session.posargs or ["tests"]))
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take minutes."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-m", "slow", *(session.posargs or ["tests"]))
 
 
 @nox.session
@@ -55,8 +59,6 @@ def minimums(session: nox.Session) -> None:
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; arguments after ``--`` choose among them."""
     session.install("-e", ".")
-    chosen = session.posargs or sorted(os.fspath(path) for path in Path("benchmarks").glob("bench_*.py"))
-    if not chosen:
-        session.skip("benchmarks/ holds no bench_*.py")
+    chosen = session.posargs or ["benchmarks/throughput.py", "benchmarks/pipeline.py"]
     for script in chosen:
         session.run("python", script)

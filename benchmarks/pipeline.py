@@ -1,0 +1,173 @@
+"""The bars around the kernel: whole pipeline against bare kernel, memory, merging, starting.
+
+python benchmarks/pipeline.py --json pipeline.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from inputs import make
+
+PASSES = 5
+
+
+@dataclass(frozen=True)
+class Row:
+    """One bar: what was measured, the most it may be, and its unit."""
+
+    bar: str
+    value: float
+    most: float
+    unit: str
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bar was reached."""
+        return self.value <= self.most
+
+
+def cpu_of(work: Callable[[], object]) -> float:
+    """Median CPU seconds of a warm call."""
+    work()
+    seconds = []
+    for _ in range(PASSES):
+        before = time.process_time()
+        work()
+        seconds.append(time.process_time() - before)
+    return statistics.median(seconds)
+
+
+def pipeline(folder: Path, events: int) -> list[Row]:
+    """Read, select, fill, add up and sum: `engine.run` on one worker against reader and kernel alone."""
+    from higgsnb import engine, kernel, selection, survivors
+    from higgsnb.datasets import Campaign, Dataset, File
+    from higgsnb.events import BRANCHES
+
+    path = make(folder, events, codec="zlib", layout="large")
+    dataset = Dataset("data", "data", "DoubleMu", files=(File(str(path)),))
+    campaign = Campaign("bench", "Benchmark", "outreach", 1.0, 0.0, 8.0, "open2012", (dataset,))
+    chosen = selection.load("open2012")
+    columns = survivors.columns_for(BRANCHES)
+
+    def bare() -> None:
+        with survivors.open_survivors(str(path), columns, checked=True) as reader:
+            for start in range(0, reader.n_entries, engine.CHUNK_EVENTS):
+                part = reader.read(start, start + engine.CHUNK_EVENTS)
+                kernel.select(survivors.to_leptons(part, BRANCHES), chosen)
+
+    def whole() -> None:
+        (*_, last) = engine.run(campaign, chosen, workers=1)
+        if last.failed:
+            raise RuntimeError(str(last.failed))
+        last.histograms  # noqa: B018 - they are made when asked for
+
+    ours, least = cpu_of(whole), cpu_of(bare)
+    return [Row("whole pipeline over bare kernel path", ours / least, 1.10, "times")]
+
+
+_READ = """
+import sys
+from pathlib import Path
+from higgsnb import kernel, selection, survivors
+from higgsnb.events import BRANCHES
+chosen = selection.load("open2012")
+with survivors.open_survivors(sys.argv[1], survivors.columns_for(BRANCHES), checked=False) as reader:
+    for part in reader.windows():
+        kernel.select(survivors.to_leptons(part, BRANCHES), chosen)
+print(next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM")) / 1024)
+"""
+"""VmHWM, as ru_maxrss begins with that of the process it was forked from."""
+
+
+def memory(folder: Path, events: int) -> list[Row]:
+    """Peak memory of a process that reads and selects a file, and one of eight times the events, in both layouts."""
+    rows = []
+    for layout in ("large", "small"):
+        paths = [make(folder, n, codec="zlib", layout=layout) for n in (events, 8 * events)]
+        one, eight = (_peak(path) for path in paths)
+        rows.append(Row(f"peak memory, {layout} baskets", eight, 300.0, "MB"))
+        rows.append(Row(f"growth from 1 to 8 times the events, {layout} baskets", 100 * (eight / one - 1), 5.0, "%"))
+    return rows
+
+
+def _peak(path: Path) -> float:
+    """Peak memory in MB of a fresh process; the first one compiles the kernel, so the median of three."""
+    run = [sys.executable, "-c", _READ, str(path)]
+    return statistics.median(float(subprocess.run(run, check=True, capture_output=True).stdout) for _ in range(3))
+
+
+def merging(folder: Path, events: int) -> list[Row]:
+    """Add up the partial results of 26,920 files."""
+    from higgsnb import analysis, selection
+    from higgsnb.datasets import Chunk, File
+
+    path = make(folder, events, codec="zlib", layout="large")
+    chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
+    tally = analysis.analyse(chunk, selection.load("open2012"))
+    tallies = [replace(tally, units={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(26_920)]
+    before = time.perf_counter()
+    total = analysis.merge(tallies)
+    seconds = time.perf_counter() - before
+    if len(total.units) != 26_920:
+        raise RuntimeError("the merged result lacks files")
+    return [Row("merge 26,920 partial results", seconds, 0.3, "s")]
+
+
+def starting(folder: Path, events: int) -> list[Row]:
+    """Import, and the first result of the simulated campaign with nothing cached."""
+    imports = [_seconds(["-c", "import higgsnb"]) - _seconds(["-c", "pass"]) for _ in range(7)]
+    with tempfile.TemporaryDirectory() as empty:
+        caches = {"HIGGSNB_CACHE": f"{empty}/cache", "NUMBA_CACHE_DIR": f"{empty}/numba"}
+        first = _seconds(["-m", "higgsnb", "run", "--out", f"{empty}/result", "--quiet"], caches)
+    return [
+        Row("import higgsnb", statistics.median(imports), 0.3, "s"),
+        Row("`higgsnb run` on toy, cold, no numba cache", first, 20.0, "s"),
+    ]
+
+
+def _seconds(arguments: list[str], variables: dict[str, str] | None = None) -> float:
+    """Wall seconds of a Python process."""
+    before = time.perf_counter()
+    subprocess.run([sys.executable, *arguments], check=True, env=os.environ | (variables or {}), capture_output=True)
+    return time.perf_counter() - before
+
+
+SECTIONS = {"pipeline": pipeline, "memory": memory, "merging": merging, "starting": starting}
+
+
+def main() -> None:
+    """Run the sections asked for."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("sections", nargs="*", choices=[*SECTIONS, []], default=[])
+    parser.add_argument("--events", type=int, default=1_000_000)
+    parser.add_argument("--folder", type=Path, default=Path(__file__).parent / "build" / "inputs")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    rows: list[dict[str, Any]] = []
+    for name in options.sections or SECTIONS:
+        for row in SECTIONS[name](options.folder, options.events):
+            verdict = "ok" if row.reached else "MISSED"
+            print(f"{row.bar[:58]:58s} {row.value:8.3f} {row.unit:5s} (at most {row.most:g}) {verdict}", flush=True)
+            rows.append(
+                {"bar": row.bar, "value": row.value, "most": row.most, "unit": row.unit, "reached": row.reached}
+            )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n")
+    if not all(row["reached"] for row in rows):
+        raise SystemExit("a bar was missed")
+
+
+if __name__ == "__main__":
+    main()
