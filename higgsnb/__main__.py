@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
 
-COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE = 0, 1, 2, 3
+COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 
 
 class Commands(click.Group):
@@ -31,19 +32,28 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nhiggsnb: interrupted; nothing was written", err=True)
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)  # a thread may be waiting for a server that does not answer
         except (click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
             click.echo(f"higgsnb: {_shortened(error)}", err=True)
-            ctx.exit(BAD_USAGE if isinstance(error, (ValueError, OSError, RuntimeError)) else UNEXPECTED)
+            ctx.exit(BAD_USAGE if _is_expected(error) else UNEXPECTED)
+
+
+def _is_expected(error: Exception) -> bool:
+    """Whether an error tells of bad input, and not of a fault in this package."""
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "FileError"
 
 
 def _shortened(error: Exception) -> str:
     """Return at most three lines of an error; an unexpected one names its type and how to see more."""
     lines = [line for line in str(error).splitlines() if line.strip()][:3]
-    if isinstance(error, (ValueError, OSError, RuntimeError)) and lines:
+    if _is_expected(error) and lines:
         return "\n".join(lines)
     what = f"unexpected {type(error).__name__}: {' '.join(lines)}"
     return f"{what}\nRun `higgsnb --debug …` to see where, and please report it."
@@ -90,27 +100,37 @@ fraction_option = click.option(
     help="Stop at a bad file, or go on and list it.",
 )
 @chunk_option
+@click.option(
+    "--skim", is_flag=True, help="Keep the leptons of surviving events in the cache: other cuts then run fast."
+)
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no table; errors only.")
 @click.pass_context
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
-    workers: int | None, on_error: str, chunk_events: int | None, quiet: bool,
+    workers: int | None, on_error: str, chunk_events: int | None, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import engine, results
+    from higgsnb import engine, files, kernel, results
 
     campaign, selection = _load(name, selection_name)
     folder = Path("results") / campaign.name if out is None else out
-    _check_folder(folder)
+    results.prepare(folder)
     if not quiet:
         click.echo(f"{campaign.title}\nselection {selection.name}: {selection.title}", err=True)
+        if not kernel.is_compiled():
+            click.echo("compiling the selection for this machine: once, about ten seconds", err=True)
     clock = _Clock()
     partial_results = engine.run(
-        campaign, selection, chunk_events=chunk_events, fraction=fraction, workers=workers, on_error=on_error
-    )
+        campaign, selection, chunk_events=chunk_events, fraction=fraction, workers=workers, on_error=on_error,
+        skims_folder=files.cache_folder() / "skims" if skim else None,
+    )  # fmt: skip
     result = _last(partial_results, quiet=quiet)
     written = results.write(result, folder, run=clock.record(workers or engine.available_cores()))
-    _report(result, written, quiet=quiet)
+    try:
+        _report(result, written, quiet=quiet)
+        sys.stdout.flush()
+    except OSError:  # whoever read our output has gone; the result is written, and its exit code counts
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ctx.exit(COMPLETE if result.complete else INCOMPLETE)
 
 
@@ -120,17 +140,6 @@ def _load(name: str, selection_name: str | None) -> tuple[Campaign, Selection]:
 
     campaign = datasets.load(name)
     return campaign, selection.load(selection_name or campaign.selection)
-
-
-def _check_folder(folder: Path) -> None:
-    """Find out before the work whether the result can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".higgsnb"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}\nName another directory with --out.") from error
 
 
 class _Clock:
@@ -181,6 +190,8 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
         return
     for line in _tables(result):
         click.echo(line)
+    for name, columns in result.not_applied.items():
+        click.echo(f"note: {name} has no {', '.join(columns)}; cuts on them are not applied")
     for url in result.empty_files:
         click.echo(f"note: {url} holds no events")
     click.echo(f"{'simulated collisions; ' if result.simulated else ''}{_coverage_line(result)}")
@@ -332,7 +343,7 @@ def _fetch_one(file: Any, *, quiet: bool) -> bool:
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,
                 progress=lambda done, total: _advance(bar, done, total),
             )  # fmt: skip
-        except OSError as error:
+        except (OSError, ValueError) as error:
             click.echo(f"higgsnb: {_shortened(error)}", err=True)
             return False
     if not quiet:

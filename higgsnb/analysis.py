@@ -17,13 +17,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import events, histograms, luminosity, provenance
+from higgsnb import events, histograms, luminosity, provenance, skims
 from higgsnb.kernel import select
 from higgsnb.selection import (
     CHANNELS,
     CUT_NAMES,
+    FOUR_ELECTRONS,
+    FOUR_MUONS,
     MUON,
     QUANTITIES,
+    TWO_EACH,
     Candidates,
     Cut,
     Leptons,
@@ -32,10 +35,12 @@ from higgsnb.selection import (
 )
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import hist
 
     from higgsnb.datasets import Campaign, Chunk, Dataset
-    from higgsnb.events import FileInfo
+    from higgsnb.events import FileInfo, Read
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -43,8 +48,10 @@ FileKey = tuple[int, int]
 """A file by its place in the catalogue: (index of the dataset, index of the file in it)."""
 
 PB_PER_FB = 1000.0
-CHANNEL_STREAMS = {"4mu": ("DoubleMu",), "4e": ("DoubleElectron",), "2e2mu": ("DoubleMu", "DoubleElectron")}
-"""Streams of data that feed a channel, for the luminosity of a partial result."""
+STREAM_ORDER = ("DoubleMu", "DoubleElectron")
+"""Precedence of streams where a campaign states none."""
+CHANNEL_STREAMS = {FOUR_MUONS: {"DoubleMu"}, FOUR_ELECTRONS: {"DoubleElectron"}, TWO_EACH: set(STREAM_ORDER)}
+"""Which of these streams hold events of a channel at all."""
 
 
 class Table(NamedTuple):
@@ -95,6 +102,7 @@ class Tally:
     unusable: Mapping[int, Integers] = field(default_factory=dict)
     masked: Mapping[int, int] = field(default_factory=dict)
     not_applied: Mapping[int, frozenset[str]] = field(default_factory=dict)
+    readers: Mapping[FileKey, frozenset[tuple[str, str]]] = field(default_factory=dict)
     blocks: tuple[Table, ...] = ()
 
     def __add__(self, other: Tally) -> Tally:
@@ -117,6 +125,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     units: dict[FileKey, list[tuple[int, int]]] = defaultdict(list)
     sums: tuple[dict[int, Any], ...] = ({}, {}, {}, {})
     not_applied: dict[int, frozenset[str]] = {}
+    readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
     blocks: list[Table] = []
     for tally in tallies:
         for key, ranges in tally.units.items():
@@ -125,10 +134,12 @@ def merge(tallies: Iterable[Tally]) -> Tally:
             _add_into(total, part)
         for dataset, names in tally.not_applied.items():
             not_applied[dataset] = not_applied.get(dataset, frozenset()) | names
+        for key, found in tally.readers.items():
+            readers[key] = readers.get(key, frozenset()) | found
         blocks.extend(tally.blocks)
     joined = {key: _join(key, units[key]) for key in sorted(units)}
     counts, cutflow, unusable, masked = ({key: total[key] for key in sorted(total)} for total in sums)
-    return Tally(joined, counts, cutflow, unusable, masked, not_applied, tuple(blocks))
+    return Tally(joined, counts, cutflow, unusable, masked, not_applied, readers, tuple(blocks))
 
 
 def _add_into(total: dict[int, Any], part: Mapping[int, Any]) -> None:
@@ -160,7 +171,7 @@ def _join(key: FileKey, ranges: list[tuple[int, int]]) -> tuple[tuple[int, int],
 # --- One chunk -----------------------------------------------------------------------------------------------
 
 
-def analyse(chunk: Chunk, selection: Selection) -> Tally:
+def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = None) -> Tally:
     """Read a chunk of events, select, and count.
 
     Parameters
@@ -169,6 +180,8 @@ def analyse(chunk: Chunk, selection: Selection) -> Tally:
         Which entries of which file.
     selection
         What to keep.
+    skims_folder
+        Where skims are kept, see `skims`; None: none are read or made.
 
     Returns
     -------
@@ -178,32 +191,35 @@ def analyse(chunk: Chunk, selection: Selection) -> Tally:
     Raises
     ------
     FileNotFoundError, UnreadableError, SchemaError
-        See `events.read_leptons`.
+        See `events.inspect`.
     """
-    leptons = events.read_leptons(chunk)
-    certified = _certified(leptons, chunk.golden_json)
-    masked = leptons.n_events - len(certified)
-    if masked:
-        leptons = _keep(leptons, certified)
-    candidates = select(leptons, selection, chunk.stream)
-    table = _table(chunk, leptons, candidates, certified)
-    index = chunk.dataset_index
+    if chunk.schema == "nanoaod" and not chunk.is_data:
+        events.check_weights(chunk)
+    read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
+    read, n_events = _certified(read, chunk)
+    candidates = select(read.leptons, selection, chunk.stream)
+    candidates.cutflow[list(selection.channels(chunk.stream)), Cut.ALL] += n_events - read.leptons.n_events
+    table = _table(chunk, read, candidates)
+    index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
     return Tally(
-        units={(index, chunk.file_index): ((chunk.start, chunk.stop),)},
+        units={file: ((chunk.start, chunk.stop),)},
         counts={index: histograms.fill(table.variables)},
         cutflow={index: candidates.cutflow},
         unusable={index: candidates.unusable},
-        masked={index: masked},
-        not_applied={index: frozenset(missing_quantities(leptons))},
+        masked={index: read.n_events - n_events},
+        not_applied={index: frozenset(missing_quantities(read.leptons))},
+        readers={file: frozenset({(read.reader, read.integrity)})},
         blocks=(table,) if len(table.run) else (),
     )
 
 
-def _certified(leptons: Leptons, golden_json: str | None) -> Integers:
-    """Return the indices of the events that lie in certified luminosity sections; without a golden JSON all of them."""
-    if golden_json is None:
-        return np.arange(leptons.n_events)
-    return np.flatnonzero(_mask(golden_json).contains(leptons.run, leptons.luminosity_block))
+def _certified(read: Read, chunk: Chunk) -> tuple[Read, int]:
+    """Return the events in certified luminosity sections, and how many of all events of the chunk are in one."""
+    if chunk.golden_json is None:
+        return read, read.n_events
+    certified = _mask(chunk.golden_json).contains(*events.read_sections(chunk))
+    kept = np.flatnonzero(certified[read.entries - chunk.start])
+    return read._replace(leptons=_keep(read.leptons, kept), entries=read.entries[kept]), int(certified.sum())
 
 
 @lru_cache(maxsize=4)
@@ -226,9 +242,9 @@ def _keep(leptons: Leptons, which: Integers) -> Leptons:
     return Leptons(**columns)
 
 
-def _table(chunk: Chunk, leptons: Leptons, candidates: Candidates, entries: Integers) -> Table:
+def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
     """Return the rows of the selected candidates with all that is stored of them."""
-    n, index = len(candidates.channel), candidates.event_index
+    leptons, n, index = read.leptons, len(candidates.channel), candidates.event_index
     is_muon = candidates.flavour == MUON
     columns = {
         name: _pick(leptons, name, candidates.lepton, is_muon) for name in ("pt", "eta", "phi", "mass", "charge")
@@ -237,7 +253,7 @@ def _table(chunk: Chunk, leptons: Leptons, candidates: Candidates, entries: Inte
     return Table(
         dataset=np.full(n, chunk.dataset_index, np.int16),
         file=np.full(n, chunk.file_index, np.int32),
-        entry=chunk.start + entries[index],
+        entry=read.entries[index],
         run=leptons.run[index],
         luminosity_block=leptons.luminosity_block[index],
         event=leptons.event[index],
@@ -275,15 +291,10 @@ class Failure:
     message: str
 
     def as_dict(self) -> dict[str, str]:
-        """Return the failure as it stands in ``result.json``; the remedy is the last line of the message."""
+        """Return the failure as it stands in ``result.json``; the remedy is what follows the message's first line."""
         first, _, rest = self.message.partition("\n")
-        return {
-            "dataset": self.dataset,
-            "file": self.file,
-            "error": self.error,
-            "message": first,
-            "remedy": rest.strip(),
-        }
+        file = provenance.public_name(self.file)
+        return {"dataset": self.dataset, "file": file, "error": self.error, "message": first, "remedy": rest.strip()}
 
 
 class Coverage(NamedTuple):
@@ -362,22 +373,37 @@ class Result:
 
     @cached_property
     def coverage(self) -> Coverage:
-        """Files, events and luminosity done, and their totals.
-
-        Files of unknown length add to the total of files only.
-        """
-        keys = [(d, f) for d, dataset in enumerate(self.campaign.datasets) for f in range(len(dataset.files))]
+        """Files, events and luminosity done, and their totals; files of unknown length count as the average one."""
+        keys = [key for index in range(len(self.campaign.datasets)) for key in self._keys(index)]
         files = sum(self._is_done(key) for key in keys)
         done = sum(stop - start for ranges in self.tally.units.values() for start, stop in ranges)
-        total = sum(self._entries(key) or 0 for key in keys)
+        total = round(self._total(range(len(self.campaign.datasets))))
         luminosity_fb = self.campaign.luminosity_fb
-        return Coverage((files, len(keys)), (done, total), (luminosity_fb * self._data_fraction(None), luminosity_fb))
+        data = [index for index, dataset in enumerate(self.campaign.datasets) if dataset.is_data]
+        share = self._fraction(data) if data else 1.0
+        return Coverage((files, len(keys)), (done, total), (luminosity_fb * share, luminosity_fb))
+
+    def _keys(self, dataset: int) -> list[FileKey]:
+        """Return the keys of the files of a dataset."""
+        return [(dataset, file) for file in range(len(self.campaign.datasets[dataset].files))]
 
     def _entries(self, key: FileKey) -> int | None:
         """Return the number of entries of a file: as it says itself, else as the catalogue says, else None."""
         if key in self.files:
             return self.files[key].entries
         return self.campaign.datasets[key[0]].files[key[1]].events
+
+    def _total(self, datasets: Iterable[int]) -> float:
+        """Return the number of entries of some datasets; a file of unknown length counts as the average one."""
+        return sum(len(self._keys(index)) * self._average(index) for index in datasets)
+
+    def _average(self, dataset: int) -> float:
+        """Return the mean number of entries of a dataset's files of known length, else of all such files."""
+        for keys in (self._keys(dataset), [key for d in range(len(self.campaign.datasets)) for key in self._keys(d)]):
+            known = [entries for key in keys if (entries := self._entries(key)) is not None]
+            if known:
+                return sum(known) / len(known)
+        return 0.0
 
     def _is_done(self, key: FileKey) -> bool:
         """Whether all entries of a file have been counted."""
@@ -388,32 +414,38 @@ class Result:
             and ranges in (((0, entries),), ((0, 0),) if entries == 0 else ())
         )
 
-    def _data_fraction(self, streams: tuple[str, ...] | None) -> float:
-        """Return which part of the data has been counted, averaged over ``streams`` (None: all data); 1 without data.
-
-        A file's share of the luminosity is taken to be its share of the events of its stream.
-        """
-        present = {dataset.stream for dataset in self.campaign.datasets if dataset.is_data}
-        wanted = [
-            stream for stream in sorted(present, key=str) if streams is None or stream is None or stream in streams
-        ]
-        if not present or not wanted:
-            return 1.0 if not present else self._data_fraction(None)
-        return float(np.mean([self._stream_fraction(stream) for stream in wanted]))
-
-    def _stream_fraction(self, stream: str | None) -> float:
-        """Return which part of the events of one stream has been counted."""
-        mine = [
-            index
-            for index, dataset in enumerate(self.campaign.datasets)
-            if dataset.is_data and dataset.stream == stream
-        ]
-        done = sum(self.tally.events(index) for index in mine)
-        keys = [(index, f) for index in mine for f in range(len(self.campaign.datasets[index].files))]
+    def _fraction(self, datasets: list[int]) -> float:
+        """Return which part of some datasets' events has been counted."""
+        keys = [key for index in datasets for key in self._keys(index)]
         if all(self._is_done(key) for key in keys):
             return 1.0
-        total = sum(self._entries(key) or 0 for key in keys)
-        return done / total if total else 0.0
+        total = self._total(datasets)
+        return sum(self.tally.events(index) for index in datasets) / total if total else 0.0
+
+    @cached_property
+    def luminosity_shares(self) -> dict[str, float]:
+        """Which part of the luminosity has been processed, per channel; 1 in a campaign without data.
+
+        A stream's share of the luminosity is taken to be that of its events. Where a channel is the union of two
+        streams, the one that is further counts: either holds nearly all events of the channel.
+        """
+        return {name: self._luminosity_share(channel) for channel, name in enumerate(CHANNELS)}
+
+    def _luminosity_share(self, channel: int) -> float:
+        """Return the processed part of the luminosity in one channel."""
+        streams: dict[str | None, list[int]] = defaultdict(list)
+        for index, dataset in enumerate(self.campaign.datasets):
+            if dataset.is_data:
+                streams[dataset.stream].append(index)
+        if not streams:
+            return 1.0
+        feeding = [
+            indices
+            for stream, indices in streams.items()
+            if channel in self.selection.channels(stream)
+            and (stream not in STREAM_ORDER or stream in CHANNEL_STREAMS[channel])
+        ]
+        return max((self._fraction(indices) for indices in feeding), default=0.0)
 
     # -- the events
 
@@ -436,7 +468,7 @@ class Result:
 
     def _precedence(self) -> Integers:
         """Return the rank of each dataset for `find_duplicates`, −1 for simulation, which is never compared."""
-        order = self.campaign.stream_precedence
+        order = self.campaign.stream_precedence or STREAM_ORDER
         ranks = [order.index(d.stream) if d.stream in order else len(order) for d in self.campaign.datasets]
         return np.array([r if d.is_data else -1 for r, d in zip(ranks, self.campaign.datasets, strict=True)], np.int64)
 
@@ -527,8 +559,9 @@ class Result:
     def weights(self) -> dict[str, dict[str, float]]:
         """Expected events per counted event, by dataset and channel: 1 for data, L·σ·k / N for simulation.
 
-        L is the luminosity of the data processed so far in that channel, N the number of events processed: a partial
-        result is normalised like a complete one. A simulated dataset of which nothing has been processed is left out.
+        L is the luminosity processed so far in that channel (`luminosity_shares`), N the number of events processed: a
+        partial result is normalised like a complete one. A simulated dataset of which nothing has been processed is
+        left out.
         """
         weights: dict[str, dict[str, float]] = {}
         for index, dataset in enumerate(self.campaign.datasets):
@@ -540,9 +573,7 @@ class Result:
 
     def _weight(self, index: int, dataset: Dataset, channel: str) -> float:
         """Return L·σ·k / N of a simulated dataset in a channel."""
-        luminosity_fb = (dataset.luminosity_fb or self.campaign.luminosity_fb) * self._data_fraction(
-            CHANNEL_STREAMS[channel]
-        )
+        luminosity_fb = (dataset.luminosity_fb or self.campaign.luminosity_fb) * self.luminosity_shares[channel]
         cross_section_fb = (dataset.cross_section_pb or 0.0) * PB_PER_FB
         return luminosity_fb * cross_section_fb * dataset.scale / self.tally.events(index)
 
@@ -597,6 +628,8 @@ class Result:
             "file": provenance.public_name(file.url), "kind": info.kind, "entries": info.entries,
             "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
             "counted": [list(pair) for pair in self.tally.units.get(key, ())],
+            "readers": sorted({reader for reader, _ in self.tally.readers.get(key, ())}),
+            "integrity": sorted({integrity for _, integrity in self.tally.readers.get(key, ())}),
         }  # fmt: skip
 
 

@@ -11,10 +11,14 @@ from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, TypeVar
 
-from higgsnb import datasets, events
+from higgsnb import datasets, events, luminosity
 from higgsnb.analysis import Failure, FileKey, Result, Tally, analyse, merge
+from higgsnb.files import redact
+from higgsnb.selection import STREAM_CHANNELS
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from higgsnb.datasets import Campaign, Chunk
     from higgsnb.events import FileInfo
     from higgsnb.selection import Selection
@@ -56,7 +60,7 @@ class _Run:
         url = dataset.files[key[1]].url
         if self.strict:
             raise FileError(str(error)) from error
-        self.failures.setdefault(key, Failure(dataset.name, url, type(error).__name__, str(error)))
+        self.failures.setdefault(key, Failure(dataset.name, url, type(error).__name__, redact(str(error))))
 
 
 def run(
@@ -67,6 +71,7 @@ def run(
     fraction: float = 1.0,
     workers: int | None = None,
     on_error: str = "report",
+    skims_folder: Path | None = None,
 ) -> Iterator[Result]:
     """Analyse a campaign with all cores of this machine.
 
@@ -83,6 +88,8 @@ def run(
     on_error
         ``"report"``: go on without a file that cannot be read and list it in ``result.failed``; ``"strict"``: raise
         `FileError`.
+    skims_folder
+        Where the leptons of surviving events are kept between runs, see `skims`; None: nowhere.
 
     Yields
     ------
@@ -101,15 +108,27 @@ def run(
     n_workers = available_cores() if workers is None else workers
     if n_workers < 1:
         raise ValueError(f"workers = {n_workers}; expected at least 1")
+    _check_streams(campaign, selection)
+    luminosity.check_inputs(campaign)
     state = _Run(campaign, selection, on_error == "strict")
-    with ThreadPoolExecutor(n_workers, thread_name_prefix="higgsnb") as pool:
-        try:
-            _inspect_files(state, pool, n_workers)
-            chunks = _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
-            yield from _analyse_chunks(state, pool, n_workers, chunks)
-        finally:
-            pool.shutdown(cancel_futures=True)
+    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="higgsnb")
+    try:
+        _inspect_files(state, pool, n_workers)
+        chunks = _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
+        yield from _analyse_chunks(state, pool, n_workers, chunks, skims_folder)
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
     yield state.result()
+
+
+def _check_streams(campaign: Campaign, selection: Selection) -> None:
+    """Complain about data whose stream the selection takes no channel from."""
+    for dataset in campaign.datasets:
+        if dataset.is_data and not selection.channels(dataset.stream):
+            raise ValueError(
+                f"selection {selection.name} takes no channel from stream {dataset.stream!r} of {dataset.name}; "
+                f"it knows {', '.join(STREAM_CHANNELS)}\nUse open2012, which takes all channels from all streams."
+            )
 
 
 def available_cores() -> int:
@@ -139,10 +158,12 @@ def _plan(state: _Run, chunk_events: int, fraction: float) -> list[Chunk]:
     return [chunk for chunk in chunks if (chunk.dataset_index, chunk.file_index) in state.files]
 
 
-def _analyse_chunks(state: _Run, pool: ThreadPoolExecutor, n_workers: int, chunks: list[Chunk]) -> Iterator[Result]:
+def _analyse_chunks(
+    state: _Run, pool: ThreadPoolExecutor, n_workers: int, chunks: list[Chunk], skims_folder: Path | None
+) -> Iterator[Result]:
     """Analyse all chunks; yield the sum at most five times a second."""
     due = time.monotonic() + SECONDS_BETWEEN_RESULTS
-    calls = ((chunk, partial(analyse, chunk, state.selection)) for chunk in chunks)
+    calls = ((chunk, partial(analyse, chunk, state.selection, skims_folder=skims_folder)) for chunk in chunks)
     for chunk, future in _in_flight(pool, calls, 2 * n_workers):
         try:
             state.landed.append(future.result())

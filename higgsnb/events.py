@@ -14,23 +14,30 @@ from __future__ import annotations
 
 import csv
 import difflib
+import io
+import logging
 import re
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import files
+from higgsnb import files, survivors
+from higgsnb.blocks import DamagedFileError, UnexpectedFormError
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
 if TYPE_CHECKING:
+    from higgsnb.baskets import BasketReader
     from higgsnb.datasets import Chunk, File
+    from higgsnb.pages import PageReader
+
+log = logging.getLogger(__name__)
 
 TREE = "Events"
 MASSES = {MUON: 0.1056583755, ELECTRON: 0.00051099895}
@@ -53,6 +60,9 @@ BRANCHES: dict[str, str] = {
     "electron_isolation": "Electron_pfRelIso03_all",
 }
 """The branch behind each column of `Leptons`, the same in ``outreach`` and ``nanoaod``."""
+
+GENERATOR_WEIGHT = "genWeight"
+"""The weight of a simulated event in NanoAOD."""
 
 CSV_COLUMNS = (
     "Run",
@@ -93,8 +103,8 @@ def inspect(file: File, schema: str) -> FileInfo:
     ValueError
         If the number of entries differs from the one in the campaign.
     """
-    source = files.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)
-    info = _inspect_csv(source.location) if schema == "csv" else _inspect_root(source.location)
+    source = _locate(file)
+    info = _inspect_csv(source.location) if schema == "csv" else _inspect_root(source)
     if file.events is not None and info.entries != file.events:
         raise ValueError(
             f"{file.url}: holds {info.entries:,} events, the campaign says {file.events:,}; "
@@ -103,8 +113,52 @@ def inspect(file: File, schema: str) -> FileInfo:
     return info
 
 
+class Read(NamedTuple):
+    """What was read of a chunk: the events that have enough leptons for a channel, and how they were read.
+
+    ``entries`` (n,) int64 are their places in the file; ``n_events`` counts all events of the chunk. ``reader`` is
+    "baskets" or "pages" (the fast readers of TTree and RNTuple), "uproot" (for files of a form these do not know) or
+    "csv". ``integrity`` says which checksums covered the bytes: those of the whole "file", of its "blocks", or "none".
+    """
+
+    leptons: Leptons
+    entries: npt.NDArray[np.int64]
+    n_events: int
+    reader: str
+    integrity: str
+
+
+def read_survivors(chunk: Chunk) -> Read:
+    """Read of one chunk only the events that have enough leptons for a channel.
+
+    Raises
+    ------
+    FileNotFoundError, UnreadableError, SchemaError
+        As `inspect` does.
+    """
+    source = _locate(chunk.file)
+    whole = "file" if source.verified else "none"
+    if chunk.schema == "csv":
+        return _all_events(_read_csv(source.location, chunk.start, chunk.stop), chunk, "csv", whole)
+    try:
+        with _clear_errors(source.location):
+            reader = _reader(source)
+            found = reader.read(chunk.start, chunk.stop)
+    except UnexpectedFormError as error:
+        log.info("%s: read by uproot, as %s", source, error)
+        return _all_events(_read_root(source, chunk.start, chunk.stop), chunk, "uproot", whole)
+    integrity = "file" if source.verified else "blocks" if found.notes.verified else "none"
+    leptons = survivors.to_leptons(found, BRANCHES)
+    return Read(leptons, found.entries, found.n_read, reader.name, integrity)
+
+
+def _all_events(leptons: Leptons, chunk: Chunk, reader: str, integrity: str) -> Read:
+    """Return a read that holds every event of the chunk."""
+    return Read(leptons, np.arange(chunk.start, chunk.start + leptons.n_events), leptons.n_events, reader, integrity)
+
+
 def read_leptons(chunk: Chunk) -> Leptons:
-    """Read one chunk's muons and electrons as flat columns.
+    """Read the muons and electrons of all events of a chunk, through uproot.
 
     Returns
     -------
@@ -117,33 +171,103 @@ def read_leptons(chunk: Chunk) -> Leptons:
     FileNotFoundError, UnreadableError, SchemaError
         As `inspect` does.
     """
-    file = chunk.file
-    source = files.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)
+    source = _locate(chunk.file)
     if chunk.schema == "csv":
         return _read_csv(source.location, chunk.start, chunk.stop)
-    return _read_root(source.location, chunk.start, chunk.stop)
+    return _read_root(source, chunk.start, chunk.stop)
+
+
+def read_sections(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Read run and luminosity block of all events of a chunk, each (n_events,) int64; raises as `read_leptons` does."""
+    source = _locate(chunk.file)
+    if chunk.schema == "csv":
+        leptons = _read_csv(source.location, chunk.start, chunk.stop)
+        return leptons.run, leptons.luminosity_block
+    with _open_tree(source) as tree:
+        run, section = (
+            np.asarray(tree[BRANCHES[name]].array(entry_start=chunk.start, entry_stop=chunk.stop)).astype(np.int64)
+            for name in ("run", "luminosity_block")
+        )
+    return run, section
+
+
+def check_weights(chunk: Chunk) -> None:
+    """Complain about simulation whose events do not all have the same generator weight.
+
+    Raises
+    ------
+    SchemaError
+        If ``genWeight`` differs between events: counting events would then not give the expected number.
+    """
+    source = _locate(chunk.file)
+    with _open_tree(source) as tree:
+        if GENERATOR_WEIGHT not in tree.keys():  # noqa: SIM118 - a tree is no dict
+            return
+        weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
+    other = int(np.count_nonzero(weights != weights[:1])) if len(weights) else 0
+    if other:
+        raise SchemaError(
+            f"{chunk.file.url}: {other} of {len(weights)} events have another {GENERATOR_WEIGHT} than the first; "
+            "weighted simulation is not supported yet\nLeave this dataset out, or use a sample without weights."
+        )
+
+
+def identity(file: File) -> list[Any]:
+    """Return what tells a file from any other: its checksum if verified, else place, size and time of change."""
+    source = _locate(file)
+    if source.verified:
+        return [file.adler32, source.size]
+    return [source.location, source.size] if _is_remote(source) else [source.location, *_identity(source.location)]
+
+
+def _locate(file: File) -> files.Source:
+    """Return where a file can be read."""
+    return files.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)
 
 
 # --- ROOT ----------------------------------------------------------------------------------------------------
 
 
-def _inspect_root(location: str) -> FileInfo:
+def _inspect_root(source: files.Source) -> FileInfo:
     """Check a ROOT file and count its entries."""
-    with _open_tree(location) as tree:
-        check_branches(tree.keys(), tree.typenames() if hasattr(tree, "typenames") else {}, location)
+    with _open_tree(source) as tree:
+        check_branches(tree.keys(), tree.typenames() if hasattr(tree, "typenames") else {}, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
-        size = Path(location).stat().st_size if Path(location).exists() else None
+        size = source.size if _is_remote(source) else Path(source.location).stat().st_size
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
 
 
-def _read_root(location: str, start: int, stop: int) -> Leptons:
+def _read_root(source: files.Source, start: int, stop: int) -> Leptons:
     """Read the entries [start, stop) of a TTree or RNTuple through uproot."""
-    with _open_tree(location) as tree:
+    with _open_tree(source) as tree:
         columns = {
             column: tree[branch].array(entry_start=start, entry_stop=stop) for column, branch in BRANCHES.items()
         }
     offsets = {name: _offsets(columns[f"{name}_offsets"]) for name in ("muon", "electron")}
-    return Leptons(**{column: _flat(column, array, offsets, location) for column, array in columns.items()})
+    return Leptons(**{column: _flat(column, array, offsets, source.location) for column, array in columns.items()})
+
+
+def _reader(source: files.Source) -> BasketReader | PageReader:
+    """Return the fast reader of a file."""
+    if _is_remote(source):
+        return _kept_reader(source.location, source.size or 0, source.verified, None)
+    return _kept_reader(source.location, None, source.verified, _identity(source.location))
+
+
+@lru_cache(maxsize=32)
+def _kept_reader(
+    location: str, remote_size: int | None, verified: bool, _identity: tuple[int, int] | None
+) -> BasketReader | PageReader:
+    """Open a file; it stays open, as opening one of NanoAOD's 1500 branches takes a second. Threads share it."""
+    diagnose(location)
+    remote = None if remote_size is None else files.RemoteFile(location, remote_size)
+    columns = survivors.columns_for(BRANCHES)
+    return survivors.open_survivors(location, columns, tree=TREE, checked=not verified, remote=remote)
+
+
+def _is_remote(source: files.Source) -> bool:
+    """Whether a source is an address and not a path."""
+    return "://" in source.location
 
 
 def _offsets(counter: Any) -> npt.NDArray[np.int64]:
@@ -209,16 +333,27 @@ def _has_type(column: str, typename: str) -> bool:
 
 
 @contextmanager
-def _open_tree(location: str) -> Iterator[Any]:
+def _open_tree(source: files.Source) -> Iterator[Any]:
     """Open the tree of a file; whatever goes wrong with its bytes becomes one clear error."""
     import uproot
 
-    diagnose(location)
+    diagnose(source.location)
+    remote = _is_remote(source)
+    what = io.BufferedReader(files.RemoteFile(source.location, source.size or 0)) if remote else source.location
+    with _clear_errors(source.location), uproot.open(what, object_cache=None, array_cache=None) as directory:
+        _check_tree(directory.keys(recursive=False, cycle=False), source.location)
+        yield directory[TREE]
+
+
+@contextmanager
+def _clear_errors(location: str) -> Iterator[None]:
+    """Turn what damaged bytes lead to into one clear error."""
     try:
-        with uproot.open(location, object_cache=None, array_cache=None) as directory:
-            _check_tree(directory.keys(recursive=False, cycle=False), location)
-            yield directory[TREE]
-    except (SchemaError, UnreadableError, FileNotFoundError, MemoryError):
+        yield
+    except DamagedFileError as error:
+        what, _, remedy = str(error).rpartition("; ")
+        raise UnreadableError(f"{what}\n{remedy[:1].upper()}{remedy[1:]}.") from error
+    except (SchemaError, UnexpectedFormError, OSError, MemoryError):
         raise
     except Exception as error:  # uproot raises whatever the damage leads to: struct.error, zlib.error, IndexError, …
         detail = str(error).strip().splitlines()[0] if str(error).strip() else ""
@@ -234,8 +369,8 @@ def _check_tree(names: Iterable[str], location: str) -> None:
         raise SchemaError(f"{location}: no tree {TREE!r}; it holds {', '.join(sorted(set(names))) or 'nothing'}")
 
 
-def diagnose(location: str) -> None:
-    """Say what is wrong with a local file that is no complete ROOT file, before uproot stumbles over it."""
+def diagnose(location: str, kind: str = "ROOT") -> None:
+    """Say what is wrong with a local file that is no complete ROOT file, before uproot stumbles over it; or no CSV."""
     path = Path(location)
     if "://" in location or not path.is_file():
         return
@@ -244,10 +379,12 @@ def diagnose(location: str) -> None:
         head = stream.read(512)
     if not head:
         raise UnreadableError(f"{location}: is empty (0 bytes); fetch it again")
-    if head.lstrip()[:1] == b"<":
+    if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         raise UnreadableError(
-            f"{location}: is an HTML or XML page, not a ROOT file; the link gave an error page, check it in a browser"
+            f"{location}: is an HTML or XML page, not a {kind} file; the link gave an error page, check it in a browser"
         )
+    if kind != "ROOT":
+        return
     if head[:4] != b"root" or len(head) < 64:
         raise UnreadableError(f"{location}: is not a ROOT file (begins with {head[:8]!r}); check the address")
     expected = _size_in_header(head)
@@ -264,9 +401,17 @@ def _size_in_header(head: bytes) -> int:
 # --- CSV -----------------------------------------------------------------------------------------------------
 
 
+class _Rows(NamedTuple):
+    """The rows of a CSV: run (n,) int64, event (n,) uint64, leptons (n, 4, [PID, pt, eta, phi, Q]) float64."""
+
+    run: npt.NDArray[np.int64]
+    event: npt.NDArray[np.uint64]
+    leptons: npt.NDArray[np.float64]
+
+
 def _inspect_csv(location: str) -> FileInfo:
     """Check a CSV file and count its rows."""
-    return FileInfo(len(_rows(location, _identity(location))), "CSV", Path(location).stat().st_size, None)
+    return FileInfo(len(_rows(location, _identity(location)).run), "CSV", Path(location).stat().st_size, None)
 
 
 def _identity(location: str) -> tuple[int, int]:
@@ -276,36 +421,87 @@ def _identity(location: str) -> tuple[int, int]:
 
 
 @lru_cache(maxsize=16)
-def _rows(location: str, _identity: tuple[int, int]) -> npt.NDArray[np.float64]:
-    """Return the columns of `CSV_COLUMNS`, (n_rows, 22) float64."""
-    with Path(location).open(newline="", encoding="utf-8", errors="replace") as stream:
+def _rows(location: str, _identity: tuple[int, int]) -> _Rows:
+    """Read a whole CSV file."""
+    diagnose(location, "CSV")
+    with Path(location).open(newline="", encoding="utf-8-sig", errors="replace") as stream:
         reader = csv.DictReader(stream)
-        header = reader.fieldnames or []
-        missing = [name for name in CSV_COLUMNS if name not in header]
-        if missing:
-            described = "; ".join(f"{name}{_nearest(name, header)}" for name in missing[:6])
-            raise SchemaError(f"{location}: the CSV lacks the columns {described}")
-        rows = [_row(location, reader.line_num, row) for row in reader]
-    return np.array(rows, np.float64).reshape(len(rows), len(CSV_COLUMNS))
+        try:
+            header = reader.fieldnames or []
+            missing = [name for name in CSV_COLUMNS if name not in header]
+            if missing:
+                described = "; ".join(f"{name}{_nearest(name, header)}" for name in missing[:6])
+                raise SchemaError(f"{location}: the CSV lacks the columns {described}")
+            rows = [_row(f"{location}, line {reader.line_num}", row) for row in reader]
+        except csv.Error as error:
+            raise UnreadableError(
+                f"{location}, line {reader.reader.line_num}: not a row of numbers: {error}; fetch the file again"
+            ) from error
+    return _Rows(
+        np.array([row[0] for row in rows], np.int64),
+        np.array([row[1] for row in rows], np.uint64),
+        np.array([row[2:] for row in rows], np.float64).reshape(len(rows), 4, 5),
+    )
 
 
-def _row(location: str, line: int, row: Mapping[str, str]) -> list[float]:
-    """Return the numbers of one line."""
+def _row(place: str, row: Mapping[str, str | None]) -> list[float]:
+    """Return the numbers of one line in the order of `CSV_COLUMNS`."""
+    return [_number(place, name, row[name] or "") for name in CSV_COLUMNS]
+
+
+_WHOLE_NUMBERS: dict[str, tuple[str, Container[int]]] = {
+    "Run": ("a whole number from 0 to 2147483647", range(2**31)),
+    "Event": ("a whole number from -2147483648 to 9223372036854775807", range(-(2**31), 2**63)),
+    "PID": ("11, -11, 13 or -13", (11, -11, 13, -13)),
+    "Q": ("1 or -1", (1, -1)),
+}
+"""What may stand in a column that does not hold a measured quantity: in words, and as numbers."""
+
+
+def _number(place: str, name: str, text: str) -> float:
+    """Return the number in one cell, an `int` in the columns of `_WHOLE_NUMBERS`."""
+    column = name.rstrip("1234")
+    expected, allowed = _WHOLE_NUMBERS.get(column, ("a number", None))
     try:
-        return [float(row[name]) for name in CSV_COLUMNS]
-    except (TypeError, ValueError) as error:
-        raise UnreadableError(
-            f"{location}, line {line}: not a row of numbers ({error}); fetch the file again"
-        ) from error
+        if allowed is None:
+            return float(text)
+        number = _whole(text)
+        if number in allowed:
+            return number % 2**32 if column == "Event" and number < 0 else number
+    except ValueError:
+        pass
+    what = "" if _is_number(text) else "not a row of numbers: "
+    raise UnreadableError(
+        f"{place}: {what}{name} is {text[:40]!r}, expected {expected}\nCorrect the line, or fetch the file again."
+    )
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a number of any kind."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _whole(text: str) -> int:
+    """Return a whole number, also one written as 12.0 or 1e5; `ValueError` for any other text."""
+    try:
+        return int(text)
+    except ValueError:
+        number = float(text)
+        if not number.is_integer() or abs(number) > 2**53:  # beyond, a float no longer tells neighbours apart
+            raise
+        return int(number)
 
 
 def _read_csv(location: str, start: int, stop: int) -> Leptons:
-    """Read the rows [start, stop) of a CSV file; its Event numbers are wrapped 32-bit integers."""
-    rows = _rows(location, _identity(location))[start:stop]
-    leptons = rows[:, 2:].reshape(-1, 4, 5)
+    """Read the rows [start, stop) of a CSV file; negative Event numbers are wrapped 32-bit integers."""
+    rows, part = _rows(location, _identity(location)), slice(start, stop)
+    run, leptons = rows.run[part], rows.leptons[part]
     muons, electrons = _csv_flavour(leptons, MUON), _csv_flavour(leptons, ELECTRON)
-    event = (rows[:, 1].astype(np.int64) % 2**32).astype(np.uint64)
-    return Leptons._make((rows[:, 0].astype(np.int64), np.zeros(len(rows), np.int64), event, *muons, *electrons))
+    return Leptons._make((run, np.zeros(len(run), np.int64), rows.event[part], *muons, *electrons))
 
 
 def _csv_flavour(leptons: npt.NDArray[np.float64], pdg_id: int) -> tuple[npt.NDArray[Any] | None, ...]:

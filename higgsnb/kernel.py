@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
+from pathlib import Path
 from typing import NamedTuple
 
 import numba
@@ -36,6 +37,8 @@ from higgsnb.selection import (
     Selection,
 )
 
+# Rules load what they need of an array before the first `and`, `or` or `if`: behind a branch, numba counts the
+# references to all arrays of the tuple again, which costs a hundred times as much as the rule itself.
 rule = numba.njit(nogil=True, cache=True, error_model="numpy", inline="never")
 
 
@@ -94,28 +97,24 @@ def count_unusable(leptons, first, last, counts):
 @rule
 def has_momentum(leptons, i):
     """Whether the four-momentum and the charge of a lepton exist."""
-    momentum = usable(leptons.pt[i]) and usable(leptons.eta[i]) and usable(leptons.phi[i]) and usable(leptons.mass[i])
-    return momentum and abs(leptons.charge[i]) == 1
+    pt, eta, phi, mass, charge = leptons.pt[i], leptons.eta[i], leptons.phi[i], leptons.mass[i], leptons.charge[i]
+    return usable(pt) and usable(eta) and usable(phi) and usable(mass) and abs(charge) == 1
 
 
 @rule
 def is_isolated(leptons, i, isolation_max):
     """Whether little other energy surrounds the lepton."""
-    return usable(leptons.isolation[i]) and leptons.isolation[i] < isolation_max
+    isolation = leptons.isolation[i]
+    return usable(isolation) and isolation < isolation_max
 
 
 @rule
 def is_prompt(leptons, i, cuts):
     """Whether the lepton comes from the primary vertex: impact parameters and their significance (SIP)."""
-    if not (
-        usable(leptons.dxy[i])
-        and usable(leptons.dz[i])
-        and usable(leptons.dxy_error[i])
-        and usable(leptons.dz_error[i])
-    ):
-        return False
     dxy, dz = np.float64(leptons.dxy[i]), np.float64(leptons.dz[i])
     dxy_error, dz_error = np.float64(leptons.dxy_error[i]), np.float64(leptons.dz_error[i])
+    if not (usable(dxy) and usable(dz) and usable(dxy_error) and usable(dz_error)):
+        return False
     if dxy_error < 0.0 or dz_error < 0.0:
         return False
     sip = math.sqrt(dxy**2 + dz**2) / math.sqrt(dxy_error**2 + dz_error**2)
@@ -125,13 +124,13 @@ def is_prompt(leptons, i, cuts):
 @rule
 def is_good(leptons, i, pt_min, eta_max, isolation_max, cuts):
     """Whether a lepton passes all object cuts."""
-    return (
-        has_momentum(leptons, i)
-        and leptons.pt[i] > pt_min
-        and abs(np.float64(leptons.eta[i])) < eta_max
-        and is_isolated(leptons, i, isolation_max)
-        and is_prompt(leptons, i, cuts)
+    momentum, isolated, prompt = (
+        has_momentum(leptons, i),
+        is_isolated(leptons, i, isolation_max),
+        is_prompt(leptons, i, cuts),
     )
+    pt, eta = leptons.pt[i], np.float64(leptons.eta[i])
+    return momentum and isolated and prompt and pt > pt_min and abs(eta) < eta_max
 
 
 @rule
@@ -229,7 +228,8 @@ def quadruple(event, i, j, k, m, mass_ij, mass_km, z_mass):
 @rule
 def opposite(event, i, j):
     """Whether two leptons have the same flavour and opposite charges."""
-    return event.flavour[i] == event.flavour[j] and event.charge[i] + event.charge[j] == 0
+    same_flavour, charge = event.flavour[i] == event.flavour[j], event.charge[i] + event.charge[j]
+    return same_flavour and charge == 0
 
 
 @rule
@@ -258,9 +258,8 @@ def all_apart(event, four, cuts):
 @rule
 def pairs_apart(event, four, cuts):
     """Whether the leptons within each Z are further apart than ``delta_r_min``."""
-    if cuts.delta_r_min <= 0.0:
-        return True
-    return delta_r(event, four.a, four.b) > cuts.delta_r_min and delta_r(event, four.c, four.d) > cuts.delta_r_min
+    first, second = delta_r(event, four.a, four.b), delta_r(event, four.c, four.d)
+    return cuts.delta_r_min <= 0.0 or (first > cuts.delta_r_min and second > cuts.delta_r_min)
 
 
 @rule
@@ -310,15 +309,18 @@ def channel_of(event, four):
 def best_pairing(event, pick, z_mass, integer_pairing):
     """Pair four leptons of two charges each: the opposite-sign pair nearest to the Z mass, and the other two.
 
-    With ``integer_pairing`` the best mass so far is kept as an integer that starts at −1, as in ROOT's tutorial.
+    With ``integer_pairing`` the best mass so far is kept as an integer that starts at −1, as in ROOT's tutorial; if
+    every pair is further from the Z mass than −1 is, there is no pairing (a = −1).
     """
-    best_mass, first, second = (-1.0, 0, 1) if integer_pairing else (math.inf, 0, 1)
+    best_mass, first, second = (-1.0, -1, -1) if integer_pairing else (math.inf, -1, -1)
     for i in range(3):
         for j in range(i + 1, 4):
             if opposite(event, pick[i], pick[j]):
                 mass = pair_mass(event, pick[i], pick[j])
                 if abs(mass - z_mass) < abs(best_mass - z_mass):
                     best_mass, first, second = float(int(mass)) if integer_pairing else mass, i, j
+    if first < 0:
+        return Quadruple(-1, -1, -1, -1, 0.0, 0.0)
     third, fourth = other_two(first, second)
     i, j, k, m = pick[first], pick[second], pick[third], pick[fourth]
     return quadruple(event, i, j, k, m, pair_mass(event, i, j), pair_mass(event, k, m), z_mass)
@@ -422,6 +424,9 @@ def choose_df103(event, n_muons, n_leptons, channel, cuts, pick, furthest):
             pick[i] = i
         four = best_pairing(event, pick, cuts.z_mass, cuts.integer_pairing)
         hard = True
+        if four.a < 0:
+            furthest[channel] = Cut.CHARGE
+            return none
     furthest[channel] = furthest_cut(event, four, hard, pairs_apart(event, four, cuts), cuts)
     return four if furthest[channel] == Cut.MASS_4L else none
 
@@ -602,6 +607,11 @@ def count_passed(stage: npt.NDArray[np.int8]) -> Integers:
         counts[channel] = furthest[::-1].cumsum()[::-1]
     counts[:, Cut.UNIQUE] = counts[:, Cut.BEST_CANDIDATE]
     return counts
+
+
+def is_compiled() -> bool:
+    """Whether the compiled kernel lies on disk from an earlier run; if not, the first use takes about ten seconds."""
+    return any(Path(select_events.stats.cache_path or ".").glob("kernel.select_events-*.nbi"))
 
 
 def select(leptons: Leptons, selection: Selection, stream: str | None = None) -> Candidates:

@@ -8,6 +8,7 @@ the data are simulated, and which part of the events it shows when a run is inco
 from __future__ import annotations
 
 import io
+import os
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -139,7 +140,7 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
     metadata: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
     written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]
     for path, (kind, texts) in zip(written, metadata.items(), strict=True):
-        unfinished = path.with_name(f".{path.name}.part")
+        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
         with _style():
             figure.savefig(unfinished, format=kind, dpi=DPI, metadata=texts)
         unfinished.replace(path)

@@ -25,10 +25,13 @@ def code() -> dict[str, Any]:
 
 
 @cache
-def sources_sha256() -> str:
-    """Return the sha256 (hex) over the package's Python and TOML files, in the order of their names."""
+def sources_sha256(*modules: str) -> str:
+    """Return the sha256 (hex) over the sources of some modules, or over all Python and TOML files of the package."""
+    paths = [_PACKAGE / f"{name}.py" for name in modules] or [
+        path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".toml")
+    ]
     digest = hashlib.sha256()
-    for path in sorted(path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".toml")):
+    for path in sorted(paths):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 

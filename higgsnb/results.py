@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -46,6 +48,22 @@ def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
         _replace(folder / "candidates.parquet", lambda path: _write_parquet(result, path)),
     ]
     return [*written, *plots.save(plots.mass_4l(result), folder)]
+
+
+def prepare(folder: Path) -> None:
+    """Make a result directory and find out, before the work, whether a result can be written.
+
+    Raises
+    ------
+    OSError
+        If it cannot; says what to do.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise OSError(f"cannot write to {folder}: {error.strerror}\nName another directory with --out.") from error
+    importlib.import_module("matplotlib")  # fails here, and not after the work, where MPLBACKEND is wrong
 
 
 def document(result: Result) -> dict[str, Any]:

@@ -20,7 +20,6 @@ import difflib
 import hashlib
 import html
 import json
-import math
 import tomllib
 from dataclasses import dataclass
 from enum import IntEnum
@@ -39,11 +38,13 @@ FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH = 0, 1, 2
 MUON, ELECTRON = 13, 11
 ALGORITHMS = ("open2012", "aod2012", "df103")
 OPEN2012, AOD2012, DF103 = 0, 1, 2
+LARGEST = 1e12
+"""Largest value of a cut: larger than any momentum, mass or ratio, and still a plain number in every file."""
 SENTINEL = -999.0
 """What the outreach files hold where a quantity does not exist."""
 
 STREAM_CHANNELS = {"DoubleMu": (FOUR_MUONS, TWO_EACH), "DoubleElectron": (FOUR_ELECTRONS,)}
-"""Channels that ``aod2012`` and ``df103`` take from a stream of data; any other stream, or none, gives all three."""
+"""Channels that ``aod2012`` and ``df103`` take from a stream of data; a dataset without a stream gives all three."""
 
 
 class SelectionError(ValueError):
@@ -205,6 +206,8 @@ class Selection:
 
     def __post_init__(self) -> None:
         """Check the numbers once, here, so that the kernel can trust them."""
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _checked(self.name, field, getattr(self, field.name)))
         if self.algorithm not in ALGORITHMS:
             raise SelectionError(
                 f"selection {self.name!r}: algorithm {self.algorithm!r} is not one of {', '.join(ALGORITHMS)}"
@@ -213,8 +216,11 @@ class Selection:
             raise SelectionError(
                 f"selection {self.name!r}: integer_pairing belongs to the algorithm df103, not {self.algorithm}"
             )
-        for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(self.name, field, getattr(self, field.name)))
+        if self.lepton_pt_subleading > self.lepton_pt_leading:
+            raise SelectionError(
+                f"selection {self.name!r}: lepton_pt_subleading = {self.lepton_pt_subleading} is above "
+                f"lepton_pt_leading = {self.lepton_pt_leading}"
+            )
         for low, high in (("z1_mass_min", "z1_mass_max"), ("z2_mass_min", "z2_mass_max")):
             if getattr(self, low) >= getattr(self, high):
                 raise SelectionError(
@@ -263,7 +269,7 @@ class Selection:
         """Return the channels (indices into `CHANNELS`) that this selection takes from a stream of data."""
         if self.algorithm == "open2012" or stream is None:
             return (FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH)
-        return STREAM_CHANNELS.get(stream, (FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH))
+        return STREAM_CHANNELS.get(stream, ())
 
 
 NUMBERS = tuple(field.name for field in dataclasses.fields(Selection) if field.type in ("float", "bool"))
@@ -279,15 +285,21 @@ def unit_of(cut: str) -> str:
 
 def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
     """Return a cut as the type it should have, a whole number as float; complain about anything else."""
-    if field.type == "bool" and not isinstance(value, bool):
-        raise SelectionError(f"selection {selection!r}: {field.name} = {value!r}; expected true or false")
-    if field.type != "float":
-        return value
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or math.isnan(value) or value < 0:
-        raise SelectionError(
-            f"selection {selection!r}: {field.name} = {value!r}; expected a number that is not negative"
-        )
-    return float(value)
+    good, expected = {
+        "bool": (isinstance(value, bool), "true or false"),
+        "int": (isinstance(value, int) and not isinstance(value, bool), "a whole number"),
+        "str": (isinstance(value, str) and bool(value), "a text"),
+        "float": (_is_limit(value), f"a number from 0 to {LARGEST:g} (a limit that large is no limit)"),
+    }[str(field.type)]
+    if not good:
+        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
+        raise SelectionError(f"selection {selection!r}: {field.name} = {shown}; expected {expected}")
+    return float(value) if field.type == "float" else value
+
+
+def _is_limit(value: Any) -> bool:
+    """Whether a value is a number that a cut can have; of numpy, too."""
+    return isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and bool(0 <= value <= LARGEST)
 
 
 def _check_names(selection: str, given: dict[str, Any]) -> None:
@@ -337,10 +349,14 @@ def _load_file(path: Path, shipped: dict[str, dict[str, Any]]) -> Selection:
     """Read a selection of the user's own."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except tomllib.TOMLDecodeError as error:
-        raise SelectionError(f"{path}: not valid TOML: {error}") from error
+    except FileNotFoundError:
+        raise FileNotFoundError(f"no selection file at {path}; known by name: {', '.join(shipped)}") from None
+    except OSError as error:
+        raise SelectionError(f"{path}: cannot be read: {error.strerror}; give the path of a TOML file") from error
+    except ValueError as error:  # not TOML, not UTF-8, a number of a thousand digits
+        raise SelectionError(f"{path}: not valid TOML: {str(error)[:120]}") from error
     base = table.pop("base", "open2012")
-    if base not in shipped:
+    if not isinstance(base, str) or base not in shipped:
         raise SelectionError(f"{path}: base = {base!r} is not one of {', '.join(shipped)}")
     _check_names(str(path), table)
     merged = {"name": path.stem, **shipped[base], "title": f"{path.stem} (from {base})", "source": path.name, **table}

@@ -16,7 +16,7 @@ from outreach import campaign, dataset, events_of, write
 
 from higgsnb import analysis, histograms, kernel, selection
 from higgsnb.analysis import Result, Tally, analyse, merge
-from higgsnb.datasets import Campaign, Chunk, chunks
+from higgsnb.datasets import Campaign, Chunk, File, chunks
 from higgsnb.events import FileInfo
 from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
 
@@ -184,6 +184,33 @@ def test_luminosity_of_a_channel_is_that_of_its_streams(two_streams: Campaign) -
     found = result(two_streams, only_muons)
     assert found.weights["mc"]["4mu"] == pytest.approx(10.0 * 0.5 * 1000 / 3000)
     assert found.weights["mc"]["4e"] == 0.0
+
+
+@pytest.mark.parametrize(("name", "share"), [("open2012", 1.0), ("aod2012", 0.0)])
+def test_2e2mu_has_the_luminosity_of_the_streams_that_its_selection_reads(
+    two_streams: Campaign, name: str, share: float
+) -> None:
+    sel = selection.load(name)
+    only_electrons = [tally for tally in run(two_streams, sel=sel) if 1 not in tally.counts]
+    assert result(two_streams, only_electrons, sel).luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": share}
+
+
+def test_file_of_unknown_length_counts_as_the_average_one(two_streams: Campaign) -> None:
+    muons = two_streams.datasets[1]
+    more = dataclasses.replace(muons, files=(*muons.files, File(url="nowhere.root")))
+    one = dataclasses.replace(two_streams, datasets=(two_streams.datasets[0], more, two_streams.datasets[2]))
+    found = result(one, run(two_streams))
+    assert found.coverage == ((3, 4), (7000, 9000), (pytest.approx(20 / 3), 10.0))
+    assert found.luminosity_shares == {"4mu": 0.5, "4e": 1.0, "2e2mu": 1.0}
+
+
+def test_golden_json_leaves_simulation_alone(two_streams: Campaign, tmp_path: Path) -> None:
+    (tmp_path / "cert.json").write_text('{"7": [[1, 2]]}')
+    masked = dataclasses.replace(two_streams, golden_json=str(tmp_path / "cert.json"))
+    found, whole = result(masked, run(masked)), result(two_streams, run(two_streams))
+    assert found.yields["higgs"] == whole.yields["higgs"]
+    assert found.masked == {"e": 2000, "mu": 2000}
+    assert sum(one.events for one in found.yields["data"].values()) == 0
 
 
 def test_dataset_not_begun_is_not_predicted(two_streams: Campaign) -> None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import signal
 import subprocess
 import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from generators import random_leptons
-from http_server import FileServer
+from http_server import Fault, FileServer
 from outreach import events_of, write
 
 from higgsnb.__main__ import main
@@ -41,6 +43,18 @@ name = "mc"
 process = "higgs"
 cross_section_pb = 0.1
 file = [{{ url = "{mc}" }}]
+"""
+NANOAOD = """
+[campaign]
+name = "nano"
+schema = "nanoaod"
+luminosity_fb = 1.0
+luminosity_uncertainty = 0.0
+energy_tev = 13
+[[dataset]]
+name = "d"
+process = "data"
+file = [{{ url = "{url}" }}]
 """
 OUTPUTS = {"result.json", "histograms.json", "candidates.parquet", "mass_4l.png", "mass_4l.svg"}
 
@@ -120,8 +134,6 @@ def test_mirror_over_http_gives_the_same_bytes_as_a_local_one(
 
 
 def test_flipped_byte_is_caught_by_the_checksum(folder: Path, tmp_path: Path) -> None:
-    import zlib
-
     content = bytearray((folder / "data" / "mu.root").read_bytes())
     extra = f', adler32 = "{zlib.adler32(content):08x}", bytes = {len(content)}'
     content[len(content) // 2] ^= 0x40
@@ -156,6 +168,97 @@ def test_bad_file_gives_one_message_and_exit_code_3(folder: Path, tmp_path: Path
     assert "PARTIAL" in (tmp_path / "out" / "mass_4l.svg").read_text()
     assert pq.read_schema(tmp_path / "out" / "candidates.parquet").metadata[b"complete"] == b"false"
     assert json.loads((tmp_path / "out" / "histograms.json").read_text())["complete"] is False
+
+
+def test_file_without_luminosity_block_has_exit_code_3(shared_data: Path, tmp_path: Path) -> None:
+    path = shared_data / "nanoaod" / "missing_luminosityBlock.root"
+    (tmp_path / "a.toml").write_text(NANOAOD.format(url=path))
+    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=3)
+    assert "lacks luminosityBlock" in result.stderr
+
+
+def test_local_paths_give_the_same_bytes_as_a_mirror(
+    folder: Path, tmp_path: Path, http_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    known = {n: _known(folder / "data" / f"{n}.root") for n in ("mu", "e", "mc")}
+    local = (folder / "data").as_uri()
+    for name in known:
+        http_server.add(f"/{name}.root", (folder / "data" / f"{name}.root").read_bytes())
+    invoke("run", _toml_known(folder / "l.toml", local, known), "--out", tmp_path / "local")
+    monkeypatch.setenv("HIGGSNB_MIRROR", http_server.base)
+    invoke("run", _toml_known(folder / "h.toml", "https://data.example", known), "--out", tmp_path / "http")
+    one, other = document(tmp_path / "local"), document(tmp_path / "http")
+    for found in (one, other):
+        del found["run"]
+        for file in found["provenance"]["files"]:
+            file["file"] = file["file"].rpartition("/")[2]
+    assert one == other
+    assert (tmp_path / "local" / "histograms.json").read_bytes() == (tmp_path / "http" / "histograms.json").read_bytes()
+
+
+def test_large_remote_file_is_streamed_and_gives_the_same_numbers(
+    folder: Path, tmp_path: Path, http_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("mu", "e", "mc"):
+        http_server.add(f"/{name}.root", (folder / "data" / f"{name}.root").read_bytes())
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "cache"))
+    invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path / "local")
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
+    http_server.fail("/mu.root", *[Fault(status=503)] * 3)
+    invoke("run", toml(folder / "s.toml", http_server.base), "--out", tmp_path / "streamed")
+    assert not list((tmp_path / "cache").rglob("*.root"))
+    for name in ("histograms.json", "candidates.parquet"):
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "streamed" / name).read_bytes()
+    assert {file["integrity"][0] for file in document(tmp_path / "streamed")["provenance"]["files"]} == {"blocks"}
+
+
+def _known(path: Path) -> str:
+    content = path.read_bytes()
+    return f', bytes = {len(content)}, adler32 = "{zlib.adler32(content):08x}"'
+
+
+def _toml_known(path: Path, base: str, known: dict[str, str]) -> Path:
+    text = CAMPAIGN.replace("{extra}", "")
+    for name, about in known.items():
+        text = text.replace(f'"{{{name}}}"', f'"{base}/{name}.root"{about}')
+    path.write_text(text.replace("{{", "{").replace("}}", "}"))
+    return path
+
+
+def test_no_secret_of_an_address_is_written_or_printed(folder: Path, tmp_path: Path, http_server: FileServer) -> None:
+    host = http_server.base.removeprefix("http://")
+    url = f"http://someone:CANARY-password@{host}/absent.root?token=CANARY-token"
+    result = invoke("run", toml(folder / "secret.toml", "data", mu=url), "--out", tmp_path / "out", code=3)
+    assert "absent.root" in result.stderr
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
+    assert b"CANARY" not in written + result.output.encode() + result.stderr.encode()
+
+
+def test_interrupt_ends_a_run_that_waits_for_a_silent_server(tmp_path: Path, http_server: FileServer) -> None:
+    http_server.fail("/mu.root", Fault(stall=True, times=None))
+    (tmp_path / "a.toml").write_text(NANOAOD.format(url=f"{http_server.base}/mu.root"))
+    command = [sys.executable, "-m", "higgsnb", "run", str(tmp_path / "a.toml"), "--out", str(tmp_path / "out")]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        while not http_server.seen:
+            assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    assert process.returncode == 130
+    assert "interrupted" in errors
+
+
+def test_reader_of_the_output_that_goes_away_does_not_change_the_exit_code(folder: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "higgsnb", "run", str(toml(folder / "a.toml", "data")), "--out", str(tmp_path)]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    assert document(tmp_path)["complete"] is True
+
+
+def test_file_of_the_user_in_the_result_directory_stays(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / ".higgsnb").write_text("mine")
+    invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--quiet")
+    assert (tmp_path / ".higgsnb").read_text() == "mine"
 
 
 def test_strict_stops_with_exit_code_2(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
@@ -101,6 +102,45 @@ def test_damage_in_the_middle_of_a_file_loses_only_what_is_damaged(one: Campaign
     assert [failure.error for failure in result.failed] == ["UnreadableError"]
     assert not result.complete
     assert result.tally.units == {(0, 0): ((0, 211), (422, 700))}
+
+
+def test_stream_that_the_selection_does_not_know_is_refused(one: Campaign) -> None:
+    strange = dataclasses.replace(one, datasets=(dataclasses.replace(one.datasets[0], stream="SingleMu"),))
+    with pytest.raises(ValueError, match="takes no channel from stream 'SingleMu'"):
+        last(strange, selection.load("aod2012"))
+    assert last(strange).complete
+
+
+def test_weighted_simulation_is_refused_and_named(shared_data: Path) -> None:
+    nano = campaign(
+        dataset("dy", "zx", shared_data / "nanoaod" / "nano_dy.root", cross_section_pb=1.0), schema="nanoaod"
+    )
+    (failure,) = last(nano).failed
+    assert "11 of 40 events have another genWeight than the first" in failure.message
+
+
+def test_skims_give_the_same_bytes_and_serve_other_cuts(one: Campaign, tmp_path: Path) -> None:
+    folder = tmp_path / "skims"
+    for name, made in (("open2012", 12), ("open2012", 12), ("aod2012", 12)):
+        chosen = selection.load(name)
+        expected, found = last(one, chosen, chunk_events=350), last(one, chosen, chunk_events=350, skims_folder=folder)
+        assert results.document(found) == results.document(expected)
+        assert found.candidates.mass_4l.tobytes() == expected.candidates.mass_4l.tobytes()
+        assert len(list(folder.glob("*.arrow"))) == made
+
+
+def test_damaged_skim_is_made_anew(one: Campaign, tmp_path: Path) -> None:
+    expected = last(one, skims_folder=tmp_path)
+    skim = min(tmp_path.glob("*.arrow"))
+    content = bytearray(skim.read_bytes())
+    content[len(content) // 2] ^= 1
+    skim.write_bytes(content)
+    assert results.document(last(one, skims_folder=tmp_path)) == results.document(expected)
+    assert skim.read_bytes() != content
+
+
+def test_standard_files_are_served_by_the_fast_reader(one: Campaign) -> None:
+    assert {(r["readers"][0], r["integrity"][0]) for r in last(one).provenance["files"]} == {("baskets", "blocks")}
 
 
 def test_empty_file_is_mentioned_and_counts_nothing(one: Campaign, tmp_path: Path) -> None:

@@ -17,11 +17,16 @@ PACKAGE = Path(higgsnb.__file__).parent
 
 # From the lowest layer to the highest: a module imports only from layers below its own.
 LAYERS = (
-    {"provenance", "files"},
+    {"provenance", "transfer"},
+    {"files"},
     {"datasets", "luminosity", "diagnosis"},
     {"selection"},
-    {"kernel"},
+    {"kernel", "blocks"},
+    {"baskets"},
+    {"pages"},
+    {"survivors"},
     {"events"},
+    {"skims"},
     {"histograms"},
     {"analysis"},
     {"engine"},
@@ -34,13 +39,19 @@ OUTSIDE = {"toy"}  # the simulated campaign: no module knows it but `files`, whi
 # Who may import what is not in the standard library. NumPy belongs to all.
 LIBRARIES = {
     "provenance": set(),
-    "files": {"platformdirs"},  # certifi and XRootD where they are installed
+    "transfer": set(),  # certifi and XRootD where they are installed
+    "files": {"platformdirs"},
     "datasets": set(),
     "luminosity": set(),
     "diagnosis": set(),
     "selection": set(),
     "kernel": {"numba"},
+    "blocks": {"cramjam", "deflate", "isal", "xxhash", "zstandard"},
+    "baskets": {"numba"},
+    "pages": {"xxhash"},
+    "survivors": {"uproot"},
     "events": {"uproot", "awkward"},
+    "skims": {"pyarrow"},
     "histograms": {"hist", "uhi"},
     "analysis": {"hist"},  # for a type only
     "engine": set(),

@@ -6,6 +6,7 @@ import math
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import generators as made
@@ -634,3 +635,48 @@ def test_csv_schema_selects_by_kinematics_alone(name: str) -> None:
     event = one_event(*four_muons({"isolation": 5.0, **TRACKLESS}))
     assert selected_channels(event, SELECTIONS[name]) == []
     assert selected_channels(made.without(event, "isolation", *TRACKLESS), SELECTIONS[name]) == ["4mu"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"muon_pt_min": float("inf")},
+        {"muon_pt_min": float("nan")},
+        {"muon_pt_min": -1},
+        {"muon_pt_min": "5"},
+        {"muon_pt_min": True},
+        {"muon_pt_min": 10**300},
+        {"title": 3},
+        {"integer_pairing": 1},
+        {"lepton_pt_leading": 5, "lepton_pt_subleading": 10},
+        {"z2_mass_min": 130},
+    ],
+)
+def test_cut_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
+    with pytest.raises(hs.SelectionError, match=next(iter(changes))):
+        hs.load("open2012").replace(**changes)
+
+
+def test_whole_numbers_and_numpy_numbers_are_the_same_cut() -> None:
+    digests = {hs.load("open2012").replace(muon_pt_min=value).digest for value in (7, 7.0, np.float32(7), np.int64(7))}
+    assert len(digests) == 1
+
+
+@pytest.mark.parametrize("text", ["base = ['a']", "base = 'run1'", "muon_ptmin = 3", "= 3", "muon_pt_min = 'a'"])
+def test_selection_file_that_makes_no_sense_names_the_file(text: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text(text)
+    with pytest.raises(hs.SelectionError, match="mine"):
+        hs.load(tmp_path / "mine.toml")
+
+
+def test_selection_file_changes_its_base(tmp_path: Path) -> None:
+    (tmp_path / "mine.toml").write_text('base = "aod2012"\nmuon_pt_min = 9\n')
+    assert hs.load(tmp_path / "mine.toml").digest == hs.load("aod2012").replace(muon_pt_min=9).digest
+
+
+def test_integer_pairing_never_makes_a_z_of_two_equal_charges() -> None:
+    event = one_event(
+        *(muon(200, 0, phi, charge) for phi, charge in ((0, 1), (0.4, 1), (3.1, -1), (3.5 - 2 * math.pi, -1)))
+    )
+    assert len(kernel.select(event, hs.load("df103")).channel) == 0
+    assert oracle.select(event, hs.load("df103"))[0].selected == []
