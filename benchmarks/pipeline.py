@@ -8,12 +8,14 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -125,6 +127,65 @@ def merging(folder: Path, events: int) -> list[Row]:
     return [Row("merge 26,920 partial results", seconds, 0.3, "s")]
 
 
+FILES, BATCH = 26_920, 25
+
+
+def through_dask(folder: Path, events: int) -> list[Row]:
+    """A tally of each of 26,920 files through Dask: 25 in a task, merged as they land."""
+    from higgsnb import analysis, selection
+    from higgsnb.datasets import Chunk, File
+
+    path = make(folder, events, codec="zlib", layout="large")
+    chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
+    tally = analysis.analyse(chunk, selection.load("open2012"))
+    with _two_workers() as client:
+        shared = client.scatter(tally, broadcast=True)
+        client.submit(_batch, 0, 1, shared).result()
+        before = time.perf_counter()
+        futures = [client.submit(_batch, first, min(first + BATCH, FILES), shared) for first in range(0, FILES, BATCH)]
+        total = _merged(futures)
+        seconds = time.perf_counter() - before
+    if len(total.units) != FILES:
+        raise RuntimeError("the merged result lacks files")
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return [
+        Row("26,920 files through Dask, 2 workers", seconds, 15.0, "s"),
+        Row("client's peak memory", peak, 500.0, "MB"),
+    ]
+
+
+def _batch(first: int, stop: int, tally: Any) -> list[Any]:
+    """The tallies of some files, none of which takes any work."""
+    return [replace(tally, units={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(first, stop)]
+
+
+@contextmanager
+def _two_workers() -> Iterator[Any]:
+    """A Dask client with two worker processes on this machine."""
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+def _merged(futures: list[Any]) -> Any:
+    """The sum of all results, a hundred batches at a time, none kept longer than needed."""
+    from distributed import as_completed
+
+    from higgsnb import analysis
+
+    total, landed = analysis.Tally(), []
+    for future in as_completed(futures, loop=futures[0].client.loop):
+        landed += future.result()
+        future.release()
+        if len(landed) >= 100 * BATCH:
+            total, landed = analysis.merge((total, *landed)), []
+    return analysis.merge((total, *landed))
+
+
 def starting(folder: Path, events: int) -> list[Row]:
     """Import, and the first result of the simulated campaign with nothing cached."""
     imports = [_seconds(["-c", "import higgsnb"]) - _seconds(["-c", "pass"]) for _ in range(7)]
@@ -144,7 +205,13 @@ def _seconds(arguments: list[str], variables: dict[str, str] | None = None) -> f
     return time.perf_counter() - before
 
 
-SECTIONS = {"pipeline": pipeline, "memory": memory, "merging": merging, "starting": starting}
+SECTIONS = {
+    "pipeline": pipeline,
+    "memory": memory,
+    "merging": merging,
+    "dask": through_dask,
+    "starting": starting,
+}
 
 
 def main() -> None:
