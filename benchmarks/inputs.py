@@ -193,10 +193,7 @@ def write_with_root(path: Path, n_events: int, *, codec: str, layout: Layout, si
 
 
 def convert_with_root(source: Path, path: Path, *, codec: str) -> None:
-    """Turn a TTree file into an RNTuple as NanoAOD is.
-
-    One collection per flavour, the branches as fields projected out of it.
-    """
+    """Turn a TTree file into an RNTuple as converted NanoAOD is: a collection per flavour, its fields projected out."""
     import ROOT
 
     path.unlink(missing_ok=True)

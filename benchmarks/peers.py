@@ -162,7 +162,7 @@ def _compiled_root() -> Any:
 
 
 def rdataframe_jit(path: str, workers: int) -> Pass:
-    """The tutorial's functions as RDataFrame compiles them just in time, as `root df103_….C` does."""
+    """The tutorial's functions as RDataFrame compiles them just in time, as `root df103….C` does."""
     import warnings
 
     with warnings.catch_warnings():
@@ -172,6 +172,8 @@ def rdataframe_jit(path: str, workers: int) -> Pass:
         ROOT.EnableImplicitMT(workers)
     tutorial = next(Path(ROOT.__path__[0], "tutorials").rglob("df103_NanoAODHiggsAnalysis.C"))
     source = Path(__file__).with_name("rdataframe.C").read_text()
+    for library in ("ROOTDataFrame", "GenVector", "Gpad", "Graf"):  # the interpreter does not find them by itself here
+        ROOT.gSystem.Load(f"lib{library}")
     ROOT.gInterpreter.Declare(f'#define DF103_TUTORIAL "{tutorial}"\n{source}')
     return lambda: np.array(ROOT.bench.tutorial(path)).astype(np.int64)
 

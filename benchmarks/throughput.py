@@ -171,8 +171,9 @@ def measure(bars: Sequence[Bar], folder: Path, events: int, passes: int) -> list
         )
         rows += [_judge(bar, peers, events) for bar in mine if bar.ours in peers and bar.peer in peers]
         for row in rows[-len(mine) :]:
-            print(f"{row['bar'][:58]:58s} {row['ours']:6.3f} s {row['peer']:6.3f} s {row['ratio']:5.2f} "
-                  f"(bar {row['needed']:.2f}) {'ok' if row['reached'] else 'MISSED'}", flush=True)  # fmt: skip
+            verdict = "ok" if row["reached"] else "MISSED"
+            times = f"{row['ours']:6.3f} s {row['peer']:6.3f} s {row['ratio']:5.2f} (bar {row['needed']:.2f})"
+            print(f"{row['bar'][:58]:58s} {times} {verdict}", flush=True)
     return rows
 
 

@@ -11,7 +11,7 @@ import uproot
 from basket_files import CODECS, COLUMNS, Events, flat_fields, plainly, same, write_ntuple
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_baskets import outcomes, read
+from test_baskets import DATA, READABLE, outcomes, read
 
 from higgsnb.baskets import Columns
 from higgsnb.blocks import DamagedFileError, RemoteBlocks, UnexpectedFormError
@@ -77,6 +77,22 @@ def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, codec: str, n_flips: int)
     path = write_ntuple(tmp_path / "events.root", Events.random(900), codec=codec, clusters=[300, 600])
     found = outcomes(path, n_flips)
     assert found["silent"] == 0, found
+
+
+@settings(max_examples=30, deadline=None)
+@given(bounds=st.tuples(st.integers(0, 600), st.integers(0, 600)))
+def test_tree_converted_by_root_equals_the_tree(bounds: tuple[int, int]) -> None:
+    start, stop = sorted(bounds)
+    assert same(read(DATA / "converted.root", start, stop), plainly(READABLE, start, stop))
+
+
+@pytest.mark.parametrize("n_flips", [100, pytest.param(2000, marks=pytest.mark.slow)])
+def test_no_flipped_bit_in_checksummed_pages_goes_unnoticed(tmp_path: Path, n_flips: int) -> None:
+    path = tmp_path / "events.root"
+    path.write_bytes((DATA / "converted.root").read_bytes())
+    found = outcomes(path, n_flips)
+    assert found["silent"] == found["marked"] == 0, found
+    assert found["caught"] > n_flips / 4, found
 
 
 def test_pages_of_root_are_verified_whatever_the_codec(shared_data: Path, tmp_path: Path) -> None:
