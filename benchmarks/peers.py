@@ -134,15 +134,18 @@ def sum_bins(parts: Iterator[Bins]) -> Bins:
 
 def rdataframe(path: str, workers: int, *, variant: str) -> Pass:
     """RDataFrame in C++, compiled ahead of time: `tutorial`, `typed` or `lean` of rdataframe.C."""
-    root = _compiled_root()
+    root = compiled_root()
     if workers > 1:
         root.EnableImplicitMT(workers)
     function = getattr(root.bench, variant)
     return lambda: np.array(function(path)).astype(np.int64)
 
 
-def _compiled_root() -> Any:
-    """ROOT with rdataframe.C compiled (once, kept beside the inputs) and loaded."""
+RDATAFRAME = Path(__file__).with_name("rdataframe.C")
+
+
+def compiled_root(source: Path = RDATAFRAME) -> Any:
+    """ROOT with a file of C++ functions compiled (once, kept beside the inputs) and loaded."""
     import warnings
 
     with warnings.catch_warnings():
@@ -156,8 +159,8 @@ def _compiled_root() -> Any:
     ROOT.gSystem.AddIncludePath(f'-DDF103_TUTORIAL=\\"{tutorial}\\"')
     ROOT.gSystem.SetFlagsOpt("-O2 -DNDEBUG")
     ROOT.gSystem.SetBuildDir(str(build), True)
-    if ROOT.gROOT.ProcessLine(f".L {Path(__file__).with_name('rdataframe.C')}+O"):
-        raise RuntimeError("rdataframe.C did not compile; is a C++ compiler installed?")
+    if ROOT.gROOT.ProcessLine(f".L {source}+O"):
+        raise RuntimeError(f"{source.name} did not compile; is a C++ compiler installed?")
     return ROOT
 
 
