@@ -33,7 +33,7 @@ class Commands(click.Group):
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
-            click.echo("\nhiggsnb: interrupted; nothing was written", err=True)
+            click.echo("\nhiggsnb: interrupted; the same command resumes", err=True)
             sys.stderr.flush()
             os._exit(INTERRUPTED)  # a thread may be waiting for a server that does not answer
         except (click.ClickException, click.exceptions.Exit, click.Abort):
@@ -100,6 +100,7 @@ fraction_option = click.option(
     help="Stop at a bad file, or go on and list it.",
 )
 @chunk_option
+@click.option("--fresh", is_flag=True, help="Forget what earlier runs of the same command have finished.")
 @click.option(
     "--skim", is_flag=True, help="Keep the leptons of surviving events in the cache: other cuts then run fast."
 )
@@ -107,7 +108,7 @@ fraction_option = click.option(
 @click.pass_context
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
-    workers: int | None, on_error: str, chunk_events: int | None, skim: bool, quiet: bool,
+    workers: int | None, on_error: str, chunk_events: int | None, fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
     from higgsnb import engine, files, kernel, results
@@ -122,7 +123,7 @@ def run(
     clock = _Clock()
     partial_results = engine.run(
         campaign, selection, chunk_events=chunk_events, fraction=fraction, workers=workers, on_error=on_error,
-        skims_folder=files.cache_folder() / "skims" if skim else None,
+        skims_folder=files.cache_folder() / "skims" if skim else None, ledger=folder / "ledger.sqlite", fresh=fresh,
     )  # fmt: skip
     result = _last(partial_results, quiet=quiet)
     written = results.write(result, folder, run=clock.record(workers or engine.available_cores()))

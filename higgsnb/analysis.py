@@ -137,7 +137,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
         for key, found in tally.readers.items():
             readers[key] = readers.get(key, frozenset()) | found
         blocks.extend(tally.blocks)
-    joined = {key: _join(key, units[key]) for key in sorted(units)}
+    joined = {key: join_ranges(key, units[key]) for key in sorted(units)}
     counts, cutflow, unusable, masked = ({key: total[key] for key in sorted(total)} for total in sums)
     return Tally(joined, counts, cutflow, unusable, masked, not_applied, readers, tuple(blocks))
 
@@ -154,7 +154,7 @@ def _add_into(total: dict[int, Any], part: Mapping[int, Any]) -> None:
             total[dataset] = array.copy() if isinstance(array, np.ndarray) else array
 
 
-def _join(key: FileKey, ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
+def join_ranges(key: FileKey, ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
     """Join ranges of entries that touch; complain about any that overlap."""
     joined: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):

@@ -6,14 +6,16 @@ import os
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from higgsnb import datasets, events, luminosity
+from higgsnb import datasets, events, luminosity, provenance
 from higgsnb.analysis import Failure, FileKey, Result, Tally, analyse, merge
 from higgsnb.files import redact
+from higgsnb.ledger import Ledger, pack, unit_keys
 from higgsnb.selection import STREAM_CHANNELS
 
 if TYPE_CHECKING:
@@ -44,6 +46,8 @@ class _Run:
     campaign: Campaign
     selection: Selection
     strict: bool
+    ledger: Ledger | None = None
+    keys: dict[tuple[FileKey, int], bytes] = field(default_factory=dict)
     files: dict[FileKey, FileInfo] = field(default_factory=dict)
     failures: dict[FileKey, Failure] = field(default_factory=dict)
     tally: Tally = field(default_factory=Tally)
@@ -51,8 +55,15 @@ class _Run:
 
     def result(self) -> Result:
         """Return what has been counted so far."""
+        if self.ledger is not None and self.landed:
+            self.ledger.commit((self._key(tally), pack(tally)) for tally in self.landed)
         self.tally, self.landed = merge((self.tally, *self.landed)), []
         return Result(self.campaign, self.selection, self.tally, dict(self.files), dict(self.failures))
+
+    def _key(self, tally: Tally) -> bytes:
+        """Return the ledger's key of the tally of one chunk."""
+        ((file, ((start, _),)),) = tally.units.items()
+        return self.keys[file, start]
 
     def fail(self, key: FileKey, error: Exception) -> None:
         """Note a file that could not be analysed; raise in strict mode."""
@@ -72,6 +83,8 @@ def run(
     workers: int | None = None,
     on_error: str = "report",
     skims_folder: Path | None = None,
+    ledger: Path | None = None,
+    fresh: bool = False,
 ) -> Iterator[Result]:
     """Analyse a campaign with all cores of this machine.
 
@@ -90,6 +103,11 @@ def run(
         `FileError`.
     skims_folder
         Where the leptons of surviving events are kept between runs, see `skims`; None: nowhere.
+    ledger
+        The file in which finished chunks are recorded, so that the same call resumes after any interruption; None:
+        nothing is recorded.
+    fresh
+        Whether to forget what the ledger holds of this campaign and selection, and begin again.
 
     Yields
     ------
@@ -100,6 +118,10 @@ def run(
     ------
     ValueError
         If an option is out of range.
+    LedgerError
+        If the ledger is in use by another process or cannot be written.
+    NondeterminismError
+        If a chunk gave another result than an earlier time.
     FileError
         With ``on_error="strict"``, for the first file that cannot be read.
     """
@@ -110,15 +132,17 @@ def run(
         raise ValueError(f"workers = {n_workers}; expected at least 1")
     _check_streams(campaign, selection)
     luminosity.check_inputs(campaign)
-    state = _Run(campaign, selection, on_error == "strict")
     pool = ThreadPoolExecutor(n_workers, thread_name_prefix="higgsnb")
-    try:
-        _inspect_files(state, pool, n_workers)
-        chunks = _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
-        yield from _analyse_chunks(state, pool, n_workers, chunks, skims_folder)
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
-    yield state.result()
+    with nullcontext() if ledger is None else Ledger(ledger) as opened:
+        state = _Run(campaign, selection, on_error == "strict", opened)
+        try:
+            _inspect_files(state, pool, n_workers)
+            chunks = _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
+            chunks = _pending(state, chunks, fresh=fresh)
+            yield from _analyse_chunks(state, pool, n_workers, chunks, skims_folder)
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
+        yield state.result()
 
 
 def _check_streams(campaign: Campaign, selection: Selection) -> None:
@@ -156,6 +180,39 @@ def _plan(state: _Run, chunk_events: int, fraction: float) -> list[Chunk]:
             entries[file.url] = state.files[d, f].entries if (d, f) in state.files else 0
     chunks = datasets.chunks(state.campaign, entries, chunk_events, fraction)
     return [chunk for chunk in chunks if (chunk.dataset_index, chunk.file_index) in state.files]
+
+
+def _pending(state: _Run, chunks: list[Chunk], *, fresh: bool) -> list[Chunk]:
+    """Take from the ledger what it holds; return the chunks that are still to be analysed."""
+    if state.ledger is None:
+        return chunks
+    golden_json = state.campaign.golden_json
+    mask = None if golden_json is None else luminosity.Mask.load(golden_json).digest
+    keys = unit_keys(chunks, {key: _identity(state, key, mask) for key in state.files})
+    if fresh:
+        state.ledger.forget(keys)
+    places = [((chunk.dataset_index, chunk.file_index), chunk.start) for chunk in chunks]
+    state.keys = dict(zip(places, keys, strict=True))
+    finished = state.ledger.finished(keys)
+    state.tally = state.ledger.tally(finished)
+    return [chunk for chunk, key in zip(chunks, keys, strict=True) if key not in finished]
+
+
+def _identity(state: _Run, key: FileKey, mask: str | None) -> dict[str, Any]:
+    """Return everything but the range of entries that can change what is counted in a chunk of a file."""
+    dataset, info = state.campaign.datasets[key[0]], state.files[key]
+    file = dataset.files[key[1]]
+    return {
+        "place": key,
+        "file": [info.kind, info.bytes, info.entries, events.fingerprint(file, info)],
+        "schema": state.campaign.schema,
+        "stream": dataset.stream,
+        "is_data": dataset.is_data,
+        "golden_json": mask if dataset.is_data else None,
+        "selection": state.selection.digest,
+        "code": provenance.sources_sha256(*provenance.ANSWER),
+        "libraries": provenance.libraries(),
+    }
 
 
 def _analyse_chunks(

@@ -15,6 +15,20 @@ from urllib.parse import urlsplit
 LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", "uproot")
 """Libraries whose version can change a result."""
 
+ANSWER = (
+    "analysis",
+    "baskets",
+    "blocks",
+    "events",
+    "histograms",
+    "kernel",
+    "luminosity",
+    "pages",
+    "selection",
+    "survivors",
+)
+"""Modules of this package whose code can change what is counted in a chunk."""
+
 _PACKAGE = Path(__file__).resolve().parent
 
 

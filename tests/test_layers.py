@@ -29,6 +29,7 @@ LAYERS = (
     {"skims"},
     {"histograms"},
     {"analysis"},
+    {"ledger"},
     {"engine"},
     {"plots"},
     {"results"},
@@ -54,6 +55,7 @@ LIBRARIES = {
     "skims": {"pyarrow"},
     "histograms": {"hist", "uhi"},
     "analysis": {"hist"},  # for a type only
+    "ledger": set(),
     "engine": set(),
     "plots": {"matplotlib", "mplhep", "scipy"},
     "results": {"pyarrow"},

@@ -1,0 +1,279 @@
+"""The ledger: what is finished is never done again, never lost, never stale, and never counted twice."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from generators import random_leptons
+from outreach import campaign, dataset, events_of, write
+
+from higgsnb import analysis, datasets, engine, ledger, provenance, results, selection
+from higgsnb.analysis import Result, Tally
+from higgsnb.datasets import Campaign, chunks
+from higgsnb.ledger import Ledger, LedgerError, NondeterminismError, merge_records, pack
+
+OPEN = selection.load("open2012")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    folder = tmp_path_factory.mktemp("ledger")
+    leptons = random_leptons(3000, seed=21)
+    paths = [write(folder / f"{i}.root", events_of(leptons, 400 * i, 400 * i + 900)) for i in range(4)]
+    return campaign(
+        dataset("mu", "data", *paths[:2], stream="DoubleMu"),
+        dataset("e", "data", paths[2], stream="DoubleElectron"),
+        dataset("mc", "zz", paths[3], cross_section_pb=1.0),
+    )
+
+
+def last(one: Campaign, chosen: selection.Selection = OPEN, **options: Any) -> Result:
+    (*_, result) = engine.run(one, chosen, **{"chunk_events": 100, **options})
+    return result
+
+
+def tallies(one: Campaign) -> list[Tally]:
+    entries = {file.url: 900 for d in one.datasets for file in d.files}
+    return [analysis.analyse(chunk, OPEN) for chunk in chunks(one, entries, 100)]
+
+
+def analysed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """The chunks that are analysed from now on."""
+    seen: list[Any] = []
+
+    def counting(chunk: Any, *arguments: Any, **options: Any) -> Tally:
+        seen.append(chunk)
+        return analysis.analyse(chunk, *arguments, **options)
+
+    monkeypatch.setattr(engine, "analyse", counting)
+    return seen
+
+
+def test_records_add_up_as_the_tallies_do(one: Campaign) -> None:
+    parts = tallies(one)
+    expected = Result(one, OPEN, analysis.merge(parts))
+    found = Result(one, OPEN, merge_records(pack(part) for part in parts))
+    assert results.document(found) == results.document(expected)
+    assert [c.tobytes() for c in found.candidates] == [c.tobytes() for c in expected.candidates]
+    assert [c.dtype for c in found.candidates] == [c.dtype for c in expected.candidates]
+
+
+def test_record_counted_twice_is_refused(one: Campaign) -> None:
+    record = pack(tallies(one)[0])
+    with pytest.raises(ValueError, match="were counted twice"):
+        merge_records([record, record])
+
+
+def test_second_run_does_nothing_again_and_gives_the_same(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = last(one, ledger=tmp_path / "l.sqlite")
+    seen = analysed(monkeypatch)
+    again = last(one, ledger=tmp_path / "l.sqlite")
+    assert seen == []
+    assert results.document(again) == results.document(first) == results.document(last(one))
+
+
+def test_fresh_does_everything_again(one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    last(one, ledger=tmp_path / "l.sqlite")
+    seen = analysed(monkeypatch)
+    last(one, ledger=tmp_path / "l.sqlite", fresh=True)
+    assert len(seen) == 36
+
+
+def test_interrupted_run_resumes_where_it_was(one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
+    partial = engine.run(one, OPEN, chunk_events=100, workers=1, ledger=tmp_path / "l.sqlite")
+    for _ in range(9):
+        next(partial)
+    partial.close()
+    seen = analysed(monkeypatch)
+    resumed = last(one, ledger=tmp_path / "l.sqlite")
+    assert 0 < len(seen) <= 36 - 9
+    assert results.document(resumed) == results.document(last(one))
+
+
+def _other_file(one: Campaign) -> Campaign:
+    """The same campaign with other events in the first file, as many as before."""
+    first = one.datasets[0]
+    path = Path(first.files[0].url).with_name("other.root")
+    write(path, events_of(random_leptons(3000, seed=22), 0, 900))
+    files = (dataclasses.replace(first.files[0], url=str(path)), *first.files[1:])
+    return dataclasses.replace(one, datasets=(dataclasses.replace(first, files=files), *one.datasets[1:]))
+
+
+@pytest.mark.parametrize(
+    ("what", "n_again"),
+    [("cut", 36), ("code", 36), ("library", 36), ("file", 9), ("stream", 18), ("golden json", 27), ("chunks", 72)],
+)
+def test_nothing_stale_is_used(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, n_again: int
+) -> None:
+    last(one, ledger=tmp_path / "l.sqlite")
+    chosen, changed, options = OPEN, one, {}
+    if what == "cut":
+        chosen = OPEN.replace(muon_pt_min=6)
+    elif what == "code":
+        monkeypatch.setattr(provenance, "sources_sha256", lambda *_: "another")
+    elif what == "library":
+        monkeypatch.setattr(provenance, "libraries", lambda: {"numpy": "0.1"})
+    elif what == "file":
+        changed = _other_file(one)
+    elif what == "stream":
+        first = dataclasses.replace(one.datasets[0], stream="DoubleElectron")
+        changed = dataclasses.replace(one, datasets=(first, *one.datasets[1:]))
+    elif what == "golden json":
+        (tmp_path / "cert.json").write_text('{"1": [[1, 2]]}')
+        changed = dataclasses.replace(one, golden_json=str(tmp_path / "cert.json"))
+    else:
+        options = {"chunk_events": 50}
+    expected = results.document(last(changed, chosen, **options))
+    seen = analysed(monkeypatch)
+    found = last(changed, chosen, ledger=tmp_path / "l.sqlite", **options)
+    assert len(seen) == n_again
+    assert results.document(found) == expected
+
+
+def test_damaged_row_is_not_believed(one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = results.document(last(one, ledger=tmp_path / "l.sqlite"))
+    with sqlite3.connect(tmp_path / "l.sqlite") as database:
+        (key, rows), *_ = database.execute("SELECT key, rows FROM units WHERE length(rows) > 0").fetchall()
+        database.execute("UPDATE units SET rows = ? WHERE key = ?", (bytes([rows[0] ^ 1]) + rows[1:], key))
+    database.close()
+    seen = analysed(monkeypatch)
+    assert results.document(last(one, ledger=tmp_path / "l.sqlite")) == expected
+    assert len(seen) == 1
+
+
+def test_same_unit_with_another_result_is_an_alarm(one: Campaign, tmp_path: Path) -> None:
+    record = pack(tallies(one)[0])
+    with Ledger(tmp_path / "l.sqlite") as opened:
+        opened.commit([(b"key", record)])
+        opened.commit([(b"key", record)])
+        with pytest.raises(NondeterminismError, match="gave two different results"):
+            opened.commit([(b"other", record), (b"key", record._replace(masked=1))])
+        assert opened.finished([b"key", b"other"]) == {b"key"}
+
+
+def test_second_client_is_refused_by_name(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite"), pytest.raises(LedgerError, match=f"in use by process {os.getpid()} on "):
+        Ledger(tmp_path / "l.sqlite")
+    Ledger(tmp_path / "l.sqlite").close()
+
+
+def test_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
+    (tmp_path / "l.sqlite").write_bytes(b"not a database, but long enough to look like one" * 30)
+    with pytest.raises(LedgerError, match="not a usable ledger"):
+        Ledger(tmp_path / "l.sqlite")
+
+
+def test_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
+    Ledger(tmp_path / "l.sqlite").close()
+    with sqlite3.connect(tmp_path / "l.sqlite") as database:
+        database.execute("UPDATE meta SET value = '99'")
+    database.close()
+    with pytest.raises(LedgerError, match="a ledger of version 99"):
+        Ledger(tmp_path / "l.sqlite")
+
+
+_UNTIL_FULL = """
+import resource, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[2])
+from test_ledger import pack
+from higgsnb.analysis import Tally
+from higgsnb.ledger import Ledger, LedgerError, Record
+with Ledger(Path(sys.argv[1])) as ledger:
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    done = 0
+    try:
+        while done < 1000:
+            record = Record(0, 0, done, done + 1, b"", b"", b"", 0, "", "baskets", "blocks", bytes(1000))
+            ledger.commit([(done.to_bytes(4, "big"), record)])
+            done += 1
+    except LedgerError as error:
+        print(done, str(error).splitlines()[1])
+"""
+
+
+def test_full_disk_loses_nothing_that_was_committed(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _UNTIL_FULL, str(tmp_path / "l.sqlite"), str(Path(__file__).parent)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    committed, _, message = done.stdout.strip().partition(" ")
+    assert message.startswith("Nothing is lost that was finished before. Free some space")
+    with Ledger(tmp_path / "l.sqlite") as opened:
+        kept = opened.finished(number.to_bytes(4, "big") for number in range(1000))
+        assert {int.from_bytes(key, "big") for key in kept} == set(range(int(committed)))
+        assert 10 < len(kept) < 1000
+
+
+_KILLED = """
+import os, signal, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from higgsnb import analysis, datasets, engine, selection
+real, left = analysis.analyse, [int(sys.argv[4])]
+def analyse(*arguments, **options):
+    left[0] -= 1
+    if left[0] < 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments, **options)
+engine.analyse, engine.SECONDS_BETWEEN_RESULTS = analyse, 0.0
+for _ in engine.run(datasets.load(sys.argv[2]), selection.load("open2012"), chunk_events=100, ledger=Path(sys.argv[3])):
+    pass
+"""
+
+TOML = """
+[campaign]
+name = "killed"
+schema = "outreach"
+luminosity_fb = 10.0
+luminosity_uncertainty = 0.02
+energy_tev = 8
+"""
+
+
+def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, tmp_path: Path) -> None:
+    blocks = [
+        f'[[dataset]]\nname = "{d.name}"\nprocess = "{d.process}"\n'
+        + (f'stream = "{d.stream}"\n' if d.stream else "cross_section_pb = 1.0\n")
+        + f"file = [{', '.join(f'{{ url = {file.url!r} }}' for file in d.files)}]\n"
+        for d in one.datasets
+    ]
+    (tmp_path / "killed.toml").write_text(TOML + "".join(blocks).replace("'", '"'))
+    codes = []
+    for survived in (3, 11, 20, 1000):
+        command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), str(tmp_path / "killed.toml")]
+        codes.append(subprocess.run([*command, str(tmp_path / "l.sqlite"), str(survived)], check=False).returncode)
+    assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGKILL, 0]
+    killed = datasets.load(tmp_path / "killed.toml")
+    resumed, whole = last(killed, ledger=tmp_path / "l.sqlite"), last(killed)
+    assert results.document(resumed) == results.document(whole)
+    results.write(resumed, tmp_path / "resumed", run={})
+    results.write(whole, tmp_path / "whole", run={})
+    for path in (tmp_path / "whole").iterdir():
+        assert path.read_bytes() == (tmp_path / "resumed" / path.name).read_bytes()
+
+
+def test_many_units_are_resumed_exactly(tmp_path: Path) -> None:
+    n, pairs = 5000, np.array([[7, 1], [20, 2]], ledger.NUMBER).tobytes()
+    records = [
+        (number.to_bytes(4, "big"), ledger.Record(0, 0, number, number + 1, pairs, pairs, b"", 1, "", "r", "i", b""))
+        for number in range(n)
+    ]
+    with Ledger(tmp_path / "l.sqlite") as opened:
+        opened.commit(records)
+        found = opened.tally(key for key, _ in records)
+    assert found.units == {(0, 0): ((0, n),)}
+    assert found.counts[0].ravel()[[7, 20]].tolist() == [n, 2 * n]
+    assert found.masked == {0: n}
