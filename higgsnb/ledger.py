@@ -329,7 +329,7 @@ def _clear_errors(path: Path) -> Iterator[None]:
 
 def _acquire(path: Path) -> IO[str] | None:
     """Take the lock beside the ledger, or say who holds it."""
-    lock = path.with_name(f"{path.name}.lock")
+    lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = lock.open("a+", encoding="utf-8")

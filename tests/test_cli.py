@@ -19,6 +19,7 @@ from http_server import Fault, FileServer
 from outreach import events_of, write
 
 from higgsnb.__main__ import main
+from higgsnb.ledger import Ledger
 
 CAMPAIGN = """
 [campaign]
@@ -92,7 +93,8 @@ def document(folder: Path) -> dict[str, Any]:
 
 def test_result_directory_is_that_of_the_contract(folder: Path, tmp_path: Path) -> None:
     invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path / "out")
-    assert {path.name for path in (tmp_path / "out").iterdir()} == OUTPUTS
+    visible = {path.name for path in (tmp_path / "out").iterdir() if not path.name.startswith(".")}
+    assert visible == OUTPUTS | {"ledger.sqlite"}
     found = document(tmp_path / "out")
     assert found["schema_version"] == 1
     assert found["complete"] is True
@@ -259,6 +261,13 @@ def test_file_of_the_user_in_the_result_directory_stays(folder: Path, tmp_path: 
     (tmp_path / ".higgsnb").write_text("mine")
     invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--quiet")
     assert (tmp_path / ".higgsnb").read_text() == "mine"
+
+
+def test_second_run_in_a_directory_that_is_in_use_is_refused(folder: Path, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "ledger.sqlite"):
+        result = invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, code=2)
+    assert "is in use by process" in result.stderr
+    assert "--out" in result.stderr
 
 
 def test_strict_stops_with_exit_code_2(folder: Path, tmp_path: Path) -> None:
