@@ -7,7 +7,7 @@ The modules in the order of an analysis; each is loaded when it is first used::
     campaign = higgsnb.datasets.load("toy")             # what to analyse
     selection = higgsnb.selection.load("open2012")      # what to keep
     for result in higgsnb.engine.run(campaign, selection):
-        pass                                            # partial results; the last one is whole
+        print(result.coverage)                          # partial results; the last one is whole
     higgsnb.plots.mass_4l(result)
     higgsnb.results.write(result, folder, run={})
 """

@@ -113,11 +113,14 @@ def _load(path: Path) -> Read | None:
 
 
 def _values(table: pa.Table, name: str) -> Any:
-    """Return a flat column as an array, or the leptons of all events of a column of lists."""
+    """Return a flat column as an array, or the leptons of all events of a column of lists.
+
+    A copy, as the kernel would be compiled once more for arrays that cannot be written to.
+    """
     import pyarrow as pa
 
     column = table.column(name).combine_chunks()
-    return (column.values if isinstance(column, pa.ListArray) else column).to_numpy(zero_copy_only=False)
+    return np.array((column.values if isinstance(column, pa.ListArray) else column).to_numpy(zero_copy_only=False))
 
 
 def _leptons(table: pa.Table) -> Leptons:

@@ -10,7 +10,7 @@ import pytest
 from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import engine, results, selection
+from higgsnb import engine, kernel, results, selection
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
 from higgsnb.selection import Selection
@@ -127,6 +127,13 @@ def test_skims_give_the_same_bytes_and_serve_other_cuts(one: Campaign, tmp_path:
         assert results.document(found) == results.document(expected)
         assert found.candidates.mass_4l.tobytes() == expected.candidates.mass_4l.tobytes()
         assert len(list(folder.glob("*.arrow"))) == made
+
+
+def test_skims_and_files_share_one_compiled_kernel(one: Campaign, tmp_path: Path) -> None:
+    last(one, skims_folder=tmp_path)
+    compiled = list(kernel.select_events.signatures)
+    last(one, skims_folder=tmp_path)
+    assert list(kernel.select_events.signatures) == compiled
 
 
 def test_damaged_skim_is_made_anew(one: Campaign, tmp_path: Path) -> None:
