@@ -1,8 +1,8 @@
 """The compiled kernel: one pass over the events of a chunk, small rules that can be read on their own.
 
 `select` is what others call. The rules are compiled by numba; they take the columns of one flavour (`Flavour`), the
-numbers of a selection (`Cuts`) and the good leptons of one event (`Event`). Per event the kernel notes the furthest cut
-passed in each channel, from which the cutflow follows, and writes the candidates.
+numbers of a selection (`Cuts`) and the good leptons of one event (an array of `EVENT`). Per event the kernel notes the
+furthest cut passed in each channel, from which the cutflow follows, and writes the candidates.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import namedtuple
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numba
 import numpy as np
@@ -46,23 +46,19 @@ Cuts = namedtuple("Cuts", ("algorithm", *NUMBERS))  # type: ignore[misc]  # noqa
 """The numbers of a `Selection` as the kernel takes them, the algorithm by its index."""
 
 
-class Event(NamedTuple):
-    """Room for the good leptons of one event, muons before electrons, in float64; ``place`` is where in its column."""
+EVENT = np.dtype(
+    [(name, np.float64) for name in ("pt", "eta", "phi", "px", "py", "pz", "energy")]
+    + [(name, np.int64) for name in ("charge", "flavour", "place")]
+)
+"""A good lepton of one event, in float64; ``place`` is where in its column.
 
-    pt: npt.NDArray[np.float64]
-    eta: npt.NDArray[np.float64]
-    phi: npt.NDArray[np.float64]
-    px: npt.NDArray[np.float64]
-    py: npt.NDArray[np.float64]
-    pz: npt.NDArray[np.float64]
-    energy: npt.NDArray[np.float64]
-    charge: Integers
-    flavour: Integers
-    place: Integers
+An event is one array of these, muons before electrons: a tuple of arrays would cost the counting of references to each
+of them at every call.
+"""
 
 
 class Quadruple(NamedTuple):
-    """Four leptons of an `Event` paired into two Z candidates, Z1 (a, b) and Z2 (c, d)."""
+    """Four leptons of an event paired into two Z candidates, Z1 (a, b) and Z2 (c, d)."""
 
     a: int
     b: int
@@ -138,9 +134,9 @@ def add_good(event, n, leptons, first, last, flavour, pt_min, eta_max, isolation
     """Append the good ones of the leptons [first, last) to the event; return how many it holds then."""
     for i in range(first, last):
         if is_good(leptons, i, pt_min, eta_max, isolation_max, cuts):
-            event.flavour[n] = flavour
-            event.place[n] = i
-            event.charge[n] = leptons.charge[i]
+            event[n].flavour = flavour
+            event[n].place = i
+            event[n].charge = leptons.charge[i]
             set_momentum(event, n, leptons, i)
             n += 1
     return n
@@ -155,9 +151,9 @@ def set_momentum(event, n, leptons, i):
         np.float64(leptons.phi[i]),
         np.float64(leptons.mass[i]),
     )
-    event.pt[n], event.eta[n], event.phi[n] = pt, eta, phi
-    event.px[n], event.py[n], event.pz[n] = pt * math.cos(phi), pt * math.sin(phi), pt * math.sinh(eta)
-    event.energy[n] = math.sqrt(pt**2 + event.pz[n] ** 2 + mass**2)
+    event[n].pt, event[n].eta, event[n].phi = pt, eta, phi
+    event[n].px, event[n].py, event[n].pz = pt * math.cos(phi), pt * math.sin(phi), pt * math.sinh(eta)
+    event[n].energy = math.sqrt(pt**2 + event[n].pz ** 2 + mass**2)
 
 
 @rule
@@ -170,10 +166,10 @@ def invariant_mass(energy, px, py, pz):
 def pair_mass(event, i, j):
     """Invariant mass of two leptons in GeV."""
     return invariant_mass(
-        event.energy[i] + event.energy[j],
-        event.px[i] + event.px[j],
-        event.py[i] + event.py[j],
-        event.pz[i] + event.pz[j],
+        event[i].energy + event[j].energy,
+        event[i].px + event[j].px,
+        event[i].py + event[j].py,
+        event[i].pz + event[j].pz,
     )
 
 
@@ -182,10 +178,10 @@ def four_lepton_mass(event, four):
     """Invariant mass of all four leptons in GeV."""
     energy = px = py = pz = 0.0
     for i in (four.a, four.b, four.c, four.d):
-        energy += event.energy[i]
-        px += event.px[i]
-        py += event.py[i]
-        pz += event.pz[i]
+        energy += event[i].energy
+        px += event[i].px
+        py += event[i].py
+        pz += event[i].pz
     return invariant_mass(energy, px, py, pz)
 
 
@@ -198,7 +194,7 @@ def wrap(angle):
 @rule
 def delta_r(event, i, j):
     """Angular distance √(Δη² + Δφ²), with Δφ taken around the circle."""
-    return math.sqrt((event.eta[i] - event.eta[j]) ** 2 + wrap(event.phi[i] - event.phi[j]) ** 2)
+    return math.sqrt((event[i].eta - event[j].eta) ** 2 + wrap(event[i].phi - event[j].phi) ** 2)
 
 
 @rule
@@ -206,7 +202,7 @@ def total_charge(event, first, last):
     """Sum of the charges of the leptons [first, last)."""
     total = 0
     for i in range(first, last):
-        total += event.charge[i]
+        total += event[i].charge
     return total
 
 
@@ -218,9 +214,9 @@ def quadruple(event, i, j, k, m, mass_ij, mass_km, z_mass):
     """
     if abs(mass_km - z_mass) < abs(mass_ij - z_mass):
         i, j, k, m, mass_ij, mass_km = k, m, i, j, mass_km, mass_ij
-    if event.pt[j] > event.pt[i]:
+    if event[j].pt > event[i].pt:
         i, j = j, i
-    if event.pt[m] > event.pt[k]:
+    if event[m].pt > event[k].pt:
         k, m = m, k
     return Quadruple(i, j, k, m, mass_ij, mass_km)
 
@@ -228,7 +224,7 @@ def quadruple(event, i, j, k, m, mass_ij, mass_km, z_mass):
 @rule
 def opposite(event, i, j):
     """Whether two leptons have the same flavour and opposite charges."""
-    same_flavour, charge = event.flavour[i] == event.flavour[j], event.charge[i] + event.charge[j]
+    same_flavour, charge = event[i].flavour == event[j].flavour, event[i].charge + event[j].charge
     return same_flavour and charge == 0
 
 
@@ -237,8 +233,8 @@ def two_are_hard(event, leptons, cuts):
     """Whether one of these leptons is above the leading pT cut and another above the subleading one."""
     leading = subleading = 0
     for i in leptons:
-        leading += event.pt[i] > cuts.lepton_pt_leading
-        subleading += event.pt[i] > cuts.lepton_pt_subleading
+        leading += event[i].pt > cuts.lepton_pt_leading
+        subleading += event[i].pt > cuts.lepton_pt_subleading
     return leading >= 1 and subleading >= 2
 
 
@@ -270,7 +266,7 @@ def no_light_pair(event, four, cuts):
     leptons = (four.a, four.b, four.c, four.d)
     for i in range(3):
         for j in range(i + 1, 4):
-            opposite_sign = event.charge[leptons[i]] + event.charge[leptons[j]] == 0
+            opposite_sign = event[leptons[i]].charge + event[leptons[j]].charge == 0
             if opposite_sign and not pair_mass(event, leptons[i], leptons[j]) > cuts.dilepton_mass_min:
                 return False
     return True
@@ -300,9 +296,9 @@ def furthest_cut(event, four, hard, apart, cuts):  # noqa: PLR0911 - one line a 
 @rule
 def channel_of(event, four):
     """Return the channel of a quadruple."""
-    if event.flavour[four.a] != event.flavour[four.c]:
+    if event[four.a].flavour != event[four.c].flavour:
         return TWO_EACH
-    return FOUR_MUONS if event.flavour[four.a] == MUON else FOUR_ELECTRONS
+    return FOUR_MUONS if event[four.a].flavour == MUON else FOUR_ELECTRONS
 
 
 @rule
@@ -350,7 +346,7 @@ def pick_hardest(event, first, last, pick, place, count):
             taken = False
             for earlier in range(place, n):
                 taken = taken or pick[earlier] == i
-            if not taken and (best < 0 or event.pt[i] > event.pt[best]):
+            if not taken and (best < 0 or event[i].pt > event[best].pt):
                 best = i
         pick[n] = best
 
@@ -359,7 +355,7 @@ def pick_hardest(event, first, last, pick, place, count):
 def is_better(event, four, best, cuts):
     """Whether a quadruple is preferred: Z1 nearer to the Z mass, and of equal ones the larger pT sum of Z2."""
     distance, best_distance = abs(four.mass_z1 - cuts.z_mass), abs(best.mass_z1 - cuts.z_mass)
-    harder = event.pt[four.c] + event.pt[four.d] > event.pt[best.c] + event.pt[best.d]
+    harder = event[four.c].pt + event[four.d].pt > event[best.c].pt + event[best.d].pt
     return distance < best_distance or (distance == best_distance and harder)
 
 
@@ -401,10 +397,10 @@ def choose_aod2012(event, n_muons, n_leptons, channel, cuts, pick, furthest):
     else:
         first, last = (0, n_muons) if channel == FOUR_MUONS else (n_muons, n_leptons)
         pick_hardest(event, first, last, pick, 0, 4)
-        if event.charge[pick[0]] + event.charge[pick[1]] + event.charge[pick[2]] + event.charge[pick[3]] != 0:
+        if event[pick[0]].charge + event[pick[1]].charge + event[pick[2]].charge + event[pick[3]].charge != 0:
             return none
         four = best_pairing(event, pick, cuts.z_mass, False)
-    hard = event.pt[four.a] > cuts.lepton_pt_leading and event.pt[four.b] > cuts.lepton_pt_subleading
+    hard = event[four.a].pt > cuts.lepton_pt_leading and event[four.b].pt > cuts.lepton_pt_subleading
     furthest[channel] = furthest_cut(event, four, hard, all_apart(event, four, cuts), cuts)
     return four if furthest[channel] == Cut.MASS_4L else none
 
@@ -464,7 +460,7 @@ def write_row(rows, n, e, channel, event, four):
     rows.event_index[n], rows.channel[n] = e, channel
     rows.mass_4l[n], rows.mass_z1[n], rows.mass_z2[n] = four_lepton_mass(event, four), four.mass_z1, four.mass_z2
     for place, i in enumerate((four.a, four.b, four.c, four.d)):
-        rows.lepton[n, place], rows.flavour[n, place] = event.place[i], event.flavour[i]
+        rows.lepton[n, place], rows.flavour[n, place] = event[i].place, event[i].flavour
 
 
 @rule
@@ -585,10 +581,9 @@ def _flavour(leptons: Leptons, name: str) -> Flavour:
     )
 
 
-def _event(n_leptons: int) -> Event:
+def _event(n_leptons: int) -> npt.NDArray[Any]:
     """Return room for an event of so many leptons."""
-    kinds = [np.float64] * 7 + [np.int64] * 3
-    return Event._make(np.empty(n_leptons, kind) for kind in kinds)
+    return np.empty(n_leptons, EVENT)
 
 
 def _rows(n: int) -> Rows:
@@ -612,6 +607,16 @@ def count_passed(stage: npt.NDArray[np.int8]) -> Integers:
 def is_compiled() -> bool:
     """Whether the compiled kernel lies on disk from an earlier run; if not, the first use takes about ten seconds."""
     return any(Path(select_events.stats.cache_path or ".").glob("kernel.select_events-*.nbi"))
+
+
+def _run(*arguments: Any) -> int:
+    """Run the kernel; compiled code that another version of this package left behind is thrown away first."""
+    try:
+        return int(select_events(*arguments))
+    except AttributeError:  # numba's index names a class that no longer exists
+        for path in Path(select_events.stats.cache_path or ".").glob("kernel.*.nb[ci]"):
+            path.unlink(missing_ok=True)
+        return int(select_events(*arguments))
 
 
 def select(leptons: Leptons, selection: Selection, stream: str | None = None) -> Candidates:
@@ -638,7 +643,7 @@ def select(leptons: Leptons, selection: Selection, stream: str | None = None) ->
     wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(stream))
     stage = np.where(wanted, 0, -1).astype(np.int8) * np.ones((leptons.n_events, 1), np.int8)
     unusable = np.zeros((2, len(QUANTITIES)), np.int64)
-    n = select_events(
+    n = _run(
         leptons.muon_offsets, muons, leptons.electron_offsets, electrons,
         _cuts(selection), wanted, _event(most), stage, rows, unusable,
     )  # fmt: skip
