@@ -145,3 +145,26 @@ def test_no_download_address_or_index_is_in_the_repository(repository_files: lis
 def test_results_are_ignored_by_git(repository_files: list[Path]) -> None:
     assert "/results/" in read(".gitignore").splitlines()
     assert [path for path in repository_files if path.is_relative_to(ROOT / "results")] == []
+
+
+def pinned_for(extra: str) -> dict[str, str]:
+    """The versions that a requirements file pins for Python 3.11: those whose marker does not ask for a later one."""
+    pins = re.findall(r"^([a-z0-9-]+)(==[^ ]+)(.*)$", read(f"requirements/{extra}.txt"), re.MULTILINE)
+    return {name: version for name, version, marker in pins if "python_full_version >=" not in marker}
+
+
+def test_binder_installs_what_the_lock_pins() -> None:
+    environment = read("binder/environment.yml")
+    listed = dict(re.findall(r"^      - ([a-z0-9-]+)(==\S+)$", environment, re.MULTILINE))
+    locked = pinned_for("notebook")
+    assert "  - python=3.11\n" in environment
+    assert distributions(project()["dependencies"]) <= set(listed)
+    assert {name: version for name, version in listed.items() if name != "hatchling"} == {
+        name: locked[name] for name in listed if name != "hatchling"
+    }
+
+
+@pytest.mark.parametrize("name", ["environment.yml", "postBuild"])
+def test_root_links_lead_to_what_binder_reads(name: str) -> None:
+    assert (ROOT / name).is_symlink()
+    assert (ROOT / name).read_text() == (ROOT / "binder" / name).read_text()
