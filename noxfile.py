@@ -35,6 +35,13 @@ def slow(session: nox.Session) -> None:
 
 
 @nox.session
+def faults(session: nox.Session) -> None:
+    """Kill, cut and damage whatever can be; ``-- --long`` does it for hours."""
+    session.install("-e", ".[test]")
+    session.run("pytest", "-m", "faults", *(session.posargs or ["tests/faults"]))
+
+
+@nox.session
 def notebooks(session: nox.Session) -> None:
     """Run every notebook from top to bottom."""
     session.install("-e", ".[test]")

@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from higgsnb.selection import Selection
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+CONNECT_SECONDS = 10
 
 
 class Commands(click.Group):
@@ -47,7 +49,7 @@ class Commands(click.Group):
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error tells of bad input, and not of a fault in this package."""
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ == "FileError"
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ in ("FileError", "VersionError")
 
 
 def _shortened(error: Exception) -> str:
@@ -91,7 +93,19 @@ fraction_option = click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Result directory (default: results/CAMPAIGN)."
 )
 @fraction_option
-@click.option("--workers", "-j", type=click.IntRange(min=1), help="Threads (default: all cores).")
+@click.option("--workers", "-j", type=click.IntRange(min=1), help="Threads or processes (default: all cores).")
+@click.option(
+    "--scheduler",
+    default="threads",
+    show_default=True,
+    metavar="threads|processes|ADDRESS",
+    help="Who does the work: threads; processes, so that a crash costs one chunk only; or the Dask scheduler there.",
+)
+@click.option(
+    "--unit-seconds",
+    type=click.FloatRange(0, min_open=True),
+    help="How long one chunk may take before its process is ended (default: 900; not with threads).",
+)
 @click.option(
     "--on-error",
     type=click.Choice(["strict", "report"]),
@@ -108,7 +122,8 @@ fraction_option = click.option(
 @click.pass_context
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
-    workers: int | None, on_error: str, chunk_events: int | None, fresh: bool, skim: bool, quiet: bool,
+    workers: int | None, scheduler: str, unit_seconds: float | None, on_error: str, chunk_events: int | None,
+    fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
     from higgsnb import engine, files, kernel, results
@@ -121,18 +136,39 @@ def run(
         if not kernel.is_compiled():
             click.echo("compiling the selection for this machine: once, about ten seconds", err=True)
     clock = _Clock()
-    partial_results = engine.run(
-        campaign, selection, chunk_events=chunk_events, fraction=fraction, workers=workers, on_error=on_error,
-        skims_folder=files.cache_folder() / "skims" if skim else None, ledger=folder / "ledger.sqlite", fresh=fresh,
-    )  # fmt: skip
-    result = _last(partial_results, quiet=quiet)
-    written = results.write(result, folder, run=clock.record(workers or engine.available_cores()))
+    with _client(scheduler) as client:
+        partial_results = engine.run(
+            campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
+            on_error=on_error, skims_folder=files.cache_folder() / "skims" if skim else None,
+            ledger=folder / "ledger.sqlite", fresh=fresh, unit_seconds=unit_seconds,
+        )  # fmt: skip
+        result = _last(partial_results, quiet=quiet)
+    written = results.write(result, folder, run={**clock.record(), **result.run})
     try:
         _report(result, written, quiet=quiet)
         sys.stdout.flush()
     except OSError:  # whoever read our output has gone; the result is written, and its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ctx.exit(COMPLETE if result.complete else INCOMPLETE)
+
+
+@contextmanager
+def _client(scheduler: str) -> Iterator[Any]:
+    """Return what `engine.run` takes as ``client``; a connection to a Dask scheduler is closed in the end."""
+    if scheduler in ("threads", "processes"):
+        yield scheduler
+        return
+    from distributed import Client
+
+    try:
+        client = Client(scheduler, timeout=f"{CONNECT_SECONDS} s", set_as_default=False)  # type: ignore[no-untyped-call]
+    except (OSError, ValueError, TypeError) as error:
+        raise OSError(
+            f"no Dask scheduler at {scheduler}: {str(error) or type(error).__name__}\n"
+            "Give an address such as tcp://127.0.0.1:8786, or --scheduler processes."
+        ) from error
+    with client:
+        yield client
 
 
 def _load(name: str, selection_name: str | None) -> tuple[Campaign, Selection]:
@@ -149,7 +185,7 @@ class _Clock:
     def __init__(self) -> None:
         self.started, self.wall, self.cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
 
-    def record(self, workers: int) -> dict[str, Any]:
+    def record(self) -> dict[str, Any]:
         """Return the ``run`` block of ``result.json``."""
         from higgsnb import provenance
 
@@ -157,8 +193,6 @@ class _Clock:
             "started": self.started.isoformat(timespec="seconds"),
             "wall_seconds": round(time.perf_counter() - self.wall, 3),
             "cpu_seconds": round(time.process_time() - self.cpu, 3),
-            "backend": "threads",
-            "workers": workers,
             "machine": provenance.machine(),
         }
 

@@ -330,6 +330,8 @@ class Result:
         What each opened file says of itself, by `FileKey`.
     failures
         By `FileKey`: the files that could not be analysed.
+    run
+        How the work went (workers, tries): what may differ between runs that give the same result.
     """
 
     campaign: Campaign
@@ -337,6 +339,7 @@ class Result:
     tally: Tally = field(default_factory=Tally)
     files: Mapping[FileKey, FileInfo] = field(default_factory=dict)
     failures: Mapping[FileKey, Failure] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __add__(self, other: Result) -> Result:
         """Add a part that counted other events.
@@ -625,12 +628,18 @@ class Result:
         file = dataset.files[key[1]]
         return {
             "dataset": dataset.name, "record": dataset.record, "doi": dataset.doi,
-            "file": provenance.public_name(file.url), "kind": info.kind, "entries": info.entries,
+            "file": provenance.public_name(file.url), "kind": info.kind or self._kind(key), "entries": info.entries,
             "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
             "counted": [list(pair) for pair in self.tally.units.get(key, ())],
             "readers": sorted({reader for reader, _ in self.tally.readers.get(key, ())}),
             "integrity": sorted({integrity for _, integrity in self.tally.readers.get(key, ())}),
         }  # fmt: skip
+
+    def _kind(self, key: FileKey) -> str | None:
+        """Return the kind of a file from how it was read; None if nothing of it was."""
+        kinds = {"baskets": "TTree", "pages": "RNTuple", "csv": "CSV"}
+        readers = sorted({reader for reader, _ in self.tally.readers.get(key, ())})
+        return kinds.get(readers[0]) if readers else None
 
 
 def empty_table() -> Table:

@@ -158,6 +158,8 @@ class Chunk:
     start: int
     stop: int
     golden_json: str | None
+    entries: int | None = None
+    """How many entries the file has in all, as the plan assumes; None = not checked."""
 
 
 def names() -> tuple[str, ...]:
@@ -253,6 +255,7 @@ def chunks(campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fr
                     start,
                     stop,
                     campaign.golden_json if dataset.is_data else None,  # it says when data are good, not simulation
+                    count,
                 )
                 placed.append(((before + start) / total, index, number, start, chunk))
             before += count

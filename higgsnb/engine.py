@@ -1,38 +1,64 @@
-"""Run `analysis.analyse` over the chunks of a campaign, yielding partial results as they land."""
+"""Run `analysis.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
+
+One code path: `accounts` says what is to be done, `executors` where, `tasks` what a worker does, and the `ledger` what
+is finished. Whoever does the work may die at any moment; what counts is what is in the ledger.
+"""
 
 from __future__ import annotations
 
-import os
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING, Any
 
-from higgsnb import datasets, events, luminosity, provenance
-from higgsnb.analysis import Failure, FileKey, Result, Tally, analyse, merge
+from higgsnb import accounts, analysis, datasets, events, luminosity, provenance, tasks, transfer
+from higgsnb.accounts import Accounts, Batch, NondeterminismError
+from higgsnb.analysis import Failure, FileKey, Result, Tally
+from higgsnb.executors import Cluster, SchedulerLostError, Threads, WorkerLostError, available_cores, opened
 from higgsnb.files import redact
-from higgsnb.ledger import Ledger, pack, unit_keys
+from higgsnb.ledger import Ledger, LedgerError, Record, Sum, unit_keys
 from higgsnb.selection import STREAM_CHANNELS
+from higgsnb.tasks import Outcome, VersionError, Work
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from higgsnb.datasets import Campaign, Chunk
     from higgsnb.events import FileInfo
+    from higgsnb.executors import Processes
     from higgsnb.selection import Selection
+
+__all__ = [
+    "CHUNK_EVENTS",
+    "FileError",
+    "NondeterminismError",
+    "SchedulerLostError",
+    "VersionError",
+    "available_cores",
+    "run",
+]
 
 CHUNK_EVENTS = 250_000
 """Events in a chunk unless asked otherwise: about 50 MB of columns in the outreach schema."""
 SECONDS_BETWEEN_RESULTS = 0.2
 """Partial results come at most five times a second."""
+HEARTBEAT_SECONDS = 30.0
+"""A partial result comes at least so often, also if nothing has landed."""
+SHARE_OF_TIME = 0.1
+"""Partial results, and what the caller does with each, take at most this share of the time."""
+COMMIT_SHARE = 0.01
+"""Writing to the ledger takes at most this share of the time, at the price of a little more to lose."""
+BATCH_CHUNKS = 500
+"""Most chunks that go out together."""
+UNIT_SECONDS = 900.0
+"""How long one chunk may take in a process or on a cluster unless asked otherwise."""
+INSPECTORS = 8
+"""Threads that open files before the run, at least: nearly all of it is waiting."""
 ON_ERROR = ("report", "strict")
-
-Key = TypeVar("Key")
-Value = TypeVar("Value")
 
 
 class FileError(RuntimeError):
@@ -41,63 +67,92 @@ class FileError(RuntimeError):
 
 @dataclass
 class _Run:
-    """The state of one run: what is known of the files, and the sum so far."""
+    """The state of one run: what is known of the files, the books, and the sum so far."""
 
     campaign: Campaign
     selection: Selection
+    executor: Threads | Processes | Cluster
+    work: Work
     strict: bool
     ledger: Ledger | None = None
-    keys: dict[tuple[FileKey, int], bytes] = field(default_factory=dict)
+    chunks: list[Chunk] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    books: Accounts = field(default_factory=lambda: Accounts(()))
     files: dict[FileKey, FileInfo] = field(default_factory=dict)
     failures: dict[FileKey, Failure] = field(default_factory=dict)
-    tally: Tally = field(default_factory=Tally)
-    landed: list[Tally] = field(default_factory=list)
+    poison: dict[FileKey, list[str]] = field(default_factory=dict)
+    total: Sum = field(default_factory=Sum)
+    landed: list[tuple[int, Record]] = field(default_factory=list)
+    tries: dict[str, int] = field(default_factory=dict)
+    seconds_per_chunk: float = 0.0
 
     def result(self) -> Result:
         """Return what has been counted so far."""
+        self.commit()
+        return Result(
+            self.campaign, self.selection, self.total.tally(), dict(self.files), dict(self.failures), run=self.figures()
+        )
+
+    def commit(self) -> None:
+        """Write what has landed to the ledger, and only then count it."""
         if self.ledger is not None and self.landed:
-            self.ledger.commit((self._key(tally), pack(tally)) for tally in self.landed)
-        self.tally, self.landed = merge((self.tally, *self.landed)), []
-        return Result(self.campaign, self.selection, self.tally, dict(self.files), dict(self.failures))
+            self.ledger.commit((self.keys[unit], record) for unit, record in self.landed)
+        self.total.add(record for _, record in self.landed)
+        self.landed.clear()
 
-    def _key(self, tally: Tally) -> bytes:
-        """Return the ledger's key of the tally of one chunk."""
-        ((file, ((start, _),)),) = tally.units.items()
-        return self.keys[file, start]
+    def note_tries(self, tries: Mapping[str, int]) -> None:
+        """Note how often remote files had to be asked."""
+        for name, count in tries.items():
+            self.tries[name] = max(count, self.tries.get(name, 0))
 
-    def fail(self, key: FileKey, error: Exception) -> None:
+    def figures(self) -> dict[str, Any]:
+        """Return how the work went, for the ``run`` block of a result: it may differ between runs of the same thing."""
+        return {"backend": self.executor.name, "workers": self.executor.workers, "tries": dict(self.tries)}
+
+    def fail(self, key: FileKey, error: str, message: str, cause: Exception | None = None) -> None:
         """Note a file that could not be analysed; raise in strict mode."""
         dataset = self.campaign.datasets[key[0]]
-        url = dataset.files[key[1]].url
         if self.strict:
-            raise FileError(str(error)) from error
-        self.failures.setdefault(key, Failure(dataset.name, url, type(error).__name__, redact(str(error))))
+            raise FileError(message) from cause
+        self.failures.setdefault(key, Failure(dataset.name, dataset.files[key[1]].url, error, redact(message)))
+
+    def file_of(self, unit: int) -> FileKey:
+        """Return the file that a unit is a part of."""
+        chunk = self.chunks[unit]
+        return chunk.dataset_index, chunk.file_index
 
 
 def run(
     campaign: Campaign,
     selection: Selection,
     *,
+    client: Any = None,
+    workers: int | None = None,
     chunk_events: int | None = None,
     fraction: float = 1.0,
-    workers: int | None = None,
     on_error: str = "report",
     skims_folder: Path | None = None,
     ledger: Path | None = None,
     fresh: bool = False,
+    unit_seconds: float | None = None,
+    analyse: Callable[..., Tally] = analysis.analyse,
 ) -> Iterator[Result]:
-    """Analyse a campaign with all cores of this machine.
+    """Analyse a campaign with all cores of this machine, or with a Dask cluster.
 
     Parameters
     ----------
     campaign, selection
         What to analyse, what to keep.
+    client
+        Who does the work. None or "threads": threads of this process. "processes": processes of this machine, so that a
+        crash, too little memory or an endless loop costs one chunk and not the run. A `distributed.Client`: any Dask
+        cluster, see `cluster`.
+    workers
+        Number of threads or processes (default: the cores this process may use).
     chunk_events
         Most events in a chunk (default `CHUNK_EVENTS`); changes memory and speed, never the result.
     fraction
         Only the first part of each file, 0 < fraction ≤ 1; the result is then partial.
-    workers
-        Number of threads (default: the cores this process may use).
     on_error
         ``"report"``: go on without a file that cannot be read and list it in ``result.failed``; ``"strict"``: raise
         `FileError`.
@@ -108,11 +163,17 @@ def run(
         nothing is recorded.
     fresh
         Whether to forget what the ledger holds of this campaign and selection, and begin again.
+    unit_seconds
+        How long one chunk may take (default `UNIT_SECONDS`); a process that takes longer is ended. Not with threads,
+        which cannot be ended.
+    analyse
+        The function ``(chunk, selection, skims_folder=) -> Tally`` that counts a chunk; importable by the workers.
 
     Yields
     ------
     Result
-        At most five a second; the last one is all there is, and ``complete`` if every event was counted.
+        At most five a second and at least one every 30 s; the last one is all there is, and ``complete`` if every event
+        was counted. Closing the generator stops the run.
 
     Raises
     ------
@@ -124,24 +185,26 @@ def run(
         If a chunk gave another result than an earlier time.
     FileError
         With ``on_error="strict"``, for the first file that cannot be read.
+    VersionError
+        If the cluster's workers have other versions than this process.
+    SchedulerLostError
+        If the Dask cluster is gone; the same call with a new cluster resumes.
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error = {on_error!r}; expected one of {', '.join(ON_ERROR)}")
-    n_workers = available_cores() if workers is None else workers
-    if n_workers < 1:
-        raise ValueError(f"workers = {n_workers}; expected at least 1")
     _check_streams(campaign, selection)
     luminosity.check_inputs(campaign)
-    pool = ThreadPoolExecutor(n_workers, thread_name_prefix="higgsnb")
-    with nullcontext() if ledger is None else Ledger(ledger) as opened:
-        state = _Run(campaign, selection, on_error == "strict", opened)
-        try:
-            _inspect_files(state, pool, n_workers)
-            chunks = _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
-            chunks = _pending(state, chunks, fresh=fresh)
-            yield from _analyse_chunks(state, pool, n_workers, chunks, skims_folder)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
+    with ExitStack() as stack:
+        executor = stack.enter_context(opened(client, workers))
+        work = Work(selection, skims_folder, analyse, _limit(unit_seconds, executor), tasks.versions())
+        _check_versions(executor)
+        state = _Run(campaign, selection, executor, work, on_error == "strict")
+        if ledger is not None:
+            state.ledger = stack.enter_context(Ledger(ledger))
+        _inspect_files(state)
+        _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
+        _resume(state, fresh=fresh)
+        yield from _carry_out(state)
         yield state.result()
 
 
@@ -155,91 +218,282 @@ def _check_streams(campaign: Campaign, selection: Selection) -> None:
             )
 
 
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _limit(unit_seconds: float | None, executor: Threads | Processes | Cluster) -> float | None:
+    """Return how long a chunk may take, None where nothing can be done about it."""
+    if unit_seconds is not None and unit_seconds <= 0:
+        raise ValueError(f"unit_seconds = {unit_seconds}; expected more than 0")
+    if not executor.isolates:
+        if unit_seconds is not None:
+            raise ValueError('unit_seconds needs client="processes" or a Dask client: a thread cannot be ended')
+        return None
+    return UNIT_SECONDS if unit_seconds is None else unit_seconds
 
 
-def _inspect_files(state: _Run, pool: ThreadPoolExecutor, n_workers: int) -> None:
-    """Open every file once: schema and number of entries."""
-    campaign = state.campaign
-    keys = [(d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))]
-    calls = ((key, partial(events.inspect, campaign.datasets[key[0]].files[key[1]], campaign.schema)) for key in keys)
-    for key, future in _in_flight(pool, calls, 4 * n_workers):
-        try:
-            state.files[key] = future.result()
-        except (OSError, ValueError) as error:
-            state.fail(key, error)
+def _check_versions(executor: Threads | Processes | Cluster) -> None:
+    """Complain if a cluster runs other versions than this process."""
+    if isinstance(executor, Cluster):
+        executor.await_return()
+        tasks.compare_packages(executor.versions())
+        for worker, theirs in executor.ask_workers(tasks.versions).items():
+            tasks.compare(tasks.versions(), theirs, f"worker {worker}")
 
 
-def _plan(state: _Run, chunk_events: int, fraction: float) -> list[Chunk]:
+# --- The plan ------------------------------------------------------------------------------------------------
+
+
+def _inspect_files(state: _Run) -> None:
+    """Find out number of entries and identity of every file: from the campaign if it says all, else by opening it."""
+    campaign, unknown = state.campaign, []
+    for key in ((d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))):
+        info = events.described(campaign.datasets[key[0]].files[key[1]])
+        if info is None or campaign.schema == "csv":
+            unknown.append(key)
+        else:
+            state.files[key] = info
+    threads = max(INSPECTORS, 2 * available_cores())
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="higgsnb-inspect")
+    try:
+        for key, future in _inspecting(pool, campaign, unknown, 4 * threads):
+            try:
+                state.files[key] = future.result()
+            except (OSError, ValueError) as error:
+                state.fail(key, type(error).__name__, str(error), error)
+    finally:
+        state.note_tries(transfer.take_tries())
+        pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
+
+
+def _inspecting(
+    pool: ThreadPoolExecutor, campaign: Campaign, keys: Iterable[FileKey], most: int
+) -> Iterator[tuple[FileKey, Future[FileInfo]]]:
+    """Inspect files with at most so many under way; yield each one's finished future."""
+    left = iter(keys)
+    waiting: dict[Future[FileInfo], FileKey] = {}
+    while True:
+        for key in islice(left, most - len(waiting)):
+            waiting[pool.submit(events.inspect, campaign.datasets[key[0]].files[key[1]], campaign.schema)] = key
+        if not waiting:
+            return
+        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+            yield waiting.pop(future), future
+
+
+def _plan(state: _Run, chunk_events: int, fraction: float) -> None:
     """Split the files that could be opened into chunks."""
     entries = {}
     for d, dataset in enumerate(state.campaign.datasets):
         for f, file in enumerate(dataset.files):
             entries[file.url] = state.files[d, f].entries if (d, f) in state.files else 0
     chunks = datasets.chunks(state.campaign, entries, chunk_events, fraction)
-    return [chunk for chunk in chunks if (chunk.dataset_index, chunk.file_index) in state.files]
+    state.chunks = [chunk for chunk in chunks if (chunk.dataset_index, chunk.file_index) in state.files]
 
 
-def _pending(state: _Run, chunks: list[Chunk], *, fresh: bool) -> list[Chunk]:
-    """Take from the ledger what it holds; return the chunks that are still to be analysed."""
+def _resume(state: _Run, *, fresh: bool) -> None:
+    """Take from the ledger what it holds, and open the books for what is still to be done."""
+    units = range(len(state.chunks))
     if state.ledger is None:
-        return chunks
+        state.books = Accounts(units)
+        return
+    state.keys = _keys(state)
+    if fresh:
+        state.ledger.forget(state.keys)
+    finished: set[bytes] = set()
+    for some in state.ledger.records(state.keys):
+        finished.update(some)
+        state.total.add(some.values())
+    waiting = [unit for unit in units if state.keys[unit] not in finished]
+    attempts = {} if state.executor.isolates else state.ledger.attempts(state.keys)
+    begun = {unit: attempts[state.keys[unit]] for unit in waiting if state.keys[unit] in attempts}
+    state.books = Accounts(waiting, {unit for unit, before in begun.items() if before.open})
+    for unit, before in begun.items():
+        if before.alone >= accounts.MOST_STRIKES:
+            state.books.fail(unit)
+            _blame(state, unit, 'Use client="processes" (--scheduler processes), or begin again with --fresh.')
+
+
+def _keys(state: _Run) -> list[bytes]:
+    """Return the ledger's key of each chunk."""
     golden_json = state.campaign.golden_json
     mask = None if golden_json is None else luminosity.Mask.load(golden_json).digest
-    keys = unit_keys(chunks, {key: _identity(state, key, mask) for key in state.files})
-    if fresh:
-        state.ledger.forget(keys)
-    places = [((chunk.dataset_index, chunk.file_index), chunk.start) for chunk in chunks]
-    state.keys = dict(zip(places, keys, strict=True))
-    finished = state.ledger.finished(keys)
-    state.tally = state.ledger.tally(finished)
-    return [chunk for chunk, key in zip(chunks, keys, strict=True) if key not in finished]
+    return unit_keys(state.chunks, {key: _identity(state, key, mask) for key in state.files})
 
 
 def _identity(state: _Run, key: FileKey, mask: str | None) -> dict[str, Any]:
     """Return everything but the range of entries that can change what is counted in a chunk of a file."""
     dataset, info = state.campaign.datasets[key[0]], state.files[key]
-    file = dataset.files[key[1]]
     return {
         "place": key,
-        "file": [info.kind, info.bytes, info.entries, events.fingerprint(file, info)],
+        "file": [info.bytes, info.entries, events.fingerprint(dataset.files[key[1]], info)],
         "schema": state.campaign.schema,
         "stream": dataset.stream,
         "is_data": dataset.is_data,
         "golden_json": mask if dataset.is_data else None,
         "selection": state.selection.digest,
         "code": provenance.sources_sha256(*provenance.ANSWER),
+        "analyse": tasks.describe(state.work.analyse),
         "libraries": provenance.libraries(),
     }
 
 
-def _analyse_chunks(
-    state: _Run, pool: ThreadPoolExecutor, n_workers: int, chunks: list[Chunk], skims_folder: Path | None
-) -> Iterator[Result]:
-    """Analyse all chunks; yield the sum at most five times a second."""
-    due = time.monotonic() + SECONDS_BETWEEN_RESULTS
-    calls = ((chunk, partial(analyse, chunk, state.selection, skims_folder=skims_folder)) for chunk in chunks)
-    for chunk, future in _in_flight(pool, calls, 2 * n_workers):
-        try:
-            state.landed.append(future.result())
-        except (OSError, ValueError) as error:
-            state.fail((chunk.dataset_index, chunk.file_index), error)
-        if time.monotonic() >= due:
-            yield state.result()
-            due = time.monotonic() + SECONDS_BETWEEN_RESULTS
+# --- The work ------------------------------------------------------------------------------------------------
 
 
-def _in_flight(
-    pool: ThreadPoolExecutor, calls: Iterator[tuple[Key, Callable[[], Value]]], most: int
-) -> Iterator[tuple[Key, Future[Value]]]:
-    """Run calls in the pool with at most so many waiting; yield each with its finished future, as they finish."""
-    waiting: dict[Future[Value], Key] = {}
-    while True:
-        for key, call in islice(calls, most - len(waiting)):
-            waiting[pool.submit(call)] = key
-        if not waiting:
+def _carry_out(state: _Run) -> Iterator[Result]:
+    """Do everything that is left; yield the sum now and then."""
+    come_back: SimpleQueue[Future[list[Outcome]]] = SimpleQueue()
+    under_way: dict[Future[list[Outcome]], Batch] = {}
+    pace = _Pace()
+    try:
+        while True:
+            state.executor.await_return()
+            _send_out(state, under_way, come_back)
+            if not under_way:
+                return
+            for future in _come_back(come_back, pace.patience(waiting=bool(state.landed))):
+                _receive(state, under_way.pop(future), future)
+                pace.news = True
+            if state.landed and pace.commit_is_due():
+                pace.committed(state.commit)
+            if pace.result_is_due():
+                before = time.monotonic()
+                yield state.result()
+                pace.shown(time.monotonic() - before)
+    except SchedulerLostError as error:
+        raise SchedulerLostError(f"{error}\n{_what_is_kept(state)}") from error
+    finally:
+        _stop(state, under_way)
+
+
+@dataclass
+class _Pace:
+    """When to write to the ledger and when to show a result, so that neither takes much of the time."""
+
+    commit_due: float = 0.0
+    result_due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_RESULTS)
+    heartbeat_due: float = field(default_factory=lambda: time.monotonic() + HEARTBEAT_SECONDS)
+    news: bool = False
+
+    def patience(self, *, waiting: bool) -> float:
+        """Return how long to wait for a result from a worker; ``waiting``: some wait to be written."""
+        due = min(self.result_due if self.news else self.heartbeat_due, self.commit_due if waiting else float("inf"))
+        return min(max(due - time.monotonic(), 0.0), 1.0)
+
+    def commit_is_due(self) -> bool:
+        """Whether to write to the ledger now."""
+        return time.monotonic() >= self.commit_due
+
+    def committed(self, commit: Callable[[], None]) -> None:
+        """Write, and say when next."""
+        before = time.monotonic()
+        commit()
+        now = time.monotonic()
+        self.commit_due = now + min((now - before) / COMMIT_SHARE, SECONDS_BETWEEN_RESULTS)
+
+    def result_is_due(self) -> bool:
+        """Whether to show a result now."""
+        return time.monotonic() >= (self.result_due if self.news else self.heartbeat_due)
+
+    def shown(self, seconds: float) -> None:
+        """Note that a result was shown, which took so long."""
+        now, self.news = time.monotonic(), False
+        self.result_due = now + max(SECONDS_BETWEEN_RESULTS, seconds / SHARE_OF_TIME)
+        self.heartbeat_due = now + HEARTBEAT_SECONDS
+
+
+def _send_out(
+    state: _Run,
+    under_way: dict[Future[list[Outcome]], Batch],
+    come_back: SimpleQueue[Future[list[Outcome]]],
+) -> None:
+    """Give the workers as much as they may have."""
+    while len(under_way) < state.executor.most_under_way:
+        if under_way and not state.executor.isolates:
+            suspect = state.books.suspicious or any(batch.alone for batch in under_way.values())
+            if suspect:  # has to be alone, as its death would be that of all
+                return
+        batch = state.books.take(_batch_size(state))
+        if batch is None:
             return
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
-            yield waiting.pop(future), future
+        if state.ledger is not None:
+            keys = [state.keys[unit] for unit in batch.units]
+            state.ledger.begin(keys, alone=batch.alone and not state.executor.isolates)
+        future = state.executor.submit(tasks.do, tuple(state.chunks[unit] for unit in batch.units), state.work)
+        under_way[future] = batch
+        future.add_done_callback(come_back.put)
+
+
+def _batch_size(state: _Run) -> int:
+    """Return how many chunks to send out together: about a second of work, fewer towards the end."""
+    if not state.seconds_per_chunk:
+        return 1
+    fair = state.books.census().waiting // (2 * max(1, state.executor.workers)) + 1
+    return max(1, min(BATCH_CHUNKS, fair, int(state.executor.batch_seconds / state.seconds_per_chunk)))
+
+
+def _come_back(queue: SimpleQueue[Future[list[Outcome]]], patience: float) -> Iterator[Future[list[Outcome]]]:
+    """Yield what has come back, after waiting for the first one."""
+    try:
+        yield queue.get(timeout=patience) if patience > 0 else queue.get_nowait()
+        while True:
+            yield queue.get_nowait()
+    except Empty:
+        return
+
+
+def _receive(state: _Run, batch: Batch, future: Future[list[Outcome]]) -> None:
+    """Enter into the books what came of a batch."""
+    try:
+        outcomes = future.result()
+    except CancelledError:  # the connection was cut
+        state.books.give_back(batch)
+        return
+    except WorkerLostError as error:
+        for unit in state.books.lose(batch, error.strikes):
+            _blame(state, unit, "The others were counted. Look at this part of the file, or give workers more memory.")
+        return
+    for unit, outcome in zip(batch.units, outcomes, strict=True):
+        if outcome.record is None:
+            if state.books.fail(unit):
+                state.fail(state.file_of(unit), outcome.error, outcome.message)
+        elif _is_new(state, unit, outcome):
+            state.landed.append((unit, outcome.record))
+        state.note_tries(outcome.tries)
+    mean = sum(outcome.seconds for outcome in outcomes) / len(outcomes)
+    state.seconds_per_chunk = (state.seconds_per_chunk + mean) / 2 if state.seconds_per_chunk else mean
+
+
+def _is_new(state: _Run, unit: int, outcome: Outcome) -> bool:
+    """Whether a record is the first one of its unit; another one has to be the same."""
+    try:
+        return state.books.land(unit, outcome.sha256)
+    except NondeterminismError:
+        chunk = state.chunks[unit]
+        raise accounts.nondeterminism(chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop) from None
+
+
+def _blame(state: _Run, unit: int, remedy: str) -> None:
+    """List a unit that ends its worker whenever it is tried; those of one file stand in one message."""
+    chunk, key, limit = state.chunks[unit], state.file_of(unit), state.work.unit_seconds
+    ranges = state.poison.setdefault(key, [])
+    ranges.append(f"{chunk.start} to {chunk.stop}")
+    cause = "a crash, or no memory left" if limit is None else f"a crash, no memory left, or more than {limit:g} s"
+    what = f"entries {', '.join(ranges)} ended the worker each time they were tried ({cause})"
+    if key not in state.failures or len(ranges) > 1:
+        state.failures.pop(key, None)
+        state.fail(key, "PoisonUnitError", f"{chunk.file.url}: {what}\n{remedy}")
+
+
+def _what_is_kept(state: _Run) -> str:
+    """Say what is not lost when a cluster is."""
+    if state.ledger is None:
+        return "Nothing was recorded; with ledger=PATH the same call would resume."
+    done = len(state.chunks) - state.books.left - len(state.books.failed)
+    return f"{done} of {len(state.chunks)} chunks are in the ledger: the same call with a new cluster resumes."
+
+
+def _stop(state: _Run, under_way: Mapping[Future[list[Outcome]], Batch]) -> None:
+    """Keep what has landed, and note that nothing is under way any more."""
+    with suppress(LedgerError, NondeterminismError):  # whoever stops because of these is told already
+        state.commit()
+        if state.ledger is not None:
+            state.ledger.end(state.keys[unit] for batch in under_way.values() for unit in batch.units)

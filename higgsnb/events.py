@@ -21,7 +21,7 @@ import struct
 from collections.abc import Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -105,12 +105,37 @@ def inspect(file: File, schema: str) -> FileInfo:
     """
     source = _locate(file)
     info = _inspect_csv(source.location) if schema == "csv" else _inspect_root(source)
-    if file.events is not None and info.entries != file.events:
+    _check_events(info.entries, file.events, file)
+    return info
+
+
+def described(file: File) -> FileInfo | None:
+    """Return what the campaign says of a file if that identifies it, so that it need not be opened beforehand.
+
+    The reader holds the file against it. None unless number of events, size and checksum are all given.
+    """
+    if file.events is None or file.bytes is None or file.adler32 is None:
+        return None
+    return FileInfo(file.events, "", file.bytes, None)
+
+
+def _check_events(found: int, expected: int | None, file: File) -> None:
+    """Complain if a file does not hold as many events as it should."""
+    if expected is not None and found != expected:
         raise ValueError(
-            f"{file.url}: holds {info.entries:,} events, the campaign says {file.events:,}; "
+            f"{file.url}: holds {found:,} events, the campaign says {expected:,}; "
             "correct `events` in the campaign or fetch the file again"
         )
-    return info
+
+
+def _check_entries(found: int, chunk: Chunk) -> None:
+    """Complain if a file does not hold as many events as were planned with."""
+    if chunk.entries is not None and found != chunk.entries and chunk.file.events is None:
+        raise UnreadableError(
+            f"{chunk.file.url}: holds {found:,} events; {chunk.entries:,} when the run began\n"
+            "The file has changed, or workers see another one than this process; run again."
+        )
+    _check_events(found, chunk.file.events, chunk.file)
 
 
 class Read(NamedTuple):
@@ -142,10 +167,13 @@ def read_survivors(chunk: Chunk) -> Read:
         return _all_events(_read_csv(source.location, chunk.start, chunk.stop), chunk, "csv", whole)
     try:
         with _clear_errors(source.location):
-            reader = _reader(source)
+            reader = _reader(source, unseen=described(chunk.file) is not None)
+            _check_entries(reader.n_entries, chunk)
             found = reader.read(chunk.start, chunk.stop)
     except UnexpectedFormError as error:
         log.info("%s: read by uproot, as %s", source, error)
+        with _open_tree(source) as tree:
+            _check_entries(int(tree.num_entries), chunk)
         return _all_events(_read_root(source, chunk.start, chunk.stop), chunk, "uproot", whole)
     integrity = "file" if source.verified else "blocks" if found.notes.verified else "none"
     leptons = survivors.to_leptons(found, BRANCHES)
@@ -238,7 +266,7 @@ def _locate(file: File) -> files.Source:
 def _inspect_root(source: files.Source) -> FileInfo:
     """Check a ROOT file and count its entries."""
     with _open_tree(source) as tree:
-        check_branches(tree.keys(), tree.typenames() if hasattr(tree, "typenames") else {}, source.location)
+        _check_types(tree, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
         size = source.size if _is_remote(source) else Path(source.location).stat().st_size
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
@@ -254,22 +282,25 @@ def _read_root(source: files.Source, start: int, stop: int) -> Leptons:
     return Leptons(**{column: _flat(column, array, offsets, source.location) for column, array in columns.items()})
 
 
-def _reader(source: files.Source) -> BasketReader | PageReader:
-    """Return the fast reader of a file."""
+def _reader(source: files.Source, *, unseen: bool) -> BasketReader | PageReader:
+    """Return the fast reader of a file; one that `inspect` has not seen is held against its schema."""
     if _is_remote(source):
-        return _kept_reader(source.location, source.size or 0, source.verified, None)
-    return _kept_reader(source.location, None, source.verified, _identity(source.location))
+        return _kept_reader(source.location, source.size or 0, source.verified, unseen, None)
+    return _kept_reader(source.location, None, source.verified, unseen, _identity(source.location))
 
 
 @lru_cache(maxsize=32)
 def _kept_reader(
-    location: str, remote_size: int | None, verified: bool, _identity: tuple[int, int] | None
+    location: str, remote_size: int | None, verified: bool, unseen: bool, _identity: tuple[int, int] | None
 ) -> BasketReader | PageReader:
     """Open a file; it stays open, as opening one of NanoAOD's 1500 branches takes a second. Threads share it."""
     diagnose(location)
     remote = None if remote_size is None else files.RemoteFile(location, remote_size)
-    columns = survivors.columns_for(BRANCHES)
-    return survivors.open_survivors(location, columns, tree=TREE, checked=not verified, remote=remote)
+    columns, check = survivors.columns_for(BRANCHES), partial(_check_types, location=location) if unseen else None
+    try:
+        return survivors.open_survivors(location, columns, tree=TREE, check=check, checked=not verified, remote=remote)
+    except KeyError as error:  # `inspect` says it better, where it was asked
+        raise SchemaError(f"{location}: no tree {TREE!r}, or one without the branches needed: {error}") from error
 
 
 def _is_remote(source: files.Source) -> bool:
@@ -297,6 +328,11 @@ def _flat(column: str, array: Any, offsets: Mapping[str, npt.NDArray[np.int64]],
             f"{location}: {BRANCHES[column]} does not have as many values as {BRANCHES[flavour + '_offsets']} says"
         )
     return np.ascontiguousarray(ak.flatten(array)).astype(np.int32 if column.endswith("charge") else np.float32)
+
+
+def _check_types(tree: Any, location: str) -> None:
+    """Complain about the branches of an open tree, see `check_branches`."""
+    check_branches(tree.keys(), tree.typenames() if hasattr(tree, "typenames") else {}, location)
 
 
 def check_branches(present: Iterable[str], types: Mapping[str, str], location: str) -> None:
@@ -347,7 +383,8 @@ def _open_tree(source: files.Source) -> Iterator[Any]:
     diagnose(source.location)
     remote = _is_remote(source)
     what = io.BufferedReader(files.RemoteFile(source.location, source.size or 0)) if remote else source.location
-    with _clear_errors(source.location), uproot.open(what, object_cache=None, array_cache=None) as directory:
+    options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": survivors.own_classes()}
+    with _clear_errors(source.location), uproot.open(what, **options) as directory:
         _check_tree(directory.keys(recursive=False, cycle=False), source.location)
         yield directory[TREE]
 

@@ -18,6 +18,8 @@ import socket
 import sqlite3
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
@@ -26,7 +28,8 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import histograms
-from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges, merge
+from higgsnb.accounts import NondeterminismError, nondeterminism
+from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
 
 try:
@@ -37,7 +40,19 @@ except ImportError:  # Windows has no flock; there SQLite's own lock is the only
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
-SCHEMA_VERSION = 1
+__all__ = [
+    "Attempts",
+    "Ledger",
+    "LedgerError",
+    "NondeterminismError",
+    "Record",
+    "Sum",
+    "merge_records",
+    "pack",
+    "unit_keys",
+]
+
+SCHEMA_VERSION = 2
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
 KEYS_AT_ONCE = 500
@@ -107,6 +122,74 @@ def _sparse(array: npt.NDArray[np.int64]) -> bytes:
     return np.stack([index, array.ravel()[index]], axis=1).astype(NUMBER).tobytes()
 
 
+class Sum:
+    """The running sum of records: adding some costs what these take, however much is there already."""
+
+    def __init__(self) -> None:
+        self._ranges: dict[FileKey, tuple[tuple[int, int], ...]] = {}
+        self._readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
+        self._datasets: dict[int, _DatasetSum] = defaultdict(_DatasetSum)
+
+    def add(self, records: Iterable[Record]) -> None:
+        """Add records.
+
+        Raises
+        ------
+        ValueError
+            If some events are counted in it already.
+        """
+        landed: dict[FileKey, list[Record]] = defaultdict(list)
+        for record in records:
+            landed[record.dataset, record.file].append(record)
+        for key, some in landed.items():
+            ranges = [(record.start, record.stop) for record in some]
+            self._ranges[key] = join_ranges(key, [*self._ranges.get(key, ()), *ranges])
+            readers = {(record.reader, record.integrity) for record in some}
+            if not readers <= self._readers.get(key, frozenset()):
+                self._readers[key] = self._readers.get(key, frozenset()) | readers
+        for dataset, more in groupby(sorted(landed), key=itemgetter(0)):
+            self._datasets[dataset].add([record for key in more for record in landed[key]])
+
+    def tally(self) -> Tally:
+        """Return the sum so far, which further records do not change."""
+        sums = self._datasets
+        return Tally(
+            units=dict(self._ranges),
+            counts={dataset: one.arrays["counts"].copy() for dataset, one in sums.items()},
+            cutflow={dataset: one.arrays["cutflow"].copy() for dataset, one in sums.items()},
+            unusable={dataset: one.arrays["unusable"].copy() for dataset, one in sums.items()},
+            masked={dataset: one.masked for dataset, one in sums.items()},
+            not_applied={dataset: one.not_applied for dataset, one in sums.items()},
+            readers=dict(self._readers),
+            blocks=tuple(table for one in sums.values() if (table := one.table()) is not None),
+        )
+
+
+class _DatasetSum:
+    """The running sum of the records of one dataset."""
+
+    def __init__(self) -> None:
+        self.arrays = {name: np.zeros(shape, np.int64) for name, shape in SHAPES.items()}
+        self.masked = 0
+        self.not_applied: frozenset[str] = frozenset()
+        self._rows: list[bytes] = []
+
+    def add(self, records: list[Record]) -> None:
+        """Add records of this dataset."""
+        for name, total in self.arrays.items():
+            _add_sparse(total, (getattr(record, name) for record in records))
+        self.masked += sum(record.masked for record in records)
+        for names in {record.not_applied for record in records}:
+            self.not_applied |= frozenset(name for name in names.split(",") if name)
+        self._rows += [record.rows for record in records if record.rows]
+
+    def table(self) -> Table | None:
+        """Return the candidates, None if there are none."""
+        self._rows = [b"".join(self._rows)]
+        rows = np.frombuffer(self._rows[0], ROW)
+        return Table._make(rows[n].astype(ROW[n].base.newbyteorder("=")) for n in Table._fields) if len(rows) else None
+
+
 def merge_records(records: Iterable[Record]) -> Tally:
     """Add up the tallies of many chunks, as `analysis.merge` does, without making a tally of each.
 
@@ -115,40 +198,15 @@ def merge_records(records: Iterable[Record]) -> Tally:
     ValueError
         If two of them counted the same events.
     """
-    by_dataset: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        by_dataset[record.dataset].append(record)
-    return merge(_tally(dataset, by_dataset[dataset]) for dataset in sorted(by_dataset))
+    total = Sum()
+    total.add(records)
+    return total.tally()
 
 
-def _tally(dataset: int, records: list[Record]) -> Tally:
-    """Add up the records of one dataset."""
-    units: dict[FileKey, list[tuple[int, int]]] = defaultdict(list)
-    readers: dict[FileKey, set[tuple[str, str]]] = defaultdict(set)
-    for record in records:
-        units[dataset, record.file].append((record.start, record.stop))
-        readers[dataset, record.file].add((record.reader, record.integrity))
-    sums = {name: _dense((getattr(record, name) for record in records), shape) for name, shape in SHAPES.items()}
-    rows = np.frombuffer(b"".join(record.rows for record in records), ROW)
-    columns = (rows[name].astype(ROW[name].base.newbyteorder("=")) for name in Table._fields)
-    return Tally(
-        units={key: join_ranges(key, ranges) for key, ranges in units.items()},
-        counts={dataset: sums["counts"]},
-        cutflow={dataset: sums["cutflow"]},
-        unusable={dataset: sums["unusable"]},
-        masked={dataset: sum(record.masked for record in records)},
-        not_applied={dataset: frozenset(n for record in records for n in record.not_applied.split(",") if n)},
-        readers={key: frozenset(found) for key, found in readers.items()},
-        blocks=(Table._make(columns),) if len(rows) else (),
-    )
-
-
-def _dense(parts: Iterable[bytes], shape: tuple[int, int]) -> npt.NDArray[np.int64]:
-    """Add up sparse arrays."""
+def _add_sparse(total: npt.NDArray[np.int64], parts: Iterable[bytes]) -> None:
+    """Add sparse arrays to a full one."""
     pairs = np.frombuffer(b"".join(parts), NUMBER).reshape(-1, 2)
-    total = np.zeros(shape, np.int64)
     np.add.at(total.reshape(-1), pairs[:, 0], pairs[:, 1])
-    return total
 
 
 # --- The ledger ----------------------------------------------------------------------------------------------
@@ -157,15 +215,28 @@ _CREATE = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS units (key BLOB PRIMARY KEY, sha256 BLOB NOT NULL,
     {", ".join(f"{name} NOT NULL" for name in Record._fields)});
+CREATE TABLE IF NOT EXISTS attempts (key BLOB PRIMARY KEY, begun INTEGER NOT NULL, open INTEGER NOT NULL,
+    alone INTEGER NOT NULL) WITHOUT ROWID;
 """
+_COLUMNS = f"key, sha256, {', '.join(Record._fields)}"
+_MARKS = ", ".join("?" * (2 + len(Record._fields)))
+_BEGIN = """
+INSERT INTO attempts VALUES (?1, 1, 1, ?2)
+ON CONFLICT (key) DO UPDATE SET begun = begun + 1, open = open + 1, alone = alone + ?2
+"""
+_END = "UPDATE attempts SET open = 0, alone = 0 WHERE key = ?"
 
 
 class LedgerError(OSError):
     """A ledger that cannot be used: held by another client, unreadable, of another version, on a full disk."""
 
 
-class NondeterminismError(RuntimeError):
-    """The same unit of work gave two different results: the computation cannot be trusted."""
+class Attempts(NamedTuple):
+    """How often a unit was begun in all; how often without an end (the process died); and how often of these alone."""
+
+    begun: int
+    open: int
+    alone: int
 
 
 class Ledger:
@@ -223,49 +294,111 @@ class Ledger:
         LedgerError
             If the disk is full or read-only. Nothing is written then.
         """
-        rows = [(key, record.sha256(), *record) for key, record in finished]
-        places = ", ".join("?" * (2 + len(Record._fields)))
+        self._insert([(key, record.sha256(), *record) for key, record in finished])
+
+    def _insert(self, rows: list[tuple[Any, ...]]) -> None:
+        """Write rows, all in one transaction, and note that these units have ended."""
         with _clear_errors(self.path), self._database:
             self._check(rows)
-            self._database.executemany(f"INSERT OR IGNORE INTO units VALUES ({places})", rows)  # noqa: S608 - only marks
+            self._database.executemany(f"INSERT OR IGNORE INTO units VALUES ({_MARKS})", rows)  # noqa: S608 - only marks
+            self._database.executemany(_END, [(row[0],) for row in rows])
 
     def _check(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Complain about units whose content differs from what is written already."""
-        for key, sha256, *_ in rows:
-            found = self._database.execute("SELECT sha256, dataset, file, start, stop FROM units WHERE key = ?", (key,))
-            for known, dataset, file, start, stop in found:
-                if known != sha256:
-                    raise NondeterminismError(
-                        f"entries {start} to {stop} of file {file} of dataset {dataset} gave two different results; "
-                        "the machine or the code is not deterministic\n"
-                        "Nothing was overwritten. Run `higgsnb run --fresh` on another machine and compare."
-                    )
+        """Complain about units whose content differs from what is written already, or among themselves."""
+        seen: dict[bytes, bytes] = {}
+        for key, sha256, dataset, file, start, stop, *_ in rows:
+            found = self._database.execute("SELECT sha256 FROM units WHERE key = ?", (key,)).fetchone()
+            if seen.setdefault(key, sha256 if found is None else found[0]) != sha256:
+                raise nondeterminism(dataset, file, start, stop)
 
     def finished(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return which of these units are finished; a row whose content is damaged is not."""
-        return {key for key, _ in self._rows(keys)}
+        return {key for some in self.records(keys) for key in some}
 
     def tally(self, keys: Iterable[bytes]) -> Tally:
         """Return the sum of the finished ones of these units: a pure function of the ledger."""
-        return merge_records(record for _, record in self._rows(keys))
+        return merge_records(record for some in self.records(keys) for record in some.values())
 
-    def _rows(self, keys: Iterable[bytes]) -> Iterator[tuple[bytes, Record]]:
-        """Yield key and content of the finished ones of these units."""
-        columns = f"key, sha256, {', '.join(Record._fields)}"
+    def records(self, keys: Iterable[bytes]) -> Iterator[dict[bytes, Record]]:
+        """Yield the finished ones of these units, some at a time; a row whose content is damaged is left out."""
         wanted = list(keys)
         for first in range(0, len(wanted), KEYS_AT_ONCE):
             some = wanted[first : first + KEYS_AT_ONCE]
             marks = ", ".join("?" * len(some))
-            query = f"SELECT {columns} FROM units WHERE key IN ({marks})"  # noqa: S608 - only names and marks
-            for key, sha256, *values in self._database.execute(query, some):
-                record = Record(*values)
-                if record.sha256() == sha256:
-                    yield key, record
+            query = f"SELECT {_COLUMNS} FROM units WHERE key IN ({marks})"  # noqa: S608 - only names and marks
+            rows = ((key, sha256, Record(*values)) for key, sha256, *values in self._database.execute(query, some))
+            yield {key: record for key, sha256, record in rows if record.sha256() == sha256}
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Delete units, so that they are computed again."""
         with _clear_errors(self.path), self._database:
-            self._database.executemany("DELETE FROM units WHERE key = ?", [(key,) for key in keys])
+            rows = [(key,) for key in keys]
+            self._database.executemany("DELETE FROM units WHERE key = ?", rows)
+            self._database.executemany("DELETE FROM attempts WHERE key = ?", rows)
+
+    # -- attempts
+
+    def begin(self, keys: Iterable[bytes], *, alone: bool) -> None:
+        """Note that units are begun, ``alone`` if nothing else is under way that could end this process.
+
+        Not synced to disk: it has to outlive this process, and need not outlive the machine.
+        """
+        with _clear_errors(self.path):
+            self._database.execute("PRAGMA synchronous = OFF")
+            try:
+                with self._database:
+                    self._database.executemany(_BEGIN, [(key, int(alone)) for key in keys])
+            finally:
+                self._database.execute("PRAGMA synchronous = FULL")
+
+    def end(self, keys: Iterable[bytes]) -> None:
+        """Note that units came to an end without a result: they failed, or the run was stopped in good order."""
+        with _clear_errors(self.path), self._database:
+            self._database.executemany(_END, [(key,) for key in keys])
+
+    def attempts(self, keys: Iterable[bytes]) -> dict[bytes, Attempts]:
+        """Return how often units were begun; those never begun are left out."""
+        wanted = set(keys)
+        rows = self._database.execute("SELECT key, begun, open, alone FROM attempts")
+        return {key: Attempts(*numbers) for key, *numbers in rows if key in wanted}
+
+    # -- to another place
+
+    def export(self, path: Path) -> int:
+        """Write a copy that is whole at any time, also during a run; return the number of finished units in it.
+
+        Raises
+        ------
+        LedgerError
+            If it cannot be written.
+        """
+        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+        try:
+            with _clear_errors(path):
+                self._database.execute("VACUUM INTO ?", (str(temporary),))
+                temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return len(self)
+
+    def absorb(self, path: Path) -> int:
+        """Take over what another ledger holds, and return how many units that added.
+
+        Rows whose content does not agree with their sha256 are left out.
+
+        Raises
+        ------
+        NondeterminismError
+            If a unit is here already with other content. Nothing is taken over then.
+        LedgerError
+            If the other file is no ledger.
+        """
+        before = len(self)
+        with _clear_errors(path), contextlib.closing(_connect(path, "ro")) as other:
+            _check_version(other, path)
+            rows = other.execute(f"SELECT {_COLUMNS} FROM units").fetchall()  # noqa: S608 - only names
+        self._insert([row for row in rows if Record(*row[2:]).sha256() == row[1]])
+        return len(self) - before
 
 
 def unit_keys(chunks: Iterable[Chunk], identities: Mapping[tuple[int, int], Mapping[str, Any]]) -> list[bytes]:
@@ -287,7 +420,7 @@ def unit_keys(chunks: Iterable[Chunk], identities: Mapping[tuple[int, int], Mapp
 
 def _open(path: Path) -> sqlite3.Connection:
     """Open the database, make its tables, and check its version."""
-    database = sqlite3.connect(path, timeout=BUSY_SECONDS, check_same_thread=False)
+    database = _connect(path, "rwc")
     try:
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
@@ -299,6 +432,12 @@ def _open(path: Path) -> sqlite3.Connection:
         database.close()
         raise
     return database
+
+
+def _connect(path: Path, mode: str) -> sqlite3.Connection:
+    """Open a database in SQLite's mode ``rwc`` (made if it does not exist) or ``ro``."""
+    address = f"{path.absolute().as_uri()}?mode={mode}"
+    return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
 
 def _check_version(database: sqlite3.Connection, path: Path) -> None:

@@ -35,7 +35,13 @@ _PACKAGE = Path(__file__).resolve().parent
 @cache
 def code() -> dict[str, Any]:
     """Return the version of this package, the sha256 of its sources, and the git commit if it runs from a checkout."""
-    return {"package": "higgsnb", "version": metadata.version("higgsnb"), "sources_sha256": sources_sha256(), **_git()}
+    return {"package": "higgsnb", "version": version(), "sources_sha256": sources_sha256(), **_git()}
+
+
+@cache
+def version() -> str:
+    """Return the version of this package."""
+    return metadata.version("higgsnb")
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -37,10 +37,13 @@ def open_survivors(
     *,
     tree: str = "Events",
     enough: Enough = four_leptons,
+    check: Callable[[Any], None] | None = None,
     checked: bool = True,
     remote: RemoteFile | None = None,
 ) -> BasketReader | PageReader:
     """Open ``tree`` of a file for reading its survivors; ``remote`` reads the file if it is not local.
+
+    ``check`` is called with uproot's tree and may complain about it.
 
     Raises
     ------
@@ -54,8 +57,10 @@ def open_survivors(
     import uproot
 
     what = location if remote is None else io.BufferedReader(remote, METADATA_BUFFER)
-    with uproot.open(what, array_cache=None, object_cache=None) as opened:
+    with uproot.open(what, array_cache=None, object_cache=None, custom_classes=own_classes()) as opened:
         found = opened[tree]
+        if check is not None:
+            check(found)
         reader = _READERS.get(found.classname)
         if reader is None:
             raise UnexpectedFormError(f"{tree} in {location} is a {found.classname}, neither TTree nor RNTuple")
@@ -65,6 +70,31 @@ def open_survivors(
         except BaseException:
             source.close()
             raise
+
+
+def own_classes() -> MutableMapping[str, Any]:
+    """Return uproot's classes for one file, as a `uproot.open` takes them with ``custom_classes``.
+
+    uproot makes classes from what a file says of itself, and keeps them for all files that come later. A damaged file
+    would so spoil the good ones after it; here what it says stays with it.
+    """
+    from uproot import classes
+    from uproot.model import DispatchByVersion
+
+    class OwnClasses(dict[str, Any]):
+        """Copies, made when asked for, of what is shared."""
+
+        def get(self, name: str, default: Any = None) -> Any:
+            return self[name] if name in self or name in classes else default
+
+        def __missing__(self, name: str) -> Any:
+            found = classes[name]
+            if issubclass(found, DispatchByVersion):
+                found = type(found)(found.__name__, (found,), {"known_versions": dict(found.known_versions)})
+            self[name] = found
+            return found
+
+    return OwnClasses()
 
 
 def columns_for(branches: Mapping[str, str]) -> Columns:

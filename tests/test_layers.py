@@ -17,7 +17,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 
 # From the lowest layer to the highest: a module imports only from layers below its own.
 LAYERS = (
-    {"provenance", "transfer"},
+    {"provenance", "transfer", "accounts", "executors"},
     {"files"},
     {"datasets", "luminosity", "diagnosis"},
     {"selection"},
@@ -30,6 +30,7 @@ LAYERS = (
     {"histograms"},
     {"analysis"},
     {"ledger"},
+    {"tasks"},
     {"engine"},
     {"plots"},
     {"results"},
@@ -41,6 +42,8 @@ OUTSIDE = {"toy"}  # the simulated campaign: no module knows it but `files`, whi
 LIBRARIES = {
     "provenance": set(),
     "transfer": set(),  # certifi and XRootD where they are installed
+    "accounts": set(),
+    "executors": {"distributed"},
     "files": {"platformdirs"},
     "datasets": set(),
     "luminosity": set(),
@@ -56,10 +59,11 @@ LIBRARIES = {
     "histograms": {"hist", "uhi"},
     "analysis": {"hist"},  # for a type only
     "ledger": set(),
+    "tasks": {"distributed"},
     "engine": set(),
     "plots": {"matplotlib", "mplhep", "scipy"},
     "results": {"pyarrow"},
-    "__main__": {"click", "tqdm"},
+    "__main__": {"click", "distributed", "tqdm"},
     "toy": {"uproot", "awkward"},
 }
 HEAVY = {"awkward", "hist", "matplotlib", "mplhep", "numba", "pyarrow", "scipy", "uhi", "uproot"}

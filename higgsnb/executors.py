@@ -1,0 +1,276 @@
+"""Where work is done: threads of this process, processes of this machine, or a Dask cluster.
+
+All three take a call and return a future. A future that fails with `WorkerLostError` says that the worker died of this
+call or of something beside it; one that is cancelled, that the connection to the cluster was cut.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+Value = TypeVar("Value")
+
+PARENT_SECONDS = 1.0
+"""How often a worker process looks whether the process that started it is still there."""
+RECONNECT_SECONDS = 40.0
+"""How long a cut connection to a cluster may take to come back (Dask itself gives up after 30 s)."""
+WORKERS_SECONDS = 120.0
+"""How long a cluster may be without any worker."""
+
+
+class WorkerLostError(RuntimeError):
+    """The process that did the work died. ``strikes`` is the number of deaths behind it."""
+
+    def __init__(self, message: str, strikes: int = 1) -> None:
+        super().__init__(message)
+        self.strikes = strikes
+
+
+class SchedulerLostError(ConnectionError):
+    """The Dask cluster is gone, or has no workers, and did not come back in time."""
+
+
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class Threads:
+    """Threads of this process: quick to start, share memory, and die together."""
+
+    name = "threads"
+    isolates = False
+    """Whether the death of a worker leaves the others, and this process, alive."""
+    batch_seconds = 0.1
+    """About how long the chunks should take that go out together: sending them costs something."""
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.most_under_way = 2 * workers
+        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="higgsnb")
+
+    def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
+        """Begin a call."""
+        return self._pool.submit(call, *arguments)
+
+    def await_return(self) -> None:
+        """Nothing to wait for: there is no connection."""
+
+    def close(self) -> None:
+        """Let it go; a thread that is stuck in the network is not waited for."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+class Processes:
+    """Processes of this machine, one call each at a time, so that a death names the call.
+
+    They are started when first needed, and end with the process that started them, even if that is killed.
+    """
+
+    name = "processes"
+    isolates = True
+    batch_seconds = 0.3
+
+    def __init__(self, workers: int) -> None:
+        self.workers = workers
+        self.most_under_way = workers
+        self._idle: list[ProcessPoolExecutor] = []
+        self._busy: set[ProcessPoolExecutor] = set()
+        self._lock = threading.Lock()
+
+    def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
+        """Begin a call in a process of its own."""
+        with self._lock:
+            pool = self._idle.pop() if self._idle else _one_process()
+            self._busy.add(pool)
+        outer: Future[Value] = Future()
+        pool.submit(call, *arguments).add_done_callback(lambda inner: self._finish(pool, inner, outer))
+        return outer
+
+    def _finish(self, pool: ProcessPoolExecutor, inner: Future[Value], outer: Future[Value]) -> None:
+        """Pass on what came out, and keep the process for the next call unless it died."""
+        error = None if inner.cancelled() else inner.exception()
+        died = isinstance(error, BrokenProcessPool)
+        with self._lock:
+            self._busy.discard(pool)
+            if not died:
+                self._idle.append(pool)
+        if inner.cancelled():
+            outer.cancel()
+        elif died:
+            pool.shutdown(wait=False)
+            outer.set_exception(WorkerLostError("the worker process died"))
+        elif error is not None:
+            outer.set_exception(error)
+        else:
+            outer.set_result(inner.result())
+
+    def await_return(self) -> None:
+        """Nothing to wait for: there is no connection."""
+
+    def close(self) -> None:
+        """End all processes, also those that are at work."""
+        with self._lock:
+            pools = [*self._idle, *self._busy]
+            self._idle.clear()
+        for pool in pools:
+            processes = list((pool._processes or {}).values())
+            pool.shutdown(wait=False, cancel_futures=True)
+            for process in processes:
+                process.kill()
+                process.join()
+
+
+def _one_process() -> ProcessPoolExecutor:
+    """Return a pool of one process; spawned, as a fork of a process with threads may hang."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(1, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
+
+
+def _follow(parent: int) -> None:
+    """In a worker process: end with the process that started it."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="higgsnb-parent", daemon=True).start()
+
+
+class Cluster:
+    """A Dask cluster, whatever it runs on, through its client.
+
+    Dask re-runs what was on a worker that dies; after some deaths (``distributed.scheduler.allowed-failures``, 3) it
+    gives the task up, which counts as two strikes here. Beyond that nothing is left to Dask: not its retries of
+    failed tasks, and no state, as all of that is lost with the scheduler.
+    """
+
+    name = "dask"
+    isolates = True
+    batch_seconds = 1.0
+    STRIKES = 2
+
+    def __init__(self, client: Any) -> None:
+        if getattr(client, "asynchronous", False):
+            raise ValueError("client is asynchronous; give a `distributed.Client` made outside of a coroutine")
+        self._client = client
+        self._executor = client.get_executor(pure=False, retries=0)
+        self._counted = (float("-inf"), 0)
+        self._some_workers = time.monotonic()
+
+    @property
+    def workers(self) -> int:
+        """The number of calls that the cluster can do at once, as of a second ago at most."""
+        counted_at, count = self._counted
+        if time.monotonic() - counted_at > 1.0 and self._client.status == "running":
+            with contextlib.suppress(OSError):  # it may be cut off at this very moment
+                count = sum(self._client.nthreads().values())
+            self._counted = (time.monotonic(), count)
+            if count:
+                self._some_workers = time.monotonic()
+        return count
+
+    @property
+    def most_under_way(self) -> int:
+        """Twice what it can do at once, and some more, so that an adaptive cluster sees work waiting."""
+        return 2 * self.workers + 4
+
+    def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
+        """Begin a call on the cluster."""
+        outer: Future[Value] = Future()
+        self._executor.submit(call, *arguments).add_done_callback(lambda inner: _pass_on(inner, outer))
+        return outer
+
+    def await_return(self) -> None:
+        """Wait until the client is connected again, and until there is a worker.
+
+        Raises
+        ------
+        SchedulerLostError
+            If that takes too long.
+        """
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while self._client.status != "running":
+            if self._client.status in ("closed", "closing") or time.monotonic() > deadline:
+                raise SchedulerLostError(
+                    f"the Dask scheduler at {_address(self._client)} is gone and did not come back"
+                )
+            time.sleep(0.05)
+        if not self.workers and time.monotonic() - self._some_workers > WORKERS_SECONDS:
+            raise SchedulerLostError(
+                f"the Dask cluster at {_address(self._client)} has had no workers for {WORKERS_SECONDS:.0f} s"
+            )
+
+    def ask_workers(self, question: Callable[[], Value]) -> dict[str, Value]:
+        """Ask every worker something; answers by address."""
+        answers: dict[str, Value] = self._client.run(question)
+        return answers
+
+    def versions(self) -> dict[str, dict[str, Any]]:
+        """Return the versions of packages that scheduler and workers report, without running anything on them."""
+        reported = self._client.get_versions()
+        hosts = {"the scheduler": reported["scheduler"], **reported["workers"]}
+        return {host: found["packages"] for host, found in hosts.items() if found}
+
+    def close(self) -> None:
+        """Take back what is still waiting there; the client stays open."""
+        if self._client.status == "running":
+            with contextlib.suppress(OSError):  # it may be cut off at this very moment
+                self._executor.shutdown(wait=False)
+
+
+def _pass_on(inner: Future[Value], outer: Future[Value]) -> None:
+    """Pass on what came out of a call on the cluster."""
+    from distributed.client import FutureCancelledError
+    from distributed.scheduler import KilledWorker
+
+    error: BaseException | None = CancelledError() if inner.cancelled() else inner.exception()
+    if isinstance(error, (CancelledError, FutureCancelledError)):
+        outer.cancel()
+        outer.set_running_or_notify_cancel()
+    elif isinstance(error, KilledWorker):
+        outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", Cluster.STRIKES))
+    elif error is not None:
+        outer.set_exception(error)
+    else:
+        outer.set_result(inner.result())
+
+
+def _address(client: Any) -> str:
+    """Return where a client's scheduler is, or was."""
+    return str(getattr(client.scheduler, "address", "an unknown address"))
+
+
+@contextlib.contextmanager
+def opened(client: Any, workers: int | None) -> Iterator[Threads | Processes | Cluster]:
+    """Open what `engine.run` was given as ``client``; closed in the end.
+
+    Raises
+    ------
+    ValueError
+        If it is neither "threads", "processes" nor a Dask client, or ``workers`` is given with a client or below 1.
+    """
+    if workers is not None and workers < 1:
+        raise ValueError(f"workers = {workers}; expected at least 1")
+    if client in (None, "threads", "processes"):
+        kind = Processes if client == "processes" else Threads
+        executor: Threads | Processes | Cluster = kind(workers or available_cores())
+    elif hasattr(client, "get_executor"):
+        if workers is not None:
+            raise ValueError("workers is for threads and processes; a Dask cluster is scaled with cluster.scale(n)")
+        executor = Cluster(client)
+    else:
+        raise ValueError(f'client = {client!r}; expected "threads", "processes" or a distributed.Client')
+    try:
+        yield executor
+    finally:
+        executor.close()

@@ -1,0 +1,184 @@
+"""What goes out to a worker and what comes back: a few chunks, and for each one a record or the reason why not."""
+
+from __future__ import annotations
+
+import faulthandler
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from higgsnb import provenance, transfer
+from higgsnb.files import redact
+from higgsnb.ledger import Record, pack
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from higgsnb.analysis import Tally
+    from higgsnb.datasets import Chunk
+    from higgsnb.selection import Selection
+
+
+NO_MEMORY = "the worker had no memory left\nGive workers more memory, or use smaller chunks (--chunk-events)."
+
+
+class VersionError(RuntimeError):
+    """Client and workers do not run the same versions: their numbers could differ."""
+
+
+class Work(NamedTuple):
+    """Everything but the chunks that a worker has to know.
+
+    ``versions`` are those of the client, see `versions`; ``analyse`` counts one chunk.
+    """
+
+    selection: Selection
+    skims_folder: Path | None
+    analyse: Callable[..., Tally]
+    unit_seconds: float | None
+    versions: dict[str, str]
+
+
+class Outcome(NamedTuple):
+    """What came of one chunk.
+
+    A record with its sha256, or the kind of error and its message; the seconds it took, and how often each remote file
+    had to be asked, where that was more
+    than once.
+    """
+
+    record: Record | None
+    sha256: bytes
+    error: str
+    message: str
+    seconds: float
+    tries: dict[str, int]
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return what has to be the same everywhere for the same bytes: Python, libraries, and the code that counts."""
+    python = f"{sys.version_info.major}.{sys.version_info.minor}"
+    code = provenance.sources_sha256(*provenance.ANSWER)[:12]
+    return {"python": python, **provenance.libraries(), "higgsnb": f"{provenance.version()} (code {code})"}
+
+
+COMMUNICATION = ("python", "dask", "distributed", "msgpack", "cloudpickle")
+"""What client, scheduler and workers of a Dask cluster need to understand each other."""
+
+
+def compare_packages(reported: dict[str, dict[str, Any]]) -> None:
+    """Complain if the hosts of a Dask cluster report other versions than this process, see `compare`."""
+    from distributed.versions import get_versions
+
+    mine = _wanted(get_versions()["packages"])
+    for host, packages in reported.items():
+        compare(mine, _wanted(packages), host)
+
+
+def _wanted(packages: dict[str, Any]) -> dict[str, str]:
+    """Return the versions that matter of those that Dask reports; of Python only the first two numbers."""
+    found = {name: str(packages[name]) for name in COMMUNICATION if packages.get(name) is not None}
+    if "python" in found:
+        found["python"] = ".".join(found["python"].split(".")[:2])
+    return found
+
+
+def compare(mine: dict[str, str], theirs: dict[str, str], host: str) -> None:
+    """Complain if a host has other versions than the client.
+
+    Raises
+    ------
+    VersionError
+        Names the packages with both versions.
+    """
+    names = [name for name in mine if theirs.get(name) not in (None, mine[name])]
+    if names:
+        found = ", ".join(f"{name} {mine[name]} here and {theirs[name]} there" for name in names)
+        raise VersionError(
+            f"{host} has other versions than this process: {found}\n"
+            "Use the same image or environment for both, so that they give the same numbers."
+        )
+
+
+def do(chunks: tuple[Chunk, ...], work: Work) -> list[Outcome]:
+    """Count some chunks, one after the other, on whatever worker this runs.
+
+    Returns
+    -------
+    list of Outcome
+        One for each chunk, in their order.
+
+    Raises
+    ------
+    VersionError
+        If this worker has other versions than the client.
+    """
+    compare(work.versions, versions(), "a worker")
+    return [_do_one(chunk, work) for chunk in chunks]
+
+
+def _do_one(chunk: Chunk, work: Work) -> Outcome:
+    """Count one chunk; what is wrong with its file becomes part of the outcome."""
+    before = time.perf_counter()
+    record, error, message = None, "", ""
+    try:
+        with _limited(work.unit_seconds):
+            record = pack(work.analyse(chunk, work.selection, skims_folder=work.skims_folder))
+    except (OSError, ValueError, MemoryError) as caught:
+        error = type(caught).__name__
+        message = (
+            redact(str(caught)) or "the worker had no memory left\nGive workers more memory or use smaller chunks."
+        )
+    sha256 = b"" if record is None else record.sha256()
+    return Outcome(record, sha256, error, message, time.perf_counter() - before, transfer.take_tries())
+
+
+# --- A limit on time -----------------------------------------------------------------------------------------
+
+_deadlines: dict[int, float] = {}
+_watched = threading.Lock()
+WATCH_SECONDS = 0.25
+"""How often the watchdog looks."""
+
+
+@contextmanager
+def _limited(seconds: float | None) -> Iterator[None]:
+    """End this process if what is done inside takes longer: an endless loop can be ended in no other way."""
+    if seconds is None:
+        yield
+        return
+    _deadlines[threading.get_ident()] = time.monotonic() + seconds
+    if _watched.acquire(blocking=False):  # held for ever: one watchdog for each process
+        threading.Thread(target=_watch, name="higgsnb-watchdog", daemon=True).start()
+    try:
+        yield
+    finally:
+        del _deadlines[threading.get_ident()]
+
+
+def _watch() -> None:
+    """Look at the deadlines now and then.
+
+    A loop in compiled code may keep all Python threads from running, this one too: then the interpreter's own timer,
+    which needs no thread of Python, ends the process.
+    """
+    while True:
+        deadlines, now = list(_deadlines.values()), time.monotonic()
+        if deadlines and min(deadlines) < now:
+            os._exit(1)
+        if deadlines and sys.__stderr__ is not None:
+            faulthandler.dump_traceback_later(max(deadlines) - now + 1.0, exit=True, file=sys.__stderr__)
+        else:
+            faulthandler.cancel_dump_traceback_later()
+        time.sleep(WATCH_SECONDS)
+
+
+def describe(analyse: Any) -> str:
+    """Name a function that counts a chunk, for the ledger's key: its results are not those of another one."""
+    return f"{analyse.__module__}.{analyse.__qualname__}"
