@@ -1,6 +1,6 @@
 """The command line.
 
-``higgsnb run · plan · fetch · doctor``. A thin view: it parses, calls, prints, and sets the exit code.
+``higgsnb run · plan · fetch · ledger · doctor``. A thin view: it parses, calls, prints, and sets the exit code.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
+LEDGER = "ledger.sqlite"
 
 
 class Commands(click.Group):
@@ -140,7 +141,7 @@ def run(
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
             on_error=on_error, skims_folder=files.cache_folder() / "skims" if skim else None,
-            ledger=folder / "ledger.sqlite", fresh=fresh, unit_seconds=unit_seconds,
+            ledger=folder / LEDGER, fresh=fresh, unit_seconds=unit_seconds,
         )  # fmt: skip
         result = _last(partial_results, quiet=quiet)
     written = results.write(result, folder, run={**clock.record(), **result.run})
@@ -393,6 +394,55 @@ def _advance(bar: Any, done: int, total: int | None) -> None:
     """Move a progress bar to ``done`` bytes."""
     bar.total = total
     bar.update(done - bar.n)
+
+
+# --- ledger --------------------------------------------------------------------------------------------------
+
+
+@main.group()
+def ledger() -> None:
+    """Look into the ledger of a result directory, or carry it elsewhere (from a Binder session, say)."""
+
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@ledger.command("show")
+@folder_argument
+def ledger_show(folder: Path) -> None:
+    """Say how many pieces are finished, and how often any had to be begun again."""
+    with _open_ledger(folder) as opened:
+        again = opened.begun_again()
+        click.echo(f"{len(opened):,} pieces finished, {again:,} begun more than once")
+
+
+@ledger.command("export")
+@folder_argument
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def ledger_export(folder: Path, file: Path) -> None:
+    """Write the ledger of DIR to one FILE, which can be downloaded and imported elsewhere."""
+    with _open_ledger(folder) as opened:
+        click.echo(f"{file}: {opened.export(file):,} pieces")
+
+
+@ledger.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def ledger_import(folder: Path, file: Path) -> None:
+    """Take over the finished pieces in FILE, so that `higgsnb run --out DIR` goes on from there."""
+    from higgsnb.ledger import Ledger
+
+    with Ledger(folder / LEDGER) as opened:
+        click.echo(f"{folder / LEDGER}: {opened.absorb(file):,} pieces more")
+
+
+def _open_ledger(folder: Path) -> Any:
+    """Return the ledger of a result directory."""
+    from higgsnb.ledger import Ledger
+
+    if not (folder / LEDGER).is_file():
+        raise FileNotFoundError(f"{folder} has no {LEDGER}\nGive the directory that `higgsnb run --out DIR` wrote.")
+    return Ledger(folder / LEDGER)
 
 
 # --- doctor --------------------------------------------------------------------------------------------------

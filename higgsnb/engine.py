@@ -415,6 +415,8 @@ def _send_out(
         if batch is None:
             return
         if state.ledger is not None:
+            if batch.alone:  # what it may take with it must not count against others
+                state.commit()
             keys = [state.keys[unit] for unit in batch.units]
             state.ledger.begin(keys, alone=batch.alone and not state.executor.isolates)
         future = state.executor.submit(tasks.do, tuple(state.chunks[unit] for unit in batch.units), state.work)

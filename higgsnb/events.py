@@ -75,6 +75,10 @@ class SchemaError(ValueError):
     """A file whose branches are not those of its schema."""
 
 
+class DuplicateFileError(ValueError):
+    """A file that is a copy of another one of the campaign: its events would count twice."""
+
+
 class UnreadableError(OSError):
     """A file that is there but cannot be read: not ROOT, truncated, a corrupted block."""
 
@@ -151,6 +155,20 @@ class Read(NamedTuple):
     n_events: int
     reader: str
     integrity: str
+
+
+def copies(files_seen: Mapping[tuple[int, int], FileInfo]) -> dict[tuple[int, int], tuple[int, int]]:
+    """Return the files that are copies of one before them, each with that one, both by their place in the catalogue.
+
+    Two files are the same if UUID, size and number of events are. A CSV file, and one that was not opened, has no UUID
+    and is not compared.
+    """
+    first: dict[FileInfo, tuple[int, int]] = {}
+    found = {}
+    for place, info in sorted(files_seen.items()):
+        if info.uuid is not None and first.setdefault(info, place) != place:
+            found[place] = first[info]
+    return found
 
 
 def read_survivors(chunk: Chunk) -> Read:

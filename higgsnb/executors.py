@@ -22,6 +22,8 @@ PARENT_SECONDS = 1.0
 """How often a worker process looks whether the process that started it is still there."""
 RECONNECT_SECONDS = 40.0
 """How long a cut connection to a cluster may take to come back (Dask itself gives up after 30 s)."""
+GATHER_SECONDS = 60.0
+"""How long a finished result may take to come here."""
 WORKERS_SECONDS = 120.0
 """How long a cluster may be without any worker."""
 
@@ -163,7 +165,7 @@ class Cluster:
         if getattr(client, "asynchronous", False):
             raise ValueError("client is asynchronous; give a `distributed.Client` made outside of a coroutine")
         self._client = client
-        self._executor = client.get_executor(pure=False, retries=0)
+        self._under_way: dict[Future[Any], Any] = {}
         self._counted = (float("-inf"), 0)
         self._some_workers = time.monotonic()
 
@@ -187,8 +189,30 @@ class Cluster:
     def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
         """Begin a call on the cluster."""
         outer: Future[Value] = Future()
-        self._executor.submit(call, *arguments).add_done_callback(lambda inner: _pass_on(inner, outer))
+        inner = self._client.submit(call, *arguments, pure=False, retries=0)
+        self._under_way[outer] = inner
+        inner.add_done_callback(lambda _: self._finish(outer, inner))
         return outer
+
+    def _finish(self, outer: Future[Value], inner: Any) -> None:
+        """Pass on what came out of a call; runs in a thread of Dask's."""
+        from distributed.client import FutureCancelledError
+        from distributed.scheduler import KilledWorker
+
+        self._under_way.pop(outer, None)
+        try:
+            error = inner.exception(timeout=GATHER_SECONDS) if inner.status == "error" else None
+            result: Any = None if error is not None else inner.result(timeout=GATHER_SECONDS)
+        except (CancelledError, FutureCancelledError, OSError):  # cut, perhaps while the result was on its way
+            outer.cancel()
+            outer.set_running_or_notify_cancel()
+            return
+        if isinstance(error, KilledWorker):
+            error = WorkerLostError(f"its Dask workers died: {error}", self.STRIKES)
+        if error is not None:
+            outer.set_exception(error)
+        else:
+            outer.set_result(result)
 
     def await_return(self) -> None:
         """Wait until the client is connected again, and until there is a worker.
@@ -225,24 +249,7 @@ class Cluster:
         """Take back what is still waiting there; the client stays open."""
         if self._client.status == "running":
             with contextlib.suppress(OSError):  # it may be cut off at this very moment
-                self._executor.shutdown(wait=False)
-
-
-def _pass_on(inner: Future[Value], outer: Future[Value]) -> None:
-    """Pass on what came out of a call on the cluster."""
-    from distributed.client import FutureCancelledError
-    from distributed.scheduler import KilledWorker
-
-    error: BaseException | None = CancelledError() if inner.cancelled() else inner.exception()
-    if isinstance(error, (CancelledError, FutureCancelledError)):
-        outer.cancel()
-        outer.set_running_or_notify_cancel()
-    elif isinstance(error, KilledWorker):
-        outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", Cluster.STRIKES))
-    elif error is not None:
-        outer.set_exception(error)
-    else:
-        outer.set_result(inner.result())
+                self._client.cancel(list(self._under_way.values()))
 
 
 def _address(client: Any) -> str:
@@ -264,7 +271,7 @@ def opened(client: Any, workers: int | None) -> Iterator[Threads | Processes | C
     if client in (None, "threads", "processes"):
         kind = Processes if client == "processes" else Threads
         executor: Threads | Processes | Cluster = kind(workers or available_cores())
-    elif hasattr(client, "get_executor"):
+    elif hasattr(client, "scheduler_info"):
         if workers is not None:
             raise ValueError("workers is for threads and processes; a Dask cluster is scaled with cluster.scale(n)")
         executor = Cluster(client)

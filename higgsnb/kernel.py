@@ -35,6 +35,7 @@ from higgsnb.selection import (
     Integers,
     Leptons,
     Selection,
+    load,
 )
 
 # Rules load what they need of an array before the first `and`, `or` or `if`: behind a branch, numba counts the
@@ -617,6 +618,16 @@ def _run(*arguments: Any) -> int:
         for path in Path(select_events.stats.cache_path or ".").glob("kernel.*.nb[ci]"):
             path.unlink(missing_ok=True)
         return int(select_events(*arguments))
+
+
+def warm_up() -> None:
+    """Load the compiled kernel (compile it, once on a machine), so that the first chunk takes no longer than others."""
+    columns: dict[str, Any] = {}
+    for name in Leptons._fields:
+        special = {"run": np.int64, "luminosity_block": np.int64, "event": np.uint64}.get(name)
+        kind = special or (np.int64 if "offsets" in name else np.int32 if "charge" in name else np.float32)
+        columns[name] = np.zeros(1 if "offsets" in name else 0, kind)
+    select(Leptons(**columns), load("open2012"))
 
 
 def select(leptons: Leptons, selection: Selection, stream: str | None = None) -> Candidates:

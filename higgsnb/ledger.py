@@ -362,6 +362,10 @@ class Ledger:
         rows = self._database.execute("SELECT key, begun, open, alone FROM attempts")
         return {key: Attempts(*numbers) for key, *numbers in rows if key in wanted}
 
+    def begun_again(self) -> int:
+        """Return how many units were begun more than once."""
+        return int(self._database.execute("SELECT count(*) FROM attempts WHERE begun > 1").fetchone()[0])
+
     # -- to another place
 
     def export(self, path: Path) -> int:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higgsnb import provenance, transfer
+from higgsnb import kernel, provenance, transfer
 from higgsnb.files import redact
 from higgsnb.ledger import Record, pack
 
@@ -120,7 +120,14 @@ def do(chunks: tuple[Chunk, ...], work: Work) -> list[Outcome]:
         If this worker has other versions than the client.
     """
     compare(work.versions, versions(), "a worker")
+    _warm_up()
     return [_do_one(chunk, work) for chunk in chunks]
+
+
+@cache
+def _warm_up() -> None:
+    """Load what an analysis needs, so that this does not count as time that a chunk took."""
+    kernel.warm_up()
 
 
 def _do_one(chunk: Chunk, work: Work) -> Outcome:

@@ -22,6 +22,7 @@ import random
 import re
 import socket
 import ssl
+import threading
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,7 @@ __all__ = [
     "probe",
     "redact",
     "scheme_of",
+    "take_tries",
     "without_secrets",
 ]
 
@@ -64,8 +66,11 @@ PATIENCE = 60.0  # s spent in tries of one place that brought nothing, apart fro
 GOOD_PROGRESS = 64 * 2**20  # bytes: a try that brought as many does not count as failed
 BLOCK = 2**18  # bytes
 MAX_REDIRECTS = 10
+MOST_ORIGINS = 10_000  # signed addresses remembered
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+REFUSED_STATUS = frozenset({401, 403})
+REFUSED_REMEDY = "the server refuses: is the file public, is the token in its address valid?"
 REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
 KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes open files
 SECRET_NAME = re.compile(r"auth|token|sig|secret|pass|pwd|cred|key|jwt|session|x-amz|x-goog", re.IGNORECASE)
@@ -159,12 +164,20 @@ class Wanted:
 class PlaceError(Exception):
     """Why one place did not give the file.
 
-    ``kind``: missing, checksum, permanent, skipped (not tried), transient (try again after ``wait`` seconds).
+    ``kind``: missing, checksum, permanent, refused (permanent unless the address was a signed one of a redirect),
+    skipped (not tried), transient (try again after ``wait`` seconds).
     """
 
     def __init__(self, kind: str, reason: str, remedy: str = "", wait: float | None = None) -> None:
         super().__init__(kind, reason, remedy, wait)
         self.kind, self.reason, self.remedy, self.wait = kind, reason, remedy, wait
+
+
+class UnknownHostError(PlaceError):
+    """A host whose name has no address: another place of the same file is a better next try."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__("transient", f"host {host} not known", "check the network, or set HIGGSNB_MIRROR")
 
 
 def error_for(wanted: Wanted, failures: Sequence[tuple[str, PlaceError]]) -> OSError:
@@ -289,6 +302,8 @@ class Tries:
 
     def __init__(self, place: str, wanted: Wanted) -> None:
         self.place, self.name, self.count, self.spent = place, wanted.name, 0, 0.0
+        self.file = _origins.get(wanted.url, Origin(wanted.url, place)).url
+        self.others = wanted.mirror is None and place in (wanted.url, *wanted.alternatives)[: len(wanted.alternatives)]
         self.started = time.monotonic()
 
     def failed(self, failure: PlaceError, *, brought: int = 0) -> None:
@@ -299,9 +314,39 @@ class Tries:
             self.count, self.spent = self.count + 1, self.spent + time.monotonic() - self.started
         if self.count >= TRIES or self.spent > PATIENCE:
             raise PlaceError("permanent", f"{failure.reason}, {self.count} tries", failure.remedy) from None
+        if self.others and isinstance(failure, UnknownHostError):
+            raise failure from None
+        _note_tries(self.file, self.count + 1)
         log.info("%s: %s, trying %s again", self.name, failure.reason, redact(self.place))
         time.sleep(_delay(self.count, failure.wait))
         self.started = time.monotonic()
+
+
+_counting = threading.Lock()
+_most_tries: dict[str, int] = {}
+
+
+def _note_tries(url: str, tries: int) -> None:
+    """Remember that a transfer of a file is in its second or a later try."""
+    with _counting:
+        _most_tries[redact(url)] = max(tries, _most_tries.get(redact(url), 0))
+
+
+def take_tries() -> dict[str, int]:
+    """Return the most tries that a transfer of each file took, and forget them.
+
+    A transfer is that of a whole file, or of one part of a file that is read piecewise.
+
+    Returns
+    -------
+    dict of str to int
+        By the address in the campaign, without secrets: 2 to `TRIES`, only the files that took more than one try in
+        this process since the last call. For several processes take the greater number.
+    """
+    with _counting:
+        found = dict(_most_tries)
+        _most_tries.clear()
+    return found
 
 
 def _delay(failed: int, wait: float | None) -> float:
@@ -346,16 +391,37 @@ def append(place: str, part: Part, wanted: Wanted) -> None:
     (_append_root if scheme_of(place) == "root" else _append_http)(place, part, wanted)
 
 
+class Origin(NamedTuple):
+    """From where a redirect led to a location: the file's address as the caller gave it, and the place asked."""
+
+    url: str
+    place: str
+
+
+_origins: dict[str, Origin] = {}
+
+
 def probe(place: str, wanted: Wanted) -> Place:
     """Ask a place for the size of its file and whether it gives parts of it; `PlaceError` if it has none."""
     ask, tries = _probe_root if scheme_of(place) == "root" else _probe_http, Tries(place, wanted)
     while True:
         try:
-            return ask(place, wanted)
+            found = ask(place, wanted)
         except PlaceError as failure:
             if failure.kind != "transient":
                 raise
             tries.failed(failure)
+        else:
+            _remember_origin(found.location, Origin(wanted.url, place))
+            return found
+
+
+def _remember_origin(location: str, origin: Origin) -> None:
+    """Remember from where a redirect led to a location, so that a signed one can be had anew."""
+    if location != origin.url:
+        _origins[location] = origin
+        if len(_origins) > MOST_ORIGINS:
+            _origins.pop(next(iter(_origins)), None)
 
 
 # --- http
@@ -452,16 +518,13 @@ def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int 
 
 
 def _check_status(response: http.client.HTTPResponse) -> None:
-    status = response.status
+    status, reason = response.status, _status(response)
     if status in (200, 206):
         return
-    reason = f"{status} {http.client.responses.get(status, '')}".strip()
     if status in (404, 410):
         raise PlaceError("missing", reason)
-    if status in (401, 403):
-        raise PlaceError(
-            "permanent", reason, "the server refuses: is the file public, is the token in its address valid?"
-        )
+    if status in REFUSED_STATUS:
+        raise PlaceError("refused", reason, REFUSED_REMEDY)
     if status in TRANSIENT_STATUS:
         raise PlaceError(
             "transient",
@@ -470,6 +533,11 @@ def _check_status(response: http.client.HTTPResponse) -> None:
             _retry_after(response.headers.get("Retry-After")),
         )
     raise PlaceError("permanent", reason, "check the address in a browser")
+
+
+def _status(response: http.client.HTTPResponse) -> str:
+    """Return the status of an answer with its name."""
+    return f"{response.status} {http.client.responses.get(response.status, '')}".strip()
 
 
 def _retry_after(text: str | None) -> float | None:
@@ -530,7 +598,7 @@ def _network_failure(error: BaseException, place: str) -> PlaceError:
     if isinstance(cause, http.client.InvalidURL | ValueError):
         return PlaceError("permanent", "not a valid address", "correct the address")
     if isinstance(cause, socket.gaierror):
-        return PlaceError("transient", f"host {host_of(place)} not known", "check the network, or set HIGGSNB_MIRROR")
+        return UnknownHostError(host_of(place))
     if isinstance(cause, TimeoutError):
         return PlaceError("transient", f"no byte for {TIMEOUT:g} s", "check the network; what came is kept")
     words = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
@@ -548,9 +616,12 @@ def _open(url: str, headers: dict[str, str], hosts: frozenset[str]) -> Iterator[
 
 def _follow(url: str, headers: dict[str, str], hosts: frozenset[str]) -> _Answer:
     """Send a request and follow its redirects, each only to an allowed host."""
-    for _ in range(MAX_REDIRECTS):
+    for redirects in range(MAX_REDIRECTS):
         response = _request(url, headers)
         target = response.headers.get("Location")
+        if redirects and response.status in REFUSED_STATUS:  # a signed address lasts minutes, and a new one is free
+            response.close()
+            raise PlaceError("transient", f"{_status(response)} after a redirect", REFUSED_REMEDY)
         if response.status not in REDIRECT_STATUS or target is None:
             return _Answer(response, url)
         response.close()
@@ -658,11 +729,23 @@ class RemoteFile(io.RawIOBase):
                 try:
                     return _read_part(self.location, offset, size, self._wanted)
                 except PlaceError as failure:
-                    if failure.kind != "transient":
+                    if failure.kind != "transient" and not self._may_be_renewed(failure):
                         raise
                     tries.failed(failure)
+                    if failure.kind == "refused":
+                        self._renew()
             except PlaceError as final:
                 raise error_for(self._wanted, [(self.location, final)]) from None
+
+    def _may_be_renewed(self, failure: PlaceError) -> bool:
+        """Whether this is the refusal of an address to which a redirect led: it may have been valid for minutes."""
+        return failure.kind == "refused" and _origins.get(self.location, ("", self.location))[1] != self.location
+
+    def _renew(self) -> None:
+        """Ask the place that redirected for its present address of the file."""
+        origin = _origins[self.location]
+        found = probe(origin.place, Wanted.of(origin.url, (origin.place,), self.size, None))
+        self.location = found.location
 
     def readinto(self, buffer: Any) -> int:
         """Fill the buffer from the current position."""

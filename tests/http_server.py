@@ -87,6 +87,10 @@ class FileServer:
                 queue[:1] = [] if fault.times == 1 else [Fault(**{**vars(fault), "times": fault.times - 1})]
             return fault
 
+    def choose(self, seen: Seen, path: str) -> Fault | None:  # noqa: ARG002 - for those who choose otherwise
+        """What to do instead of a good answer to this request; None: answer it well."""
+        return self.take(path)
+
     def note(self, seen: Seen) -> None:
         with self._lock:
             self.seen.append(seen)
@@ -104,6 +108,7 @@ class FileServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
+    request_queue_size = 128  # of 5, a dozen threads lose some, and wait a second for the next
     owner: FileServer
 
     def handle_error(self, request: object, client_address: object) -> None:
@@ -124,8 +129,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, *, body: bool) -> None:
         owner, path = self.server.owner, unquote(self.path.partition("?")[0])
-        owner.note(Seen(self.command, self.path, {key.lower(): value for key, value in self.headers.items()}))
-        fault = owner.take(path) or Fault()
+        seen = Seen(self.command, self.path, {key.lower(): value for key, value in self.headers.items()})
+        owner.note(seen)
+        fault = owner.choose(seen, path) or Fault()
         if fault.reset:
             self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             self.connection.close()

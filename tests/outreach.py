@@ -70,3 +70,24 @@ def campaign(*datasets: Dataset, **options: Any) -> Campaign:
 def dataset(name: str, process: str, *paths: Path, **options: Any) -> Dataset:
     """A dataset of these files."""
     return Dataset(name=name, process=process, files=tuple(File(url=str(path)) for path in paths), **options)
+
+
+HEAD = """
+[campaign]
+name = "test"
+schema = "outreach"
+luminosity_fb = 10.0
+luminosity_uncertainty = 0.02
+energy_tev = 8
+"""
+
+
+def to_toml(one: Campaign, path: Path) -> Path:
+    """Write such a campaign as a TOML file."""
+    text = HEAD
+    for d in one.datasets:
+        text += f'[[dataset]]\nname = "{d.name}"\nprocess = "{d.process}"\n'
+        text += f'stream = "{d.stream}"\n' if d.stream else "cross_section_pb = 1.0\n"
+        text += "".join(f'[[dataset.file]]\nurl = "{file.url}"\n' for file in d.files)
+    path.write_text(text, encoding="utf-8")
+    return path

@@ -364,3 +364,26 @@ def test_toy_finds_the_higgs_from_the_shell(tmp_path: Path) -> None:
     background = sum(one["expected"] for process in ("zz", "zx") for one in window[process].values())
     assert signal > 2 * background**0.5
     assert "simulated" in (tmp_path / "mass_4l.svg").read_text()
+
+
+def test_ledger_is_carried_from_one_directory_to_another(folder: Path, tmp_path: Path) -> None:
+    campaign = str(toml(tmp_path / "c.toml", str(folder / "data")))
+    invoke("run", campaign, "--out", str(tmp_path / "a"), "--chunk-events", "300", "--quiet")
+    assert invoke("ledger", "show", str(tmp_path / "a")).output == "19 pieces finished, 0 begun more than once\n"
+    exported = invoke("ledger", "export", str(tmp_path / "a"), str(tmp_path / "download.sqlite"))
+    assert exported.output.endswith("download.sqlite: 19 pieces\n")
+    assert "19 pieces more" in invoke("ledger", "import", str(tmp_path / "b"), str(tmp_path / "download.sqlite")).output
+    invoke("run", campaign, "--out", str(tmp_path / "b"), "--chunk-events", "300", "--quiet")
+    assert (tmp_path / "a" / "histograms.json").read_bytes() == (tmp_path / "b" / "histograms.json").read_bytes()
+    assert "has no ledger.sqlite" in invoke("ledger", "show", str(folder), code=2).output
+
+
+def test_processes_do_the_same_and_a_missing_scheduler_is_named(folder: Path, tmp_path: Path) -> None:
+    campaign = str(toml(tmp_path / "c.toml", str(folder / "data")))
+    for name in ("threads", "processes"):
+        invoke("run", campaign, "--out", tmp_path / name, "--scheduler", name, "--quiet")
+    threads, processes = (tmp_path / name / "histograms.json" for name in ("threads", "processes"))
+    assert threads.read_bytes() == processes.read_bytes()
+    assert json.loads((tmp_path / "processes" / "result.json").read_text())["run"]["backend"] == "processes"
+    missing = invoke("run", campaign, "--out", tmp_path / "no", "--scheduler", "127.0.0.1:9", code=2)
+    assert "no Dask scheduler at 127.0.0.1:9" in missing.output

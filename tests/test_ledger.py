@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 from generators import random_leptons
-from outreach import campaign, dataset, events_of, write
+from outreach import campaign, dataset, events_of, to_toml, write
 
 from higgsnb import analysis, datasets, engine, ledger, provenance, results, selection
 from higgsnb.analysis import Result, Tally
@@ -242,30 +242,14 @@ for _ in engine.run(datasets.load(sys.argv[2]), selection.load("open2012"), chun
     pass
 """
 
-TOML = """
-[campaign]
-name = "killed"
-schema = "outreach"
-luminosity_fb = 10.0
-luminosity_uncertainty = 0.02
-energy_tev = 8
-"""
-
 
 def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, tmp_path: Path) -> None:
-    blocks = [
-        f'[[dataset]]\nname = "{d.name}"\nprocess = "{d.process}"\n'
-        + (f'stream = "{d.stream}"\n' if d.stream else "cross_section_pb = 1.0\n")
-        + f"file = [{', '.join(f'{{ url = {file.url!r} }}' for file in d.files)}]\n"
-        for d in one.datasets
-    ]
-    (tmp_path / "killed.toml").write_text(TOML + "".join(blocks).replace("'", '"'))
+    killed = datasets.load(to_toml(one, tmp_path / "killed.toml"))
     codes = []
     for survived in (3, 11, 20, 1000):
         command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), str(tmp_path / "killed.toml")]
         codes.append(subprocess.run([*command, str(tmp_path / "l.sqlite"), str(survived)], check=False).returncode)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGKILL, 0]
-    killed = datasets.load(tmp_path / "killed.toml")
     resumed, whole = last(killed, ledger=tmp_path / "l.sqlite"), last(killed)
     assert results.document(resumed) == results.document(whole)
     results.write(resumed, tmp_path / "resumed", run={})
@@ -286,3 +270,50 @@ def test_many_units_are_resumed_exactly(tmp_path: Path) -> None:
     assert found.units == {(0, 0): ((0, n),)}
     assert found.counts[0].ravel()[[7, 20]].tolist() == [n, 2 * n]
     assert found.masked == {0: n}
+
+
+def test_exported_ledger_is_whole_during_a_run_and_goes_on_elsewhere(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    last(one, ledger=tmp_path / "here.sqlite", fraction=0.5)
+    with Ledger(tmp_path / "here.sqlite") as here:
+        exported = here.export(tmp_path / "download.sqlite")
+    with Ledger(tmp_path / "there" / "l.sqlite") as there:
+        assert there.absorb(tmp_path / "download.sqlite") == exported == 20
+        assert there.absorb(tmp_path / "download.sqlite") == 0
+    seen = analysed(monkeypatch)
+    found = last(one, ledger=tmp_path / "there" / "l.sqlite")
+    assert len(seen) == 36 - 16  # the last piece of each half is another one of the whole
+    assert results.document(found) == results.document(last(one))
+
+
+def test_ledger_with_other_results_is_not_taken_over(one: Campaign, tmp_path: Path) -> None:
+    record = pack(tallies(one)[0])
+    for name, content in (("a", record), ("b", record._replace(masked=1))):
+        with Ledger(tmp_path / name) as opened:
+            opened.commit([(b"key", content)])
+    with Ledger(tmp_path / "a") as opened, pytest.raises(NondeterminismError, match="gave two different results"):
+        opened.absorb(tmp_path / "b")
+
+
+def test_damaged_rows_are_not_taken_over(one: Campaign, tmp_path: Path) -> None:
+    with Ledger(tmp_path / "a") as opened:
+        opened.commit([(bytes([i]), pack(tally)) for i, tally in enumerate(tallies(one)[:5])])
+    with sqlite3.connect(tmp_path / "a") as database:
+        database.execute("UPDATE units SET masked = masked + 1 WHERE key = ?", (bytes([3]),))
+    database.close()
+    with Ledger(tmp_path / "b") as opened:
+        assert opened.absorb(tmp_path / "a") == 4
+        (tmp_path / "no.sqlite").write_bytes(b"x" * 5000)
+        with pytest.raises(LedgerError, match="not a usable ledger"):
+            opened.absorb(tmp_path / "no.sqlite")
+
+
+def test_attempts_are_counted_and_closed(tmp_path: Path) -> None:
+    with Ledger(tmp_path / "l.sqlite") as opened:
+        opened.begin([b"a", b"b"], alone=False)
+        opened.begin([b"a"], alone=True)
+        assert opened.attempts([b"a", b"b", b"c"]) == {b"a": (2, 2, 1), b"b": (1, 1, 0)}
+        opened.end([b"a"])
+        assert opened.attempts([b"a"]) == {b"a": (2, 0, 0)}
+        assert opened.begun_again() == 1

@@ -135,3 +135,55 @@ def test_location_of_a_streamed_source_opens_as_a_remote_file(
     source = files.locate(http_server.base + "/a.root")
     assert source.location == http_server.base + "/b.root"  # the redirect is followed once, not for every part
     assert RemoteFile(source.location, source.size or 0).pread(7, 5) == DATA[7:12]
+
+
+def signed(number: int) -> Fault:
+    """An answer that leads to a signed address of the file."""
+    return Fault(status=302, headers={"Location": f"/store/{number}.root?sig=secret{number}"})
+
+
+def test_expired_address_is_asked_for_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "0")
+    for number in (1, 2):
+        http_server.add(f"/store/{number}.root", DATA)
+        http_server.fail("/a.root", signed(number))
+    source = files.locate(http_server.base + "/a.root")
+    remote = RemoteFile(source.location, source.size or 0)
+    assert remote.pread(5, 10) == DATA[5:15]
+    http_server.fail("/store/1.root", Fault(status=403, times=None))
+    transfer.take_tries()
+    assert remote.pread(5, 10) == DATA[5:15]
+    assert remote.location.partition("?")[0] == http_server.base + "/store/2.root"
+    assert transfer.take_tries() == {http_server.base + "/a.root": 2}
+
+
+def test_whole_file_whose_address_expires_is_fetched(http_server: FileServer) -> None:
+    http_server.add("/store/1.root", DATA)
+    http_server.fail("/a.root", signed(1), signed(1))
+    http_server.fail("/store/1.root", Fault(status=401))
+    assert files.fetch(http_server.base + "/a.root").read_bytes() == DATA
+
+
+def test_refusal_without_a_redirect_is_final(http_server: FileServer, remote: RemoteFile) -> None:
+    http_server.fail("/a.root", Fault(status=403, times=None))
+    with pytest.raises(TransferError, match="403 Forbidden"):
+        remote.pread(0, 10)
+    assert len(http_server.seen) == 1
+
+
+def test_tries_are_counted_by_file_and_forgotten_once_taken(http_server: FileServer) -> None:
+    transfer.take_tries()
+    for name, faults in {"/none.root": 0, "/two.root": 2}.items():
+        http_server.fail(name, *(faults * [Fault(status=503)]))
+        files.fetch(http_server.add(name, DATA) + "?token=secret")
+    assert transfer.take_tries() == {f"{http_server.base}/two.root?token=***": 3}
+    assert transfer.take_tries() == {}
+
+
+def test_host_that_does_not_exist_is_left_at_once_for_the_next_place(http_server: FileServer) -> None:
+    dead = "http://no-such-host.invalid/a.root"
+    transfer.take_tries()
+    assert files.fetch(dead, alternatives=[http_server.add("/a.root", DATA)]).read_bytes() == DATA
+    assert transfer.take_tries() == {}
+    with pytest.raises(TransferError, match=r"host no-such-host\.invalid not known, 6 tries"):
+        files.fetch(dead.replace("a.root", "b.root"))

@@ -1,0 +1,55 @@
+"""Analyses that do more than analyse, for tests: importable by worker processes, and driven by the environment."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from higgsnb import histograms
+from higgsnb.analysis import Tally, analyse
+from higgsnb.datasets import Chunk
+from higgsnb.selection import CHANNELS, QUANTITIES, Cut, Selection
+
+
+def dying(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Ends its process where ``POISON_START`` says so: entries from there on, of the first file."""
+    if _is_poison(chunk):
+        os.kill(os.getpid(), signal.SIGSEGV)
+    return analyse(chunk, selection, **options)
+
+
+def endless(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Never returns there."""
+    while _is_poison(chunk):
+        pass
+    return analyse(chunk, selection, **options)
+
+
+def noted(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Writes down each call in the folder ``CALLS``, before anything else."""
+    with (Path(os.environ["CALLS"]) / f"{os.getpid()}").open("a") as stream:
+        stream.write(f"{chunk.dataset_index} {chunk.file_index} {chunk.start}\n")
+    return dying(chunk, selection, **options)
+
+
+def _is_poison(chunk: Chunk) -> bool:
+    place = (chunk.dataset_index, chunk.file_index, chunk.start)
+    return place == (0, 0, int(os.environ.get("POISON_START", "-1")))
+
+
+def nothing(chunk: Chunk, _: Selection, **__: Any) -> Tally:
+    """Counts the events of a chunk, and reads none: for campaigns of files that do not exist."""
+    index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
+    return Tally(
+        units={file: ((chunk.start, chunk.stop),)},
+        counts={index: np.zeros((len(CHANNELS), histograms.SIZE), np.int64)},
+        cutflow={index: np.full((len(CHANNELS), len(Cut)), chunk.stop - chunk.start, np.int64)},
+        unusable={index: np.zeros((2, len(QUANTITIES)), np.int64)},
+        masked={index: 0},
+        not_applied={index: frozenset()},
+        readers={file: frozenset({("none", "none")})},
+    )

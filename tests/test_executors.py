@@ -1,0 +1,214 @@
+"""Threads, processes and Dask: the same bytes, whoever does the work, and whoever dies while doing it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import analyses
+import psutil
+import pytest
+from generators import random_leptons
+from outreach import campaign, dataset, events_of, to_toml, write
+
+from higgsnb import engine, results, selection, tasks
+from higgsnb.analysis import Result
+from higgsnb.datasets import Campaign, Dataset, File
+
+OPEN = selection.load("open2012")
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    folder = tmp_path_factory.mktemp("executors")
+    leptons = random_leptons(3000, seed=31)
+    paths = [write(folder / f"{i}.root", events_of(leptons, 400 * i, 400 * i + 900)) for i in range(4)]
+    return campaign(
+        dataset("mu", "data", *paths[:2], stream="DoubleMu"),
+        dataset("e", "data", paths[2], stream="DoubleElectron"),
+        dataset("mc", "zz", paths[3], cross_section_pb=1.0),
+    )
+
+
+@pytest.fixture(scope="module")
+def dask_client() -> Iterator[Any]:
+    from distributed import Client, LocalCluster
+
+    with (
+        LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1") as cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
+        yield client
+
+
+@pytest.fixture
+def client(request: pytest.FixtureRequest) -> Any:
+    return request.getfixturevalue("dask_client") if request.param == "dask" else request.param
+
+
+everyone = pytest.mark.parametrize("client", ["threads", "processes", "dask"], indirect=True)
+isolating = pytest.mark.parametrize("client", ["processes"], indirect=True)
+
+
+def last(one: Campaign, **options: Any) -> Result:
+    (*_, result) = engine.run(one, OPEN, **{"chunk_events": 100, **options})
+    return result
+
+
+@everyone
+def test_everyone_gives_the_same_bytes_and_resumes_from_the_same_ledger(
+    one: Campaign, client: Any, tmp_path: Path
+) -> None:
+    expected = results.document(last(one, chunk_events=1000))
+    partial = engine.run(one, OPEN, client=client, chunk_events=100, ledger=tmp_path / "l.sqlite")
+    next(partial)
+    partial.close()
+    assert results.document(last(one, client=client, ledger=tmp_path / "l.sqlite")) == expected
+    assert results.document(last(one, ledger=tmp_path / "l.sqlite")) == expected
+
+
+@isolating
+@pytest.mark.parametrize("analyse", [analyses.dying, analyses.endless])
+def test_poison_is_named_and_its_neighbours_are_counted(
+    one: Campaign, client: Any, analyse: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POISON_START", "300")
+    result = last(
+        one, client=client, workers=2, analyse=analyse, unit_seconds=5.0 if analyse is analyses.endless else None
+    )
+    (failure,) = result.failed
+    assert failure.error == "PoisonUnitError"
+    assert "0.root: entries 300 to 400 ended the worker each time" in failure.message
+    assert result.coverage.events == (3500, 3600)
+    assert result.tally.units[0, 0] == ((0, 300), (400, 900))
+
+
+_CRASHING = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import analyses
+from higgsnb import datasets, engine, selection
+for result in engine.run(datasets.load(sys.argv[2]), selection.load("open2012"), chunk_events=100, workers=2,
+                         ledger=Path(sys.argv[3]), analyse=analyses.noted):
+    pass
+print([failure.message for failure in result.failed])
+"""
+
+
+def test_threads_blame_a_unit_only_after_it_ended_the_process_alone_three_times(one: Campaign, tmp_path: Path) -> None:
+    command = [sys.executable, "-c", _CRASHING, str(Path(__file__).parent), str(to_toml(one, tmp_path / "c.toml"))]
+    environment = {**os.environ, "POISON_START": "300", "CALLS": str(tmp_path)}
+    done = []
+    for _ in range(5):
+        run = [*command, str(tmp_path / "l.sqlite")]
+        done.append(subprocess.run(run, env=environment, capture_output=True, text=True, check=False))
+    codes = [finished.returncode for finished in done]
+    assert codes == [-11, -11, -11, -11, 0]
+    assert "entries 300 to 400 ended the worker each time" in done[-1].stdout
+    assert "--scheduler processes" in done[-1].stdout
+    calls = Counter(line for path in tmp_path.glob("[0-9]*") for line in path.read_text().splitlines())
+    assert calls["0 0 300"] == 4
+    assert len(calls) == 36
+    assert all(count <= 3 for line, count in calls.items() if line != "0 0 300")
+
+
+_ABANDONED = """
+import os, signal, sys
+from higgsnb import executors
+processes = executors.Processes(2)
+for worker in [processes.submit(os.getpid) for _ in range(2)]:
+    print(worker.result(), flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_worker_processes_end_with_the_process_that_started_them() -> None:
+    done = subprocess.run([sys.executable, "-c", _ABANDONED], capture_output=True, text=True, check=False)
+    workers = [psutil.Process(int(line)) for line in done.stdout.split() if psutil.pid_exists(int(line))]
+    _, alive = psutil.wait_procs(workers, timeout=20)
+    assert alive == []
+
+
+def test_stopped_run_leaves_no_process(one: Campaign) -> None:
+    before = set(psutil.Process().children(recursive=True))
+    partial = engine.run(one, OPEN, client="processes", workers=2, chunk_events=10)
+    next(partial)
+    started = set(psutil.Process().children(recursive=True)) - before
+    assert started
+    partial.close()
+    _, alive = psutil.wait_procs(started, timeout=20)
+    assert alive == []
+
+
+def test_lost_cluster_is_named_and_the_ledger_goes_on_elsewhere(one: Campaign, tmp_path: Path) -> None:
+    from distributed import Client, LocalCluster
+
+    cluster = LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=":0", host="127.0.0.1")
+    client = Client(cluster, set_as_default=False)
+    partial = engine.run(one, OPEN, client=client, chunk_events=5, ledger=tmp_path / "l.sqlite")
+    first = next(partial)
+    cluster.close()
+    with pytest.raises(engine.SchedulerLostError, match=r"of 720 chunks are in the ledger: the same call .* resumes"):
+        list(partial)
+    client.close()
+    resumed = last(one, chunk_events=5, ledger=tmp_path / "l.sqlite")
+    assert not first.complete
+    assert results.document(resumed) == results.document(last(one))
+
+
+def test_other_versions_are_named_with_both_numbers() -> None:
+    mine = tasks.versions()
+    with pytest.raises(engine.VersionError, match=r"a worker has other versions .*: numpy \S+ here and 1\.0 there"):
+        tasks.compare(mine, {**mine, "numpy": "1.0"}, "a worker")
+    with pytest.raises(engine.VersionError, match="distributed"):
+        tasks.compare_packages({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
+
+
+def test_worker_with_other_code_refuses_the_work() -> None:
+    work = tasks.Work(OPEN, None, analyses.dying, None, {**tasks.versions(), "higgsnb": "another"})
+    with pytest.raises(engine.VersionError, match=r"higgsnb another here and \S+ \(code"):
+        tasks.do((), work)
+
+
+def described_campaign(n_files: int) -> Campaign:
+    """Files that do not exist, described so fully that nobody has to open them beforehand."""
+    files = tuple(File(f"https://example.org/{i}.root", (), 1000, 10_000 + i, f"{i:08x}") for i in range(n_files))
+    return campaign(Dataset("many", "data", "DoubleMu", files=files))
+
+
+def test_described_files_are_not_opened_beforehand(tmp_path: Path) -> None:
+    options = {"analyse": analyses.nothing, "chunk_events": 100, "ledger": tmp_path / "l.sqlite"}
+    result = last(described_campaign(300), **options)
+    assert result.coverage.files == (300, 300)
+    assert result.cutflow["many"]["4mu"][0] == ("all", 300_000)
+    assert results.document(last(described_campaign(300), **options)) == results.document(result)
+
+
+def test_described_file_that_is_not_what_the_campaign_says_is_named(one: Campaign) -> None:
+    path = Path(one.datasets[0].files[0].url)
+    from higgsnb.files import checksum
+
+    files = (File(str(path), (), 901, path.stat().st_size, checksum(path)),)
+    result = last(campaign(Dataset("mu", "data", "DoubleMu", files=files)))
+    assert [failure.error for failure in result.failed] == ["ValueError"]
+    assert "holds 900 events, the campaign says 901" in result.failed[0].message
+    assert result.coverage.events[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"client": "tasks"}, 'expected "threads", "processes" or a distributed.Client'),
+        ({"unit_seconds": 5.0}, "a thread cannot be ended"),
+        ({"client": "processes", "unit_seconds": 0.0}, "expected more than 0"),
+    ],
+)
+def test_impossible_options_are_refused(one: Campaign, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        last(one, **options)
