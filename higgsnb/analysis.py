@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache, partial
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from higgsnb import events, histograms, luminosity, provenance, skims
 from higgsnb.kernel import select
+from higgsnb.luminosity import Account, Catalogue, FileProgress, LumiSections, Progress, Segments, Span
 from higgsnb.selection import (
     CHANNELS,
     CUT_NAMES,
@@ -46,12 +47,16 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 FileKey = tuple[int, int]
 """A file by its place in the catalogue: (index of the dataset, index of the file in it)."""
+ChunkKey = tuple[int, int, int, int]
+"""A chunk by its place in the catalogue: (dataset, file, first entry, entry after the last)."""
 
 PB_PER_FB = 1000.0
 STREAM_ORDER = ("DoubleMu", "DoubleElectron")
 """Precedence of streams where a campaign states none."""
 CHANNEL_STREAMS = {FOUR_MUONS: {"DoubleMu"}, FOUR_ELECTRONS: {"DoubleElectron"}, TWO_EACH: set(STREAM_ORDER)}
 """Which of these streams hold events of a channel at all."""
+FEW_EVENTS = 5
+"""Events in a lumi section below which more than exp(-5) = 0.7 % of the sections are expected to have none."""
 
 
 class Table(NamedTuple):
@@ -93,7 +98,9 @@ class Tally:
 
     ``units`` are the entry ranges done of each file, ``counts`` as in `histograms`, ``cutflow`` (3, len(Cut)),
     ``unusable`` (2, len(QUANTITIES)), ``masked`` events outside the golden JSON, ``not_applied`` columns that the
-    schema does not have.
+    schema does not have. Only of data of a campaign with lumi sections: ``sections``, the certified ones as packed by
+    `luminosity.pack`, sorted and unique, ``spans`` the ranges of ``units`` with the section at either end, and
+    ``scattered`` the certified sections of chunks in which a section is left and entered again.
     """
 
     units: Mapping[FileKey, tuple[tuple[int, int], ...]] = field(default_factory=dict)
@@ -104,6 +111,9 @@ class Tally:
     not_applied: Mapping[int, frozenset[str]] = field(default_factory=dict)
     readers: Mapping[FileKey, frozenset[tuple[str, str]]] = field(default_factory=dict)
     blocks: tuple[Table, ...] = ()
+    sections: Mapping[int, Integers] = field(default_factory=dict)
+    spans: Mapping[FileKey, tuple[Span, ...]] = field(default_factory=dict)
+    scattered: Mapping[FileKey, Integers] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
         """Add the tally of other chunks; ValueError if some events were counted in both."""
@@ -127,6 +137,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
     not_applied: dict[int, frozenset[str]] = {}
     readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
     blocks: list[Table] = []
+    seen = luminosity.SectionSum()
     for tally in tallies:
         for key, ranges in tally.units.items():
             units[key].extend(ranges)
@@ -136,10 +147,11 @@ def merge(tallies: Iterable[Tally]) -> Tally:
             not_applied[dataset] = not_applied.get(dataset, frozenset()) | names
         for key, found in tally.readers.items():
             readers[key] = readers.get(key, frozenset()) | found
+        seen.add(tally.sections, tally.spans, tally.scattered)
         blocks.extend(tally.blocks)
     joined = {key: join_ranges(key, units[key]) for key in sorted(units)}
     counts, cutflow, unusable, masked = ({key: total[key] for key in sorted(total)} for total in sums)
-    return Tally(joined, counts, cutflow, unusable, masked, not_applied, readers, tuple(blocks))
+    return Tally(joined, counts, cutflow, unusable, masked, not_applied, readers, tuple(blocks), **seen.fields())
 
 
 def _add_into(total: dict[int, Any], part: Mapping[int, Any]) -> None:
@@ -196,7 +208,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     if chunk.schema == "nanoaod" and not chunk.is_data:
         events.check_weights(chunk)
     read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
-    read, n_events = _certified(read, chunk)
+    read, n_events, segments = _certified(read, chunk)
     candidates = select(read.leptons, selection, chunk.stream)
     candidates.cutflow[list(selection.channels(chunk.stream)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
@@ -210,22 +222,64 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         not_applied={index: frozenset(missing_quantities(read.leptons))},
         readers={file: frozenset({(read.reader, read.integrity)})},
         blocks=(table,) if len(table.run) else (),
+        **_seen(chunk, segments),
     )
 
 
-def _certified(read: Read, chunk: Chunk) -> tuple[Read, int]:
-    """Return the events in certified luminosity sections, and how many of all events of the chunk are in one."""
+def sections_of(chunk: Chunk) -> Integers | None:
+    """Return the certified lumi sections of a chunk, for one that `analyse` failed on.
+
+    Only two columns are read, which may be whole although others are damaged.
+
+    Returns
+    -------
+    (n,) int64 or None
+        Packed, sorted and unique; None if they cannot be read, or if the campaign has no lumi sections.
+    """
+    if not chunk.sections:
+        return None
+    try:
+        segments = Segments.of(*events.read_sections(chunk))
+    except (OSError, ValueError):
+        return None
+    return np.unique(segments.keys[_certain(chunk, segments)])
+
+
+def _certain(chunk: Chunk, segments: Segments) -> npt.NDArray[np.bool_]:
+    """Say which segments are certified: all, if there is no golden JSON."""
     if chunk.golden_json is None:
-        return read, read.n_events
-    certified = _mask(chunk.golden_json).contains(*events.read_sections(chunk))
-    kept = np.flatnonzero(certified[read.entries - chunk.start])
-    return read._replace(leptons=_keep(read.leptons, kept), entries=read.entries[kept]), int(certified.sum())
+        return np.ones(len(segments.keys), np.bool_)
+    return luminosity.kept_mask(chunk.golden_json).holds(segments.keys)
 
 
-@lru_cache(maxsize=4)
-def _mask(golden_json: str) -> luminosity.Mask:
-    """Return the luminosity sections of a golden JSON, read once per process."""
-    return luminosity.Mask.load(golden_json)
+def _certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:
+    """Return the events in certified lumi sections, how many of all events of the chunk are in one, and the sections.
+
+    Run and section of all events are read only if the campaign has lumi sections; else the sections are None.
+    """
+    if not chunk.sections and chunk.golden_json is None:
+        return read, read.n_events, None
+    segments = Segments.of(*events.read_sections(chunk))
+    certain = _certain(chunk, segments)
+    if certain.all():
+        return read, read.n_events, segments
+    kept = np.flatnonzero(certain[segments.at(read.entries - chunk.start)])
+    n_events = int(segments.lengths[certain].sum())
+    return read._replace(leptons=_keep(read.leptons, kept), entries=read.entries[kept]), n_events, segments
+
+
+def _seen(chunk: Chunk, segments: Segments | None) -> dict[str, Any]:
+    """Return the fields of a `Tally` that tell the lumi sections of a chunk; none of one without any event."""
+    if segments is None or not len(segments.keys):
+        return {}
+    file = (chunk.dataset_index, chunk.file_index)
+    first, last = int(segments.keys[0]), int(segments.keys[-1])
+    found: dict[str, Any] = {"spans": {file: (Span(chunk.start, chunk.stop, first, last),)}}
+    sections = np.unique(segments.keys[_certain(chunk, segments)])
+    if len(sections):
+        found["sections"] = {chunk.dataset_index: sections}
+        found["scattered"] = {file: sections} if segments.scattered else {}
+    return found
 
 
 def _keep(leptons: Leptons, which: Integers) -> Leptons:
@@ -316,7 +370,7 @@ class Yield(NamedTuple):
     stat_error: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Result:
     """A tally seen against its campaign. ``result + other`` adds disjoint parts of the same campaign and selection.
 
@@ -332,6 +386,8 @@ class Result:
         By `FileKey`: the files that could not be analysed.
     run
         How the work went (workers, tries): what may differ between runs that give the same result.
+    failed_sections
+        By `ChunkKey`: the lumi sections of chunks that failed, where `sections_of` could read them.
     """
 
     campaign: Campaign
@@ -339,7 +395,18 @@ class Result:
     tally: Tally = field(default_factory=Tally)
     files: Mapping[FileKey, FileInfo] = field(default_factory=dict)
     failures: Mapping[FileKey, Failure] = field(default_factory=dict)
+    failed_sections: Mapping[ChunkKey, Integers] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        """Return one line that says how much of the campaign is in it."""
+        (files, all_files), (done, events), (processed, total) = self.coverage
+        state = "complete" if self.complete else "PARTIAL"
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return (
+            f"<Result of {self.campaign.name!r} with {self.selection.name!r}: {state}, {files} of {all_files} files, "
+            f"{done:,} of {events:,} events, {processed:.4g} of {total:.4g} /fb{failed}>"
+        )
 
     def __add__(self, other: Result) -> Result:
         """Add a part that counted other events.
@@ -354,7 +421,8 @@ class Result:
                     f"{mine.name!r} ({mine.digest[:8]}), {theirs.name!r} ({theirs.digest[:8]})"
                 )
         files, failures = {**self.files, **other.files}, {**self.failures, **other.failures}
-        return Result(self.campaign, self.selection, self.tally + other.tally, files, failures)
+        failed_sections = {**self.failed_sections, **other.failed_sections}
+        return Result(self.campaign, self.selection, self.tally + other.tally, files, failures, failed_sections)
 
     # -- how much of it
 
@@ -376,14 +444,21 @@ class Result:
 
     @cached_property
     def coverage(self) -> Coverage:
-        """Files, events and luminosity done, and their totals; files of unknown length count as the average one."""
+        """Files, events and luminosity done, and their totals; files of unknown length count as the average one.
+
+        The luminosity is in proportion to the events of all data, or, by lumi sections, the mean over the streams.
+        """
         keys = [key for index in range(len(self.campaign.datasets)) for key in self._keys(index)]
         files = sum(self._is_done(key) for key in keys)
         done = sum(stop - start for ranges in self.tally.units.values() for start, stop in ranges)
         total = round(self._total(range(len(self.campaign.datasets))))
-        luminosity_fb = self.campaign.luminosity_fb
-        data = [index for index, dataset in enumerate(self.campaign.datasets) if dataset.is_data]
-        share = self._fraction(data) if data else 1.0
+        luminosity_fb, streams = self.campaign.luminosity_fb, list(self._streams.values())
+        if not streams:
+            share = 1.0
+        elif self.luminosity_source == "events":
+            share = self._fraction([index for indices in streams for index in indices])
+        else:
+            share = sum(self._recorded([indices]) for indices in streams) / len(streams)
         return Coverage((files, len(keys)), (done, total), (luminosity_fb * share, luminosity_fb))
 
     def _keys(self, dataset: int) -> list[FileKey]:
@@ -398,7 +473,8 @@ class Result:
 
     def _total(self, datasets: Iterable[int]) -> float:
         """Return the number of entries of some datasets; a file of unknown length counts as the average one."""
-        return sum(len(self._keys(index)) * self._average(index) for index in datasets)
+        stated = {index: self.campaign.datasets[index].stated_events for index in datasets}
+        return sum(len(self._keys(i)) * self._average(i) if n is None else n for i, n in stated.items())
 
     def _average(self, dataset: int) -> float:
         """Return the mean number of entries of a dataset's files of known length, else of all such files."""
@@ -429,26 +505,159 @@ class Result:
     def luminosity_shares(self) -> dict[str, float]:
         """Which part of the luminosity has been processed, per channel; 1 in a campaign without data.
 
-        A stream's share of the luminosity is taken to be that of its events. Where a channel is the union of two
-        streams, the one that is further counts: either holds nearly all events of the channel.
+        By lumi sections (`luminosity_source`), a stream's share is the recorded luminosity of its processed sections
+        over that of all sections. By events, it is taken to be that of its events.
+
+        Where a channel is the union of two streams (2e2mu), either stream holds nearly all events of the channel, and
+        an event in both is counted once. By lumi sections, a section that is processed in either stream therefore
+        counts, once: with only those of both, the data of the other sections would stand against no prediction, and
+        with the larger of the two shares, two streams that are done in different sections would be taken for one. What
+        remains is the inefficiency of one stream alone in sections that only one has processed. By events nobody knows
+        which sections these are: the stream that is further counts, which is right as long as the chunks of both are
+        done in the same order, as `datasets.chunks` lays them out, and too low if they are not.
         """
         return {name: self._luminosity_share(channel) for channel, name in enumerate(CHANNELS)}
 
     def _luminosity_share(self, channel: int) -> float:
         """Return the processed part of the luminosity in one channel."""
+        if not self._streams:
+            return 1.0
+        feeding = [
+            indices
+            for stream, indices in self._streams.items()
+            if channel in self.selection.channels(stream)
+            and (stream not in STREAM_ORDER or stream in CHANNEL_STREAMS[channel])
+        ]
+        if self.luminosity_source == "events":
+            return max((self._fraction(indices) for indices in feeding), default=0.0)
+        return self._recorded(feeding)
+
+    # -- lumi sections
+
+    @cached_property
+    def _streams(self) -> dict[str | None, list[int]]:
+        """The datasets of data by stream, as indices into the catalogue."""
         streams: dict[str | None, list[int]] = defaultdict(list)
         for index, dataset in enumerate(self.campaign.datasets):
             if dataset.is_data:
                 streams[dataset.stream].append(index)
-        if not streams:
-            return 1.0
-        feeding = [
-            indices
-            for stream, indices in streams.items()
-            if channel in self.selection.channels(stream)
-            and (stream not in STREAM_ORDER or stream in CHANNEL_STREAMS[channel])
+        return dict(streams)
+
+    @cached_property
+    def _catalogue(self) -> Catalogue | None:
+        """The lumi sections of the campaign; None if it names neither golden JSON nor table, or has no data."""
+        if not self._streams:
+            return None
+        return luminosity.catalogue(self.campaign.golden_json, self.campaign.luminosity_table)
+
+    @property
+    def luminosity_source(self) -> str:
+        """How processed luminosity is found: from "lumi sections" and their table, or in proportion to "events"."""
+        return "lumi sections" if self._catalogue is not None and self._catalogue.total > 0 else "events"
+
+    @property
+    def processed_sections(self) -> dict[str, LumiSections]:
+        """The lumi sections of each dataset of data of which every event has been counted.
+
+        They and `lost_sections` are disjoint; over all datasets of a stream they are all sections of the campaign:
+        those in golden JSON and luminosity table, or in whichever it names. Without either both are empty dictionaries.
+
+        A section of which some events were counted and some are pending or failed is lost. A section without any event
+        is in no file: it counts as processed once every event of its stream has been counted, and as lost until then.
+        So a table by lumi section suits files with events in nearly every section; with files of a few selected events
+        the luminosity of a partial result would be far too low (`luminosity_notes` warns).
+        """
+        return {self.campaign.datasets[index].name: one.processed for index, one in self._accounts.items()}
+
+    @property
+    def lost_sections(self) -> dict[str, LumiSections]:
+        """The lumi sections of each dataset of data that are not processed, see `processed_sections`."""
+        return {self.campaign.datasets[index].name: one.lost for index, one in self._accounts.items()}
+
+    @cached_property
+    def _accounts(self) -> dict[int, Account]:
+        """Processed and lost sections by dataset."""
+        if self._catalogue is None:
+            return {}
+        found: dict[int, Account] = {}
+        for indices in self._streams.values():
+            complete = all(self._is_done(key) for index in indices for key in self._keys(index))
+            progress = {index: self._progress(index) for index in indices}
+            found |= luminosity.account(self._catalogue.sections, progress, complete=complete)
+        return {index: found[index] for index in sorted(found)}
+
+    def _progress(self, dataset: int) -> Progress:
+        """Return which sections have been seen of a dataset, and which of them are not finished."""
+        failed = {key: some for key, some in self.failed_sections.items() if key[0] == dataset and self._is_open(key)}
+        ranges: dict[int, list[tuple[int, int]]] = defaultdict(list)
+        for _, file, start, stop in failed:
+            ranges[file].append((start, stop))
+        files = [
+            FileProgress(
+                self._entries(key), self.tally.spans.get(key, ()), ranges[key[1]], self.tally.scattered.get(key)
+            )
+            for key in self._keys(dataset)
         ]
-        return max((self._fraction(indices) for indices in feeding), default=0.0)
+        seen = [
+            LumiSections(self.tally.sections.get(dataset, np.empty(0, np.int64))),
+            *map(LumiSections, failed.values()),
+        ]
+        return Progress(luminosity.union(seen), luminosity.unfinished(files, failed.values()))
+
+    def _is_open(self, key: ChunkKey) -> bool:
+        """Whether a chunk that failed has not been counted after all."""
+        dataset, file, start, stop = key
+        ranges = self.tally.units.get((dataset, file), ())
+        return not any(first <= start and stop <= last for first, last in ranges)
+
+    def _recorded(self, streams: list[list[int]]) -> float:
+        """Return the share of the recorded luminosity in the sections that at least one of some streams processed."""
+        if self._catalogue is None:
+            return 0.0
+        done = [luminosity.of_stream(self._accounts[index] for index in indices) for indices in streams]
+        return self._catalogue.integrated(luminosity.union(done)) / self._catalogue.total
+
+    @cached_property
+    def sections_without_luminosity(self) -> dict[str, LumiSections]:
+        """Certified sections with events that the luminosity table lacks, by dataset; no empty ones."""
+        if self._catalogue is None or self._catalogue.recorded is None:
+            return {}
+        found = {
+            self.campaign.datasets[index].name: LumiSections(keys) - self._catalogue.sections
+            for index, keys in self.tally.sections.items()
+        }
+        return {name: sections for name, sections in found.items() if len(sections)}
+
+    @property
+    def luminosity_notes(self) -> tuple[str, ...]:
+        """What speaks against the luminosity, each with its remedy: table and campaign, or table and data, disagree.
+
+        Notes and no errors: the counts are right whatever the luminosity, and that data have sections which the table
+        lacks is seen only when they have been read.
+        """
+        if self._catalogue is None or self.campaign.luminosity_table is None:
+            return ()
+        notes = [
+            *_total_note(self._catalogue.total, self.campaign),
+            *map(_lack_note, self.sections_without_luminosity.items()),
+        ]
+        return (*notes, *self._sparse_note())
+
+    def _sparse_note(self) -> tuple[str, ...]:
+        """Warn of a partial result whose data have so few events that many sections have none."""
+        sparse = [
+            self.campaign.datasets[index].name
+            for index, keys in self.tally.sections.items()
+            if self.tally.events(index) - self.tally.masked.get(index, 0) < FEW_EVENTS * len(keys)
+        ]
+        if self.complete or not sparse:
+            return ()
+        note = (
+            f"{', '.join(sparse)}: fewer than {FEW_EVENTS} events in a lumi section on average. Sections without any "
+            "event count as lost until the run is complete, so that the luminosity is too low until then. "
+            "Leave luminosity_table out to estimate it from the events."
+        )
+        return (note,)
 
     # -- the events
 
@@ -640,6 +849,31 @@ class Result:
         kinds = {"baskets": "TTree", "pages": "RNTuple", "csv": "CSV"}
         readers = sorted({reader for reader, _ in self.tally.readers.get(key, ())})
         return kinds.get(readers[0]) if readers else None
+
+
+def _total_note(total: float, campaign: Campaign) -> tuple[str, ...]:
+    """Compare the luminosity of the table with the campaign's, which is the one that counts."""
+    if abs(total - campaign.luminosity_fb) <= campaign.luminosity_uncertainty * campaign.luminosity_fb:
+        return ()
+    note = (
+        f"luminosity_table adds up to {total:.4g} /fb in the certified sections, luminosity_fb is "
+        f"{campaign.luminosity_fb:.4g}: they differ by more than luminosity_uncertainty "
+        f"({campaign.luminosity_uncertainty:.2g}). luminosity_fb was used, the table only for shares of it. "
+        "Correct luminosity_fb, or make the table for these data."
+    )
+    return (note,)
+
+
+def _lack_note(lacking: tuple[str, LumiSections]) -> str:
+    """Say which sections of a dataset the table lacks."""
+    name, sections = lacking
+    run, section = divmod(int(sections.keys[0]), 2**32)
+    number = f"{len(sections)} lumi section{'s' if len(sections) > 1 else ''}"
+    return (
+        f"{name}: {number} with events (run {run}, section {section}{' …' if len(sections) > 1 else ''}) not in "
+        "luminosity_table: their events are counted, their luminosity is not. Make the table with the same golden JSON "
+        "(brilcalc lumi --byls -i), or name a golden_json that leaves these sections out."
+    )
 
 
 def empty_table() -> Table:

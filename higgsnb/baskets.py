@@ -345,6 +345,15 @@ class BasketReader:
             work = _Work(self._branches, window, following, fetch, kept, self._checked, self._source.location)
             yield _read_window(work, self.columns, self._enough)
 
+    def flat(self, name: str, start: int, stop: int) -> Array:
+        """Return a flat branch of all entries ``start`` to ``stop``; raises as `read` does, for this branch only."""
+        branch = self._branches[name]
+        window = _Window(start, stop, (start, stop), {name: branch.overlapping(start, stop)})
+        places = [(branch.seeks[i], branch.sizes[i]) for i in window.baskets[name] if i < len(branch.seeks)]
+        fetch = self._source.fetch(places)
+        work = _Work(self._branches, window, None, fetch, {name: {}}, self._checked, self._source.location)
+        return _counts(work, name) if start < stop else np.empty(0, branch.dtype.newbyteorder("="))
+
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
         """Return the types of the columns that come out."""
         return {name: self._branches[name].dtype.newbyteorder("=") for name in self.columns.names[2:]}
@@ -496,7 +505,7 @@ def _read_window(work: _Work, columns: Columns, enough: Enough) -> Survivors:
 
 
 def _counts(work: _Work, counter: str) -> npt.NDArray[Any]:
-    """Return how many leptons each counted entry of the window has."""
+    """Return the values of a flat branch, as of how many leptons there are, for each counted entry of the window."""
     edges = work.edges(counter)
     start, stop = work.window.counted
     counts = np.concatenate([_native(content) for content in work.contents(counter, np.diff(edges))])

@@ -18,12 +18,24 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from higgsnb import files
 
-__all__ = ["Campaign", "CampaignError", "Chunk", "Dataset", "File", "chunks", "load", "names"]
+__all__ = [
+    "Campaign",
+    "CampaignError",
+    "Chunk",
+    "Dataset",
+    "File",
+    "check_entries",
+    "check_totals",
+    "chunks",
+    "load",
+    "names",
+    "same_files",
+]
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
 PLANNED = {"cms2016"}  # campaigns that are announced but not in the catalogue
@@ -60,7 +72,10 @@ class File:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Files of one process; luminosity (1/fb) and energy (TeV) only where they are not the campaign's."""
+    """Files of one process; luminosity (1/fb) and energy (TeV) only where they are not the campaign's.
+
+    ``stated_events`` is the total that the dataset's record states (key ``events``), checked against its files.
+    """
 
     name: str
     process: str
@@ -73,6 +88,7 @@ class Dataset:
     title: str | None = None
     luminosity_fb: float | None = None
     energy_tev: float | None = None
+    stated_events: int | None = None
 
     @property
     def is_data(self) -> bool:
@@ -81,8 +97,8 @@ class Dataset:
 
     @property
     def events(self) -> int | None:
-        """Number of events of all files; None unless every file states it."""
-        return _total(file.events for file in self.files)
+        """Number of events of all files; None unless the dataset or every file states it."""
+        return _total(file.events for file in self.files) if self.stated_events is None else self.stated_events
 
     @property
     def bytes(self) -> int | None:
@@ -110,14 +126,19 @@ class Campaign:
     source: str = field(default="", compare=False)
 
     @property
+    def has_sections(self) -> bool:
+        """Whether the lumi sections of data are noted: a golden JSON or a luminosity table is named."""
+        return self.golden_json is not None or self.luminosity_table is not None
+
+    @property
     def files(self) -> tuple[File, ...]:
         """Every file, in the order of the catalogue."""
         return tuple(file for dataset in self.datasets for file in dataset.files)
 
     @property
     def events(self) -> int | None:
-        """Number of events of all datasets; None unless every file states it."""
-        return _total(file.events for file in self.files)
+        """Number of events of all datasets; None unless every dataset or file states it."""
+        return _total(dataset.events for dataset in self.datasets)
 
     @property
     def bytes(self) -> int | None:
@@ -146,7 +167,10 @@ class Campaign:
 
 @dataclass(frozen=True)
 class Chunk:
-    """Entries ``start`` to ``stop`` (exclusive) of one file: the unit of analysis, small and picklable."""
+    """Entries ``start`` to ``stop`` (exclusive) of one file: the unit of analysis, small and picklable.
+
+    ``sections`` says whether the lumi sections of its events are noted.
+    """
 
     dataset: str
     dataset_index: int
@@ -160,6 +184,8 @@ class Chunk:
     golden_json: str | None
     entries: int | None = None
     """How many entries the file has in all, as the plan assumes; None = not checked."""
+    sections: bool = False
+    """Whether its lumi sections are to be collected."""
 
 
 def names() -> tuple[str, ...]:
@@ -256,6 +282,7 @@ def chunks(campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fr
                     stop,
                     campaign.golden_json if dataset.is_data else None,  # it says when data are good, not simulation
                     count,
+                    dataset.is_data and campaign.has_sections,
                 )
                 placed.append(((before + start) / total, index, number, start, chunk))
             before += count
@@ -277,6 +304,110 @@ def _entries(file: File, entries: Mapping[str, int]) -> int:
     if count < 0:
         raise ValueError(f"{_short(file.url)} cannot have {count} entries")
     return count
+
+
+class Opened(Protocol):
+    """What a file says of itself once it is open, as `events.FileInfo`."""
+
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+
+    @property
+    def bytes(self) -> int | None:
+        """Its size, None if not known."""
+
+    @property
+    def uuid(self) -> str | None:
+        """ROOT's UUID, drawn when the file was made and the same in each copy; None if it is not a ROOT file."""
+
+
+def check_totals(campaign: Campaign, entries: Mapping[tuple[int, int], int]) -> None:
+    """Hold the files that could be opened against what the campaign states of whole datasets.
+
+    Raises
+    ------
+    CampaignError
+        If `check_entries` finds anything; the first of its problems.
+    """
+    for problem in check_entries(campaign, entries):
+        raise CampaignError(f"campaign '{campaign.name}': {problem}")
+
+
+def check_entries(campaign: Campaign, entries: Mapping[tuple[int, int], int]) -> list[str]:
+    """Compare the entries of files with what the catalogue says of each, and of each dataset.
+
+    Parameters
+    ----------
+    entries
+        Number of entries of the files that could be opened, by (dataset, file) in the order of the catalogue. For a
+        file that is not there, its ``events``; if neither is known, the dataset may only have too many.
+
+    Returns
+    -------
+    list of str
+        One problem each, without the campaign: names the files and both numbers.
+    """
+    problems = []
+    for index, dataset in enumerate(campaign.datasets):
+        counts = [entries.get((index, number), file.events) for number, file in enumerate(dataset.files)]
+        for file, count in zip(dataset.files, counts, strict=True):
+            if file.events is not None and count != file.events:
+                problems.append(
+                    f"{_short(file.url)} in dataset '{dataset.name}' holds {count:,} events, the campaign says "
+                    f"{file.events:,}\ncorrect `events` of this file, or fetch it again"
+                )
+        problems += _compare_total(dataset, counts)
+    return problems
+
+
+def _compare_total(dataset: Dataset, counts: list[int | None]) -> list[str]:
+    """Compare the total that a dataset states with the events of its files, None where not known."""
+    stated, found = dataset.stated_events, sum(count for count in counts if count is not None)
+    if stated is None or found == stated or (found < stated and None in counts):
+        return []
+    files_ = [
+        f"{_short(file.url)} ({'?' if count is None else format(count, ',')})"
+        for file, count in zip(dataset.files, counts, strict=True)
+    ]
+    listed = ", ".join(files_[:8]) + (f" and {len(files_) - 8} more" if len(files_) > 8 else "")
+    return [
+        f"dataset '{dataset.name}' should have {stated:,} events, its files have {found:,}: {listed}\n"
+        + _likely(dataset, counts, found - stated)
+    ]
+
+
+def _likely(dataset: Dataset, counts: list[int | None], surplus: int) -> str:
+    """Say what would make a dataset's files agree with its total."""
+    if surplus < 0:
+        return f"a file with {-surplus:,} events may be missing from the list, or `events` is wrong"
+    fitting = [_short(file.url) for file, count in zip(dataset.files, counts, strict=True) if count == surplus]
+    if fitting:
+        return f"it would agree without {' or '.join(fitting)}: a file too many? else `events` is wrong"
+    return f"{surplus:,} too many: a file may belong to another dataset, or `events` is wrong"
+
+
+def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], str]:
+    """Find files that are listed under two addresses: of the same UUID, number of entries and size.
+
+    Returns
+    -------
+    dict of (int, int) to str
+        For each that is there again, by its place in the catalogue, a message that names both addresses.
+    """
+    problems, seen = {}, dict[tuple[object, ...], str]()
+    for (index, number), info in sorted(opened.items(), key=lambda item: item[0]):
+        if info.uuid is None:
+            continue
+        dataset = campaign.datasets[index]
+        place = f"{files.redact(dataset.files[number].url)} in dataset '{dataset.name}'"
+        first = seen.setdefault((info.uuid, info.entries, info.bytes), place)
+        if first != place:
+            problems[index, number] = (
+                f"{place} is the same file as {first} (UUID {info.uuid}, {info.entries:,} events)\n"
+                "Remove one, or give the other as one of its `alternatives`."
+            )
+    return problems
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:
@@ -311,6 +442,7 @@ def _dataset_identity(dataset: Dataset) -> dict[str, Any]:
     keys = ("name", "process", "stream", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
     return {
         **{key: getattr(dataset, key) for key in keys},
+        **({} if dataset.stated_events is None else {"events": dataset.stated_events}),
         "files": [_file_identity(file) for file in dataset.files],
     }
 
@@ -354,6 +486,7 @@ def _parse(text: str, *, label: str, folder: Path) -> Campaign:
     _check_names(campaign, label)
     _check_streams(campaign, label)
     _check_duplicates(campaign, label)
+    _check_totals(campaign, label)
     return campaign
 
 
@@ -422,6 +555,7 @@ def _dataset(table: _Table, folder: Path) -> Dataset:
         title=table.optional_text("title"),
         luminosity_fb=table.optional_number("luminosity_fb", above=0),
         energy_tev=table.optional_number("energy_tev", above=0),
+        stated_events=table.optional_integer("events"),
     )
     if not dataset.files:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", _MISSING)
@@ -642,6 +776,13 @@ def _check_duplicates(campaign: Campaign, label: str) -> None:
                         f"'{dataset.name}' and {seen[mark]}; remove one"
                     )
             seen |= {mark: f"{_short(file.url)} in '{dataset.name}'" for mark in _marks(file)}
+
+
+def _check_totals(campaign: Campaign, label: str) -> None:
+    """Compare the number of events that a dataset states with those of its files, as far as these are stated."""
+    problems = check_entries(campaign, {})
+    if problems:
+        raise CampaignError(f"{label}: {problems[0]}")
 
 
 def _marks(file: File) -> set[object]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from higgsnb import accounts, analysis, datasets, events, luminosity, provenance, tasks, transfer
 from higgsnb.accounts import Accounts, Batch, NondeterminismError
-from higgsnb.analysis import Failure, FileKey, Result, Tally
+from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
 from higgsnb.executors import Cluster, SchedulerLostError, Threads, WorkerLostError, available_cores, opened
 from higgsnb.files import redact
 from higgsnb.ledger import Ledger, LedgerError, Record, Sum, unit_keys
@@ -50,10 +50,12 @@ HEARTBEAT_SECONDS = 30.0
 """A partial result comes at least so often, also if nothing has landed."""
 SHARE_OF_TIME = 0.1
 """Partial results, and what the caller does with each, take at most this share of the time."""
-COMMIT_SHARE = 0.01
-"""Writing to the ledger takes at most this share of the time, at the price of a little more to lose."""
+COMMIT_SHARE = 0.05
+"""Writing to the ledger takes at most this share of the time of this thread, which mostly waits for workers."""
 BATCH_CHUNKS = 500
 """Most chunks that go out together."""
+BATCHES_PER_WORKER = 100
+"""What is left is split so finely at least: what dies with a worker is then at most a hundredth of its share."""
 UNIT_SECONDS = 900.0
 """How long one chunk may take in a process or on a cluster unless asked otherwise."""
 INSPECTORS = 8
@@ -80,6 +82,7 @@ class _Run:
     books: Accounts = field(default_factory=lambda: Accounts(()))
     files: dict[FileKey, FileInfo] = field(default_factory=dict)
     failures: dict[FileKey, Failure] = field(default_factory=dict)
+    failed_sections: dict[ChunkKey, Integers] = field(default_factory=dict)
     poison: dict[FileKey, list[str]] = field(default_factory=dict)
     total: Sum = field(default_factory=Sum)
     landed: list[tuple[int, Record]] = field(default_factory=list)
@@ -90,7 +93,13 @@ class _Run:
         """Return what has been counted so far."""
         self.commit()
         return Result(
-            self.campaign, self.selection, self.total.tally(), dict(self.files), dict(self.failures), run=self.figures()
+            self.campaign,
+            self.selection,
+            self.total.tally(),
+            dict(self.files),
+            dict(self.failures),
+            failed_sections=dict(self.failed_sections),
+            run=self.figures(),
         )
 
     def commit(self) -> None:
@@ -202,6 +211,7 @@ def run(
         if ledger is not None:
             state.ledger = stack.enter_context(Ledger(ledger))
         _inspect_files(state)
+        _check_files(state)
         _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
         _resume(state, fresh=fresh)
         yield from _carry_out(state)
@@ -232,9 +242,9 @@ def _limit(unit_seconds: float | None, executor: Threads | Processes | Cluster) 
 def _check_versions(executor: Threads | Processes | Cluster) -> None:
     """Complain if a cluster runs other versions than this process."""
     if isinstance(executor, Cluster):
-        executor.await_return()
-        tasks.compare_packages(executor.versions())
-        for worker, theirs in executor.ask_workers(tasks.versions).items():
+        packages, answers = executor.ask(tasks.versions)
+        tasks.compare_packages(packages)
+        for worker, theirs in answers.items():
             tasks.compare(tasks.versions(), theirs, f"worker {worker}")
 
 
@@ -261,6 +271,14 @@ def _inspect_files(state: _Run) -> None:
     finally:
         state.note_tries(transfer.take_tries())
         pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
+
+
+def _check_files(state: _Run) -> None:
+    """Leave out files that are there already under another address; hold the rest against the catalogue's totals."""
+    for place, message in datasets.same_files(state.campaign, state.files).items():
+        del state.files[place]
+        state.fail(place, "DuplicateFileError", message)
+    datasets.check_totals(state.campaign, {place: info.entries for place, info in state.files.items()})
 
 
 def _inspecting(
@@ -328,6 +346,7 @@ def _identity(state: _Run, key: FileKey, mask: str | None) -> dict[str, Any]:
         "stream": dataset.stream,
         "is_data": dataset.is_data,
         "golden_json": mask if dataset.is_data else None,
+        "sections": dataset.is_data and state.campaign.has_sections,
         "selection": state.selection.digest,
         "code": provenance.sources_sha256(*provenance.ANSWER),
         "analyse": tasks.describe(state.work.analyse),
@@ -425,10 +444,10 @@ def _send_out(
 
 
 def _batch_size(state: _Run) -> int:
-    """Return how many chunks to send out together: about a second of work, fewer towards the end."""
+    """Return how many chunks to send out together: so much work that it is worth it, and so little that few are lost."""
     if not state.seconds_per_chunk:
         return 1
-    fair = state.books.census().waiting // (2 * max(1, state.executor.workers)) + 1
+    fair = state.books.left // (BATCHES_PER_WORKER * max(1, state.executor.workers)) + 1
     return max(1, min(BATCH_CHUNKS, fair, int(state.executor.batch_seconds / state.seconds_per_chunk)))
 
 
@@ -457,6 +476,10 @@ def _receive(state: _Run, batch: Batch, future: Future[list[Outcome]]) -> None:
         if outcome.record is None:
             if state.books.fail(unit):
                 state.fail(state.file_of(unit), outcome.error, outcome.message)
+                chunk = state.chunks[unit]
+                if outcome.sections is not None:
+                    place = (chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop)
+                    state.failed_sections[place] = outcome.sections
         elif _is_new(state, unit, outcome):
             state.landed.append((unit, outcome.record))
         state.note_tries(outcome.tries)

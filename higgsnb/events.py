@@ -75,10 +75,6 @@ class SchemaError(ValueError):
     """A file whose branches are not those of its schema."""
 
 
-class DuplicateFileError(ValueError):
-    """A file that is a copy of another one of the campaign: its events would count twice."""
-
-
 class UnreadableError(OSError):
     """A file that is there but cannot be read: not ROOT, truncated, a corrupted block."""
 
@@ -157,20 +153,6 @@ class Read(NamedTuple):
     integrity: str
 
 
-def copies(files_seen: Mapping[tuple[int, int], FileInfo]) -> dict[tuple[int, int], tuple[int, int]]:
-    """Return the files that are copies of one before them, each with that one, both by their place in the catalogue.
-
-    Two files are the same if UUID, size and number of events are. A CSV file, and one that was not opened, has no UUID
-    and is not compared.
-    """
-    first: dict[FileInfo, tuple[int, int]] = {}
-    found = {}
-    for place, info in sorted(files_seen.items()):
-        if info.uuid is not None and first.setdefault(info, place) != place:
-            found[place] = first[info]
-    return found
-
-
 def read_survivors(chunk: Chunk) -> Read:
     """Read of one chunk only the events that have enough leptons for a channel.
 
@@ -229,6 +211,16 @@ def read_sections(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.i
     if chunk.schema == "csv":
         leptons = _read_csv(source.location, chunk.start, chunk.stop)
         return leptons.run, leptons.luminosity_block
+    try:
+        with _clear_errors(source.location):
+            reader = _reader(source, unseen=described(chunk.file) is not None)
+            run, section = (
+                reader.flat(BRANCHES[name], chunk.start, chunk.stop).astype(np.int64)
+                for name in ("run", "luminosity_block")
+            )
+            return run, section
+    except UnexpectedFormError as error:
+        log.info("%s: sections read by uproot, as %s", source, error)
     with _open_tree(source) as tree:
         run, section = (
             np.asarray(tree[BRANCHES[name]].array(entry_start=chunk.start, entry_stop=chunk.stop)).astype(np.int64)
@@ -427,8 +419,17 @@ def _clear_errors(location: str) -> Iterator[None]:
 
 def _check_tree(names: Iterable[str], location: str) -> None:
     """Complain if there is no tree of events."""
-    if TREE not in names:
-        raise SchemaError(f"{location}: no tree {TREE!r}; it holds {', '.join(sorted(set(names))) or 'nothing'}")
+    present = set(names)
+    if not present:
+        raise UnreadableError(
+            f"{location}: holds nothing; its writer was stopped before it closed the file\n"
+            "Fetch the file again, or have it made again."
+        )
+    if TREE not in present:
+        raise SchemaError(
+            f"{location}: no tree {TREE!r}; it holds {', '.join(sorted(present))}\n"
+            "Is this a file of the schema that the campaign names?"
+        )
 
 
 def diagnose(location: str, kind: str = "ROOT") -> None:

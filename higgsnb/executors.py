@@ -165,6 +165,7 @@ class Cluster:
         if getattr(client, "asynchronous", False):
             raise ValueError("client is asynchronous; give a `distributed.Client` made outside of a coroutine")
         self._client = client
+        self._address = getattr(client.scheduler, "address", "an unknown address")
         self._under_way: dict[Future[Any], Any] = {}
         self._counted = (float("-inf"), 0)
         self._some_workers = time.monotonic()
@@ -225,36 +226,42 @@ class Cluster:
         deadline = time.monotonic() + RECONNECT_SECONDS
         while self._client.status != "running":
             if self._client.status in ("closed", "closing") or time.monotonic() > deadline:
-                raise SchedulerLostError(
-                    f"the Dask scheduler at {_address(self._client)} is gone and did not come back"
-                )
+                raise SchedulerLostError(f"the Dask scheduler at {self._address} is gone and did not come back")
             time.sleep(0.05)
         if not self.workers and time.monotonic() - self._some_workers > WORKERS_SECONDS:
             raise SchedulerLostError(
-                f"the Dask cluster at {_address(self._client)} has had no workers for {WORKERS_SECONDS:.0f} s"
+                f"the Dask cluster at {self._address} has had no workers for {WORKERS_SECONDS:.0f} s"
             )
 
-    def ask_workers(self, question: Callable[[], Value]) -> dict[str, Value]:
-        """Ask every worker something; answers by address."""
-        answers: dict[str, Value] = self._client.run(question)
-        return answers
+    def ask(self, question: Callable[[], Value]) -> tuple[dict[str, dict[str, Any]], dict[str, Value | BaseException]]:
+        """Ask for the versions of packages of scheduler and workers, and every worker a question; by address.
 
-    def versions(self) -> dict[str, dict[str, Any]]:
-        """Return the versions of packages that scheduler and workers report, without running anything on them."""
-        reported = self._client.get_versions()
+        A worker that dies while it is asked is left out.
+
+        Raises
+        ------
+        SchedulerLostError
+            If the cluster does not answer in time.
+        """
+        deadline = time.monotonic() + RECONNECT_SECONDS
+        while True:
+            self.await_return()
+            try:
+                reported = self._client.get_versions()
+                answers = self._client.run(question, on_error="return")
+                break
+            except OSError as error:  # cut off, or a worker died, at this very moment
+                if time.monotonic() > deadline:
+                    raise SchedulerLostError(f"the Dask cluster at {self._address} does not answer: {error}") from error
         hosts = {"the scheduler": reported["scheduler"], **reported["workers"]}
-        return {host: found["packages"] for host, found in hosts.items() if found}
+        packages = {host: found["packages"] for host, found in hosts.items() if found}
+        return packages, {host: answer for host, answer in answers.items() if not isinstance(answer, OSError)}
 
     def close(self) -> None:
         """Take back what is still waiting there; the client stays open."""
         if self._client.status == "running":
             with contextlib.suppress(OSError):  # it may be cut off at this very moment
                 self._client.cancel(list(self._under_way.values()))
-
-
-def _address(client: Any) -> str:
-    """Return where a client's scheduler is, or was."""
-    return str(getattr(client.scheduler, "address", "an unknown address"))
 
 
 @contextlib.contextmanager

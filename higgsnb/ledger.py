@@ -27,7 +27,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import histograms
+from higgsnb import histograms, luminosity
 from higgsnb.accounts import NondeterminismError, nondeterminism
 from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
@@ -75,7 +75,8 @@ class Record(NamedTuple):
     """What was counted in one chunk.
 
     ``counts``, ``cutflow`` and ``unusable`` are sparse: pairs (flat index, value) of int64. ``rows`` are the candidates
-    in the layout `ROW`, ``not_applied`` column names joined by commas.
+    in the layout `ROW`, ``not_applied`` column names joined by commas. ``sections`` are the certified lumi sections,
+    ``edges`` what else is noted of them, see `luminosity.packed`.
     """
 
     dataset: int
@@ -90,6 +91,8 @@ class Record(NamedTuple):
     reader: str
     integrity: str
     rows: bytes
+    sections: bytes = b""
+    edges: bytes = b""
 
     def sha256(self) -> bytes:
         """Return the sha256 over everything in it, 32 bytes."""
@@ -98,6 +101,11 @@ class Record(NamedTuple):
             content = value if isinstance(value, bytes) else str(value).encode()
             digest.update(len(content).to_bytes(8, "little") + content)
         return digest.digest()
+
+
+def _seal(key: bytes, record: Record) -> bytes:
+    """Return the sha256 that a row carries: over the record and the key that it is the record of."""
+    return hashlib.sha256(key + record.sha256()).digest()
 
 
 def pack(tally: Tally) -> Record:
@@ -112,7 +120,7 @@ def pack(tally: Tally) -> Record:
     return Record(
         dataset=dataset, file=file, start=start, stop=stop, **sparse, masked=tally.masked[dataset],
         not_applied=",".join(sorted(tally.not_applied[dataset])), reader=reader, integrity=integrity,
-        rows=rows.tobytes(),
+        rows=rows.tobytes(), **luminosity.packed(tally.sections, tally.spans, tally.scattered),
     )  # fmt: skip
 
 
@@ -129,6 +137,7 @@ class Sum:
         self._ranges: dict[FileKey, tuple[tuple[int, int], ...]] = {}
         self._readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
         self._datasets: dict[int, _DatasetSum] = defaultdict(_DatasetSum)
+        self._sections = luminosity.SectionSum()
 
     def add(self, records: Iterable[Record]) -> None:
         """Add records.
@@ -141,6 +150,8 @@ class Sum:
         landed: dict[FileKey, list[Record]] = defaultdict(list)
         for record in records:
             landed[record.dataset, record.file].append(record)
+            place = (record.dataset, record.file), (record.start, record.stop)
+            self._sections.add_packed(*place, record.sections, record.edges)
         for key, some in landed.items():
             ranges = [(record.start, record.stop) for record in some]
             self._ranges[key] = join_ranges(key, [*self._ranges.get(key, ()), *ranges])
@@ -162,6 +173,7 @@ class Sum:
             not_applied={dataset: one.not_applied for dataset, one in sums.items()},
             readers=dict(self._readers),
             blocks=tuple(table for one in sums.values() if (table := one.table()) is not None),
+            **self._sections.fields(),
         )
 
 
@@ -294,21 +306,21 @@ class Ledger:
         LedgerError
             If the disk is full or read-only. Nothing is written then.
         """
-        self._insert([(key, record.sha256(), *record) for key, record in finished])
+        self._insert([(key, _seal(key, record), *record) for key, record in finished])
 
     def _insert(self, rows: list[tuple[Any, ...]]) -> None:
         """Write rows, all in one transaction, and note that these units have ended."""
         with _clear_errors(self.path), self._database:
             self._check(rows)
-            self._database.executemany(f"INSERT OR IGNORE INTO units VALUES ({_MARKS})", rows)  # noqa: S608 - only marks
+            self._database.executemany(f"INSERT OR REPLACE INTO units VALUES ({_MARKS})", rows)  # noqa: S608 - only marks
             self._database.executemany(_END, [(row[0],) for row in rows])
 
     def _check(self, rows: Sequence[tuple[Any, ...]]) -> None:
         """Complain about units whose content differs from what is written already, or among themselves."""
         seen: dict[bytes, bytes] = {}
         for key, sha256, dataset, file, start, stop, *_ in rows:
-            found = self._database.execute("SELECT sha256 FROM units WHERE key = ?", (key,)).fetchone()
-            if seen.setdefault(key, sha256 if found is None else found[0]) != sha256:
+            known = next(iter(self._sound([key])), None)
+            if seen.setdefault(key, sha256 if known is None else _seal(*known)) != sha256:
                 raise nondeterminism(dataset, file, start, stop)
 
     def finished(self, keys: Iterable[bytes]) -> set[bytes]:
@@ -323,11 +335,16 @@ class Ledger:
         """Yield the finished ones of these units, some at a time; a row whose content is damaged is left out."""
         wanted = list(keys)
         for first in range(0, len(wanted), KEYS_AT_ONCE):
-            some = wanted[first : first + KEYS_AT_ONCE]
-            marks = ", ".join("?" * len(some))
-            query = f"SELECT {_COLUMNS} FROM units WHERE key IN ({marks})"  # noqa: S608 - only names and marks
-            rows = ((key, sha256, Record(*values)) for key, sha256, *values in self._database.execute(query, some))
-            yield {key: record for key, sha256, record in rows if record.sha256() == sha256}
+            with _clear_errors(self.path):
+                found = dict(self._sound(wanted[first : first + KEYS_AT_ONCE]))
+            yield found
+
+    def _sound(self, keys: list[bytes]) -> Iterator[tuple[bytes, Record]]:
+        """Yield the rows of these units whose content is not damaged."""
+        query = f"SELECT {_COLUMNS} FROM units WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - names, marks
+        for key, sha256, *values in self._database.execute(query, keys):
+            if _seal(key, record := Record(*values)) == sha256:
+                yield key, record
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Delete units, so that they are computed again."""
@@ -401,7 +418,7 @@ class Ledger:
         with _clear_errors(path), contextlib.closing(_connect(path, "ro")) as other:
             _check_version(other, path)
             rows = other.execute(f"SELECT {_COLUMNS} FROM units").fetchall()  # noqa: S608 - only names
-        self._insert([row for row in rows if Record(*row[2:]).sha256() == row[1]])
+        self._insert([row for row in rows if _seal(row[0], Record(*row[2:])) == row[1]])
         return len(self) - before
 
 

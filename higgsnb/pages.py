@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import pairwise
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
@@ -216,6 +217,17 @@ class PageReader:
         for cluster, (first, last) in enumerate(zip(self._edges.tolist(), self._edges.tolist()[1:], strict=False)):
             if first < stop and last > start:
                 yield self._read_cluster(cluster, max(start, first), min(stop, last))
+
+    def flat(self, name: str, start: int, stop: int) -> Array:
+        """Return a flat field of all entries ``start`` to ``stop``; raises as `read` does, for this field only."""
+        column, parts = self._flat[name], [np.empty(0, _result_dtype(self._flat[name]))]
+        for cluster, (first, last) in enumerate(pairwise(self._edges.tolist())):
+            if first < stop and last > start:
+                work = _Work(self._source, cluster, self._checked)
+                low, high = max(start, first) - first, min(stop, last) - first
+                work.prepare(work.touched(column, low, high))
+                parts.append(work.gather(column, np.arange(low, high)))
+        return np.concatenate(parts)
 
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
         """Return the types of the columns that come out."""

@@ -76,6 +76,7 @@ def document(result: Result) -> dict[str, Any]:
         "complete": result.complete,
         "simulated": result.simulated,
         "coverage": coverage(result),
+        "luminosity": luminosity(result),
         "failed": [failure.as_dict() for failure in result.failed],
         "yields": _plain(result.yields),
         "windows": {name: _plain(yields) for name, yields in result.windows.items()},
@@ -91,6 +92,18 @@ def coverage(result: Result) -> dict[str, list[float]]:
     return {name: list(pair) for name, pair in result.coverage._asdict().items()}
 
 
+def luminosity(result: Result) -> dict[str, Any]:
+    """Return how the processed luminosity was found, and processed and lost lumi sections where they are noted.
+
+    The sections of each dataset in the form of a golden JSON, ``{run: [[first, last], …]}``.
+    """
+    found: dict[str, Any] = {"source": result.luminosity_source, "shares": result.luminosity_shares}
+    if result.campaign.has_sections:
+        found["processed"] = {name: sections.ranges() for name, sections in result.processed_sections.items()}
+        found["lost"] = {name: sections.ranges() for name, sections in result.lost_sections.items()}
+    return found
+
+
 def notes(result: Result) -> dict[str, Any]:
     """Return what a reader should know of the events.
 
@@ -102,6 +115,10 @@ def notes(result: Result) -> dict[str, Any]:
         "outside_golden_json": result.masked,
         "duplicates_removed": result.duplicates_removed,
         "empty_files": list(result.empty_files),
+        "luminosity": list(result.luminosity_notes),
+        "sections_without_luminosity": {
+            name: sections.ranges() for name, sections in result.sections_without_luminosity.items()
+        },
     }
 
 
@@ -144,6 +161,7 @@ def candidates_table(result: Result) -> pa.Table:
     label = {
         "simulated": str(result.simulated).lower(),
         "complete": str(result.complete).lower(),
+        "coverage": json.dumps(coverage(result), sort_keys=True),
         "campaign": campaign.name,
     }
     return pa.table({**columns, **text}).replace_schema_metadata(label)

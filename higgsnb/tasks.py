@@ -13,13 +13,14 @@ from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import kernel, provenance, transfer
+from higgsnb.analysis import sections_of
 from higgsnb.files import redact
 from higgsnb.ledger import Record, pack
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from higgsnb.analysis import Tally
+    from higgsnb.analysis import Integers, Tally
     from higgsnb.datasets import Chunk
     from higgsnb.selection import Selection
 
@@ -47,15 +48,15 @@ class Work(NamedTuple):
 class Outcome(NamedTuple):
     """What came of one chunk.
 
-    A record with its sha256, or the kind of error and its message; the seconds it took, and how often each remote file
-    had to be asked, where that was more
-    than once.
+    A record with its sha256, or the kind of error, its message and the lumi sections that are lost (where they could be
+    read); the seconds it took, and how often each remote file had to be asked, where that was more than once.
     """
 
     record: Record | None
     sha256: bytes
     error: str
     message: str
+    sections: Integers | None
     seconds: float
     tries: dict[str, int]
 
@@ -89,14 +90,19 @@ def _wanted(packages: dict[str, Any]) -> dict[str, str]:
     return found
 
 
-def compare(mine: dict[str, str], theirs: dict[str, str], host: str) -> None:
-    """Complain if a host has other versions than the client.
+def compare(mine: dict[str, str], theirs: dict[str, str] | BaseException, host: str) -> None:
+    """Complain if a host has other versions than the client, or answers with an error when asked.
 
     Raises
     ------
     VersionError
         Names the packages with both versions.
     """
+    if isinstance(theirs, BaseException):
+        raise VersionError(
+            f"{host} cannot run this package: {type(theirs).__name__}: {theirs}\n"
+            "Use the same image or environment for both."
+        )
     names = [name for name in mine if theirs.get(name) not in (None, mine[name])]
     if names:
         found = ", ".join(f"{name} {mine[name]} here and {theirs[name]} there" for name in names)
@@ -134,16 +140,16 @@ def _do_one(chunk: Chunk, work: Work) -> Outcome:
     """Count one chunk; what is wrong with its file becomes part of the outcome."""
     before = time.perf_counter()
     record, error, message = None, "", ""
+    sections: Integers | None = None
     try:
         with _limited(work.unit_seconds):
             record = pack(work.analyse(chunk, work.selection, skims_folder=work.skims_folder))
     except (OSError, ValueError, MemoryError) as caught:
         error = type(caught).__name__
-        message = (
-            redact(str(caught)) or "the worker had no memory left\nGive workers more memory or use smaller chunks."
-        )
+        message = redact(str(caught)) or NO_MEMORY
+        sections = sections_of(chunk)
     sha256 = b"" if record is None else record.sha256()
-    return Outcome(record, sha256, error, message, time.perf_counter() - before, transfer.take_tries())
+    return Outcome(record, sha256, error, message, sections, time.perf_counter() - before, transfer.take_tries())
 
 
 # --- A limit on time -----------------------------------------------------------------------------------------

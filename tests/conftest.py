@@ -8,7 +8,10 @@ from pathlib import Path
 
 import pytest
 from http_server import FileServer
+from hypothesis import settings
 
+settings.register_profile("untimed", deadline=None)  # how busy the machine is decides nothing
+settings.load_profile("untimed")
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import analysis, histograms, kernel, selection
-from higgsnb.analysis import Result, Tally, analyse, merge
+from higgsnb import analysis, histograms, kernel, ledger, luminosity, selection
+from higgsnb.analysis import Result, Table, Tally, analyse, empty_table, merge
 from higgsnb.datasets import Campaign, Chunk, File, chunks
 from higgsnb.events import FileInfo
 from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
@@ -251,3 +253,380 @@ def test_empty_chunk_counts_nothing(tmp_path: Path) -> None:
     assert len(found.candidates.event) == 0
     assert found.empty_files == ("f.root",)
     assert analysis.find_duplicates(found.candidates, np.array([0]), one_per_event=True).tolist() == []
+
+
+# --- an event found again, whatever the order
+
+STREAMS = ("DoubleMu", "DoubleElectron", "MuonEG")
+EVENTS = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 6), st.integers(0, 2))  # run … channel
+FILES = st.lists(EVENTS, min_size=1, max_size=8)
+ERAS = st.lists(st.tuples(st.sampled_from(STREAMS), st.lists(FILES, min_size=1, max_size=3)), min_size=1, max_size=4)
+
+
+def block(dataset: int, file: int, rows: Sequence[tuple[int, int, int, int]]) -> Table:
+    """The candidates of one file: (run, luminosityBlock, event, channel) each."""
+    run, block, event, channel = np.array(rows).T
+    n = len(rows)
+    columns: dict[str, Any] = {
+        **{name: np.zeros((n, *column.shape[1:]), column.dtype) for name, column in empty_table()._asdict().items()},
+        "dataset": np.full(n, dataset, np.int16), "file": np.full(n, file, np.int32), "entry": np.arange(n),
+        "run": run, "luminosity_block": block, "event": event.astype(np.uint64), "channel": channel.astype(np.int8),
+    }  # fmt: skip
+    return Table(**columns)
+
+
+def kept_events(eras: Any, sel: selection.Selection, order: Any) -> tuple[list[tuple[Any, ...]], int]:
+    """What is kept of a campaign of these eras whose files land in some order, and how many rows there were."""
+    datasets_ = [
+        dataset(str(d), "data", *(Path(f"/{d}-{f}.root") for f in range(len(files))), stream=stream)
+        for d, (stream, files) in enumerate(eras)
+    ]
+    blocks = [block(d, f, rows) for d, (_, files) in enumerate(eras) for f, rows in enumerate(files)]
+    order.shuffle(blocks)
+    kept = Result(campaign(*datasets_, stream_precedence=STREAMS), sel, merge(Tally(blocks=(b,)) for b in blocks))
+    rows = kept.candidates
+    streams = [eras[d][0] for d in rows.dataset.tolist()]
+    columns = (c.tolist() for c in (rows.run, rows.luminosity_block, rows.event, rows.channel))
+    return sorted(zip(streams, *columns, strict=True)), sum(map(len, (b.run for b in blocks)))
+
+
+@given(eras=ERAS, order=st.randoms(use_true_random=False))
+def test_the_same_events_are_kept_whatever_the_order_of_chunks_datasets_and_files(eras: Any, order: Any) -> None:
+    aod = selection.load("aod2012")  # an event may be in several channels: (event, channel) is compared
+    kept, n_rows = kept_events(eras, aod, order)
+    oracle = {}
+    for stream, files in eras:
+        for event in itertools.chain.from_iterable(files):
+            oracle[event] = min(oracle.get(event, stream), stream, key=STREAMS.index)
+    assert kept == sorted((stream, *event) for event, stream in oracle.items())
+    permuted = [(stream, order.sample(files, len(files))) for stream, files in order.sample(eras, len(eras))]
+    assert kept_events(permuted, aod, order) == (kept, n_rows)
+    once, _ = kept_events(permuted, OPEN, order)  # one candidate per event: the channel does not tell events apart
+    streams: dict[tuple[int, ...], str] = {}
+    for (*event, _), stream in oracle.items():
+        streams[tuple(event)] = min(streams.get(tuple(event), stream), stream, key=STREAMS.index)
+    assert sorted(row[:4] for row in once) == sorted((stream, *event) for event, stream in streams.items())
+
+
+# --- lumi sections
+
+
+class BySection:
+    """A campaign whose data have lumi sections, and the section of every event by (dataset, file)."""
+
+    def __init__(self, campaign: Campaign, truth: Mapping[tuple[int, int], list[int]], folder: Path) -> None:
+        self.campaign, self.truth, self.folder = campaign, truth, folder
+
+
+@pytest.fixture(scope="module")
+def by_section(tmp_path_factory: pytest.TempPathFactory) -> BySection:
+    """Two eras of one stream, of two files each that share a section, and another stream with the same sections."""
+    folder = tmp_path_factory.mktemp("sections")
+    leptons = random_leptons(1500, seed=31)
+    draw = np.random.default_rng(7)
+    key = np.repeat(luminosity.pack(200_000, np.arange(1, 61)), draw.integers(1, 50, 60))[:1500]
+    marked = leptons._replace(run=key >> 32, luminosity_block=key & 0xFFFFFFFF)
+    cuts = {"b": (0, 311, 600), "c": (590, 1003, 1500), "e": (0, 1500)}
+    truth, made = {}, []
+    for d, (name, edges) in enumerate(cuts.items()):
+        paths = []
+        for f, (start, stop) in enumerate(itertools.pairwise(edges)):
+            paths.append(write(folder / f"{name}{f}.root", events_of(marked, start, stop)))
+            truth[d, f] = key[start:stop].tolist()
+        made.append(dataset(name, "data", *paths, stream="DoubleElectron" if name == "e" else "DoubleMu"))
+    assert key[310] == key[311]  # a section in two files
+    mc = dataset("mc", "zz", write(folder / "mc.root", leptons), cross_section_pb=0.5)
+    (folder / "cert.json").write_text('{"200000": [[3, 20], [22, 58], [70, 75]]}')
+    rows = (f"200000:1,{n}:{n},06/16/12 20:55:44,STABLE BEAMS,4000,9,{n**2},20,X" for n in range(1, 73) if n % 7)
+    (folder / "byls.csv").write_text("#run:fill,ls,time,beamstatus,E(GeV),delivered(/pb),recorded(/pb),avgpu,source\n")
+    with (folder / "byls.csv").open("a") as file:
+        file.write("\n".join(rows))
+    return BySection(campaign(*made, mc), truth, folder)
+
+
+def named(by: BySection, *, mask: bool, table: bool) -> Campaign:
+    """The campaign with a golden JSON, a luminosity table or both."""
+    return dataclasses.replace(
+        by.campaign,
+        golden_json=str(by.folder / "cert.json") if mask else None,
+        luminosity_table=str(by.folder / "byls.csv") if table else None,
+    )
+
+
+def everything(*, mask: bool, table: bool) -> set[int]:
+    """The sections in golden JSON and table."""
+    certified = {*range(3, 21), *range(22, 59), *range(70, 76)} if mask else set(range(1, 100))
+    return {200_000 << 32 | n for n in certified if not table or (n % 7 and n < 73)}
+
+
+KNOWN: dict[tuple[Chunk, str], Any] = {}
+
+
+def analysed(chunk: Chunk) -> Tally:
+    """Analyse a chunk, once in all examples."""
+    if (chunk, "tally") not in KNOWN:
+        KNOWN[chunk, "tally"] = analyse(chunk, OPEN)
+        KNOWN[chunk, "sections"] = analysis.sections_of(chunk)
+    return KNOWN[chunk, "tally"]
+
+
+def entries_of(by: BySection) -> dict[tuple[int, int], int]:
+    return {**{key: len(sections) for key, sections in by.truth.items()}, (3, 0): 1500}
+
+
+def seen(by: BySection, one: Campaign, chunk_events: int, state: Any) -> tuple[Result, dict[Chunk, str]]:
+    """A result in which each chunk is "done", has "failed" with known sections, or is "unknown"."""
+    entries = entries_of(by)
+    urls = {one.datasets[d].files[f].url: n for (d, f), n in entries.items()}
+    states = {chunk: state(chunk) for chunk in chunks(one, urls, chunk_events)}
+    tally = merge(analysed(chunk) for chunk in states if states[chunk] == "done")
+    failed: Any = {}
+    for chunk, how in states.items():
+        if how == "failed" and chunk.is_data:
+            analysed(chunk)
+            place = (chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop)
+            failed[place] = KNOWN[chunk, "sections"]
+    infos = {key: FileInfo(n, "TTree", 1, "u") for key, n in entries.items()}
+    return Result(one, OPEN, tally, infos, {}, failed_sections=failed), states
+
+
+def whole(by: BySection, states: Mapping[Chunk, str], dataset: int) -> set[int]:
+    """The sections of which every event of the dataset is done, by looking at every event."""
+    missing, present = set(), set()
+    for chunk, state in states.items():
+        if chunk.dataset_index == dataset:
+            events = by.truth[dataset, chunk.file_index][chunk.start : chunk.stop]
+            (present if state == "done" else missing).update(events)
+    return present - missing
+
+
+def beside(by: BySection, states: Mapping[Chunk, str], dataset: int) -> set[int]:
+    """The sections that an unknown range touches, and those at the ends of files: they may be taken for lost."""
+    found = set()
+    for chunk, state in states.items():
+        if chunk.dataset_index == dataset and state == "unknown":
+            events = by.truth[dataset, chunk.file_index]
+            found |= {*events[max(chunk.start - 1, 0) : chunk.start], *events[chunk.stop : chunk.stop + 1]}
+    ends = {events[i] for (d, _), events in by.truth.items() if d == dataset for i in (0, -1)}
+    return (
+        found | ends if found or any(s == "unknown" for c, s in states.items() if c.dataset_index == dataset) else found
+    )
+
+
+INPUTS = st.sampled_from([(True, False), (False, True), (True, True)])
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    inputs=INPUTS,
+    chunk_events=st.sampled_from([90, 400]),
+    allowed=st.sampled_from([["done", "failed"], ["done", "failed", "unknown"], ["done", "unknown"], ["done"]]),
+    seed=st.integers(0, 10**6),
+)
+def test_processed_and_lost_sections_are_those_of_a_look_at_every_event(
+    by_section: BySection, inputs: tuple[bool, bool], chunk_events: int, allowed: list[str], seed: int
+) -> None:
+    (mask, table), draw = inputs, np.random.default_rng(seed)
+    one = named(by_section, mask=mask, table=table)
+    found, states = seen(by_section, one, chunk_events, lambda _: str(draw.choice(allowed)))
+    sections = everything(mask=mask, table=True) if table else everything(mask=True, table=False)
+    for stream in (("b", "c"), ("e",)):
+        union = set()
+        for name in stream:
+            processed = set(found.processed_sections[name].keys.tolist())
+            lost = set(found.lost_sections[name].keys.tolist())
+            assert not processed & lost
+            union |= processed | lost
+            d = "bce".index(name)
+            if all(s == "done" for c, s in states.items() if c.dataset_index in ((0, 1) if d < 2 else (2,))):
+                assert not lost
+                continue
+            truth = whole(by_section, states, d) & sections
+            assert processed <= truth
+            assert truth - processed <= beside(by_section, states, d)
+        assert union == sections
+
+
+def test_sections_do_not_depend_on_the_order_in_which_chunks_land(by_section: BySection) -> None:
+    one = named(by_section, mask=True, table=True)
+    urls = {one.datasets[d].files[f].url: n for (d, f), n in entries_of(by_section).items()}
+    tallies = [analysed(chunk) for chunk in chunks(one, urls, 90) if chunk.is_data]
+    for some in (tallies, tallies[::3]):
+        expected = merge(some)
+        for order in (some[::-1], some[1::2] + some[::2]):
+            for total in (
+                merge(order),
+                merge([merge(order[:4]), merge(order[4:])]),
+                ledger.merge_records(map(ledger.pack, order)),
+            ):
+                assert total.spans == expected.spans
+                for name in ("sections", "scattered"):
+                    mine, theirs = getattr(total, name), getattr(expected, name)
+                    assert {k: v.tolist() for k, v in mine.items()} == {k: v.tolist() for k, v in theirs.items()}
+    complete = merge(tallies)
+    assert {key: len(some) for key, some in complete.spans.items()} == dict.fromkeys(by_section.truth, 1)
+    assert all((np.diff(keys) > 0).all() for keys in complete.sections.values())
+
+
+def test_sections_are_noted_only_where_the_campaign_has_any(by_section: BySection) -> None:
+    found, _ = seen(by_section, by_section.campaign, 400, lambda _: "done")
+    assert (found.tally.sections, found.tally.spans, found.tally.scattered) == ({}, {}, {})
+    assert (found.processed_sections, found.lost_sections, found.luminosity_source) == ({}, {}, "events")
+    first = chunks(by_section.campaign, {f.url: 9 for f in by_section.campaign.files}, 9)[0]
+    assert analysis.sections_of(first) is None
+
+
+def test_simulation_has_no_sections(by_section: BySection) -> None:
+    found, _ = seen(by_section, named(by_section, mask=True, table=True), 400, lambda _: "done")
+    assert set(found.tally.sections) == {0, 1, 2}
+    assert set(found.processed_sections) == {"b", "c", "e"}
+
+
+def test_events_out_of_order_make_all_their_sections_uncertain_until_the_file_is_done(tmp_path: Path) -> None:
+    leptons = random_leptons(400, seed=3)
+    mixed = leptons._replace(run=np.full(400, 9), luminosity_block=np.arange(400) % 10 + 1)
+    (tmp_path / "cert.json").write_text('{"9": [[1, 10]]}')
+    one = campaign(dataset("d", "data", write(tmp_path / "f.root", mixed)), golden_json=str(tmp_path / "cert.json"))
+    parts = chunks(one, {one.files[0].url: 400}, 100)
+    infos = {(0, 0): FileInfo(400, "TTree", 1, "u")}
+    for n in (1, 3, 4):
+        found = Result(one, OPEN, merge(analyse(chunk, OPEN) for chunk in parts[:n]), infos)
+        assert len(found.processed_sections["d"]) == (10 if n == 4 else 0)
+        assert len(found.lost_sections["d"]) == (0 if n == 4 else 10)
+
+
+def test_share_of_the_luminosity_is_that_of_the_recorded_luminosity(by_section: BySection) -> None:
+    one = named(by_section, mask=True, table=True)
+    half, states = seen(by_section, one, 90, lambda c: "done" if (c.start // 90 + c.dataset_index) % 3 else "failed")
+    recorded = {key: (key & 0xFFFFFFFF) ** 2 for key in everything(mask=True, table=True)}
+    e = whole(by_section, states, 2) & set(recorded)
+    present = {d: {s for (i, _), events in by_section.truth.items() if i == d for s in events} for d in (0, 1)}
+    done = {d: whole(by_section, states, d) for d in (0, 1)}
+    mu = {s for s in recorded if s in done[0] | done[1] and all(s in done[d] for d in (0, 1) if s in present[d])}
+    assert e != mu
+    total = sum(recorded.values())
+    expected = {"4mu": mu, "4e": e, "2e2mu": mu | e}
+    assert half.luminosity_source == "lumi sections"
+    for channel, sections in expected.items():
+        share = sum(recorded[s] for s in sections) / total
+        assert half.luminosity_shares[channel] == pytest.approx(share, rel=1e-12)
+        n = half.tally.events(3)
+        assert half.weights["mc"][channel] == pytest.approx(10.0 * share * 500 / n, rel=1e-12)
+    mean = (half.luminosity_shares["4mu"] + half.luminosity_shares["4e"]) / 2
+    assert half.coverage.luminosity_fb == (pytest.approx(10 * mean), 10.0)
+
+
+def test_complete_run_has_all_the_luminosity_also_of_sections_without_events(by_section: BySection) -> None:
+    found, _ = seen(by_section, named(by_section, mask=True, table=True), 90, lambda _: "done")
+    assert found.complete
+    assert found.luminosity_shares == dict.fromkeys(CHANNELS, 1.0)
+    assert found.coverage.luminosity_fb == (10.0, 10.0)
+    assert 200_000 << 32 | 71 in found.processed_sections["e"].keys  # no event is in section 71
+
+
+def test_only_one_finished_stream_gives_2e2mu_its_luminosity(by_section: BySection) -> None:
+    one = named(by_section, mask=True, table=True)
+    found, _ = seen(by_section, one, 400, lambda c: "done" if c.stream == "DoubleElectron" else "unknown")
+    assert found.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
+    assert found.coverage.luminosity_fb == (5.0, 10.0)
+
+
+def test_golden_json_alone_leaves_the_luminosity_to_the_events(by_section: BySection) -> None:
+    found, _ = seen(
+        by_section, named(by_section, mask=True, table=False), 90, lambda c: "done" if c.start else "unknown"
+    )
+    assert found.luminosity_source == "events"
+    assert found.luminosity_shares["4e"] == pytest.approx((1500 - 90) / 1500)
+    assert 0 < len(found.processed_sections["e"]) < len(everything(mask=True, table=False))
+
+
+def test_table_that_disagrees_with_the_campaign_or_the_data_is_told_with_the_remedy(by_section: BySection) -> None:
+    found, _ = seen(by_section, named(by_section, mask=False, table=True), 400, lambda _: "done")
+    lacking = {s for events in (by_section.truth[2, 0],) for s in events} - everything(mask=False, table=True)
+    assert set(found.sections_without_luminosity["e"].keys.tolist()) == lacking != set()
+    total = sum(n**2 for n in range(1, 73) if n % 7) / 1000
+    first, *others = found.luminosity_notes
+    assert f"adds up to {total:.4g} /fb in the certified sections, luminosity_fb is 10:" in first
+    assert [other.split(":")[0] for other in others] == ["b", "c", "e"]
+    assert f"e: {len(lacking)} lumi sections with events (run 200000, section 7 …) not in luminosity_table" in others[2]
+    assert "brilcalc lumi --byls" in others[2]
+    fitting = dataclasses.replace(found.campaign, luminosity_fb=total * 1.01)
+    assert len(Result(fitting, OPEN, found.tally, found.files).luminosity_notes) == 3
+
+
+def test_few_events_in_a_section_are_warned_of_until_the_run_is_complete(tmp_path: Path) -> None:
+    leptons = random_leptons(60, seed=3)
+    thin = leptons._replace(run=np.full(60, 9), luminosity_block=np.arange(60) // 2 + 1)
+    (tmp_path / "t.csv").write_text(
+        "#run:fill,ls,delivered(/fb),recorded(/fb)\n" + "\n".join(f"9:1,{n}:{n},1,1" for n in range(1, 31))
+    )
+    path = write(tmp_path / "f.root", thin)
+    one = campaign(dataset("d", "data", path), luminosity_table=str(tmp_path / "t.csv"), luminosity_fb=30.0)
+    parts = chunks(one, {str(path): 60}, 20)
+    infos = {(0, 0): FileInfo(60, "TTree", 1, "u")}
+    (note,) = Result(one, OPEN, merge(analyse(c, OPEN) for c in parts[:2]), infos).luminosity_notes
+    assert note.startswith("d: fewer than 5 events in a lumi section")
+    assert Result(one, OPEN, merge(analyse(c, OPEN) for c in parts), infos).luminosity_notes == ()
+
+
+def test_failed_chunk_counted_after_all_is_not_lost(by_section: BySection) -> None:
+    one = named(by_section, mask=True, table=True)
+    part, _ = seen(by_section, one, 400, lambda c: "failed" if c.start == 400 else "done")
+    rest, _ = seen(by_section, one, 400, lambda c: "done" if c.start == 400 else "unknown")
+    assert sum(map(len, part.lost_sections.values())) > 0
+    assert sum(map(len, (part + rest).lost_sections.values())) == 0
+
+
+@pytest.mark.parametrize("source", ["lumi sections", "events"])
+def test_partial_prediction_is_unbiased_for_data_spread_as_the_luminosity(tmp_path: Path, source: str) -> None:
+    """Random chunks of data and of simulation: the prediction for what was processed agrees with the data in it."""
+    draw = np.random.default_rng(11)
+    recorded = draw.lognormal(0, 1.2, 800)
+    counts = draw.poisson(recorded * 200_000 / recorded.sum())
+    sections = np.repeat(luminosity.pack(5, np.arange(1, 801)), counts)
+    rows = "\n".join(f"5:1,{n}:{n},9,{value!r}" for n, value in enumerate(recorded.tolist(), 1))
+    (tmp_path / "t.csv").write_text(f"#run:fill,ls,delivered(/pb),recorded(/pb)\n{rows}")
+    total, n_mc, step = len(sections), 100_000, 10_000
+    one = campaign(
+        dataset("d", "data", Path("/d.root")), dataset("mc", "zz", Path("/mc.root"), cross_section_pb=total / 10_000),
+        luminosity_table=str(tmp_path / "t.csv") if source == "lumi sections" else None,
+        luminosity_fb=10.0,
+    )  # fmt: skip
+    infos = {(0, 0): FileInfo(total, "TTree", 1, "u"), (1, 0): FileInfo(n_mc, "TTree", 1, "v")}
+    passed = draw.random(n_mc) < 0.2  # a simulated event is selected or not
+    pulls = []
+    for _ in range(60):
+        found, n_done = Tally(), 0
+        for start in range(0, total, step):
+            if draw.random() < 0.5:
+                found, n_done = found + data_chunk(sections, start, min(start + step, total)), n_done + 1
+        for start in range(0, n_mc, step):
+            if draw.random() < 0.5 or not start:
+                found += mc_chunk(passed, start, start + step)
+        result = Result(one, OPEN, found, infos)
+        assert result.luminosity_source == source
+        done = result.processed_sections["d"].keys if source == "lumi sections" else np.unique(sections)
+        inside = found.events(0) if source == "events" else int(np.isin(sections, done).sum())
+        expected = result.yields["zz"]["4mu"]
+        true = 0.2 * inside
+        error = math.hypot(expected.stat_error, 0.2 * math.sqrt(inside))
+        pulls.append((expected.expected - true) / error if error else 0.0)
+        if source == "lumi sections":  # what is counted beyond it lies in the sections at the edges
+            largest = np.sort(counts)[::-1]
+            assert 0 <= found.events(0) - inside <= largest[: 2 * n_done].sum()
+    assert abs(np.mean(pulls)) < 1
+    assert np.std(pulls) < 1.5
+
+
+def data_chunk(sections: np.ndarray, start: int, stop: int) -> Tally:
+    """The tally of data without candidates."""
+    keys = sections[start:stop]
+    span = luminosity.Span(start, stop, int(keys[0]), int(keys[-1]))
+    return Tally(units={(0, 0): ((start, stop),)}, sections={0: np.unique(keys)}, spans={(0, 0): (span,)})
+
+
+def mc_chunk(passed: np.ndarray, start: int, stop: int) -> Tally:
+    """The tally of simulation of which some events are selected, all in 4mu."""
+    counts = np.zeros((3, histograms.SIZE), np.int64)
+    histograms.total(counts)[0] = passed[start:stop].sum()
+    return Tally(units={(1, 0): ((start, stop),)}, counts={1: counts})

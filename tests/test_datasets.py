@@ -7,13 +7,17 @@ import re
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
+from generators import random_leptons
 from hypothesis import given
 from hypothesis import strategies as st
+from outreach import write as outreach_file
 
-from higgsnb import datasets, files, selection, toy
+from higgsnb import datasets, engine, files, selection, toy
 from higgsnb.datasets import Campaign, CampaignError, Dataset, File
+from higgsnb.events import FileInfo, inspect
 
 GOOD = """
 [campaign]
@@ -250,6 +254,16 @@ MISTAKES = {
     "uncertainty in per cent": ("0.026", "2.6", "of at least 0 and below 1; got 2.6"),
     "negative cross section": ("0.0065", "-1", "cross_section_pb: expected a number above 0; got -1"),
     "negative events": ("299973", "-1", "events: expected a whole number of at least 0; got -1"),
+    "text for a dataset's events": (
+        'process = "higgs"',
+        'process = "higgs"\nevents = "all"',
+        "'signal': events: expected a whole number of at least 0; got 'all'",
+    ),
+    "dataset and files disagree": (
+        'process = "higgs"',
+        'process = "higgs"\nevents = 299_974',
+        r"dataset 'signal' should have 299,974 events, its files have 299,973: signal.root \(299,973\)\na file with 1 ",
+    ),
     "fractional events": ("299973", "2.5", "events: expected a whole number"),
     "no bytes": ("42400229", "0", "bytes: expected a whole number of at least 1; got 0"),
     "short adler32": ("1DAFC1D7", "1DAFC1", "eight hexadecimal digits"),
@@ -392,6 +406,118 @@ def test_announced_campaign_is_not_taken_for_a_misspelt_one() -> None:
     assert "nearest" not in str(caught.value)
 
 
+# --- entries read = entries in the file = events in the catalogue
+
+TWO_FILES = """
+[campaign]
+name = "mine"
+schema = "outreach"
+luminosity_fb = 1
+luminosity_uncertainty = 0.1
+energy_tev = 8
+[[dataset]]
+name = "muons"
+process = "data"
+events = {total}
+file = [{files}]
+"""
+
+
+@pytest.fixture(scope="module")
+def three_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with files of 30, 20 and 7 events, and the first of them once more under another name."""
+    folder = tmp_path_factory.mktemp("entries")
+    for name, events_ in (("a", 30), ("b", 20), ("c", 7)):
+        outreach_file(folder / f"{name}.root", random_leptons(events_, seed=events_))
+    (folder / "copy.root").write_bytes((folder / "a.root").read_bytes())
+    return folder
+
+
+def opened(folder: Path, total: int, listed: str) -> Campaign:
+    """Load a campaign of one dataset and hold it against its files, as a run does before any event is read."""
+    path = folder / "mine.toml"
+    path.write_text(TWO_FILES.format(total=total, files=listed))
+    campaign = datasets.load(path)
+    infos = {(0, number): inspect(file, "outreach") for number, file in enumerate(campaign.files)}
+    for message in datasets.same_files(campaign, infos).values():
+        raise CampaignError(message)
+    datasets.check_totals(campaign, {place: info.entries for place, info in infos.items()})
+    return campaign
+
+
+A, B, C = (f'{{ url = "{name}.root", events = {number} }}' for name, number in (("a", 30), ("b", 20), ("c", 7)))
+UNTOLD = '{ url = "a.root" }, { url = "b.root" }'
+WRONG = {
+    "a file one event short": (50, f"{A.replace('30', '29')}, {B}", "50 events, its files have 49: a.root (29)"),
+    "a file one event long": (51, f"{A.replace('30', '31')}, {B}", "a.root: holds 30 events, the campaign says 31"),
+    "a dataset one event short": (49, UNTOLD, "49 events, its files have 50: a.root (30), b.root (20)", "1 too many"),
+    "a dataset one event long": (51, UNTOLD, "51 events, its files have 50: a.root (30), b.root (20)"),
+    "a missing file": (57, f"{A}, {B}", "a.root (30), b.root (20)", "a file with 7 events may be missing"),
+    "a missing file, numbers untold": (57, UNTOLD, "a.root (30), b.root (20)", "a file with 7 events may be missing"),
+    "an extra file": (50, f"{A}, {B}, {C}", "a.root (30), b.root (20), c.root (7)", "would agree without c.root"),
+    "an extra file, numbers untold": (30, UNTOLD, "a.root (30), b.root (20)", "agree without b.root: a file too many"),
+    "one address twice": (60, f"{A}, {A}", "the same file is listed twice: a.root in dataset 'muons'"),
+    "one file under two addresses": (
+        60, f"{A}, {A.replace('a.root', 'copy.root')}", "copy.root in dataset 'muons' is the same file as", "a.root in",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("total_files_words", WRONG.values(), ids=WRONG.keys())
+def test_catalogue_that_its_files_contradict_is_refused_and_the_files_named(
+    three_files: Path, total_files_words: tuple[Any, ...]
+) -> None:
+    total, listed, *words = total_files_words
+    with pytest.raises(ValueError, match=re.escape(words[0])) as caught:
+        opened(three_files, total, listed)
+    assert all(word in str(caught.value) for word in words)
+    assert str(caught.value).count("\n") <= 2
+
+
+def test_catalogue_that_agrees_with_its_files_passes(three_files: Path) -> None:
+    for listed in (f"{A}, {B}", UNTOLD):
+        campaign = opened(three_files, 50, listed)
+        assert (campaign.events, campaign.datasets[0].stated_events) == (50, 50)
+        assert datasets.check_entries(campaign, {(0, 0): 30}) == []  # b.root could not be opened: nothing is said
+
+
+def test_file_that_could_not_be_opened_may_not_hide_that_there_are_too_many_events(three_files: Path) -> None:
+    campaign = opened(three_files, 50, UNTOLD)
+    (problem,) = datasets.check_entries(campaign, {(0, 0): 51})
+    assert "50 events, its files have 51: a.root (51), b.root (?)" in problem
+
+
+def test_same_file_under_two_addresses_is_counted_once_and_named(three_files: Path) -> None:
+    both = Campaign("two", "two", "outreach", 1.0, 0.1, 8.0, "open2012", (
+        Dataset("x", "data", files=(File(str(three_files / "a.root")),)),
+        Dataset("y", "data", files=(File(str(three_files / "copy.root")),)),
+    ))  # fmt: skip
+    (*_, result) = engine.run(both, selection.load("open2012"))
+    (failure,) = result.failed
+    assert (failure.dataset, failure.error) == ("y", "DuplicateFileError")
+    assert re.search(r"copy\.root in dataset 'y' is the same file as .*a\.root in dataset 'x'", failure.message)
+    assert result.tally.units == {(0, 0): ((0, 30),)}
+    assert not result.complete
+
+
+def test_run_of_a_catalogue_whose_total_is_wrong_stops_before_any_event(three_files: Path) -> None:
+    path = three_files / "wrong.toml"
+    path.write_text(TWO_FILES.format(total=49, files=UNTOLD))
+    with pytest.raises(CampaignError, match=r"49 events, its files have 50: a\.root \(30\), b\.root \(20\)"):
+        next(engine.run(datasets.load(path), selection.load("open2012")))
+
+
+def test_files_that_were_made_alike_are_two() -> None:
+    info = FileInfo(30, "TTree", 100, "one")
+    campaign = campaign_of((30, 30))
+    same = {(0, 0): info, (0, 1): info}
+    assert len(datasets.same_files(campaign, same)) == 1
+    for other in (replace(info, uuid="two"), replace(info, entries=31), replace(info, bytes=101)):
+        assert datasets.same_files(campaign, {**same, (0, 1): other}) == {}
+    rows = replace(info, uuid=None)  # a CSV file has none
+    assert datasets.same_files(campaign, {(0, 0): rows, (0, 1): rows}) == {}
+
+
 # --- digest
 
 
@@ -425,6 +551,7 @@ def test_digest_follows_what_can_change_the_answer_and_nothing_else(write, tmp_p
         with_signal(name="other"),
         with_signal(process="zz"),
         with_signal(files=(replace(file, events=1),)),
+        with_signal(stated_events=299973),
         with_signal(files=(replace(file, adler32="00000001"),)),
         with_signal(files=(replace(file, bytes=1),)),
         with_signal(files=(replace(file, adler32=None),)),

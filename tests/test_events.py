@@ -192,18 +192,6 @@ def test_negative_event_numbers_of_csv_are_wrapped_to_32_bits(shared_data: Path)
     assert read.event.tolist() == [int(number) % 2**32 for number in stored]
 
 
-def test_copies_are_found_by_what_files_say_of_themselves(
-    leptons: Leptons, outreach_file: Path, tmp_path: Path
-) -> None:
-    copy, other = tmp_path / "copy.root", write(tmp_path / "other.root", leptons)
-    copy.write_bytes(outreach_file.read_bytes())
-    paths = [other, outreach_file, copy]
-    infos = {(0, i): events.inspect(File(str(path)), "outreach") for i, path in enumerate(paths)}
-    assert events.copies(infos) == {(0, 2): (0, 1)}
-    unopened = events.FileInfo(1, "", 100, None)
-    assert events.copies({(0, 0): unopened, (1, 0): unopened}) == {}
-
-
 def test_what_a_file_says_of_classes_stays_with_it(outreach_file: Path) -> None:
     shared = uproot.classes["TBranch"]
     before = dict(shared.known_versions)

@@ -13,7 +13,27 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb.luminosity import SECTION_SECONDS, LumiSections, Mask, MaskError, TableError, check_inputs, read_table
+from higgsnb.luminosity import (
+    SECTION_SECONDS,
+    FileProgress,
+    LumiSections,
+    Mask,
+    MaskError,
+    Progress,
+    SectionSum,
+    Segments,
+    Span,
+    TableError,
+    account,
+    catalogue,
+    check_inputs,
+    join_spans,
+    kept_mask,
+    pack,
+    packed,
+    read_table,
+    unfinished,
+)
 
 CERTIFIED = {
     "Cert_160404-180252_7TeV_ReRecoNov08_Collisions11_JSON.txt": (470, 160_526),
@@ -279,3 +299,138 @@ def test_secret_in_the_address_of_an_input_is_not_told(http_server: FileServer) 
     with pytest.raises(MaskError, match=r"^golden_json = http://127.*c\.json\?authz=\*\*\*: not JSON") as caught:
         check_inputs(Inputs(golden_json=f"{http_server.base}/c.json?authz=c4n4ry"))
     assert "c4n4ry" not in str(caught.value)
+
+
+# --- processed and lost
+
+
+@given(st.lists(st.tuples(st.integers(1, 3), st.integers(1, 3)), max_size=30))
+def test_segments_are_neighbouring_events_of_one_section(pairs: list[tuple[int, int]]) -> None:
+    run, section = (np.array(column, np.uint32) for column in zip(*pairs, strict=True)) if pairs else (np.empty(0),) * 2
+    found = Segments.of(run, section)
+    assert np.repeat(found.keys, found.lengths).tolist() == pack(run, section).tolist()
+    assert not (np.diff(found.keys) == 0).any()
+    assert found.at(np.arange(len(pairs))).tolist() == np.repeat(np.arange(len(found.keys)), found.lengths).tolist()
+    groups = [pair for i, pair in enumerate(pairs) if not i or pairs[i - 1] != pair]
+    assert found.scattered == (len(set(groups)) < len(groups))
+
+
+def test_sum_over_chunks_is_the_same_in_any_order_and_through_bytes() -> None:
+    chunks = [((0, f), (10 * i, 10 * i + 10), np.arange(i, i + 2)) for f in range(2) for i in range(4)]
+    told = [
+        (
+            {file[0]: keys},
+            {file: (Span(*entries, int(keys[0]), int(keys[-1])),)},
+            {file: keys} if entries[0] == 20 else {},
+        )
+        for file, entries, keys in chunks
+    ]
+    sums = [SectionSum() for _ in range(4)]
+    for total, order in zip(sums, ([*told], told[::-1], told[::2] + told[1::2]), strict=False):
+        for one in order:
+            total.add(*one)
+            total.fields()
+    for (file, entries, _), one in zip(chunks, told, strict=True):
+        sums[3].add_packed(file, entries, **packed(*one))
+    plain = [
+        {name: {k: np.asarray(v).tolist() for k, v in part.items()} for name, part in total.fields().items()}
+        for total in sums
+    ]
+    assert plain[0] == plain[1] == plain[2] == plain[3]
+    assert plain[0]["sections"] == {0: [0, 1, 2, 3, 4]}
+    assert plain[0]["spans"] == {(0, 0): [[0, 40, 0, 4]], (0, 1): [[0, 40, 0, 4]]}
+    assert plain[0]["scattered"] == {(0, 0): [2, 3], (0, 1): [2, 3]}
+
+
+def test_nothing_noted_is_nothing_packed() -> None:
+    assert packed({}, {}, {}) == {"sections": b"", "edges": b""}
+    total = SectionSum()
+    total.add_packed((0, 0), (0, 5), b"", b"")
+    assert total.fields() == {"sections": {}, "spans": {}, "scattered": {}}
+    total.add_packed((0, 0), (0, 5), **packed({}, {(0, 0): (Span(0, 5, 8, 9),)}, {}))  # none of them certified
+    assert total.fields() == {"sections": {}, "spans": {(0, 0): (Span(0, 5, 8, 9),)}, "scattered": {}}
+
+
+def test_spans_join_where_they_touch() -> None:
+    assert join_spans([Span(5, 9, 3, 4), Span(0, 5, 1, 3), Span(10, 12, 4, 6)]) == (
+        Span(0, 9, 1, 4),
+        Span(10, 12, 4, 6),
+    )
+
+
+DONE = (Span(0, 100, 1, 10),)
+UNFINISHED: dict[str, tuple[list[FileProgress], list[list[int]], set[int]]] = {
+    "all done": ([FileProgress(100, DONE)], [], set()),
+    "the rest pending": ([FileProgress(200, DONE)], [], {10}),
+    "a hole": ([FileProgress(300, (*DONE, Span(200, 300, 15, 20)))], [], {10, 15}),
+    "a failed range, known": ([FileProgress(200, DONE, [(100, 200)])], [[10, 11]], {10, 11}),
+    "a failed range, known, that begins with its own": ([FileProgress(200, DONE, [(100, 200)])], [[11]], {11}),
+    "failed, then pending": ([FileProgress(300, DONE, [(100, 200)])], [[11]], {11}),
+    "scattered, the rest pending": ([FileProgress(200, DONE, (), np.array([1, 5, 10]))], [], {1, 5, 10}),
+    "scattered, all done": ([FileProgress(100, DONE, (), np.array([1, 5, 10]))], [], set()),
+    "next file pending": ([FileProgress(100, DONE), FileProgress(100)], [], {10}),
+    "file before lost": ([FileProgress(None), FileProgress(100, DONE)], [], {1}),
+    "next file lost, an empty one between": ([FileProgress(100, DONE), FileProgress(0), FileProgress(None)], [], {10}),
+    "next file begun": ([FileProgress(100, DONE), FileProgress(50, (Span(0, 20, 11, 13),))], [], {13}),
+    "other files share sections": (
+        [FileProgress(100, DONE), FileProgress(9, (Span(0, 9, 10, 12),)), FileProgress(5, (Span(0, 5, 13, 14),)),
+         FileProgress(5), FileProgress(5, (Span(0, 5, 16, 17),))],
+        [], {1, 10, 12, 13, 14, 16, 17},
+    ),
+    "files share sections, all done": ([FileProgress(100, DONE), FileProgress(9, (Span(0, 9, 10, 12),))], [], set()),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("files", "failed", "expected"), UNFINISHED.values(), ids=UNFINISHED.keys())
+def test_unfinished_sections_are_those_that_may_go_on(
+    files: list[FileProgress], failed: list[list[int]], expected: set[int]
+) -> None:
+    assert set(unfinished(files, [np.array(keys) for keys in failed]).keys.tolist()) == expected
+
+
+@given(SETS, SETS, SETS, SETS, SETS, st.booleans())
+def test_processed_and_lost_are_all_sections_of_the_stream(
+    everything: list[tuple[int, int]],
+    seen_b: list[tuple[int, int]],
+    seen_c: list[tuple[int, int]],
+    missing_b: list[tuple[int, int]],
+    missing_c: list[tuple[int, int]],
+    complete: bool,
+) -> None:
+    eras = {"b": (set(seen_b), set(missing_b)), "c": (set(seen_c), set(missing_c))}
+    progress = {name: Progress(sections([*seen]), sections([*missing])) for name, (seen, missing) in eras.items()}
+    found = account(sections(everything), progress, complete=complete)
+    union = set()
+    for name, other in (("b", "c"), ("c", "b")):
+        (seen, missing), (elsewhere, _) = eras[name], eras[other]
+        mine = set(everything) - (elsewhere - seen)
+        processed = mine if complete else (seen - missing) & mine
+        assert found[name].processed == sections([*processed])
+        assert found[name].lost == sections([*(mine - processed)])
+        union |= mine
+    assert union == set(everything)
+
+
+def test_catalogue_of_sections_is_what_is_in_mask_and_table(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text('{"1": [[1, 2], [4, 9]]}')
+    (tmp_path / "t.csv").write_text(HEADER + "".join(row(1, f"{n}:{n}", 3, n) for n in (2, 3, 4, 11)))
+    mask, table = str(tmp_path / "c.json"), str(tmp_path / "t.csv")
+    assert catalogue(None, None) is None
+    expected = {(mask, None): [1, 2, 4, 5, 6, 7, 8, 9], (None, table): [2, 3, 4, 11], (mask, table): [2, 4]}
+    for places, numbers in expected.items():
+        found = catalogue(*places)
+        assert found is not None
+        assert found.sections == sections([(1, number) for number in numbers])
+        assert found.total == pytest.approx(sum(numbers) / 1000 if places[1] else 0)
+        assert found.integrated(sections([(1, 4), (1, 3)])) == pytest.approx(
+            sum({3, 4} & set(numbers)) / 1000 if places[1] else 0
+        )
+
+
+def test_mask_that_is_written_again_is_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "c.json"
+    path.write_text('{"1": [[1, 2]]}')
+    first = kept_mask(str(path))
+    assert kept_mask(str(path)) is first
+    path.write_text('{"1": [[1, 20]]}')
+    assert kept_mask(str(path)).n_sections == 20
