@@ -444,7 +444,7 @@ def _send_out(
 
 
 def _batch_size(state: _Run) -> int:
-    """Return how many chunks to send out together: so much work that it is worth it, and so little that few are lost."""
+    """Return how many chunks to send out together: enough to be worth it, few enough that little can be lost."""
     if not state.seconds_per_chunk:
         return 1
     fair = state.books.left // (BATCHES_PER_WORKER * max(1, state.executor.workers)) + 1

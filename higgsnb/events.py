@@ -168,12 +168,14 @@ def read_survivors(chunk: Chunk) -> Read:
     try:
         with _clear_errors(source.location):
             reader = _reader(source, unseen=described(chunk.file) is not None)
-            _check_entries(reader.n_entries, chunk)
+        _check_entries(reader.n_entries, chunk)
+        with _clear_errors(source.location):
             found = reader.read(chunk.start, chunk.stop)
     except UnexpectedFormError as error:
         log.info("%s: read by uproot, as %s", source, error)
         with _open_tree(source) as tree:
-            _check_entries(int(tree.num_entries), chunk)
+            entries = int(tree.num_entries)
+        _check_entries(entries, chunk)
         return _all_events(_read_root(source, chunk.start, chunk.stop), chunk, "uproot", whole)
     integrity = "file" if source.verified else "blocks" if found.notes.verified else "none"
     leptons = survivors.to_leptons(found, BRANCHES)
