@@ -202,18 +202,14 @@ class Cluster:
 
         self._under_way.pop(outer, None)
         try:
-            error = inner.exception(timeout=GATHER_SECONDS) if inner.status == "error" else None
-            result: Any = None if error is not None else inner.result(timeout=GATHER_SECONDS)
+            outer.set_result(inner.result(timeout=GATHER_SECONDS))
+        except KilledWorker as error:
+            outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", self.STRIKES))
         except (CancelledError, FutureCancelledError, OSError):  # cut, perhaps while the result was on its way
             outer.cancel()
             outer.set_running_or_notify_cancel()
-            return
-        if isinstance(error, KilledWorker):
-            error = WorkerLostError(f"its Dask workers died: {error}", self.STRIKES)
-        if error is not None:
+        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits for this future has to hear of it
             outer.set_exception(error)
-        else:
-            outer.set_result(result)
 
     def await_return(self) -> None:
         """Wait until the client is connected again, and until there is a worker.
