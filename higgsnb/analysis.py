@@ -9,7 +9,7 @@ streams, and with its coverage.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -669,9 +669,7 @@ class Result:
     @cached_property
     def _all_rows(self) -> Table:
         """Every selected candidate in the order of the catalogue, also those found again in another stream."""
-        blocks = self.tally.blocks
-        table = Table._make(map(np.concatenate, zip(*blocks, strict=True))) if blocks else empty_table()
-        return table.rows(np.lexsort((table.channel, table.entry, table.file, table.dataset)))
+        return _in_order(self.tally.blocks)
 
     @cached_property
     def duplicates(self) -> npt.NDArray[np.bool_]:
@@ -690,10 +688,17 @@ class Result:
         counts = {d.name: np.zeros((len(CHANNELS), histograms.SIZE), np.int64) for d in self.campaign.datasets}
         for index, array in self.tally.counts.items():
             counts[self.campaign.datasets[index].name] += array
-        twice = self._all_rows.rows(self.duplicates)
+        twice = self._data_twice()
         for index in np.unique(twice.dataset):
             counts[self.campaign.datasets[index].name] -= histograms.fill(twice.rows(twice.dataset == index).variables)
         return counts
+
+    def _data_twice(self) -> Table:
+        """Return the rows of data that `duplicates` marks, without sorting those of simulation, for live plots."""
+        is_data = np.array([dataset.is_data for dataset in self.campaign.datasets])
+        blocks = [block.rows(keep) for block in self.tally.blocks if (keep := is_data[block.dataset]).any()]
+        table = _in_order(blocks)
+        return table.rows(find_duplicates(table, self._precedence(), one_per_event=self.selection.one_per_event))
 
     @cached_property
     def histograms(self) -> dict[str, hist.Hist[Any]]:
@@ -874,6 +879,12 @@ def _lack_note(lacking: tuple[str, LumiSections]) -> str:
         "luminosity_table: their events are counted, their luminosity is not. Make the table with the same golden JSON "
         "(brilcalc lumi --byls -i), or name a golden_json that leaves these sections out."
     )
+
+
+def _in_order(blocks: Sequence[Table]) -> Table:
+    """Return the rows of some tables in the order of the catalogue."""
+    table = Table._make(map(np.concatenate, zip(*blocks, strict=True))) if blocks else empty_table()
+    return table.rows(np.lexsort((table.channel, table.entry, table.file, table.dataset)))
 
 
 def empty_table() -> Table:

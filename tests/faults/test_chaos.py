@@ -86,8 +86,8 @@ def test_workers_of_a_local_dask_cluster_die_and_nothing_is_lost(
     for index in range(n_runs):
         out = tmp_path / f"{index}"
         run = forks.fork(
-            "killers:drive", toml=str(toml), out=str(out), at="local", chunk_events=EVENTS, check=True, every=0.0,
-            chaos={"delay": 10.0, "mode": "segfault"}, environment={WORK: "0.05"},
+            "killers:drive", toml=str(toml), out=str(out), at="local", chunk_events=50, check=True, every=0.0,
+            chaos={"delay": 10.0, "mode": "segfault"}, environment={WORK: "0.1"},
         )  # fmt: skip
         assert run.join(DEADLINE) == 0, run.text
         assert killers.digests(out) == expected
