@@ -91,7 +91,8 @@ def _wrong_type(shop: Workshop) -> File:
 
 def _corrupted_block(shop: Workshop) -> File:
     basket, _ = shop.header()
-    return shop.local("corrupted", shop.good[: basket + 150] + bytes(40) + shop.good[basket + 190 :])
+    damaged = shop.good[: basket + 150] + bytes(40) + shop.good[basket + 190 :]
+    return shop.local("corrupted", stamped(damaged, "corrupted"))
 
 
 def _never_closed(shop: Workshop) -> File:
