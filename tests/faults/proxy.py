@@ -99,6 +99,9 @@ class Proxy:
 
     async def _close(self) -> None:
         await self._shut()
+        for _ in range(3):  # one that was accepted a moment before is served, and shut, only now
+            await asyncio.sleep(0.01)
+            await self._shut()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         if others:
             await asyncio.wait(others, timeout=5)  # they end by themselves, now that their connections are gone
