@@ -31,8 +31,11 @@ __all__ = [
     "analysis",
     "ledger",
     "engine",
+    "cluster",
+    "kubernetes",
     "plots",
     "results",
+    "widgets",
     "provenance",
     "toy",
 ]

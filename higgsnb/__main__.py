@@ -1,6 +1,6 @@
 """The command line.
 
-``higgsnb run · plan · fetch · ledger · doctor``. A thin view: it parses, calls, prints, and sets the exit code.
+``higgsnb run · plan · fetch · ledger · doctor · clean``. A thin view: it parses, calls, prints, and sets the exit code.
 """
 
 from __future__ import annotations
@@ -50,7 +50,8 @@ class Commands(click.Group):
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error tells of bad input, and not of a fault in this package."""
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ in ("FileError", "VersionError")
+    named = ("FileError", "VersionError", "ClusterError")
+    return isinstance(error, (ValueError, OSError)) or type(error).__name__ in named
 
 
 def _shortened(error: Exception) -> str:
@@ -162,7 +163,7 @@ def _client(scheduler: str) -> Iterator[Any]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout=f"{CONNECT_SECONDS} s", set_as_default=False)  # type: ignore[no-untyped-call]
+        client = Client(scheduler, timeout=f"{CONNECT_SECONDS} s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
         raise OSError(
             f"no Dask scheduler at {scheduler}: {str(error) or type(error).__name__}\n"
@@ -278,14 +279,6 @@ def _sum(yields: list[Yield]) -> Yield:
 
 # --- plan ----------------------------------------------------------------------------------------------------
 
-EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 100_000.0}
-"""Events a second and core that `plan` counts with.
-
-``outreach`` as measured with local ZLIB files, checksums verified; the other two are careful guesses.
-"""
-READ_SHARE = {"outreach": 0.9, "nanoaod": 0.03, "csv": 1.0}
-"""Part of a file's bytes that lies in the branches that are read."""
-
 
 @main.command()
 @campaign_argument
@@ -330,15 +323,17 @@ def _number(number: int | None) -> str:
 
 def _estimates(campaign: Campaign, fraction: float, cores: int, price: float | None) -> Iterator[str]:
     """Yield the lines of the estimate: bytes to read, core-hours, transfer, price."""
+    from higgsnb import engine
+
     if campaign.events is not None:
-        seconds = fraction * campaign.events / EVENTS_PER_CORE_SECOND[campaign.schema]
+        seconds = fraction * campaign.events / engine.EVENTS_PER_CORE_SECOND[campaign.schema]
         yield f"events        {round(fraction * campaign.events):,}"
         yield f"core-hours    {seconds / 3600:.3g}, about {max(1, round(seconds / cores)):,} s with {cores} cores"
     remote = [file for file in campaign.files if file.url.startswith(("http:", "https:", "root:"))]
     if campaign.bytes is None:
         yield "The sizes of some files are not in the campaign; give `events` and `bytes` of each file for an estimate."
         return
-    read = fraction * campaign.bytes * READ_SHARE[campaign.schema]
+    read = fraction * campaign.bytes * engine.READ_SHARE[campaign.schema]
     transfer = sum(file.bytes or 0 for file in remote) * fraction
     yield f"to read       {read / 1e9:.3g} GB"
     yield f"transfer      {transfer / 1e9:.3g} GB at most; files in the cache or a mirror cost nothing"
@@ -452,10 +447,10 @@ def _open_ledger(folder: Path) -> Any:
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Say what this machine or session can do; every problem with its remedy."""
-    from higgsnb import diagnosis
+    from higgsnb import cluster, diagnosis
 
     problems = 0
-    for check in diagnosis.checks():
+    for check in (*diagnosis.checks(), *cluster.doctor()):
         click.echo(f"{'ok ' if check.good else '!! '} {check.name:<14} {check.found}")
         if not check.good:
             problems += 1
@@ -466,6 +461,28 @@ def doctor(ctx: click.Context) -> None:
         else f"{problems} problem{'s' if problems > 1 else ''}, each with its remedy above"
     )
     ctx.exit(COMPLETE)
+
+
+# --- clean ---------------------------------------------------------------------------------------------------
+
+
+@main.command()
+@click.option("--namespace", "-n", help="Where on Kubernetes (default: that of this session or of the kubeconfig).")
+@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
+def clean(namespace: str | None, yes: bool) -> None:
+    """List the clusters on Kubernetes that you left behind, and remove them on confirmation."""
+    from higgsnb import cluster
+
+    found = cluster.leftovers(namespace)
+    for item in found:
+        click.echo(item.text)
+    if not found:
+        click.echo("nothing left behind")
+        return
+    if not yes:
+        click.confirm(f"Remove {len(found)} cluster{'s' if len(found) > 1 else ''}?", abort=True)
+    cluster.remove(found)
+    click.echo(f"removed: {len(found)}")
 
 
 if __name__ == "__main__":

@@ -53,13 +53,13 @@ SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; lo
 _STYLE_LOCK = threading.RLock()
 
 
-class _ShownFigure(Figure):
+class ShownFigure(Figure):
     """A Figure that a notebook shows although pyplot does not know it."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
         """Return the PNG at twice the size it is shown in, for screens with fine pixels."""
         data = io.BytesIO()
-        with _style():
+        with styled():
             self.savefig(data, format="png", dpi=2 * 80, metadata={"Software": None})
         width, height = (round(80 * inches) for inches in self.get_size_inches())
         return data.getvalue(), {"width": width, "height": height}
@@ -107,15 +107,15 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
         If the result has no histogram of that name; lists those it has.
     """
     spectrum = _spectrum(result, histogram)
-    with _style():
+    with styled():
         figure, panel, lower = _panels(ax, spectrum)
         size = _font_size(panel)
         stack = _draw_prediction(panel, spectrum)
         points = _draw_data(panel, spectrum, size, simulated=result.simulated)
         panel.set_xlim(spectrum.edges[0], spectrum.edges[-1])
         variable = _axis_label(result, histogram)
-        _label_axes(panel, lower, variable, _per_bin(spectrum.edges, histogram, variable), size)
-        _draw_heading(panel, result, spectrum, size)
+        _label_axes(panel, lower, variable, per_bin_label(spectrum.edges, histogram, variable), size)
+        _draw_heading(panel, result, size)
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], size)
         if lower is not None:
             _draw_deviation(lower, spectrum)
@@ -141,7 +141,7 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
     written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]
     for path, (kind, texts) in zip(written, metadata.items(), strict=True):
         unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with _style():
+        with styled():
             figure.savefig(unfinished, format=kind, dpi=DPI, metadata=texts)
         unfinished.replace(path)
     return written
@@ -234,7 +234,7 @@ def _spectrum(result: Result, name: str) -> _Spectrum:
         weights = _weights(result, dataset.name, tuple(channels))
         heights[dataset.process] = heights.get(dataset.process, 0.0) + weights @ rows
         variance = variance + weights**2 @ rows
-    stack = {process: heights[process] for process in _stack_order(heights)}
+    stack = {process: heights[process] for process in stack_order(heights)}
     return _Spectrum(np.asarray(variable.edges), data, stack, variance)
 
 
@@ -246,18 +246,19 @@ def _weights(result: Result, dataset: str, channels: tuple[str, ...]) -> Floats:
     return np.array([weights[channel] for channel in channels])
 
 
-def _stack_order(processes: dict[str, Floats]) -> list[str]:
+def stack_order(processes: dict[str, Floats]) -> list[str]:
     """Return the processes from the bottom of the stack to its top: unknown ones first, Higgs last."""
     known = list(COLOURS)
     return sorted(processes, key=lambda name: (known.index(name) if name in known else -1, name))
 
 
-def _colour(process: str, others: list[str]) -> str:
+def colour(process: str, others: list[str]) -> str:
+    """Return the colour of a process; ``others`` are those that have no fixed one."""
     return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
 
 
 @contextmanager
-def _style() -> Iterator[None]:
+def styled() -> Iterator[None]:
     """Apply the style, whatever the user's is, for as long as a figure is made or written and no longer."""
     settings = {
         # Families by name and a complete set of mathematical fonts: the texts keep them when drawn later.
@@ -283,7 +284,7 @@ def _panels(ax: Axes | None, spectrum: _Spectrum) -> tuple[Figure, Axes, Axes | 
         if figure is None:
             raise ValueError("these axes belong to no figure; make them with figure.subplots()")
         return figure, ax, None
-    figure = _ShownFigure(figsize=SIZE_INCHES)
+    figure = ShownFigure(figsize=SIZE_INCHES)
     margins = {"left": 0.105, "right": 0.975, "bottom": 0.1, "top": 0.94}
     if spectrum.data is None or not spectrum.predictions:
         return figure, figure.subplots(gridspec_kw=margins), None
@@ -306,7 +307,7 @@ def _draw_prediction(panel: Axes, spectrum: _Spectrum) -> list[tuple[Any, str]]:
     bottom = np.zeros(len(spectrum.edges) - 1)
     for process, heights in spectrum.predictions.items():
         patch = panel.stairs(bottom + heights, spectrum.edges, baseline=bottom, fill=True, label=process)
-        patch.set(facecolor=_colour(process, others), edgecolor="none")
+        patch.set(facecolor=colour(process, others), edgecolor="none")
         entries.append((patch, f"{LABELS.get(process, process)}  ({_amount(heights.sum())})"))
         bottom = bottom + heights
     return [_draw_uncertainty(panel, spectrum), *entries] if entries else []
@@ -354,25 +355,29 @@ def _axis_label(result: Result, name: str) -> str:
     return SYMBOLS.get(axis.name) or str(axis.label)
 
 
-def _per_bin(edges: Floats, name: str, label: str) -> str:
+def per_bin_label(edges: Floats, name: str, label: str) -> str:
     """Return what the heights are: events, or leptons (four in an event), in a bin of so many GeV."""
     unit = " GeV" if label.endswith("[GeV]") else ""
     return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
 
 
-def _draw_heading(panel: Axes, result: Result, spectrum: _Spectrum, size: float) -> None:
-    """Write above the frame: on the left what kind of collisions these are, on the right how many."""
-    campaign = result.campaign
+def heading(result: Result) -> str:
+    """Return what kind of collisions these are."""
     if result.simulated:
-        label = f"higgsnb {campaign.name} — simulated collisions"
-    else:
-        label = "CMS Open Data" if spectrum.data is not None else "CMS Open Data — simulated collisions only"
+        return f"higgsnb {result.campaign.name} — simulated collisions"
+    has_data = any(dataset.is_data for dataset in result.campaign.datasets)
+    return "CMS Open Data" if has_data else "CMS Open Data — simulated collisions only"
+
+
+def _draw_heading(panel: Axes, result: Result, size: float) -> None:
+    """Write above the frame: on the left what kind of collisions these are, on the right how many."""
     above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
-    panel.text(0.0, 1.012, label, fontsize=1.15 * size, fontweight="bold", ha="left", **above)
-    panel.text(1.0, 1.012, _luminosity(result), fontsize=1.05 * size, ha="right", **above)
+    panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
+    panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
 
 
-def _luminosity(result: Result) -> str:
+def luminosity_label(result: Result) -> str:
+    """Return processed luminosity and energy, as they stand above the frame."""
     processed, _ = result.coverage.luminosity_fb
     energies = " and ".join(f"{energy:g}" for energy in result.campaign.energies_tev)
     return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
@@ -425,7 +430,7 @@ def _share(result: Result) -> str:
     """Return the share of the events, or of the files while the number of events is not known."""
     done, total = result.coverage.events
     if done < total:
-        return f"{_percent(done, total)} of events"
+        return f"{percent(done, total)} of events"
     return "{} of {} files".format(*result.coverage.files)
 
 
@@ -437,7 +442,7 @@ def _listed(names: tuple[str, ...]) -> str:
     return " and ".join(names) if len(names) < 3 else f"{len(names)} samples"
 
 
-def _percent(done: float, total: float) -> str:
+def percent(done: float, total: float) -> str:
     """Return a share of something unfinished, which never says 100 %, nor 0 % if it is begun."""
     share = 100.0 * done / total
     if share > 99.9:

@@ -387,3 +387,9 @@ def test_processes_do_the_same_and_a_missing_scheduler_is_named(folder: Path, tm
     assert json.loads((tmp_path / "processes" / "result.json").read_text())["run"]["backend"] == "processes"
     missing = invoke("run", campaign, "--out", tmp_path / "no", "--scheduler", "127.0.0.1:9", code=2)
     assert "no Dask scheduler at 127.0.0.1:9" in missing.output
+
+
+def test_clean_without_kubernetes_finds_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert invoke("clean").output == "nothing left behind\n"

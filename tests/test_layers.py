@@ -26,14 +26,16 @@ LAYERS = (
     {"pages"},
     {"survivors"},
     {"events"},
-    {"skims"},
+    {"skims", "kubernetes"},
     {"histograms"},
     {"analysis"},
     {"ledger"},
     {"tasks"},
     {"engine"},
+    {"cluster"},
     {"plots"},
     {"results"},
+    {"widgets"},
     {"__main__"},
 )
 OUTSIDE = {"toy"}  # the simulated campaign: no module knows it but `files`, which makes it on demand
@@ -61,12 +63,16 @@ LIBRARIES = {
     "ledger": set(),
     "tasks": {"distributed"},
     "engine": set(),
+    "kubernetes": {"dask", "dask_kubernetes", "distributed", "httpx", "kr8s", "psutil"},
+    "cluster": {"dask", "dask_gateway", "dask_jobqueue", "distributed", "psutil"},
+    "widgets": {"anywidget", "traitlets"},
     "plots": {"matplotlib", "mplhep", "scipy"},
     "results": {"pyarrow"},
     "__main__": {"click", "distributed", "tqdm"},
     "toy": {"uproot", "awkward"},
 }
 HEAVY = {"awkward", "hist", "matplotlib", "mplhep", "numba", "pyarrow", "scipy", "uhi", "uproot"}
+HEAVY |= {"anywidget", "dask_kubernetes", "httpx", "ipywidgets", "kr8s", "psutil", "traitlets"}
 HEAVY |= {"aiohttp", "dask", "distributed", "fsspec", "requests"}
 VAGUE = {"utils", "util", "core", "base", "common", "helpers", "misc", "tools"}
 

@@ -20,7 +20,10 @@ RUN = "pip install -e . && higgsnb run"
 TEST = "pip install -e '.[test]' && pytest"
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 LOADED_BY_NAME = {"certifi", "xrootd", "fsspec-xrootd"}  # `files` looks whether they are there
-LOADED_BY_OTHERS = {"fsspec", "boost-histogram", "nbval", "ipykernel"}  # by uproot, hist, pytest, the notebooks
+LOADED_BY_OTHERS = {"fsspec", "boost_histogram", "nbval", "ipykernel"}  # by uproot, hist, pytest, the notebooks
+LOADED_BY_OTHERS |= {"anywidget", "kubernetes_validate", "yaml"}  # by the package, and where a test skips without
+OPTIONAL = ("notebook", "kubernetes", "batch", "gateway")  # extras that parts of the package need
+WITH_OTHERS = {"IPython", "httpx", "psutil", "tornado", "traitlets"}  # ipykernel, kr8s, distributed and anywidget bring them
 
 
 def read(name: str) -> str:
@@ -33,6 +36,11 @@ def project() -> dict:
 
 def distributions(requirements: list[str]) -> set[str]:
     return {re.split(r"[^\w.-]", requirement)[0] for requirement in requirements}
+
+
+def modules(requirements: list[str]) -> set[str]:
+    """The names by which distributions are imported."""
+    return {{"pyyaml": "yaml"}.get(name, name.replace("-", "_")) for name in distributions(requirements)}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +85,9 @@ def test_version_is_the_same_everywhere() -> None:
 def imported(folder: str) -> set[str]:
     """The third-party libraries that the modules of a folder import, also lazily."""
     names: set[str] = set()
-    own = {path.stem for path in (ROOT / folder).glob("*.py")} | {"higgsnb"}
-    for path in (ROOT / folder).glob("*.py"):
+    paths = [path for path in (ROOT / folder).rglob("*.py") if path.parent.name != "data"]  # there: how files were made
+    own = {path.stem for path in paths} | {"higgsnb"}
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 names |= {alias.name for alias in node.names}
@@ -88,14 +97,17 @@ def imported(folder: str) -> set[str]:
 
 
 def test_package_declares_what_it_imports_and_nothing_else() -> None:
-    assert imported("higgsnb") == distributions(project()["dependencies"]) - LOADED_BY_NAME - LOADED_BY_OTHERS
+    needed = modules(project()["dependencies"]) - LOADED_BY_NAME - LOADED_BY_OTHERS
+    extras = project()["optional-dependencies"]
+    optional = set().union(*(modules(extras[name]) for name in OPTIONAL))
+    assert needed <= imported("higgsnb") <= needed | optional | WITH_OTHERS
 
 
 def test_tests_need_what_the_test_extra_brings_and_nothing_else() -> None:
-    extra = distributions(project()["optional-dependencies"]["test"])
-    dependencies = distributions(project()["dependencies"])
-    indirectly = {"IPython"}  # ipykernel needs it
-    assert imported("tests") <= dependencies | extra | indirectly
+    extras = project()["optional-dependencies"]
+    extra, dependencies = modules(extras["test"]), modules(project()["dependencies"])
+    skipped_without = modules(extras["kubernetes"]) | modules(extras["browser"])
+    assert imported("tests") <= dependencies | extra | skipped_without | WITH_OTHERS
     assert extra - LOADED_BY_OTHERS <= imported("tests")
 
 

@@ -1,0 +1,685 @@
+"""Views for notebooks: a spectrum that grows while a run goes on, and a panel that starts a cluster.
+
+Both keep one dict, ``state``, which is sent to the browser whole, so that what is shown always belongs together. The
+browser never changes it: it sends short messages (``{"do": "stop"}``). So a state may be set from any thread, and no
+two sides write the same thing. The work goes on in threads of its own; nothing here blocks the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import tempfile
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Generator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, cast
+from urllib.parse import urlsplit
+
+import anywidget
+import numpy as np
+import numpy.typing as npt
+import traitlets
+
+from higgsnb import cluster as clusters
+from higgsnb import engine, files, histograms, plots
+from higgsnb.analysis import Result
+from higgsnb.selection import CHANNELS
+
+if TYPE_CHECKING:
+    from higgsnb.cluster import Cluster, ClusterState
+    from higgsnb.datasets import Campaign
+    from higgsnb.selection import Selection
+
+SECONDS_PER_HEARTBEAT = 20.0
+"""A sign of life at least so often: hubs end sessions that send nothing (mybinder.org after 600 s)."""
+SECONDS_OF_PACE = 20.0
+"""Events a second are averaged over the latest so many seconds."""
+MOST_FAILURES_SHOWN = 50
+
+WORDS = {
+    "ready": "Ready to start",
+    "starting": "Starting",
+    "running": "Running",
+    "stopping": "Stopping",
+    "stopped": "Stopped; what is finished is kept",
+    "complete": "Complete",
+    "incomplete": "Finished, but not complete",
+    "failed": "Failed",
+}
+PLACES = {
+    "auto": "best for this place",
+    "local": "this machine",
+    "kubernetes": "Kubernetes",
+    "gateway": "Dask Gateway",
+    "slurm": "Slurm",
+    "htcondor": "HTCondor",
+}
+"""What each of `cluster.KINDS` is called in the panel."""
+
+State = dict[str, Any]
+Floats = npt.NDArray[np.float64]
+
+
+# --- What both widgets need ------------------------------------------------------------------------------------
+
+
+def _static(*names: str) -> str:
+    """Return files of the package one after the other, as one text."""
+    folder = resources.files("higgsnb") / "static"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def _problem(error: BaseException) -> dict[str, str]:
+    """Say an exception in words: errors of this package have the remedy in the lines after the first."""
+    what, _, remedy = files.redact(str(error)).partition("\n")
+    if remedy:
+        return {"what": what, "remedy": remedy}
+    unexpected = f"{type(error).__name__}: {what}" if what else type(error).__name__
+    return {"what": unexpected, "remedy": "Try again. The exception itself is in the attribute `error` of the widget."}
+
+
+class _Ending:
+    """A context that tells how it ended, by an exception or (None) without, and lets no exception go further."""
+
+    def __init__(self, tell: Callable[[BaseException | None], None]) -> None:
+        self.tell = tell
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> bool:
+        self.tell(error)
+        return True
+
+
+class _View(anywidget.AnyWidget):
+    """A widget that shows ``state`` and does what the browser's messages ask for."""
+
+    state = traitlets.Dict().tag(sync=True)
+    heartbeat = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, state: State, actions: Mapping[str, Callable[[State], None]]) -> None:
+        super().__init__(state=state)
+        self.error: BaseException | None = None
+        self._actions = actions
+        self._changing = threading.RLock()
+        self.on_msg(self._obey)
+
+    def __del__(self) -> None:
+        """Close the connection to the page, no more: what becomes garbage has nothing running."""
+        anywidget.AnyWidget.close(self)
+
+    def _obey(self, _: _View, content: State, __: list[bytes]) -> None:
+        """Do what a message of the browser asks for; unknown messages are ignored."""
+        action = self._actions.get(content.get("do", ""))
+        if action is not None:
+            action(content)
+
+    def _change(self, **changes: Any) -> None:
+        """Replace some entries of the state and send it whole."""
+        with self._changing:
+            self.state = {**self.state, **changes}
+
+    def _beat(self) -> None:
+        with self._changing:
+            self.heartbeat += 1
+
+
+# --- The spectrum ----------------------------------------------------------------------------------------------
+
+
+def spectrum(result: Result, histogram: str = "mass_4l") -> State:
+    """Return what `LiveHistogram` draws of a result, as plain JSON.
+
+    Parameters
+    ----------
+    result
+        A result, complete or not.
+    histogram
+        The name of one of `histograms.AXES`.
+
+    Returns
+    -------
+    dict
+        ``edges`` (bins + 1); ``data`` with counts and central 68.27 % Poisson intervals, None without data; ``stack``
+        from the bottom to the top, with the expected events of each process; ``total`` and ``error`` (bins), the sum
+        and its statistical error; ``coverage``, ``percent`` and ``warning`` (empty if the result is complete).
+
+    Raises
+    ------
+    KeyError
+        If there is no histogram of that name; lists those there are.
+    """
+    axis = histograms.axis(histogram)
+    heights, variance = _prediction(result, histogram)
+    total = sum(heights.values(), np.zeros(axis.bins))
+    others = [process for process in heights if process not in plots.COLOURS]
+    stack = [_layer(process, heights[process], others) for process in plots.stack_order(heights)]
+    label = f"{axis.label} [{axis.unit}]" if axis.unit else axis.label
+    return {
+        **_texts(result),
+        "axis": {"variable": label, "heights": plots.per_bin_label(axis.edges, histogram, label)},
+        "edges": axis.edges.tolist(),
+        "data": _data(result, histogram),
+        "stack": stack,
+        "total": _rounded(total),
+        "error": _rounded(np.sqrt(variance)),
+        "coverage": result.coverage._asdict(),
+        "failed": [failure.as_dict() for failure in result.failed[:MOST_FAILURES_SHOWN]],
+        "failed_total": len(result.failed),
+    }
+
+
+def _texts(result: Result) -> dict[str, str]:
+    """Return what is written around the spectrum."""
+    done, total = result.coverage.events
+    return {
+        "heading": plots.heading(result),
+        "luminosity": plots.luminosity_label(result),
+        "title": f"{result.campaign.title} — selection {result.selection.name}",
+        "warning": plots.coverage_text(result),
+        "percent": "100 %" if result.complete else plots.percent(done, total) if total else "0 %",
+    }
+
+
+def _prediction(result: Result, histogram: str) -> tuple[dict[str, Floats], Floats]:
+    """Return expected events per bin of each process, and the variance of their sum."""
+    heights: dict[str, Floats] = {}
+    variance = np.zeros(histograms.axis(histogram).bins)
+    for dataset in result.campaign.datasets:
+        if dataset.is_data:
+            continue
+        rows = histograms.counts_of(result.counts[dataset.name], histogram)[:, 1:-1]
+        by_channel = result.weights.get(dataset.name, {})
+        weights = np.array([by_channel.get(channel, 0.0) for channel in CHANNELS])
+        heights[dataset.process] = heights.get(dataset.process, 0.0) + np.asarray(weights @ rows, np.float64)
+        variance += weights**2 @ rows
+    return heights, variance
+
+
+def _layer(process: str, heights: Floats, others: list[str]) -> State:
+    """Return one process of the stack."""
+    return {
+        "process": process,
+        "label": plots.LABELS.get(process, process),
+        "colour": plots.colour(process, others),
+        "heights": _rounded(heights),
+        "sum": float(heights.sum()),
+    }
+
+
+def _data(result: Result, histogram: str) -> State | None:
+    """Return counts per bin with their exact Poisson intervals; None if the campaign has no data."""
+    names = [dataset.name for dataset in result.campaign.datasets if dataset.is_data]
+    if not names:
+        return None
+    counts = sum(histograms.counts_of(result.counts[name], histogram)[:, 1:-1].sum(axis=0) for name in names)
+    low, high = plots.garwood(counts)
+    label = "Simulated data" if result.simulated else "Data"
+    counted = np.asarray(counts).tolist()
+    return {"label": label, "sum": sum(counted), "counts": counted, "low": _rounded(low), "high": _rounded(high)}
+
+
+def _rounded(values: Floats) -> list[float]:
+    """Return values to 1e-5 of an event: far finer than a pixel, and a third of the bytes."""
+    return cast("list[float]", np.round(values, 5).tolist())
+
+
+class Pace:
+    """How fast events are counted, over the latest `SECONDS_OF_PACE`."""
+
+    def __init__(self) -> None:
+        self._marks: deque[tuple[float, int]] = deque()
+
+    def add(self, now: float, done: int) -> None:
+        """Note that ``done`` events were counted at the time ``now`` in seconds."""
+        self._marks.append((now, done))
+        while len(self._marks) > 2 and now - self._marks[1][0] >= SECONDS_OF_PACE:
+            self._marks.popleft()
+
+    @property
+    def rate(self) -> float | None:
+        """Events a second; None before there are two marks, or if nothing moved."""
+        if len(self._marks) < 2:
+            return None
+        (begun, first), (now, last) = self._marks[0], self._marks[-1]
+        return (last - first) / (now - begun) if last > first and now > begun else None
+
+    def seconds_left(self, total: float) -> float | None:
+        """Return the seconds until ``total`` events are counted at this rate; None if there is no rate."""
+        return None if self.rate is None else max(0.0, total - self._marks[-1][1]) / self.rate
+
+
+class LiveHistogram(_View):
+    """A stacked spectrum that grows while a campaign is analysed, with buttons to start, stop and resume.
+
+    Parameters
+    ----------
+    campaign, selection
+        What to analyse, what to keep.
+    histogram
+        The name of one of `histograms.AXES`.
+    **options
+        Those of `engine.run`. Without ``ledger`` there is one in a temporary folder, so that a stopped run can be
+        resumed for as long as the widget lives; with ``ledger=None`` a stopped run begins again. ``fresh`` applies to
+        the first start only.
+
+    Attributes
+    ----------
+    result
+        The newest `Result`, partial while the run goes on; None before the first.
+    error
+        The exception that ended the latest run, or None. It is also shown, with its remedy.
+    """
+
+    _esm = _static("elements.js", "live_histogram.js")
+    _css = _static("widgets.css")
+
+    def __init__(self, campaign: Campaign, selection: Selection, *, histogram: str = "mass_4l", **options: Any) -> None:
+        self.result: Result | None
+        self._campaign, self._selection, self._histogram = campaign, selection, histogram
+        self._own_ledger = "ledger" not in options
+        if self._own_ledger:
+            folder = tempfile.mkdtemp(prefix="higgsnb-")
+            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
+            options["ledger"] = Path(folder) / "ledger.sqlite"
+        self._fresh = options.pop("fresh", False)
+        self._options = options
+        self._stopping = threading.Event()
+        self._idle = threading.Event()
+        self._idle.set()
+        self._pace = Pace()
+        state = {**self._blank(), "phase": "ready", "problem": None, "rate": None, "seconds_left": None}
+        state["resumable"] = options["ledger"] is not None
+        super().__init__(
+            {**state, "words": _words(state)}, {"start": lambda _: self.start(), "stop": lambda _: self.stop()}
+        )
+
+    def __repr__(self) -> str:
+        state = self.state
+        return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
+
+    def start(self) -> None:
+        """Start the run in a thread, or resume it; does nothing while it runs."""
+        with self._changing:
+            if not self._idle.is_set():
+                return
+            self._idle.clear()
+            self._stopping.clear()
+            self.error, self._pace = None, Pace()
+            fresh = self._fresh or (self.state["phase"] == "complete" and self._own_ledger)
+            self._fresh = False
+            shown = self._blank() if fresh or not self.state["resumable"] else {}
+            self._enter("starting", **shown, problem=None, rate=None, seconds_left=None)
+        for target in (partial(self._run, fresh), self._keep_alive):
+            threading.Thread(target=target, name="higgsnb-live", daemon=True).start()
+
+    def stop(self) -> None:
+        """Ask the run to stop after the chunks that are being counted; what is finished stays in the ledger."""
+        with self._changing:
+            if not self._idle.is_set():
+                self._stopping.set()
+                self._enter("stopping")
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until nothing runs any more, at most ``timeout`` seconds; return whether that is so."""
+        return self._idle.wait(timeout)
+
+    def close(self) -> None:
+        """Stop the run and take the widget from the page."""
+        self.stop()
+        super().close()
+
+    def _blank(self) -> State:
+        """Forget the result; return what is shown before anything has landed."""
+        self.result = None
+        return {**spectrum(Result(self._campaign, self._selection), self._histogram), "warning": ""}
+
+    def _run(self, fresh: bool) -> None:
+        """Take results from the engine until the last one or until asked to stop."""
+        with _Ending(self._finish):
+            results = engine.run(self._campaign, self._selection, fresh=fresh, **self._options)
+            with contextlib.closing(cast("Generator[Result, None, None]", results)):
+                for result in results:
+                    self._land(result)
+                    if self._stopping.is_set():
+                        break
+
+    def _keep_alive(self) -> None:
+        """Send a sign of life now and then, also while no chunk lands."""
+        while not self._idle.wait(SECONDS_PER_HEARTBEAT):
+            self._beat()
+
+    def _land(self, result: Result) -> None:
+        """Show a result."""
+        self._pace.add(time.monotonic(), result.coverage.events[0])
+        total = result.coverage.events[1] * self._options.get("fraction", 1.0)
+        left = self._pace.seconds_left(total)
+        self.result = result
+        with self._changing:
+            phase = "stopping" if self._stopping.is_set() else "running"
+            self._enter(phase, **spectrum(result, self._histogram), rate=self._pace.rate, seconds_left=left)
+
+    def _finish(self, error: BaseException | None) -> None:
+        """Show how the run ended."""
+        self.error = error
+        with self._changing:
+            try:
+                self._enter(self._last_phase(), problem=None if error is None else _problem(error))
+            finally:
+                self._idle.set()
+
+    def _last_phase(self) -> str:
+        """Return in which phase a run has ended."""
+        if self.error is not None:
+            return "failed"
+        if self.result is not None and self.result.complete:
+            return "complete"
+        return "stopped" if self._stopping.is_set() else "incomplete"
+
+    def _enter(self, phase: str, **changes: Any) -> None:
+        """Change the phase, and what else has changed, in one message."""
+        state = {**self.state, **changes, "phase": phase}
+        self._change(**changes, phase=phase, words=_words(state))
+
+
+def _words(state: State) -> str:
+    """Say a state in one sentence or two, for screen readers."""
+    phase = WORDS[state["phase"]]
+    if state["problem"] is not None:
+        return f"{phase}: {state['problem']['what']} {state['problem']['remedy']}"
+    predicted = sum(layer["sum"] for layer in state["stack"])
+    found = [f"{predicted:.1f} events expected"]
+    if state["data"] is not None:
+        found.insert(0, f"{state['data']['sum']} events of {state['data']['label'].lower()}")
+    n = state["failed_total"]
+    failed = f" {n} file{'s' if n > 1 else ''} failed." if n else ""
+    return f"{phase}: {state['percent']} of the events counted. {', '.join(found)}.{failed}"
+
+
+# --- The cluster -----------------------------------------------------------------------------------------------
+
+
+def web_address(text: str) -> str:
+    """Return an http(s) address or an absolute path as it is, anything else as an empty text."""
+    parts = urlsplit(text)
+    good = bool(parts.hostname) if parts.scheme in ("http", "https") else re.match(r"/(?!/)", text) is not None
+    return text if good else ""
+
+
+def estimate(
+    campaign: Campaign | None,
+    *,
+    kind: str,
+    workers: int,
+    cores: int,
+    idle_timeout: float,
+    price_core_hour: float | None = None,
+    price_gb: float | None = None,
+) -> list[tuple[str, str]]:
+    """Return what a cluster will take, as (what, how much): cores, time, core-hours, data, and costs where priced.
+
+    The speed is that which ``higgsnb plan`` counts with. The price of a core-hour and of a GB of egress may be in any
+    currency.
+    """
+    total = workers * cores
+    lines = [("cores", f"{workers} × {cores} = {total}")]
+    if price_core_hour is not None:
+        lines.append(("while it is on", f"{_money(total * price_core_hour)} an hour"))
+    lost = f"{_core_hours(total * idle_timeout, price_core_hour)}, as it ends when idle for {_span(idle_timeout)}"
+    lines.append(("if forgotten", "it ends with this session" if kind == "local" else lost))
+    if campaign is None:
+        return lines
+    return [*lines, *_work(campaign, total, price_core_hour), *_traffic(campaign, price_gb)]
+
+
+def _work(campaign: Campaign, cores: int, price: float | None) -> list[tuple[str, str]]:
+    """Return time and core-hours of a campaign on so many cores."""
+    if campaign.events is None:
+        return [("time", "not known: the catalogue does not say how many events there are")]
+    seconds = campaign.events / engine.EVENTS_PER_CORE_SECOND[campaign.schema]
+    lines = [("time", f"about {_span(max(1.0, seconds / cores))} for {campaign.events:,} events")]
+    return [*lines, ("work", _core_hours(seconds, price))]
+
+
+def _traffic(campaign: Campaign, price: float | None) -> list[tuple[str, str]]:
+    """Return the volume that is read, and what its egress costs."""
+    if campaign.bytes is None:
+        return [("data", "not known: the catalogue does not say how large the files are")]
+    volume = campaign.bytes * engine.READ_SHARE[campaign.schema] / 1e9
+    lines = [("data", f"{volume:.3g} GB read")]
+    return lines if price is None else [*lines, ("egress", f"at most {_money(volume * price)}")]
+
+
+def _core_hours(core_seconds: float, price: float | None) -> str:
+    """Return the work of so many seconds of one core, and its price if there is one."""
+    number = f"{core_seconds / 3600:.2g}"
+    hours = f"{number} core-hour{'' if number == '1' else 's'}"
+    return hours if price is None else f"{hours} ({_money(core_seconds / 3600 * price)})"
+
+
+def _money(amount: float) -> str:
+    """Return an amount, never 0.00 for what costs something."""
+    return "below 0.01" if 0 < amount < 0.01 else f"{amount:.2f}"
+
+
+def _span(seconds: float) -> str:
+    """Return a time in the unit that suits it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class ClusterControl(_View):
+    """A panel that starts, scales, describes and stops a Dask cluster.
+
+    Parameters
+    ----------
+    campaign
+        For the estimate of time and data; optional.
+    price_core_hour, price_gb
+        Prices in any currency, for the estimate of costs; optional.
+    launch
+        What makes the cluster: `cluster.launch`, or a function like it.
+    **options
+        Those of `cluster.launch`: ``kind``, ``workers``, ``cores``, ``memory``, which are the first choice in the
+        panel, and all others, which are passed on.
+
+    Attributes
+    ----------
+    cluster
+        The running `Cluster`, or None.
+    error
+        The exception that ended the latest action, or None. It is also shown, with its remedy.
+    """
+
+    _esm = _static("elements.js", "cluster_control.js")
+    _css = _static("widgets.css")
+
+    def __init__(
+        self,
+        *,
+        campaign: Campaign | None = None,
+        price_core_hour: float | None = None,
+        price_gb: float | None = None,
+        launch: Callable[..., Cluster] = clusters.launch,
+        **options: Any,
+    ) -> None:
+        self.cluster: Cluster | None = None
+        self._launch = launch
+        choice = {"kind": "auto", "workers": 2, "cores": 1, "memory": "2GiB"}
+        choice |= {name: options.pop(name) for name in choice if options.get(name) is not None}
+        self._options = options
+        self._campaign = campaign
+        self._prices = {
+            "idle_timeout": options.get("idle_timeout", 900),
+            "price_core_hour": price_core_hour,
+            "price_gb": price_gb,
+        }
+        # One thread, so that what was asked for first is done first.
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="higgsnb-cluster")
+        self._last: Future[None] | None = None
+        self._pending = 0
+        self._launching = False
+        self._best = "auto"
+        actions = {
+            "choose": self._choose,
+            "launch": lambda _: self.launch(),
+            "scale": lambda content: self._ask(self.scale, content, "workers"),
+            "adapt": lambda content: self._ask(self.adapt, content, "minimum", "maximum"),
+            "logs": lambda _: self.show_logs(),
+            "stop": lambda _: self.stop(),
+        }
+        state = {"kinds": [(kind, PLACES[kind]) for kind in clusters.KINDS], "why": "", "choice": choice}
+        rest = {"cluster": None, "busy": "", "problem": None, "logs": None, "dashboard": ""}
+        super().__init__({**state, **rest, "costs": self._costs(choice)}, actions)
+        self._begin("looking where a cluster can run", self._look_around)
+
+    def __repr__(self) -> str:
+        found = self.state["cluster"]
+        return f"ClusterControl({found['phase'] if found else 'no cluster'})"
+
+    def launch(self) -> None:
+        """Start the chosen cluster in a thread; does nothing if there is one or one is being started."""
+        with self._changing:
+            if self.cluster is None and not self._launching:
+                self._launching = True
+                self._begin("starting the cluster", self._start)
+
+    def scale(self, workers: int) -> None:
+        """Ask for so many workers; ends adapting."""
+        self._begin(f"asking for {workers} workers", lambda: self._scale(workers))
+
+    def adapt(self, minimum: int, maximum: int) -> None:
+        """Let the cluster choose the number of workers by the work there is."""
+        self._begin(f"adapting between {minimum} and {maximum} workers", lambda: self._adapt(minimum, maximum))
+
+    def show_logs(self) -> None:
+        """Fetch what scheduler and workers have written, and show it."""
+        self._begin("fetching the logs", self._fetch_logs)
+
+    def stop(self) -> None:
+        """Stop the cluster in a thread, after what was asked for before; the panel stays and can start another."""
+        self._begin("stopping the cluster", self._stop)
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until all that was asked for is done, at most ``timeout`` seconds; return whether that is so."""
+        return self._last is None or not wait([self._last], timeout).not_done
+
+    def close(self) -> None:
+        """Stop the cluster, wait until it is gone, and take the panel from the page."""
+        self._thread.shutdown()
+        self._stop()
+        super().close()
+
+    # -- in the thread
+
+    def _look_around(self) -> None:
+        self._best, why = clusters.choose()
+        self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs(self.state["choice"]))
+
+    def _start(self) -> None:
+        try:
+            self.cluster = self._launch(**self.state["choice"], **self._options, on_state=self._follow)
+        finally:
+            self._launching = False
+        self._follow(self.cluster.state)
+
+    def _scale(self, workers: int) -> None:
+        if self.cluster is not None:
+            self.cluster.scale(workers)
+
+    def _adapt(self, minimum: int, maximum: int) -> None:
+        if self.cluster is not None:
+            self.cluster.adapt(minimum, maximum)
+
+    def _fetch_logs(self) -> None:
+        if self.cluster is not None:
+            self._change(logs=self.cluster.logs())
+
+    def _stop(self) -> None:
+        cluster, self.cluster = self.cluster, None
+        if cluster is not None:
+            cluster.close()
+            self._follow(cluster.state)
+        self._change(logs=None)
+
+    # -- what is shown
+
+    def _begin(self, what: str, action: Callable[[], None]) -> None:
+        """Queue an action and show that it is being done."""
+        with self._changing:
+            self.error = None
+            self._pending += 1
+            self._change(busy=what, problem=None)
+            self._last = self._thread.submit(self._perform, action)
+
+    def _perform(self, action: Callable[[], None]) -> None:
+        with _Ending(self._done):
+            action()
+
+    def _done(self, error: BaseException | None) -> None:
+        """Show how an action ended."""
+        with self._changing:
+            self.error = error
+            self._pending -= 1
+            busy = self.state["busy"] if self._pending else ""
+            self._change(busy=busy, problem=None if error is None else _problem(error))
+
+    def _follow(self, state: ClusterState) -> None:
+        """Show what the cluster says of itself; called from whatever thread."""
+        link = web_address(state.dashboard) if state.phase in ("ready", "scaling") else ""
+        self._change(cluster=state.as_dict(), dashboard=link)
+
+    def _costs(self, choice: State) -> list[tuple[str, str]]:
+        """Return what a choice will take."""
+        kind = self._best if choice["kind"] == "auto" else choice["kind"]
+        sizes = {"workers": choice["workers"], "cores": choice["cores"]}
+        return estimate(self._campaign, kind=kind, **sizes, **self._prices)
+
+    def _choose(self, content: State) -> None:
+        """Take a choice from the form."""
+        choice = {name: content[name] for name in self.state["choice"] if name in content}
+        try:
+            self._check(choice)
+        except ValueError as error:
+            self._change(problem=_problem(error))
+        else:
+            choice = {**self.state["choice"], **choice}
+            self._change(choice=choice, costs=self._costs(choice), problem=None)
+
+    def _ask(self, action: Callable[..., None], content: State, *names: str) -> None:
+        """Do what a form asks for, or show what is wrong in it."""
+        try:
+            for name in names:
+                _check_number(name, content.get(name))
+            action(*(content[name] for name in names))
+        except ValueError as error:
+            self._change(problem=_problem(error))
+
+    def _check(self, choice: Mapping[str, Any]) -> None:
+        """Complain about a choice that no cluster can have."""
+        if choice.get("kind", "auto") not in clusters.KINDS:
+            raise ValueError(f"kind = {choice['kind']!r}; expected one of {', '.join(clusters.KINDS)}")
+        for name in ("workers", "cores"):
+            if name in choice:
+                _check_number(name, choice[name], least=1)
+        if "memory" in choice:
+            clusters.parse_memory(choice["memory"])
+
+
+def _check_number(name: str, value: object, least: int = 0) -> None:
+    """Complain about what is not a whole number of workers or cores."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 10_000:
+        raise ValueError(f"{name} = {value}; expected a whole number from {least} to 10,000\nCorrect it and try again.")
