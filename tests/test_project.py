@@ -23,7 +23,13 @@ LOADED_BY_NAME = {"certifi", "xrootd", "fsspec-xrootd"}  # `files` looks whether
 LOADED_BY_OTHERS = {"fsspec", "boost_histogram", "nbval", "ipykernel"}  # by uproot, hist, pytest, the notebooks
 LOADED_BY_OTHERS |= {"anywidget", "kubernetes_validate", "yaml"}  # by the package, and where a test skips without
 OPTIONAL = ("notebook", "kubernetes", "batch", "gateway")  # extras that parts of the package need
-WITH_OTHERS = {"IPython", "httpx", "psutil", "tornado", "traitlets"}  # ipykernel, kr8s, distributed and anywidget bring them
+WITH_OTHERS = {
+    "IPython",
+    "httpx",
+    "psutil",
+    "tornado",
+    "traitlets",
+}  # come with ipykernel, kr8s, distributed, anywidget
 
 
 def read(name: str) -> str:
