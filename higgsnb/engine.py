@@ -306,10 +306,8 @@ def _inspecting(
 
 def _plan(state: _Run, chunk_events: int, fraction: float) -> None:
     """Split the files that could be opened into chunks."""
-    entries = {}
-    for d, dataset in enumerate(state.campaign.datasets):
-        for f, file in enumerate(dataset.files):
-            entries[file.url] = state.files[d, f].entries if (d, f) in state.files else 0
+    entries = dict.fromkeys((file.url for file in state.campaign.files), 0)
+    entries |= {state.campaign.datasets[d].files[f].url: info.entries for (d, f), info in state.files.items()}
     chunks = datasets.chunks(state.campaign, entries, chunk_events, fraction)
     state.chunks = [chunk for chunk in chunks if (chunk.dataset_index, chunk.file_index) in state.files]
 

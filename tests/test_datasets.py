@@ -500,6 +500,16 @@ def test_same_file_under_two_addresses_is_counted_once_and_named(three_files: Pa
     assert not result.complete
 
 
+def test_same_address_in_two_datasets_is_counted_once(three_files: Path) -> None:
+    file = File(str(three_files / "a.root"))
+    both = Campaign("two", "two", "outreach", 1.0, 0.1, 8.0, "open2012", (
+        Dataset("x", "data", files=(file,)), Dataset("y", "data", files=(file,)),
+    ))  # fmt: skip
+    (*_, result) = engine.run(both, selection.load("open2012"))
+    assert [failure.error for failure in result.failed] == ["DuplicateFileError"]
+    assert result.tally.units == {(0, 0): ((0, 30),)}
+
+
 def test_run_of_a_catalogue_whose_total_is_wrong_stops_before_any_event(three_files: Path) -> None:
     path = three_files / "wrong.toml"
     path.write_text(TWO_FILES.format(total=49, files=UNTOLD))
