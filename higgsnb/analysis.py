@@ -208,7 +208,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     if chunk.schema == "nanoaod" and not chunk.is_data:
         events.check_weights(chunk)
     read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
-    read, n_events, segments = _certified(read, chunk)
+    read, n_events, segments = certified(read, chunk)
     candidates = select(read.leptons, selection, chunk.stream)
     candidates.cutflow[list(selection.channels(chunk.stream)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
@@ -252,7 +252,7 @@ def _certain(chunk: Chunk, segments: Segments) -> npt.NDArray[np.bool_]:
     return luminosity.kept_mask(chunk.golden_json).holds(segments.keys)
 
 
-def _certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:
+def certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:
     """Return the events in certified lumi sections, how many of all events of the chunk are in one, and the sections.
 
     Run and section of all events are read only if the campaign has lumi sections; else the sections are None.
@@ -674,9 +674,9 @@ class Result:
     @cached_property
     def duplicates(self) -> npt.NDArray[np.bool_]:
         """Which rows are events of data that an earlier stream, or an earlier file, holds already."""
-        return find_duplicates(self._all_rows, self._precedence(), one_per_event=self.selection.one_per_event)
+        return find_duplicates(self._all_rows, self.precedence(), one_per_event=self.selection.one_per_event)
 
-    def _precedence(self) -> Integers:
+    def precedence(self) -> Integers:
         """Return the rank of each dataset for `find_duplicates`, −1 for simulation, which is never compared."""
         order = self.campaign.stream_precedence or STREAM_ORDER
         ranks = [order.index(d.stream) if d.stream in order else len(order) for d in self.campaign.datasets]
@@ -698,7 +698,7 @@ class Result:
         is_data = np.array([dataset.is_data for dataset in self.campaign.datasets])
         blocks = [block.rows(keep) for block in self.tally.blocks if (keep := is_data[block.dataset]).any()]
         table = _in_order(blocks)
-        return table.rows(find_duplicates(table, self._precedence(), one_per_event=self.selection.one_per_event))
+        return table.rows(find_duplicates(table, self.precedence(), one_per_event=self.selection.one_per_event))
 
     @cached_property
     def histograms(self) -> dict[str, hist.Hist[Any]]:

@@ -562,12 +562,12 @@ class Rows(NamedTuple):
     mass_z2: npt.NDArray[np.float64]
 
 
-def _cuts(selection: Selection) -> Cuts:
+def cuts_of(selection: Selection) -> Cuts:
     """Return the numbers of a selection as the kernel takes them."""
     return Cuts._make((ALGORITHMS.index(selection.algorithm), *(getattr(selection, name) for name in NUMBERS)))
 
 
-def _flavour(leptons: Leptons, name: str) -> Flavour:
+def columns_of(leptons: Leptons, name: str) -> Flavour:
     """Return one flavour's columns; a quantity that the schema does not have becomes one that passes every cut on it.
 
     Without one of dxy, dz and their errors there is no significance: the errors are then taken to be very large.
@@ -648,7 +648,7 @@ def select(leptons: Leptons, selection: Selection, stream: str | None = None) ->
     Candidates
         The selected candidates in the order of the events, with the cutflow.
     """
-    muons, electrons = _flavour(leptons, "muon"), _flavour(leptons, "electron")
+    muons, electrons = columns_of(leptons, "muon"), columns_of(leptons, "electron")
     possible, most = survey(leptons.muon_offsets, leptons.electron_offsets)
     rows = _rows(possible if selection.one_per_event else possible * len(CHANNELS))
     wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(stream))
@@ -656,6 +656,6 @@ def select(leptons: Leptons, selection: Selection, stream: str | None = None) ->
     unusable = np.zeros((2, len(QUANTITIES)), np.int64)
     n = _run(
         leptons.muon_offsets, muons, leptons.electron_offsets, electrons,
-        _cuts(selection), wanted, _event(most), stage, rows, unusable,
+        cuts_of(selection), wanted, _event(most), stage, rows, unusable,
     )  # fmt: skip
     return Candidates._make((*(column[:n] for column in rows), count_passed(stage), unusable))

@@ -32,12 +32,15 @@ import traitlets
 from higgsnb import cluster as clusters
 from higgsnb import engine, files, histograms, plots
 from higgsnb.analysis import Result
+from higgsnb.explorer import CutExplorer, EventDisplay
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.cluster import Cluster, ClusterState
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
+
+__all__ = ["ClusterControl", "CutExplorer", "EventDisplay", "LiveHistogram"]
 
 SECONDS_PER_HEARTBEAT = 20.0
 """A sign of life at least so often: hubs end sessions that send nothing (mybinder.org after 600 s)."""

@@ -1,0 +1,142 @@
+"""How long the cut explorer takes to answer: 100,000 held events with re-pairing, a million without.
+
+python benchmarks/explorer.py --json explorer.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from inputs import make
+
+from higgsnb import engine, exploring, pairings, selection
+from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.sample import Sample
+from higgsnb.selection import Selection
+
+PASSES = 15
+MOST_MS = 50.0
+
+
+@dataclass(frozen=True)
+class Row:
+    """One answer: of how many events, the median wall-clock time, and that of the processor."""
+
+    what: str
+    selection: str
+    events: int
+    wall_ms: float
+    cpu_ms: float
+
+    @property
+    def reached(self) -> bool:
+        """Whether the bar was reached."""
+        return self.wall_ms <= MOST_MS
+
+
+def load(path: Path, entries: int) -> Sample:
+    """Hold the events of a file."""
+    files = (File(url=str(path), events=entries),)
+    one = Campaign(
+        name="benchmark", title="benchmark", schema="outreach", luminosity_fb=10.0, luminosity_uncertainty=0.02,
+        energy_tev=8.0, selection="open2012", stream_precedence=("DoubleMu", "DoubleElectron"),
+        datasets=(Dataset(name="signal", process="higgs", files=files, cross_section_pb=1.0),),
+    )  # fmt: skip
+    *_, result = engine.run(one, selection.load("open2012"))
+    return Sample.load(result, reach=exploring.loosest(*(selection.load(name) for name in selection.names())))
+
+
+def repeat(sample: Sample, events: int) -> Sample:
+    """Hold the same events again and again, exactly so many."""
+    part = sample.parts[0]
+    times = -(-events // len(part.held.muons))
+    names = ("file", "entry", "run", "luminosity_block", "event", "twin")
+    columns = {name: np.tile(getattr(part, name), times)[:events] for name in names}
+    held = pairings.join([part.held] * times)
+    n_leptons = int(held.offsets[events])
+    per_event = (column[:events] for column in held[1:4])
+    per_lepton = (np.ascontiguousarray(column[:n_leptons]) for column in held[4:])
+    held = pairings.Held(held.offsets[: events + 1], *per_event, *per_lepton)
+    return Sample(sample.basis, [part._replace(held=held, **columns)], sample.reach)
+
+
+def answer(sample: Sample, chosen: Selection) -> None:
+    """What the explorer works out when a slider moves."""
+    found = sample.select(chosen)
+    rows = exploring.yields(found)
+    exploring.spectrum(found, "mass_4l")
+    exploring.cutflow(found)
+    exploring.summary(rows, exploring.expected_significance(rows))
+
+
+def measure(what: str, sample: Sample, name: str, call: Callable[[], None]) -> Row:
+    """Return the median of several passes."""
+    call()
+    wall, cpu = [], []
+    for _ in range(PASSES):
+        started, worked = time.perf_counter(), time.process_time()
+        call()
+        wall.append(1000 * (time.perf_counter() - started))
+        cpu.append(1000 * (time.process_time() - worked))
+    return Row(what, name, len(sample.parts[0].held.muons), statistics.median(wall), statistics.median(cpu))
+
+
+def moving(sample: Sample, name: str, cut: str, values: tuple[float, float]) -> Callable[[], None]:
+    """Return a call that moves a slider to and fro."""
+    turns = itertools.cycle(values)
+    return lambda: answer(sample, selection.load(name).replace(**{cut: next(turns)}))
+
+
+def distribution(sample: Sample, name: str) -> Callable[[], None]:
+    """Return a call that takes up another slider: its distribution after all other cuts."""
+    turns = itertools.cycle((("muon_pt_min", 6.0), ("z1_mass_min", 41.0)))
+
+    def call() -> None:
+        cut, value = next(turns)
+        exploring.n_minus_1(sample, selection.load(name).replace(**{cut: value}), cut)
+
+    return call
+
+
+def rows(held: Sample) -> Iterator[Row]:
+    """Measure everything."""
+    small, large = repeat(held, 100_000), repeat(held, 1_000_000)
+    for name in selection.names():
+        yield measure("a cut on leptons, re-pairing", small, name, moving(small, name, "muon_pt_min", (5.5, 6.0)))
+        yield measure("a cut on pairs", small, name, moving(small, name, "z1_mass_min", (40.0, 41.0)))
+        yield measure("N−1 of another cut", small, name, distribution(small, name))
+        yield measure("a cut on pairs", large, name, moving(large, name, "z1_mass_min", (40.0, 41.0)))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", type=Path, help="write the numbers here")
+    parser.add_argument("--events", type=int, default=100_000, help="events in the file that is made")
+    parser.add_argument("--folder", type=Path, help="keep the file here")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = arguments.folder or Path(temporary)
+        path = make(folder, arguments.events, codec="zlib", layout="large", signal=True)
+        found = []
+        print(f"{'what':30} {'selection':10} {'events':>10} {'wall':>9} {'CPU':>9}   at most {MOST_MS:g} ms")
+        for row in rows(load(path, arguments.events)):
+            found.append(row)
+            mark = "ok" if row.reached else "MISSED"
+            print(
+                f"{row.what:30} {row.selection:10} {row.events:10,} {row.wall_ms:6.1f} ms {row.cpu_ms:6.1f} ms   {mark}"
+            )
+    if arguments.json:
+        arguments.json.write_text(json.dumps([asdict(row) for row in found], indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

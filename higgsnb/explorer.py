@@ -1,0 +1,406 @@
+"""Two views for notebooks and dashboards: `CutExplorer` moves cuts, `EventDisplay` shows one event.
+
+No logic is in here: the numbers come from `exploring`, the drawing is in ``static/explorer.js``, which loads nothing
+from any network. Both work in JupyterLab and in Voilà alike.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import anywidget
+import traitlets
+
+from higgsnb import datasets, engine, exploring, files
+from higgsnb import selection as selections
+from higgsnb.analysis import Result
+from higgsnb.plots import COLOURS, LABELS, OTHER_COLOURS, coverage_text
+from higgsnb.sample import AXES, Outcome, Sample
+from higgsnb.selection import CHANNELS, Selection, SelectionError
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Campaign
+
+STATIC = Path(__file__).parent / "static"
+SECONDS_AT_A_TIME = 0.05
+"""How long the explorer works at a time on what nobody waits for."""
+_NEEDS = {
+    "muon_isolation_max": ("muon_isolation",),
+    "electron_isolation_max": ("electron_isolation",),
+    "dxy_max": ("muon_dxy", "electron_dxy"),
+    "dz_max": ("muon_dz", "electron_dz"),
+    "sip_max": ("muon_dxy_error", "electron_dxy_error"),
+}
+"""Columns without which a cut has no meaning."""
+
+
+class CutExplorer(anywidget.AnyWidget):
+    """Every cut of a selection as a slider; spectrum, yields, cutflow and single events follow at once.
+
+    ``selection`` is what is set, ``select`` sets it, ``outcome`` holds the numbers, ``result()`` the full analysis with
+    the same selection, ``snippet`` the code that repeats it.
+    """
+
+    _esm = STATIC / "explorer.js"
+    _css = STATIC / "explorer.css"
+
+    setup = traitlets.Dict(help="What never changes: controls, selections, processes").tag(sync=True)
+    base = traitlets.Unicode(help="Name of the selection that was begun with").tag(sync=True)
+    cuts = traitlets.Dict(help="Value of every control").tag(sync=True)
+    kept = traitlets.Dict(help="Base and cuts of the selection to compare with; empty: none").tag(sync=True)
+    variable = traitlets.Unicode("mass_4l", help="Name of the spectrum").tag(sync=True)
+    focus = traitlets.Unicode("muon_pt_min", help="The cut that is being moved").tag(sync=True)
+    bin = traitlets.Int(-1, help="Chosen bin of the spectrum; −1: none").tag(sync=True)
+    place: traitlets.List[int] = traitlets.List(help="Chosen event: (dataset, place); empty: none").tag(sync=True)
+    asked = traitlets.Int(0, help="Counts the questions of the view").tag(sync=True)
+    rest = traitlets.Int(0, help="The question after which the view has come to rest").tag(sync=True)
+    view = traitlets.Dict(help="What the selection gives").tag(sync=True)
+    distribution = traitlets.Dict(help="The quantity of the cut in focus after all other cuts").tag(sync=True)
+    without = traitlets.Dict(help="Yields with one cut removed").tag(sync=True)
+    listing = traitlets.Dict(help="Candidates in the chosen bin").tag(sync=True)
+    event = traitlets.Dict(help="The chosen event").tag(sync=True)
+
+    def __init__(
+        self,
+        source: Result | Campaign | str = "toy",
+        selection: Selection | str | None = None,
+        *,
+        skims_folder: Path | None = None,
+        workers: int | None = None,
+    ) -> None:
+        """Load the events and show them.
+
+        Parameters
+        ----------
+        source
+            A result of `engine.run`, whose events are read again; or a campaign or its name, which is analysed first.
+        selection
+            What to begin with: a selection or the name of one; default: that of the result or of the campaign.
+        skims_folder
+            Where skims are kept between runs, see `skims`; default: in the cache.
+        workers
+            Number of threads; default: one for each core.
+
+        Raises
+        ------
+        ValueError, OSError
+            As `engine.run` and `Sample.load` do.
+        """
+        self._skims = files.cache_folder() / "skims" if skims_folder is None else skims_folder
+        self._workers = workers
+        result = source if isinstance(source, Result) else self._analyse(source, selection)
+        first = _selection(selection) if selection is not None else result.selection
+        self._bases = _bases(first)
+        reach = exploring.loosest(*self._bases.values(), first)
+        self.sample = Sample.load(result, reach=reach, skims_folder=self._skims, workers=workers)
+        self._found: Outcome | None = None
+        self._kept_view: tuple[Any, dict[str, Any] | None] = ((), None)
+        self._distributions: dict[tuple[str, str], dict[str, Any]] = {}
+        super().__init__(setup=_setup(result, self._bases), base=_base_name(self._bases, first), cuts=_cuts(first))
+        self._update()
+        self._show_distribution()
+        self.observe(self._update, ["cuts", "base", "asked"])
+        self.observe(self._redraw, ["variable", "kept"])
+        self.observe(self._show_distribution, ["focus"])
+        self.observe(self._list, ["bin"])
+        self.observe(self._show_event, ["place"])
+        self.observe(self._work_on, ["rest"])
+
+    # -- for programs
+
+    @property
+    def selection(self) -> Selection:
+        """The selection that is set.
+
+        Raises
+        ------
+        SelectionError
+            If the cuts contradict each other.
+        """
+        return self._selection_of(self.base, self.cuts)
+
+    def select(self, selection: Selection | str | None = None, **cuts: float) -> None:
+        """Set a selection, or some cuts of the present one.
+
+        Raises
+        ------
+        SelectionError
+            If there is no such selection or cut, or a value makes no sense or is looser than what is in memory.
+        """
+        wanted = (self.selection if selection is None else _selection(selection)).replace(**cuts)
+        self.sample.check(wanted)
+        base = _base_name(self._bases, wanted)
+        with self.hold_trait_notifications():
+            self.base, self.cuts, self.asked = base, _cuts(wanted), self.asked + 1
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the selection keeps."""
+        return self.sample.select(self.selection)
+
+    def result(self) -> Result:
+        """Analyse the whole campaign with this selection; the same numbers, and all that a `Result` has."""
+        return self._analyse(self.sample.campaign, self.selection)
+
+    @property
+    def snippet(self) -> str:
+        """The lines of Python that repeat this selection."""
+        return exploring.snippet(self.sample.campaign.name, self._bases[self.base], self.selection)
+
+    # -- the work
+
+    def _analyse(self, source: Campaign | str, selection: Selection | str | None) -> Result:
+        """Run the analysis to its end."""
+        campaign = datasets.load(source) if isinstance(source, str) else source
+        chosen = _selection(campaign.selection if selection is None else selection)
+        *_, result = engine.run(campaign, chosen, skims_folder=self._skims, workers=self._workers)
+        return result
+
+    def _selection_of(self, base: str, cuts: dict[str, Any]) -> Selection:
+        """Return a selection from what the view has set; complain about what is no cut of it."""
+        if base not in self._bases:
+            raise SelectionError(f"no selection {base!r}; known: {', '.join(self._bases)}")
+        known = {one.cut for one in exploring.CONTROLS}
+        return self._bases[base].replace(**{cut: value for cut, value in cuts.items() if cut in known})
+
+    def _update(self, _change: Any = None) -> None:
+        """Select, and show what follows; a selection that makes no sense is shown as what it is."""
+        started = time.perf_counter()
+        key = (self.base, tuple(sorted(self.cuts.items())), self.asked)
+        if self.view and self.view["key"] == list(map(str, key)):
+            return
+        try:
+            chosen = self.selection
+            self._found = self.sample.select(chosen)
+        except SelectionError as error:
+            self.view = {**self.view, "error": str(error), "asked": self.asked, "key": list(map(str, key))}
+            return
+        self._distributions = {
+            k: v for k, v in self._distributions.items() if k[1] == self._without_digest(chosen, k[0])
+        }
+        self.view = self._view(chosen, started) | {"key": list(map(str, key))}
+        self._show_distribution()
+        self._list()
+
+    def _view(self, chosen: Selection, started: float) -> dict[str, Any]:
+        """Return what is shown of the present selection."""
+        found = self._chosen()
+        rows = exploring.yields(found)
+        promise = exploring.expected_significance(rows)
+        return {
+            "error": "",
+            "asked": self.asked,
+            "spectrum": exploring.spectrum(found, self.variable),
+            "yields": rows,
+            "cutflow": exploring.cutflow(found),
+            "kept": self._kept(),
+            "changes": exploring.changes(self._bases[self.base], chosen),
+            "snippet": exploring.snippet(self.sample.campaign.name, self._bases[self.base], chosen),
+            "summary": exploring.summary(rows, promise),
+            "milliseconds": round(1000 * (time.perf_counter() - started), 2),
+        }
+
+    def _chosen(self) -> Outcome:
+        """Return what the present selection keeps."""
+        if self._found is None:
+            self._found = self.sample.select(self.selection)
+        return self._found
+
+    def _redraw(self, _change: Any = None) -> None:
+        """Show another spectrum, or another selection to compare with."""
+        if self._found is not None:
+            key = self.view["key"]
+            self.view = self._view(self._found.selection, time.perf_counter()) | {"key": key, "redrawn": self.variable}
+            self._list()
+
+    def _kept(self) -> dict[str, Any] | None:
+        """Return spectrum and yields of the selection to compare with."""
+        if not self.kept:
+            return None
+        key = (self.variable, str(self.kept))
+        if self._kept_view[0] != key:
+            try:
+                other = self._selection_of(str(self.kept.get("base")), dict(self.kept.get("cuts", {})))
+                found = self.sample.select(other, slot="aside")
+            except SelectionError:
+                return None
+            shown = {"spectrum": exploring.spectrum(found, self.variable), "yields": exploring.yields(found)}
+            self._kept_view = (key, shown)
+        return self._kept_view[1]
+
+    def _without_digest(self, chosen: Selection, cut: str) -> str:
+        """Return what a distribution without one cut depends on."""
+        return exploring.without(chosen, cut).digest
+
+    def _distribution(self, cut: str) -> dict[str, Any]:
+        """Return the distribution without one cut; it stays the same while this cut is moved."""
+        chosen = self._chosen().selection
+        key = (cut, self._without_digest(chosen, cut))
+        if key not in self._distributions:
+            self._distributions[key] = exploring.n_minus_1(self.sample, chosen, cut)
+        return self._distributions[key]
+
+    def _show_distribution(self, _change: Any = None) -> None:
+        """Show the distribution of the cut in focus."""
+        if self.focus in {one.cut for one in exploring.CONTROLS}:
+            self.distribution = self._distribution(self.focus)
+
+    def _work_on(self, _change: Any = None) -> None:
+        """Work on the yields with one cut removed, for a short while; the view asks again until they are complete."""
+        stop = time.perf_counter() + SECONDS_AT_A_TIME
+        rows: dict[str, Any] = {}
+        active = [one.cut for one in exploring.CONTROLS if one.cut not in self.setup["off"]]
+        begun = False
+        for cut in active:
+            known = (cut, self._without_digest(self._chosen().selection, cut)) in self._distributions
+            if known or not begun or time.perf_counter() < stop:
+                rows[cut] = self._distribution(cut)["yields"]
+                begun = begun or not known
+        self.without = {"rows": rows, "complete": len(rows) == len(active), "rest": self.rest, "asked": self.asked}
+
+    def _list(self, _change: Any = None) -> None:
+        """List the candidates in the chosen bin."""
+        axis = next(axis for axis in AXES if axis.name == self.variable)
+        if not 0 <= self.bin < axis.bins:
+            self.listing = {}
+            return
+        low, high = axis.edges[self.bin : self.bin + 2]
+        title = f"{axis.label[:1].upper()}{axis.label[1:]} from {low:g} to {high:g} {axis.unit}".strip()
+        self.listing = exploring.candidates(self._chosen(), self.variable, self.bin) | {"title": title}
+
+    def _show_event(self, _change: Any = None) -> None:
+        """Show the chosen event; one that the present selection does not keep is left as it is."""
+        known = [row["place"] for row in self.listing.get("rows", [])]
+        if self.place in known:
+            self.event = exploring.event(self._chosen(), *self.place)
+        elif not self.place:
+            self.event = {}
+
+
+class EventDisplay(anywidget.AnyWidget):
+    """One candidate of a result, seen across and along the beam, with its leptons in a table."""
+
+    _esm = STATIC / "explorer.js"
+    _css = STATIC / "explorer.css"
+
+    setup = traitlets.Dict(help="What never changes").tag(sync=True)
+    event = traitlets.Dict(help="The event that is shown").tag(sync=True)
+
+    def __init__(self, result: Result, row: int = 0) -> None:
+        """Show a row of ``result.candidates``.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        self._result = result
+        super().__init__(setup={"kind": "event", "simulated": result.simulated, "note": _note(result)})
+        self.show(row)
+
+    def show(self, row: int) -> None:
+        """Show another row.
+
+        Raises
+        ------
+        IndexError
+            If there is no such row.
+        """
+        self.event = exploring.event_of(
+            self._result.candidates, row, [_process(dataset) for dataset in self._result.campaign.datasets]
+        )
+
+
+def _process(dataset: Any) -> str:
+    return "data" if dataset.is_data else str(dataset.process)
+
+
+def _selection(selection: Selection | str) -> Selection:
+    return selections.load(selection) if isinstance(selection, str) else selection
+
+
+def _cuts(selection: Selection) -> dict[str, float]:
+    """Return the value of every control."""
+    return {one.cut: getattr(selection, one.cut) for one in exploring.CONTROLS}
+
+
+def _bases(first: Selection) -> dict[str, Selection]:
+    """Return the selections that are one click away: the published ones, and any other of the user's."""
+    bases = {name: selections.load(name) for name in selections.names()}
+    if _is_variant(bases, first) is None:
+        bases[f"{first.name} (yours)" if first.name in bases else first.name] = first
+    return bases
+
+
+def _is_variant(bases: dict[str, Selection], one: Selection) -> str | None:
+    """Return the name of the selection that differs from this one in nothing but controls, its own name first."""
+    for name in sorted(bases, key=lambda name: name != one.name):
+        if bases[name].replace(**_cuts(one)).digest == one.digest:
+            return name
+    return None
+
+
+def _base_name(bases: dict[str, Selection], one: Selection) -> str:
+    """Return the name of the selection that this one is a change of."""
+    found = _is_variant(bases, one)
+    if found is None:
+        raise SelectionError(
+            f"selection {one.name!r} differs from {', '.join(bases)} in more than can be moved here\n"
+            "Make a CutExplorer that begins with it."
+        )
+    return found
+
+
+def _note(result: Result) -> str:
+    """Return what a reader must not miss."""
+    notes = ["Simulated collisions, no real data"] if result.simulated else []
+    return " — ".join(filter(None, [*notes, coverage_text(result)]))
+
+
+def _setup(result: Result, bases: dict[str, Selection]) -> dict[str, Any]:
+    """Return what the view needs to know once."""
+    campaign = result.campaign
+    luminosity = f"{result.coverage.luminosity_fb[0]:.3g} fb⁻¹"
+    energy = " and ".join(f"{energy:g}" for energy in campaign.energies_tev)
+    reach = exploring.loosest(*bases.values())
+    return {
+        "kind": "explorer",
+        "title": campaign.title,
+        "subtitle": f"{luminosity} of proton collisions at {energy} TeV; move a cut and see what it keeps",
+        "simulated": result.simulated,
+        "note": _note(result),
+        "controls": [asdict(one) | exploring.range_of(one, reach) for one in exploring.CONTROLS],
+        "off": _off(result),
+        "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],
+        "processes": _processes(campaign),
+        "channels": list(CHANNELS),
+        "variables": [{"name": axis.name, "label": _variable_label(axis)} for axis in AXES],
+        "window": f"{exploring.WINDOW[0]:g}–{exploring.WINDOW[1]:g}",
+    }
+
+
+def _variable_label(axis: Any) -> str:
+    return f"{axis.label} ({axis.start:g}–{axis.stop:g} {axis.unit})"
+
+
+def _off(result: Result) -> dict[str, str]:
+    """Return the controls that have no meaning in these data, each with the reason."""
+    lacking = [set(result.not_applied.get(dataset.name, ())) for dataset in result.campaign.datasets]
+    return {
+        cut: "not in these data"
+        for cut, columns in _NEEDS.items()
+        if lacking and all(set(columns) <= names for names in lacking)
+    }
+
+
+def _processes(campaign: Campaign) -> list[dict[str, str]]:
+    """Return the simulated processes from the bottom of the stack to its top, with labels and colours."""
+    names = list(dict.fromkeys(dataset.process for dataset in campaign.datasets if not dataset.is_data))
+    known = list(COLOURS)
+    ordered = sorted(names, key=lambda name: (known.index(name) if name in known else -1, name))
+    others = [name for name in ordered if name not in COLOURS]
+    colours = COLOURS | {name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}
+    return [{"name": name, "label": LABELS.get(name, name), "colour": colours[name]} for name in ordered]

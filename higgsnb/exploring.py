@@ -1,0 +1,401 @@
+"""What the cut explorer shows: which cuts can be moved and how far, and what follows from them, as plain numbers.
+
+Everything here is a function of a `Sample` and a `Selection` and returns what JSON can hold; the views are in
+`explorer`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import gammaincinv
+
+from higgsnb import histograms, statistics
+from higgsnb.analysis import Table
+from higgsnb.sample import AXES, Outcome, Part, Sample
+from higgsnb.selection import CHANNELS, CUT_NAMES, MUON, Cut, Selection
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+WINDOW = (118.0, 130.0)
+"""The window of the four-lepton mass, in GeV, whose yields are shown beside those at all masses."""
+BINS = 30
+"""Bins of a distribution that a cut is drawn into."""
+MOST_CANDIDATES = 100
+"""The longest list of candidates that is shown."""
+FIELD_TESLA = 3.8
+"""The magnetic field of CMS (JINST 3 (2008) S08004)."""
+
+
+@dataclass(frozen=True)
+class Control:
+    """A cut as people see it: its name, unit and range, and the quantity that it is compared with.
+
+    ``axis`` is the range in which the quantity is drawn.
+    """
+
+    cut: str
+    group: str
+    label: str
+    unit: str
+    low: float
+    high: float
+    step: float
+    quantity: str
+    axis: tuple[float, float]
+
+    @property
+    def is_lower_limit(self) -> bool:
+        """Whether the quantity has to be above the cut."""
+        return not self.cut.endswith("_max")
+
+    @property
+    def loosest(self) -> float:
+        """The end of the range that accepts most."""
+        return self.low if self.is_lower_limit else self.high
+
+
+_PT, _ETA, _ISO = "transverse momentum", "pseudorapidity |η|", "isolation"
+CONTROLS = (
+    Control("muon_pt_min", "Muons", f"{_PT} above", "GeV", 0, 40, 0.5, "pT of the softest muon", (0, 60)),
+    Control("muon_eta_max", "Muons", f"{_ETA} below", "", 0.5, 2.5, 0.1, "largest |η|, muons", (0, 2.5)),
+    Control("muon_isolation_max", "Muons", f"{_ISO} below", "", 0.05, 1, 0.05, "largest isolation of a muon", (0, 1)),
+    Control("electron_pt_min", "Electrons", f"{_PT} above", "GeV", 0, 40, 0.5, "pT of the softest electron", (0, 60)),
+    Control("electron_eta_max", "Electrons", f"{_ETA} below", "", 0.5, 2.5, 0.1, "largest |η|, electrons", (0, 2.5)),
+    Control(
+        "electron_isolation_max", "Electrons", f"{_ISO} below", "", 0.05, 1, 0.05, "largest isolation of an electron",
+        (0, 1),
+    ),
+    Control("dxy_max", "Origin", "distance from the beam below", "cm", 0.01, 1, 0.01, "largest |dxy|", (0, 1)),
+    Control("dz_max", "Origin", "distance along the beam below", "cm", 0.05, 2, 0.05, "largest |dz|", (0, 2)),
+    Control("sip_max", "Origin", "significance of both below", "", 1, 10, 0.5, "largest significance", (0, 10)),
+    Control("z1_mass_min", "Z bosons", "mass of Z1 above", "GeV", 4, 90, 1, "mass of Z1", (0, 150)),
+    Control("z1_mass_max", "Z bosons", "mass of Z1 below", "GeV", 92, 200, 1, "mass of Z1", (0, 200)),
+    Control("z2_mass_min", "Z bosons", "mass of Z2 above", "GeV", 0, 60, 1, "mass of Z2", (0, 150)),
+    Control("z2_mass_max", "Z bosons", "mass of Z2 below", "GeV", 61, 200, 1, "mass of Z2", (0, 200)),
+    Control("lepton_pt_leading", "Four leptons", "hardest lepton above", "GeV", 0, 60, 1, "hardest pT", (0, 150)),
+    Control("lepton_pt_subleading", "Four leptons", "second one above", "GeV", 0, 40, 1, "second hardest pT", (0, 100)),
+    Control("delta_r_min", "Four leptons", "distance ΔR above", "", 0, 0.5, 0.01, "smallest ΔR", (0, 2)),
+    Control("dilepton_mass_min", "Four leptons", "any pair’s mass above", "GeV", 0, 12, 0.5, "lightest pair", (0, 60)),
+    Control("mass_4l_min", "Four leptons", "four-lepton mass above", "GeV", 0, 150, 5, "four-lepton mass", (0, 300)),
+)  # fmt: skip
+"""The cuts that can be moved, in the order in which they are applied."""
+
+
+def control(cut: str) -> Control:
+    """Return the control of a cut; KeyError names the known ones."""
+    for one in CONTROLS:
+        if one.cut == cut:
+            return one
+    raise KeyError(f"no control for {cut!r}; known: {', '.join(one.cut for one in CONTROLS)}")
+
+
+def loosest(first: Selection, *others: Selection) -> Selection:
+    """Return the first selection with its cuts as loose as the controls and all the selections allow."""
+    ends = {}
+    for one in CONTROLS:
+        choose = min if one.is_lower_limit else max
+        ends[one.cut] = choose(float(one.loosest), *(getattr(selection, one.cut) for selection in (first, *others)))
+    return first.replace(**ends)
+
+
+def range_of(one: Control, reach: Selection) -> dict[str, float]:
+    """Return the range of a control, widened to what is held in memory."""
+    value = getattr(reach, one.cut)
+    return {"low": min(one.low, value), "high": max(one.high, value)}
+
+
+# --- Spectra and tables --------------------------------------------------------------------------------------------
+
+
+def spectrum(found: Outcome, name: str) -> dict[str, Any]:
+    """Return one spectrum, all channels together: expected events of each process, and the data with their errors.
+
+    ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
+    """
+    axis = histograms.axis(name)
+    counts = {index: array[:, 1:-1] for index, array in found.histogram(name).items()}
+    heights, data = _by_role(found, counts)
+    edges = axis.edges
+    shown: dict[str, Any] = {
+        "name": name,
+        "label": f"{axis.label} [{axis.unit}]" if axis.unit else axis.label,
+        "unit": axis.unit,
+        "edges": edges.tolist(),
+        "processes": {process: array.sum(axis=0).tolist() for process, array in heights.items()},
+        "data": None,
+    }
+    if data is not None:
+        shown |= _points(data.sum(axis=0))
+    return shown
+
+
+def _points(counts: Integers) -> dict[str, list[float]]:
+    """Return counts and the limits of their error bars."""
+    tail = (1.0 - 0.6827) / 2.0
+    low = np.where(counts > 0, gammaincinv(np.maximum(counts, 1), tail), 0.0)
+    return {"data": counts.tolist(), "low": low.tolist(), "high": gammaincinv(counts + 1.0, 1.0 - tail).tolist()}
+
+
+def _by_role(
+    found: Outcome, counts: Mapping[int, npt.NDArray[Any]]
+) -> tuple[dict[str, Floats], npt.NDArray[Any] | None]:
+    """Split counts of each dataset into the expected events of each simulated process and the data (None: none)."""
+    datasets = found.sample.campaign.datasets
+    simulated = found.by_process({i: array for i, array in counts.items() if not datasets[i].is_data})
+    data = [array for i, array in counts.items() if datasets[i].is_data]
+    return simulated, sum(data[1:], data[0]) if data else None
+
+
+def yields(found: Outcome) -> list[dict[str, Any]]:
+    """Return one row a process, the data last: events in each channel, in all, and in the window around the Higgs."""
+    rows = []
+    inside = _window_bins()
+    masses = {index: array[:, inside] for index, array in found.histogram("mass_4l").items()}
+    totals = {index: array.sum(axis=1) for index, array in found.histogram("mass_z1").items()}
+    all_heights, all_data = _by_role(found, totals)
+    window_heights, window_data = _by_role(found, masses)
+    for process, heights in all_heights.items():
+        rows.append(_yield_row(process, heights, window_heights[process].sum()))
+    if all_data is not None and window_data is not None:
+        rows.append(_yield_row("data", all_data, window_data.sum()))
+    return rows
+
+
+def _window_bins() -> slice:
+    """Return which bins of ``mass_4l``, with its underflow, are in the window."""
+    low, high = (int(np.argmin(np.abs(histograms.axis("mass_4l").edges - edge))) for edge in WINDOW)
+    return slice(low + 1, high + 1)
+
+
+def _yield_row(process: str, channels: npt.NDArray[Any], window: float) -> dict[str, Any]:
+    """Return one row of the table of yields."""
+    numbers = dict(zip(CHANNELS, map(float, channels), strict=True))
+    return {"process": process, "channels": numbers, "all": float(channels.sum()), "window": float(window)}
+
+
+def expected_significance(rows: list[dict[str, Any]], signal: str = statistics.SIGNAL) -> float | None:
+    """Return the significance that the window promises before the data are looked at; None without prediction."""
+    background = sum(row["window"] for row in rows if row["process"] not in (signal, "data"))
+    expected = sum(row["window"] for row in rows if row["process"] == signal)
+    return statistics.asimov_significance(expected, background) if background > 0 and expected > 0 else None
+
+
+def summary(rows: list[dict[str, Any]], promise: float | None, signal: str = statistics.SIGNAL) -> str:
+    """Return the yields in two sentences, for those who cannot see them."""
+    window = _compared(rows, "window", signal)
+    hope = "" if promise is None else f", which promises {promise:.1f} σ"
+    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{hope}."
+
+
+def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
+    """Return what was found and what is expected, in words."""
+    found = [f"{row[column]:.0f} events found" for row in rows if row["process"] == "data"]
+    expected = sum(row[column] for row in rows if row["process"] != "data")
+    higgs = sum(row[column] for row in rows if row["process"] == signal)
+    if len(rows) > len(found):
+        found.append(f"{expected:.1f} expected, {higgs:.1f} of them {signal}")
+    return ", ".join(found)
+
+
+def cutflow(found: Outcome) -> list[dict[str, Any]]:
+    """Return one row a cut: events of each process that pass it and all before, channels added up.
+
+    All events are counted once, those with enough leptons in each channel that is possible.
+    """
+    flows = {index: array.astype(np.float64) for index, array in found.cutflow.items()}
+    for array in flows.values():
+        array[:, Cut.ALL] /= max(1, int(np.count_nonzero(array[:, Cut.ALL])))
+    heights, data = _by_role(found, flows)
+    rows = []
+    for cut in Cut:
+        numbers = {process: float(array[:, cut].sum()) for process, array in heights.items()}
+        if data is not None:
+            numbers["data"] = float(data[:, cut].sum())
+        rows.append({"cut": CUT_NAMES[cut], "events": numbers})
+    return rows
+
+
+# --- Without one cut -----------------------------------------------------------------------------------------------
+
+
+def without(selection: Selection, cut: str) -> Selection:
+    """Return a selection with one cut moved to the loosest end of its range.
+
+    The hardest lepton is above what is asked of the second one anyhow: this is as loose as its own cut can be.
+    """
+    least = selection.lepton_pt_subleading if cut == "lepton_pt_leading" else control(cut).loosest
+    return selection.replace(**{cut: least})
+
+
+def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
+    """Return how the quantity that a cut is compared with is distributed after all other cuts."""
+    one = control(cut)
+    found = sample.select(without(selection, cut), slot="aside")
+    edges = np.linspace(*one.axis, BINS + 1)
+    counts = {}
+    for part in sample.parts:
+        values, channels = quantity(part, found, cut)
+        bins = np.searchsorted(edges, values, side="right") + channels * (BINS + 2)
+        counts[part.dataset] = np.bincount(bins, minlength=len(CHANNELS) * (BINS + 2)).reshape(-1, BINS + 2)[:, 1:-1]
+    heights, data = _by_role(found, counts)
+    return {
+        "cut": cut,
+        "label": f"{one.quantity} [{one.unit}]" if one.unit else one.quantity,
+        "unit": one.unit,
+        "edges": edges.tolist(),
+        "processes": {process: array.sum(axis=0).tolist() for process, array in heights.items()},
+        **({"data": None} if data is None else _points(data.sum(axis=0))),
+        "keeps": "above" if one.is_lower_limit else "below",
+        "yields": {row["process"]: row["all"] for row in yields(found)},
+    }
+
+
+def quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
+    """Return for each picked candidate the quantity that a cut is compared with, and the channel.
+
+    NaN where there is none: no muon in the channel 4e.
+    """
+    picked = found.picked[part.dataset]
+    rows = found.pairings[part.dataset].rows[picked[:, 1]]
+    columns = {
+        "z1_mass_min": "mass_z1", "z1_mass_max": "mass_z1", "z2_mass_min": "mass_z2", "z2_mass_max": "mass_z2",
+        "lepton_pt_leading": "leading", "lepton_pt_subleading": "subleading", "delta_r_min": "delta_r",
+        "dilepton_mass_min": "dilepton", "mass_4l_min": "mass_4l",
+    }  # fmt: skip
+    if cut in columns:
+        values = rows[columns[cut]]
+        return np.where(np.isfinite(values), values, np.nan), rows["channel"]
+    return _lepton_quantity(part, _legs(part, found), cut), rows["channel"]
+
+
+def _legs(part: Part, found: Outcome) -> Integers:
+    """Return where the four leptons of each picked candidate are, (n, 4) int64."""
+    picked = found.picked[part.dataset]
+    rows = found.pairings[part.dataset].rows[picked[:, 1]]
+    places = np.stack([rows[name] for name in "abcd"], axis=1)
+    return part.held.offsets[picked[:, 0]][:, np.newaxis] + places.astype(np.int64)
+
+
+def _lepton_quantity(part: Part, legs: Integers, cut: str) -> Floats:
+    """Return the value of the worst of the four leptons, of those of the flavour that the cut is about."""
+    held = part.held
+    flavour, _, name = cut.rpartition("_")[0].partition("_")
+    columns = {
+        "pt": held.leptons["pt"], "eta": np.abs(held.leptons["eta"]), "isolation": held.isolation,
+        "dxy": held.dxy, "dz": held.dz, "sip": held.sip,
+    }  # fmt: skip
+    if not name:
+        return np.asarray(columns[flavour][legs].max(axis=1), np.float64)
+    mine = (held.leptons["flavour"][legs] == MUON) == (flavour == "muon")
+    values = columns[name][legs].astype(np.float64)
+    worst = np.where(mine, values, np.inf).min(axis=1) if name == "pt" else np.where(mine, values, -np.inf).max(axis=1)
+    return np.where(mine.any(axis=1), worst, np.nan)
+
+
+# --- Single events -------------------------------------------------------------------------------------------------
+
+
+def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
+    """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES` of them.
+
+    ``place`` is what `event` takes.
+    """
+    index = [axis.name for axis in AXES].index(name)
+    first = sum(axis.bins + 2 for axis in AXES[:index])
+    datasets = found.sample.campaign.datasets
+    parts = sorted(found.sample.parts, key=lambda part: not datasets[part.dataset].is_data)
+    listed: list[dict[str, Any]] = []
+    total = 0
+    for part in parts:
+        rows = found.pairings[part.dataset].rows[found.picked[part.dataset][:, 1]]
+        places = np.flatnonzero(rows["bins"][:, index] == first + 1 + number)
+        total += len(places)
+        listed += [_listed(part, found, int(place)) for place in places[: MOST_CANDIDATES - len(listed)]]
+    return {"bin": number, "total": total, "rows": listed}
+
+
+def _listed(part: Part, found: Outcome, place: int) -> dict[str, Any]:
+    """Return one line of the list of candidates."""
+    event, row = found.picked[part.dataset][place]
+    dataset = found.sample.campaign.datasets[part.dataset]
+    pairing = found.pairings[part.dataset].rows[row]
+    return {
+        "place": [part.dataset, place],
+        "process": "data" if dataset.is_data else dataset.process,
+        "name": f"{part.run[event]}:{part.luminosity_block[event]}:{part.event[event]}",
+        "channel": CHANNELS[pairing["channel"]],
+        **{mass: round(float(pairing[mass]), 2) for mass in ("mass_4l", "mass_z1", "mass_z2")},
+    }
+
+
+def event(found: Outcome, dataset: int, place: int) -> dict[str, Any]:
+    """Return one picked candidate with its four leptons, as the event display draws it."""
+    part = next(part for part in found.sample.parts if part.dataset == dataset)
+    legs = part.held.leptons[_legs(part, found)[place]]
+    shown = _listed(part, found, place)
+    rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
+    return shown | {"leptons": [_lepton(i, *map(float, row)) for i, row in enumerate(rows)], "field": FIELD_TESLA}
+
+
+def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
+    """Return one row of ``result.candidates`` as `event` does; ``processes`` names that of each dataset.
+
+    Raises
+    ------
+    IndexError
+        If there is no such row.
+    """
+    n = len(table.run)
+    if not 0 <= row < n:
+        raise IndexError(f"row = {row}; this result has {n} candidates, counted from 0")
+    leptons = zip(
+        table.pt[row], table.eta[row], table.phi[row], table.charge[row], np.abs(table.pdg_id[row]), strict=True
+    )
+    return {
+        "place": [int(table.dataset[row]), row],
+        "process": processes[table.dataset[row]],
+        "name": f"{table.run[row]}:{table.luminosity_block[row]}:{table.event[row]}",
+        "channel": CHANNELS[table.channel[row]],
+        **{mass: round(float(getattr(table, mass)[row]), 2) for mass in ("mass_4l", "mass_z1", "mass_z2")},
+        "leptons": [_lepton(i, *map(float, lepton)) for i, lepton in enumerate(leptons)],
+        "field": FIELD_TESLA,
+    }
+
+
+def _lepton(place: int, pt: float, eta: float, phi: float, charge: float, flavour: float) -> dict[str, Any]:
+    """Return one lepton of a candidate; the first two are those of Z1."""
+    return {
+        "pt": round(pt, 3), "eta": round(eta, 4), "phi": round(phi, 4), "charge": int(charge),
+        "flavour": "muon" if flavour == MUON else "electron", "pair": 1 if place < 2 else 2,
+    }  # fmt: skip
+
+
+# --- Sharing -------------------------------------------------------------------------------------------------------
+
+
+def changes(base: Selection, selection: Selection) -> dict[str, float]:
+    """Return the cuts in which a selection differs from the one it began as."""
+    return {
+        one.cut: getattr(selection, one.cut)
+        for one in CONTROLS
+        if getattr(selection, one.cut) != getattr(base, one.cut)
+    }
+
+
+def snippet(campaign: str, base: Selection, selection: Selection) -> str:
+    """Return the lines of Python that repeat the analysis with this selection."""
+    arguments = ", ".join(f"{cut}={value:g}" for cut, value in changes(base, selection).items())
+    replaced = f".replace({arguments})" if arguments else ""
+    return (
+        "import higgsnb as hn\n\n"
+        f"campaign = hn.datasets.load({campaign!r})\n"
+        f"selection = hn.selection.load({base.name!r}){replaced}\n"
+        "*_, result = hn.engine.run(campaign, selection)\n"
+        "hn.plots.mass_4l(result)\n"
+    )

@@ -1,0 +1,459 @@
+"""A campaign held in memory, to be selected again and again within the blink of an eye.
+
+`Sample.select` gives what `engine.run` would: the same counts in the histograms, the same cutflow. The events are read
+once; what not even the loosest cuts on leptons accept is not kept. What makes it fast is in `pairings`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb import analysis, events, histograms, kernel, pairings, skims
+from higgsnb.analysis import Result, Tally
+from higgsnb.datasets import Chunk
+from higgsnb.pairings import Held, Pairings
+from higgsnb.selection import CHANNELS, Cut, Selection, SelectionError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from higgsnb.datasets import Dataset
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+CHUNK_EVENTS = 250_000
+"""Events read at a time."""
+EVENTS_PER_TASK = 25_000
+"""Fewer held events are not split over threads."""
+AXES = tuple(histograms.axis(name) for name in ("mass_4l", "mass_4l_wide", "mass_z1", "mass_z2"))
+"""The spectra that can be looked at."""
+_WIDTHS = np.array([axis.bins + 2 for axis in AXES])
+_STARTS = np.concatenate(([0], np.cumsum(_WIDTHS)))
+_EDGES = np.concatenate([axis.edges for axis in AXES])
+_EDGE_STARTS = np.cumsum(_WIDTHS - 1) - (_WIDTHS - 1)
+_EDGE_ENDS = np.stack([_EDGE_STARTS, _EDGE_STARTS + _WIDTHS - 2], axis=1)
+
+
+class Part(NamedTuple):
+    """The held events of one dataset.
+
+    ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``twin`` (n_events,) whether an event of
+    data is held elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.hold`.
+    """
+
+    dataset: int
+    held: Held
+    file: npt.NDArray[np.int32]
+    entry: Integers
+    run: Integers
+    luminosity_block: Integers
+    event: npt.NDArray[np.uint64]
+    twin: npt.NDArray[np.bool_]
+    n_events: int
+    possible: Integers
+
+
+_PER_EVENT = ("file", "entry", "run", "luminosity_block", "event", "twin")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Outcome:
+    """What a selection keeps of a sample.
+
+    Attributes
+    ----------
+    sample, selection
+        Of what, and which.
+    counts
+        (3, bins of all `AXES`) int64 for each dataset, by index; duplicates taken out.
+    cutflow
+        (3, len(Cut)) int64 for each dataset, by index.
+    picked
+        (n, 2) int64 for each dataset, by index: (event, row of its `Pairings`); duplicates taken out.
+    pairings
+        For each dataset, by index; valid until the sample selects again.
+    """
+
+    sample: Sample
+    selection: Selection
+    counts: dict[int, Integers]
+    cutflow: dict[int, Integers]
+    picked: dict[int, Integers]
+    pairings: dict[int, Pairings]
+
+    @cached_property
+    def weights(self) -> dict[int, Floats]:
+        """Expected events per counted one, (3,) for each dataset, by index; as `Result.weights`."""
+        weights = self.sample.basis_for(self.selection).weights
+        datasets = enumerate(self.sample.campaign.datasets)
+        return {i: np.array([weights[d.name][c] for c in CHANNELS]) for i, d in datasets if d.name in weights}
+
+    def histogram(self, name: str) -> dict[int, Integers]:
+        """Return the counts of one histogram, (3, bins + 2) for each dataset, as `histograms.counts_of`."""
+        index = [axis.name for axis in AXES].index(name)
+        return {i: counts[:, _STARTS[index] : _STARTS[index + 1]] for i, counts in self.counts.items()}
+
+    def by_process(self, counts: Mapping[int, npt.NDArray[Any]]) -> dict[str, Floats]:
+        """Add up counts (3, …) of each dataset to expected events of each process, data unweighted."""
+        found: dict[str, Floats] = {}
+        for index, array in counts.items():
+            if index in self.weights:
+                weights = self.weights[index].reshape(-1, *(1,) * (array.ndim - 1))
+                process = self.sample.campaign.datasets[index].process
+                found[process] = found.get(process, 0.0) + weights * array
+        return found
+
+
+class _Listed(NamedTuple):
+    """The pairings of good leptons in a range of events, (n, 2) (event, row), and how many events got how far."""
+
+    rows: npt.NDArray[np.int32]
+    passed: Integers
+
+
+@dataclass
+class _Memory:
+    """What the last selection of one dataset has worked out, and for which cuts."""
+
+    grades: npt.NDArray[np.uint8]
+    pairings: Pairings | None = None
+    grading: tuple[Any, ...] = ()
+    recipe: tuple[Any, ...] = ()
+    listed: dict[int, _Listed] = field(default_factory=dict)
+
+
+class Sample:
+    """The events of a campaign in memory; see `load`.
+
+    Not safe to use from several threads at once.
+    """
+
+    def __init__(self, basis: Result, parts: Iterable[Part], reach: Selection, workers: int | None = None) -> None:
+        """Keep the parts; `load` is what to call."""
+        self.basis = basis
+        self.campaign = basis.campaign
+        self.parts = _mark_twins(self, list(parts))
+        self.reach = reach
+        self._workers = workers or (os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) or 1
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="higgsnb-sample")
+        self._memories = {
+            (slot, part.dataset): _Memory(np.empty(len(part.held.leptons), np.uint8))
+            for slot in ("main", "aside")
+            for part in self.parts
+        }
+        self._all: dict[tuple[int, float], Pairings] = {}
+
+    @classmethod
+    def load(
+        cls,
+        result: Result,
+        *,
+        reach: Selection | None = None,
+        skims_folder: Path | None = None,
+        workers: int | None = None,
+    ) -> Sample:
+        """Read again the events that a result has counted, and keep those that some setting of the cuts accepts.
+
+        Parameters
+        ----------
+        result
+            Which files, which of their entries.
+        reach
+            A selection whose cuts on leptons are the loosest that will be asked for, other than those on pT, which may
+            be anything. Default: that of the result.
+        skims_folder
+            Where skims are kept between runs, see `skims`; None: the files themselves are read.
+        workers
+            Number of threads; default: one for each core.
+
+        Raises
+        ------
+        ValueError
+            If the result has counted no events.
+        OSError
+            If a file cannot be read any more.
+        """
+        if not result.tally.units:
+            raise ValueError("this result has counted no events; let the run go on, or look at result.failed")
+        reach = result.selection if reach is None else reach
+        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+            chunks = list(_chunks(result))
+            pieces = pool.map(partial(_read, reach=reach, skims_folder=skims_folder), chunks)
+            parts = _join(zip(chunks, pieces, strict=True))
+        tally = Tally(units=result.tally.units, not_applied=result.tally.not_applied)
+        basis = Result(result.campaign, result.selection, tally, result.files, result.failures)
+        return cls(basis, parts, reach, workers)
+
+    def __repr__(self) -> str:
+        """Say in one line what is held."""
+        held = sum(len(part.held.muons) for part in self.parts)
+        read = sum(part.n_events for part in self.parts)
+        return f"Sample of campaign {self.campaign.name!r}: {held:,} of {read:,} events held"
+
+    def basis_for(self, selection: Selection) -> Result:
+        """Return a result without counts that has this selection: for coverage and weights."""
+        basis = self.basis
+        return Result(basis.campaign, selection, basis.tally, basis.files, basis.failures)
+
+    def check(self, selection: Selection) -> None:
+        """Complain about a selection that accepts what is not held.
+
+        Raises
+        ------
+        SelectionError
+            Names the cut, its value and the loosest one.
+        """
+        for name in pairings.LEPTON_CUTS:
+            value, limit = getattr(selection, name), getattr(self.reach, name)
+            if not name.endswith("_pt_min") and value > limit:
+                raise SelectionError(
+                    f"{name} = {value:g} is looser than what is held in memory; expected at most {limit:g}\n"
+                    "Load the sample from a result whose selection is that loose."
+                )
+
+    def select(self, selection: Selection, *, slot: str = "main") -> Outcome:
+        """Apply a selection to all events.
+
+        Parameters
+        ----------
+        selection
+            Not looser, in its cuts on leptons, than ``reach``.
+        slot
+            "main" or "aside": selections made in turn for different purposes do not spoil each other's memory.
+
+        Raises
+        ------
+        SelectionError
+            If it is looser.
+        """
+        self.check(selection)
+        calls = [
+            call for part in self.parts for call in self._prepare(part, selection, self._memories[slot, part.dataset])
+        ]
+        tasks = list(self._pool.map(lambda call: call(), calls)) if len(calls) > 1 else [call() for call in calls]
+        return self._without_duplicates(self._sum(tasks, selection, slot))
+
+    # -- the work
+
+    def _prepare(self, part: Part, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
+        """Yield the calls that together select one part; each works on a range of its events."""
+        n = len(part.held.muons)
+        wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(self.campaign.datasets[part.dataset].stream))
+        grading = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
+        recipe = (selection.algorithm, selection.z_mass, selection.integer_pairing, *grading, *wanted)
+        if selection.one_per_event:
+            memory.pairings = self._paired_once(part, selection.z_mass)
+        elif memory.pairings is None or memory.recipe[:1] == ("open2012",):
+            memory.pairings = pairings.room(part.held)
+        work = _Work(part, selection, kernel.cuts_of(selection), wanted, memory)
+        options = {"grade": memory.grading != grading, "pair": memory.recipe != recipe}
+        memory.grading, memory.recipe = grading, recipe
+        bounds = np.linspace(0, n, max(1, min(2 * self._workers, n // EVENTS_PER_TASK)) + 1).astype(np.int64)
+        for first, last in pairwise(bounds):
+            yield partial(work.run, int(first), int(last), **options)
+
+    def _paired_once(self, part: Part, z_mass: float) -> Pairings:
+        """Return the pairings of ``open2012``, which depend on nothing but the mass of the Z boson."""
+        key = (part.dataset, z_mass)
+        if key not in self._all:
+            self._all = {kept: value for kept, value in self._all.items() if kept[1] == z_mass}
+            found = self._all[key] = pairings.pair_all(part.held, z_mass)
+            pairings.find_bins(found.rows, 0, len(found.rows), _EDGES, _EDGE_ENDS, _WIDTHS)
+        return self._all[key]
+
+    def _sum(self, tasks: list[_Counted], selection: Selection, slot: str) -> Outcome:
+        """Add up what the tasks have counted, per dataset."""
+        found = Outcome(self, selection, {}, {}, {}, {})
+        for part in self.parts:
+            index = part.dataset
+            mine = [task for task in tasks if task.dataset == index]
+            found.counts[index] = sum((task.counts for task in mine), np.zeros((3, int(_STARTS[-1])), np.int64))
+            passed = sum((task.passed for task in mine), np.zeros((3, len(Cut)), np.int64))
+            found.picked[index] = np.concatenate([task.picked for task in mine])
+            found.cutflow[index] = _cutflow(passed, part, selection, self.campaign.datasets[index])
+            found.pairings[index] = cast("Pairings", self._memories[slot, index].pairings)
+        return found
+
+    def _without_duplicates(self, found: Outcome) -> Outcome:
+        """Take out events of data that are picked twice, as `Result` does; only twins need to be compared."""
+        rows = [
+            (part, np.flatnonzero(part.twin[found.picked[part.dataset][:, 0]]))
+            for part in self.parts
+            if part.twin.any()
+        ]
+        if not rows:
+            return found
+        table = _join_tables([_table(part, found, places) for part, places in rows])
+        twice = analysis.find_duplicates(
+            table, self.basis_for(found.selection).precedence(), one_per_event=found.selection.one_per_event
+        )
+        stops = np.cumsum([len(places) for _, places in rows])
+        for (part, places), again in zip(rows, np.split(twice, stops[:-1]), strict=True):
+            index = part.dataset
+            gone = found.picked[index][places[again]]
+            bins, channel = (
+                found.pairings[index].rows["bins"][gone[:, 1]],
+                found.pairings[index].rows["channel"][gone[:, 1]],
+            )
+            for k in range(len(AXES)):
+                np.subtract.at(found.counts[index], (channel, bins[:, k]), 1)
+            found.cutflow[index][:, Cut.UNIQUE] -= np.bincount(channel, minlength=3)
+            found.picked[index] = np.delete(found.picked[index], places[again], axis=0)
+        return found
+
+
+class _Counted(NamedTuple):
+    """What one task has found."""
+
+    dataset: int
+    counts: Integers
+    passed: Integers
+    picked: Integers
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How one part is selected; threads share it, each for events of its own."""
+
+    part: Part
+    selection: Selection
+    numbers: Any
+    wanted: npt.NDArray[np.bool_]
+    memory: _Memory
+
+    def run(self, first: int, last: int, *, grade: bool, pair: bool) -> _Counted:
+        """Select the events [first, last); grades and pairings that are still right are not made again."""
+        held, memory = self.part.held, self.memory
+        if grade and last > first:
+            leptons = held.offsets[[first, last]]
+            columns = (held.leptons, held.isolation, held.dxy, held.dz, held.sip)
+            arguments: tuple[Any, ...] = (*columns, self.numbers, *leptons, memory.grades)
+            pairings.grade_leptons(*arguments)
+        if pair:
+            memory.listed[first] = self._list(first, last)
+        listed, one_per_event = memory.listed[first], self.selection.one_per_event
+        counts, passed = np.zeros((3, int(_STARTS[-1])), np.int64), listed.passed.copy()
+        picked = np.empty((len(listed.rows), 2), np.int64)
+        rows = cast("Pairings", memory.pairings).rows
+        n = pairings.choose(listed.rows, rows, self.numbers, one_per_event, passed, counts, picked)
+        return _Counted(self.part.dataset, counts, passed, picked[:n].copy())
+
+    def _list(self, first: int, last: int) -> _Listed:
+        """Return the pairings of good leptons."""
+        held, memory, paired = self.part.held, self.memory, cast("Pairings", self.memory.pairings)
+        passed = np.zeros((3, len(Cut)), np.int64)
+        if first == last:
+            return _Listed(np.empty((0, 2), np.int32), passed)
+        one_per_event = self.selection.one_per_event
+        stop = paired.starts[last] if last < len(paired.starts) else len(paired.rows)
+        rows = int(paired.starts[first]), int(stop)
+        listed = np.empty((rows[1] - rows[0], 2), np.int32)
+        if one_per_event:
+            where = (held.offsets, held.muons, first, last, memory.grades)
+            n = pairings.list_good(*where, paired.starts, paired.stops, paired.rows, listed, passed)
+        else:
+            most = int(np.diff(held.offsets[first : last + 1]).max())
+            what = (held, first, last, self.numbers, self.wanted, most, memory.grades)
+            n = pairings.pair_by_channel(*what, paired, listed, passed)
+            pairings.find_bins(paired.rows, *rows, _EDGES, _EDGE_ENDS, _WIDTHS)
+        return _Listed(listed[:n], passed)
+
+
+def _cutflow(passed: Integers, part: Part, selection: Selection, dataset: Dataset) -> Integers:
+    """Turn how many events got how far into a cutflow (3, len(Cut)); those not held got to `Cut.LEPTONS` at most."""
+    flow = passed[:, ::-1].cumsum(axis=1)[:, ::-1]
+    flow[:, Cut.ALL] = part.n_events
+    flow[:, Cut.LEPTONS] = part.possible[int(selection.algorithm == "df103")]
+    flow[:, Cut.UNIQUE] = flow[:, Cut.BEST_CANDIDATE]
+    flow[[c for c in range(len(CHANNELS)) if c not in selection.channels(dataset.stream)]] = 0
+    return flow
+
+
+# --- Reading -------------------------------------------------------------------------------------------------------
+
+
+def _chunks(result: Result) -> Iterator[Chunk]:
+    """Yield what a result has counted, in pieces that begin and end where those of the engine do."""
+    golden_json = result.campaign.golden_json
+    for (d, f), ranges in result.tally.units.items():
+        dataset = result.campaign.datasets[d]
+        mask = golden_json if dataset.is_data else None
+        for start, stop in ranges:
+            inner = range((start // CHUNK_EVENTS + 1) * CHUNK_EVENTS, stop, CHUNK_EVENTS)
+            cuts = [start, *inner, stop]
+            for low, high in pairwise(cuts):
+                yield Chunk(
+                    dataset.name, d, f, dataset.files[f], result.campaign.schema, dataset.stream, dataset.is_data,
+                    low, high, mask, None, dataset.is_data and result.campaign.has_sections,
+                )  # fmt: skip
+
+
+def _read(chunk: Chunk, reach: Selection, skims_folder: Path | None) -> Part:
+    """Read a chunk and keep what some setting of the cuts may accept."""
+    read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
+    read, n_events, _ = analysis.certified(read, chunk)
+    leptons = read.leptons
+    muons, electrons = kernel.columns_of(leptons, "muon"), kernel.columns_of(leptons, "electron")
+    held, which, possible = pairings.hold(
+        leptons.muon_offsets, muons, leptons.electron_offsets, electrons, kernel.cuts_of(reach)
+    )
+    return Part(
+        chunk.dataset_index, held, np.full(len(which), chunk.file_index, np.int32), read.entries[which],
+        leptons.run[which], leptons.luminosity_block[which], leptons.event[which], np.zeros(len(which), bool),
+        n_events, possible,
+    )  # fmt: skip
+
+
+def _join(pieces: Iterable[tuple[Chunk, Part]]) -> Iterator[Part]:
+    """Join the pieces of each dataset, in the order of the catalogue."""
+    ordered = sorted(pieces, key=lambda piece: (piece[0].dataset_index, piece[0].file_index, piece[0].start))
+    for index in sorted({chunk.dataset_index for chunk, _ in ordered}):
+        mine = [part for chunk, part in ordered if chunk.dataset_index == index]
+        columns = {name: np.concatenate([getattr(part, name) for part in mine]) for name in _PER_EVENT}
+        held, n_events = pairings.join([part.held for part in mine]), sum(part.n_events for part in mine)
+        possible = sum((part.possible for part in mine), np.zeros((2, 3), np.int64))
+        yield Part(dataset=index, held=held, n_events=n_events, possible=possible, **columns)
+
+
+def _mark_twins(sample: Sample, parts: list[Part]) -> list[Part]:
+    """Mark the events of data that are held more than once."""
+    data = [part for part in parts if sample.campaign.datasets[part.dataset].is_data]
+    if not data:
+        return parts
+    keys = [np.concatenate([getattr(p, name) for p in data]) for name in ("event", "luminosity_block", "run")]
+    order = np.lexsort(keys)
+    same = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
+    twin = np.zeros(len(order), bool)
+    twin[order[1:][same]] = twin[order[:-1][same]] = True
+    marks = iter(np.split(twin, np.cumsum([len(part.run) for part in data])[:-1]))
+    return [p._replace(twin=next(marks)) if sample.campaign.datasets[p.dataset].is_data else p for p in parts]
+
+
+def _table(part: Part, found: Outcome, places: Integers) -> analysis.Table:
+    """Return some of the picked candidates of a part, with the columns that tell events apart."""
+    picked = found.picked[part.dataset][places]
+    event, rows = picked[:, 0], found.pairings[part.dataset].rows[picked[:, 1]]
+    return analysis.empty_table()._replace(
+        dataset=np.full(len(event), part.dataset, np.int16),
+        file=part.file[event],
+        entry=part.entry[event],
+        run=part.run[event],
+        luminosity_block=part.luminosity_block[event],
+        event=part.event[event],
+        channel=rows["channel"].astype(np.int8),
+    )
+
+
+def _join_tables(tables: list[analysis.Table]) -> analysis.Table:
+    """Put tables behind each other."""
+    return analysis.Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))
