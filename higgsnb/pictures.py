@@ -1,0 +1,705 @@
+"""Tables and pictures for teaching: one event, pairs of leptons, the cutflow, one cut at a time.
+
+What the notebooks show between the collisions and the final plot. Everything is computed by the modules of the
+analysis; here it is only laid out, so that a cell of a notebook stays two lines long.
+"""
+
+from __future__ import annotations
+
+import html
+import math
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb import datasets, engine, events, kernel
+from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, garwood, styled
+from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, MUON, SENTINEL, Flavour, Leptons, Selection
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+    from higgsnb.analysis import Result
+    from higgsnb.datasets import Campaign, Chunk
+    from higgsnb.statistics import StrengthFit
+
+Floats = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
+Cell = str | int | float
+Rows = list[tuple[Cell, ...]]
+
+FLAVOURS = ("muon", "electron")
+NAMES = {("muon", 1): "μ⁺", ("muon", -1): "μ⁻", ("electron", 1): "e⁺", ("electron", -1): "e⁻"}
+TRACK_COLOURS = {"muon": "#0072B2", "electron": "#D55E00"}
+DATA = "data"
+MASS_Z = 91.1876
+"""Mass of the Z boson in GeV (Particle Data Group)."""
+
+# A sketch of CMS in metres: outer radius of tracker, electromagnetic calorimeter, coil, muon chambers; half lengths.
+TRACKER, CALORIMETER, COIL, OUTSIDE = 1.2, 1.6, 3.0, 7.0
+COIL_HALF_LENGTH, OUTSIDE_HALF_LENGTH, CALORIMETER_HALF_LENGTH = 6.5, 10.5, 3.2
+FIELD_INSIDE, FIELD_OUTSIDE = 3.8, -1.8
+"""Magnetic field in tesla inside the coil, and in the iron around it, where it points the other way."""
+CURVATURE = 0.2998
+"""A momentum of 1 GeV in a field of 1 T turns by so many radians in a metre (p = 0.2998 B r)."""
+
+
+# --- Tables --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """A small table that a notebook shows; ``sheet["column"]`` gives the values of a column."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+
+    def __getitem__(self, column: str) -> list[Cell]:
+        """Return the values of a column; KeyError names the columns there are."""
+        if column not in self.columns:
+            raise KeyError(f"no column {column!r}; the columns are {', '.join(self.columns)}")
+        return [row[self.columns.index(column)] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *(tuple(map(_shown, row)) for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        return "\n".join(
+            "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines
+        )
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook; numbers to the right."""
+        sides = [
+            "left" if row and isinstance(row[0], str) else "right" for row in (self[name] for name in self.columns)
+        ]
+        head = "".join(
+            f'<th style="text-align:{side}">{html.escape(name)}</th>'
+            for name, side in zip(self.columns, sides, strict=True)
+        )
+        body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in self.rows)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _shown(value: Cell) -> str:
+    """Return a value as it stands in a table: numbers short, large ones grouped."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:,.2f}"
+
+
+def _html_cell(value: Cell) -> str:
+    side = "left" if isinstance(value, str) else "right"
+    return f'<td style="text-align:{side}">{html.escape(_shown(value))}</td>'
+
+
+# --- One event -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Collisions:
+    """The leptons of some events, and where they are from."""
+
+    leptons: Leptons
+    dataset: str
+    simulated: bool
+
+    @property
+    def heading(self) -> str:
+        """What stands above a picture of these events."""
+        return f"{self.dataset} {'— simulated collisions' if self.simulated else '(CMS Open Data)'}"
+
+    @property
+    def events(self) -> int:
+        """Number of events."""
+        return self.leptons.n_events
+
+
+def collisions(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Collisions:
+    """Read the leptons of the first events of a dataset.
+
+    Parameters
+    ----------
+    campaign, dataset
+        A campaign and the name of one of its datasets; its first file is read.
+    most
+        Read no more than so many events.
+
+    Raises
+    ------
+    CampaignError
+        If there is no such dataset; names the nearest.
+    FileNotFoundError, UnreadableError, SchemaError
+        See `events.inspect`.
+    """
+    wanted = campaign.dataset(dataset)
+    chunk = next(chunk for chunk in _chunks(campaign, most) if chunk.dataset == wanted.name)
+    return Collisions(events.read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
+
+
+def _chunks(campaign: Campaign, chunk_events: int = engine.CHUNK_EVENTS) -> list[Chunk]:
+    """Return the chunks of a campaign; files of unknown length are opened."""
+    entries = {file.url: file.events or events.inspect(file, campaign.schema).entries for file in campaign.files}
+    return datasets.chunks(campaign, entries, chunk_events)
+
+
+def event_table(sample: Collisions, event: int, selection: Selection | None = None) -> Sheet:
+    """Return the leptons of one event as a table; with a selection also which of them it calls good.
+
+    ``pt`` in GeV, ``phi`` in radians, ``dxy`` and ``dz`` in cm; ``sip`` is the distance from the collision point
+    divided by its uncertainty. A quantity that does not exist is a dash.
+    """
+    columns = ("#", "lepton", "pt", "eta", "phi", "isolation", "dxy", "dz", "sip", *(("good",) if selection else ()))
+    rows: Rows = []
+    leptons = sample.leptons
+    for flavour in FLAVOURS:
+        column = kernel.columns_of(leptons, flavour)
+        places = _range(leptons, flavour, event)
+        flags = [None] * len(places) if selection is None else good_leptons(leptons, flavour, selection, places)
+        for i, flag in zip(places, flags, strict=True):
+            rows.append(
+                (len(rows) + 1, *_lepton_row(column, flavour, i), *(() if flag is None else ("yes" if flag else "no",)))
+            )
+    return Sheet(columns, tuple(rows))
+
+
+def lepton_counts(sample: Collisions) -> Sheet:
+    """Return how many events have no, one, two, … muons, and how many have so many electrons."""
+    numbers = [np.bincount(np.diff(getattr(sample.leptons, f"{flavour}_offsets"))) for flavour in FLAVOURS]
+    muons, electrons = (np.pad(n, (0, max(map(len, numbers)) - len(n))).tolist() for n in numbers)
+    return Sheet(
+        ("leptons", "events with so many muons", "with so many electrons"),
+        tuple(zip(range(len(muons)), muons, electrons, strict=True)),
+    )
+
+
+def invariant_mass(sample: Collisions, event: int) -> float:
+    """Return the mass in GeV of all leptons of an event together."""
+    places = [(flavour, i) for flavour in FLAVOURS for i in _range(sample.leptons, flavour, event)]
+    total = sum((_four_vector(sample.leptons, *place).vector for place in places), np.zeros(4))
+    return float(_mass(total))
+
+
+def _range(leptons: Leptons, flavour: str, event: int) -> range:
+    """Return where the leptons of one flavour of an event stand in their columns."""
+    offsets = getattr(leptons, f"{flavour}_offsets")
+    if not 0 <= event < leptons.n_events:
+        raise IndexError(f"no event {event}; there are {leptons.n_events}, numbered from 0")
+    return range(int(offsets[event]), int(offsets[event + 1]))
+
+
+def _lepton_row(column: Flavour, flavour: str, i: int) -> tuple[Cell, ...]:
+    isolation, dxy, dz = (float(values[i]) for values in (column.isolation, column.dxy, column.dz))
+    values = (
+        float(column.pt[i]),
+        float(column.eta[i]),
+        float(column.phi[i]),
+        isolation,
+        dxy,
+        dz,
+        float(sip(column)[i]),
+    )
+    shown = tuple(round(value, 4) if kernel.usable(value) else "–" for value in values)
+    return (NAMES[flavour, int(column.charge[i])], *shown)
+
+
+def sip(column: Flavour) -> Floats:
+    """Return √(dxy² + dz²) / √(σ_dxy² + σ_dz²) of each lepton; NaN where one of them does not exist."""
+    parts = [np.asarray(values, np.float64) for values in (column.dxy, column.dz, column.dxy_error, column.dz_error)]
+    dxy, dz, dxy_error, dz_error = (np.where(values == SENTINEL, np.nan, values) for values in parts)
+    return np.asarray(np.hypot(dxy, dz) / np.hypot(dxy_error, dz_error))
+
+
+def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: range | None = None) -> Flags:
+    """Say which leptons a selection calls good, (n,) bool; ``which`` asks for some of them only.
+
+    The rule itself is the compiled one of the analysis, `kernel.is_good`.
+    """
+    column, cuts = kernel.columns_of(leptons, flavour), kernel.cuts_of(selection)
+    limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]
+    is_good: Callable[..., bool] = kernel.is_good
+    places = range(len(column.pt)) if which is None else which
+    return np.array([is_good(column, i, *limits, cuts) for i in places], bool)
+
+
+def ways_to_pair(sample: Collisions, event: int) -> Sheet:
+    """Return every way to make two Z bosons of the leptons of an event, the one with the best Z first.
+
+    A pair has one flavour and opposite charges, and the two pairs share no lepton. Leptons are numbered as in
+    `event_table`; masses in GeV; ``away`` is how far the better mass is from that of the Z boson.
+    """
+    leptons = sample.leptons
+    fours = [_four_vector(leptons, flavour, i) for flavour in FLAVOURS for i in _range(leptons, flavour, event)]
+    pairs = [(i, j) for j in range(len(fours)) for i in range(j) if fours[i].partner(fours[j])]
+    rows: Rows = []
+    for first in pairs:
+        for second in pairs:
+            masses = _pair_mass(fours, first), _pair_mass(fours, second)
+            if set(first).isdisjoint(second) and abs(masses[0] - MASS_Z) < abs(masses[1] - MASS_Z):
+                names = [" + ".join(f"{fours[i].name} ({i + 1})" for i in pair) for pair in (first, second)]
+                rows.append(
+                    (names[0], round(masses[0], 2), names[1], round(masses[1], 2), round(abs(masses[0] - MASS_Z), 2))
+                )
+    rows.sort(key=lambda row: float(row[-1]))
+    return Sheet(("pair 1", "mass 1", "pair 2", "mass 2", "away"), tuple(rows))
+
+
+class _FourVector(NamedTuple):
+    """A lepton as energy and momentum in GeV."""
+
+    name: str
+    flavour: str
+    charge: int
+    vector: Floats
+
+    def partner(self, other: _FourVector) -> bool:
+        """Whether the two can come from one Z boson."""
+        return self.flavour == other.flavour and self.charge + other.charge == 0
+
+
+def _four_vector(leptons: Leptons, flavour: str, i: int) -> _FourVector:
+    column = kernel.columns_of(leptons, flavour)
+    charge = int(column.charge[i])
+    return _FourVector(NAMES[flavour, charge], flavour, charge, _vectors(column, np.array([i]))[:, 0])
+
+
+def _vectors(column: Flavour, which: npt.NDArray[np.int64]) -> Floats:
+    """Return energy and momentum of some leptons, (4, n) float64 in GeV."""
+    pt, eta, phi, mass = (np.asarray(values, np.float64)[which] for values in column[:4])
+    momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)])
+    return np.concatenate([np.sqrt((momentum**2).sum(axis=0, keepdims=True) + mass**2), momentum])
+
+
+def _mass(vectors: Floats) -> Floats:
+    """Return √(E² − p²) of (4, n) vectors."""
+    return np.asarray(np.sqrt(np.maximum(vectors[0] ** 2 - (vectors[1:] ** 2).sum(axis=0), 0.0)))
+
+
+def _pair_mass(fours: list[_FourVector], pair: tuple[int, int]) -> float:
+    return float(_mass(fours[pair[0]].vector + fours[pair[1]].vector))
+
+
+def draw_event(sample: Collisions, event: int) -> Figure:
+    """Draw the leptons of one event in a sketch of CMS: on the left along the beam, on the right from the side.
+
+    Tracks are helices in the field of the magnet, so that charge and momentum can be seen. Electrons end in the
+    calorimeter, muons leave the detector. The sketch has the sizes of CMS but none of its details.
+    """
+    leptons = sample.leptons
+    with styled():
+        figure = ShownFigure(figsize=(9.6, 4.3))
+        front, side = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.45), "wspace": 0.03})
+        figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.9)
+        _draw_detector(front, side)
+        number = 0
+        for flavour in FLAVOURS:
+            for i in _range(leptons, flavour, event):
+                number += 1
+                _draw_lepton(front, side, kernel.columns_of(leptons, flavour), flavour, i, number)
+        run, section, place = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
+        title = f"{sample.heading}: run {run}, luminosity section {section}, event {place}"
+        figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
+    return figure
+
+
+def _draw_detector(front: Axes, side: Axes) -> None:
+    from matplotlib.patches import Circle, Rectangle
+
+    layers = ((OUTSIDE, OUTSIDE_HALF_LENGTH, "#E9EEF3"), (COIL, COIL_HALF_LENGTH, "#CBD5DF"))
+    inner = ((CALORIMETER, CALORIMETER_HALF_LENGTH, "#F3DDB3"), (TRACKER, 2.7, "white"))
+    for radius, half, colour in (*layers, *inner):
+        front.add_patch(Circle((0, 0), radius, facecolor=colour, edgecolor="0.6", linewidth=0.6))
+        side.add_patch(
+            Rectangle((-half, -radius), 2 * half, 2 * radius, facecolor=colour, edgecolor="0.6", linewidth=0.6)
+        )
+    for axes, half in ((front, OUTSIDE), (side, OUTSIDE_HALF_LENGTH)):
+        axes.set(xlim=(-1.12 * half, 1.12 * half), ylim=(-1.17 * OUTSIDE, 1.17 * OUTSIDE), aspect="equal")
+        axes.axis("off")
+    side.plot(
+        [-1.1 * OUTSIDE_HALF_LENGTH, 1.1 * OUTSIDE_HALF_LENGTH], [0, 0], color="0.5", linewidth=0.6, linestyle=":"
+    )
+    front.text(0, -1.16 * OUTSIDE, "along the beam", ha="center", fontsize=10, color="0.35")
+    side.text(0, -1.16 * OUTSIDE, "from the side", ha="center", fontsize=10, color="0.35")
+    for radius, text in ((0.6, "tracker"), (2.3, "magnet"), (5.0, "muon chambers")):
+        side.text(-9.9 if radius > COIL else -2.5, -radius, text, fontsize=9, color="0.45", va="center")
+
+
+def _draw_lepton(front: Axes, side: Axes, column: Flavour, flavour: str, i: int, number: int) -> None:
+    """Draw one track in both views, with its name and momentum at the end."""
+    pt, eta, charge = float(column.pt[i]), float(column.eta[i]), int(column.charge[i])
+    x, y, z = track(pt, eta, float(column.phi[i]), charge, leaves=flavour == "muon")
+    colour = TRACK_COLOURS[flavour]
+    front.plot(x, y, color=colour, linewidth=1.8)
+    up = 1.0 if math.sin(float(column.phi[i])) >= 0 else -1.0
+    side.plot(z, up * np.hypot(x, y), color=colour, linewidth=1.8)
+    label = f"{number} {NAMES[flavour, charge]} {pt:.0f} GeV"
+    for axes, end in ((front, (x[-1], y[-1])), (side, (z[-1], up * math.hypot(x[-1], y[-1])))):
+        text = axes.text(
+            end[0], end[1], label, fontsize=10.5, color=colour, ha="center", va="bottom" if end[1] >= 0 else "top"
+        )
+        text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
+
+
+def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tuple[Floats, Floats, Floats]:
+    """Return the points of a lepton's path in metres, from the collision to where it leaves or is stopped.
+
+    Parameters
+    ----------
+    pt, eta, phi, charge
+        Transverse momentum in GeV, pseudorapidity, azimuth in radians, ±1.
+    leaves
+        Whether it leaves the detector (muon) or ends in the calorimeter (electron).
+
+    Notes
+    -----
+    Small straight steps; the field is 3.8 T inside the coil and −1.8 T in the iron. In a field along +z a positive
+    charge turns clockwise, seen against z.
+    """
+    radius, half = (OUTSIDE, OUTSIDE_HALF_LENGTH) if leaves else (CALORIMETER, CALORIMETER_HALF_LENGTH)
+    step, points, direction = 0.05, [(0.0, 0.0, 0.0)], phi
+    while math.hypot(*points[-1][:2]) < radius and abs(points[-1][2]) < half and len(points) < 1000:
+        x, y, z = points[-1]
+        inside = math.hypot(x, y) < COIL and abs(z) < COIL_HALF_LENGTH
+        direction -= charge * CURVATURE * (FIELD_INSIDE if inside else FIELD_OUTSIDE) * step / pt
+        points.append((x + step * math.cos(direction), y + step * math.sin(direction), z + step * math.sinh(eta)))
+    x, y, z = np.array(points).T
+    return x, y, z
+
+
+# --- Pairs ---------------------------------------------------------------------------------------------------
+
+
+def pair_masses(
+    sample: Collisions, flavour: str = "muon", *, same_charge: bool = False, selection: Selection | None = None
+) -> Floats:
+    """Return the mass of every pair of leptons of one flavour and opposite (or the same) charge.
+
+    Parameters
+    ----------
+    sample, flavour
+        The events, and ``"muon"`` or ``"electron"``.
+    same_charge
+        Pairs of the same charge instead: what a Z boson cannot make.
+    selection
+        Use only leptons that this selection calls good; None: all.
+
+    Returns
+    -------
+    (n_pairs,) float64
+        In GeV.
+    """
+    if flavour not in FLAVOURS:
+        raise ValueError(f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}")
+    leptons = sample.leptons
+    column, offsets = kernel.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
+    first, second = _pairs(offsets)
+    wanted = (column.charge[first] == column.charge[second]) == same_charge
+    if selection is not None:
+        good = good_leptons(leptons, flavour, selection)
+        wanted &= good[first] & good[second]
+    first, second = first[wanted], second[wanted]
+    return _mass(_vectors(column, first) + _vectors(column, second))
+
+
+def _pairs(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+    """Return both places of every pair within an event, from where each event's leptons start."""
+    starts, counts = offsets[:-1], np.diff(offsets)
+    found = [
+        (starts[counts > j] + i, starts[counts > j] + j) for j in range(1, int(counts.max(initial=0))) for i in range(j)
+    ]
+    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
+    first, second = zip(*(found or [nothing]), strict=True)
+    return np.concatenate(first), np.concatenate(second)
+
+
+def draw_masses(
+    sample: Collisions,
+    masses: Mapping[str, Floats],
+    *,
+    low: float,
+    high: float,
+    bins: int = 60,
+    label: str = "mass of the pair [GeV]",
+    mark: float | None = None,
+) -> Figure:
+    """Draw how often each mass occurs, one line for each name; ``mark`` draws a dashed line at a mass in GeV."""
+    with styled():
+        figure = ShownFigure(figsize=(7.0, 3.8))
+        axes = _axes(figure, label, f"pairs / {(high - low) / bins:.3g} GeV", sample.heading)
+        for colour, (name, values) in zip(("#0072B2", "#D55E00", "#009E73", "0.4"), masses.items(), strict=False):
+            counts, edges = np.histogram(values, bins, (low, high))
+            axes.stairs(counts, edges, label=name, color=colour, linewidth=1.5)
+        if mark is not None:
+            axes.axvline(mark, color="0.3", linestyle="--", linewidth=0.9, label=f"{mark:g} GeV")
+        axes.set(xlim=(low, high), ylim=(0, None))
+        axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3)
+    return figure
+
+
+def _axes(figure: Figure, label: str, vertical: str, heading: str) -> Axes:
+    """Return axes that fill the figure, in the sizes of these small plots."""
+    axes = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.975, "bottom": 0.14, "top": 0.92})
+    axes.set_xlabel(label, fontsize=10)
+    axes.set_ylabel(vertical, fontsize=10)
+    axes.tick_params(labelsize=9)
+    axes.text(0.0, 1.02, heading, fontsize=10, fontweight="bold", transform=axes.transAxes)
+    return axes
+
+
+# --- Results -------------------------------------------------------------------------------------------------
+
+
+def yields(result: Result, window: str = "118-130") -> Sheet:
+    """Return expected and observed events in a window of the four-lepton mass, per process and channel."""
+    if window not in result.windows:
+        raise KeyError(f"no window {window!r}; there are {', '.join(result.windows)}")
+    expected = {
+        process: [per[channel].expected for channel in CHANNELS] for process, per in result.windows[window].items()
+    }
+    data: Rows = [(DATA, *(round(n) for n in (*numbers, sum(numbers)))) for p, numbers in expected.items() if p == DATA]
+    predicted = {process: numbers for process, numbers in expected.items() if process != DATA}
+    predicted["all predicted"] = [math.fsum(column) for column in zip(*predicted.values(), strict=True)]
+    rows: Rows = [(p, *(round(n, 2) for n in (*numbers, sum(numbers)))) for p, numbers in predicted.items()]
+    return Sheet(("process", *CHANNELS, "all"), (*rows, *data))
+
+
+def windows(result: Result, *names: str) -> Sheet:
+    """Return what is predicted and counted in some windows of the four-lepton mass; all windows if none is named."""
+    rows: Rows = []
+    for name in names or tuple(result.windows):
+        sheet = yields(result, name)
+        predicted = float(sheet["all"][sheet["process"].index("all predicted")])
+        rows.append((name, round(predicted, 2), *sheet["all"][sheet["process"].index("all predicted") + 1 :]))
+    return Sheet(("window [GeV]", "predicted", "data")[: len(rows[0])], tuple(rows))
+
+
+def what_was_run(result: Result) -> Sheet:
+    """Return what identifies a result: code, campaign, selection, and how much of the events it holds."""
+    code, (done, total) = result.provenance["code"], result.coverage.events
+    commit = str(code["git_commit"] or "not from a git checkout")[:12]
+    rows = (
+        ("package", f"{code['package']} {code['version']}"),
+        ("commit", f"{commit}{' with changes' if code['git_dirty'] else ''}"),
+        ("campaign", f"{result.campaign.name}{' (simulated)' if result.simulated else ''}"),
+        ("selection", f"{result.selection.name} {result.selection.digest[:8]}"),
+        ("events", f"{done:,} of {total:,}"),
+        ("complete", "yes" if result.complete else "no"),
+    )
+    return Sheet(("what", "which"), rows)
+
+
+def cutflow(result: Result, channel: str = "4mu") -> Sheet:
+    """Return how many events of each process are left after each cut: expected for simulation, counted for data."""
+    processes = dict.fromkeys(dataset.process for dataset in result.campaign.datasets)
+    left: dict[str, list[float]] = {process: [0.0] * len(CUT_NAMES) for process in processes}
+    for dataset in result.campaign.datasets:
+        for place, (_, count) in enumerate(result.cutflow.get(dataset.name, {}).get(channel, ())):
+            left[dataset.process][place] += count * result.weights[dataset.name][channel]
+    rows = [
+        (name, *(round(left[p][i]) if p == DATA else round(left[p][i], 2) for p in left))
+        for i, name in enumerate(CUT_NAMES)
+    ]
+    return Sheet(("cut", *left), tuple(rows))
+
+
+def events_between(result: Result, low: float, high: float) -> Sheet:
+    """Return the selected events of the data with a four-lepton mass from low to high (GeV), in order of mass."""
+    rows = result.candidates
+    is_data = np.array([dataset.is_data for dataset in result.campaign.datasets], bool)[rows.dataset]
+    found = np.flatnonzero(is_data & (low <= rows.mass_4l) & (rows.mass_4l < high))
+    names = [dataset.name for dataset in result.campaign.datasets]
+    listed = tuple(
+        (
+            names[rows.dataset[i]],
+            int(rows.entry[i]),
+            CHANNELS[rows.channel[i]],
+            *(round(float(m[i]), 2) for m in rows[7:10]),
+        )
+        for i in found[np.argsort(rows.mass_4l[found])]
+    )
+    return Sheet(("dataset", "entry", "channel", "mass_4l", "mass_z1", "mass_z2"), listed)
+
+
+def draw_scan(fit: StrengthFit) -> Figure:
+    """Draw how much worse the fit becomes for other signal strengths; dashed where it is one standard deviation."""
+    with styled():
+        figure = ShownFigure(figsize=(7.0, 3.4))
+        axes = _axes(figure, "signal strength (1 = as predicted)", "−2 ln L above its minimum", fit.model.note)
+        axes.plot(fit.scan_strength, fit.scan_deviance, color="#0072B2", linewidth=1.8)
+        axes.axhline(1.0, color="0.3", linestyle="--", linewidth=0.9)
+        for strength in (fit.signal_strength - fit.error_low, fit.signal_strength + fit.error_high):
+            axes.axvline(strength, color="0.6", linestyle=":", linewidth=0.9)
+        axes.set(xlim=(fit.scan_strength[0], fit.scan_strength[-1]), ylim=(0, None))
+    return figure
+
+
+# --- One cut at a time ---------------------------------------------------------------------------------------
+
+QUANTITIES: Mapping[str, Mapping[str, float]] = {
+    "sip": {"sip_max": LARGEST},
+    "isolation": {"muon_isolation_max": LARGEST, "electron_isolation_max": LARGEST},
+    "mass_z1": {"z1_mass_min": 0.0, "z1_mass_max": LARGEST},
+    "mass_z2": {"z2_mass_min": 0.0, "z2_mass_max": LARGEST},
+}
+"""What `n_minus_one` can draw, and the cuts that it leaves out for that."""
+RANGES = {"sip": (0.0, 20.0), "isolation": (0.0, 1.6), "mass_z1": (0.0, 130.0), "mass_z2": (0.0, 130.0)}
+TITLES = {
+    "sip": "largest SIP of the four leptons",
+    "isolation": "largest isolation of the four leptons",
+    "mass_z1": SYMBOLS["mass_z1"],
+    "mass_z2": SYMBOLS["mass_z2"],
+}
+
+
+@dataclass(frozen=True)
+class NMinusOne:
+    """One quantity of all events that pass every cut but the one on it.
+
+    ``heading`` names the campaign. ``values`` and ``weights`` are by process, each (n,): the quantity, and the expected
+    events that one event stands for. ``kept`` is the open interval that the selection keeps.
+    """
+
+    quantity: str
+    heading: str
+    kept: tuple[float, float]
+    values: Mapping[str, Floats]
+    weights: Mapping[str, Floats]
+
+    @property
+    def table(self) -> Sheet:
+        """Events of each process that the cut keeps and removes."""
+        rows: Rows = []
+        for process, values in self.values.items():
+            inside = (self.kept[0] < values) & (values < self.kept[1])
+            kept, removed = (float(self.weights[process][which].sum()) for which in (inside, ~inside))
+            shown = (round(n) if process == DATA else round(n, 2) for n in (kept, removed))
+            rows.append((process, *shown, round(100 * removed / (kept + removed or 1.0), 1)))
+        return Sheet(("process", "kept", "removed", "% removed"), tuple(rows))
+
+
+def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMinusOne:
+    """Apply every cut but one, and return what that one cut would look at.
+
+    Parameters
+    ----------
+    campaign, selection
+        What to analyse, and the cuts.
+    quantity
+        One of `QUANTITIES`: its cuts are left out.
+
+    Raises
+    ------
+    KeyError
+        If there is no such quantity; lists those there are.
+    """
+    if quantity not in QUANTITIES:
+        raise KeyError(f"no quantity {quantity!r}; there are {', '.join(QUANTITIES)}")
+    loose = selection.replace(**QUANTITIES[quantity])
+    *_, result = engine.run(campaign, loose)
+    rows = result.candidates
+    values = getattr(rows, quantity) if quantity.startswith("mass_") else _worst(campaign, loose, quantity, result)
+    weights = np.array(
+        [result.weights.get(d.name, dict.fromkeys(CHANNELS, 0.0))[c] for d in campaign.datasets for c in CHANNELS]
+    )
+    weight = weights.reshape(-1, len(CHANNELS))[rows.dataset, rows.channel]
+    process = np.array([dataset.process for dataset in campaign.datasets])[rows.dataset]
+    names = dict.fromkeys(dataset.process for dataset in campaign.datasets)
+    return NMinusOne(
+        quantity,
+        f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title,
+        _kept(selection, quantity),
+        {name: np.asarray(values[process == name], np.float64) for name in names},
+        {name: weight[process == name] for name in names},
+    )
+
+
+def _kept(selection: Selection, quantity: str) -> tuple[float, float]:
+    """Return the interval of a quantity that a selection keeps; the looser one where muons and electrons differ."""
+    low = [getattr(selection, name) for name in QUANTITIES[quantity] if name.endswith("_min")]
+    high = [getattr(selection, name) for name in QUANTITIES[quantity] if name.endswith("_max")]
+    return min(low, default=-math.inf), max(high)
+
+
+def _worst(campaign: Campaign, selection: Selection, quantity: str, result: Result) -> Floats:
+    """Return the largest value of a lepton's quantity among the four leptons of each candidate."""
+    found: dict[tuple[int, int, int, int], float] = {}
+    for chunk in _chunks(campaign):
+        read = events.read_survivors(chunk)
+        chosen = kernel.select(read.leptons, selection, chunk.stream)
+        values = np.where(chosen.flavour == MUON, *(_pick(read.leptons, f, quantity, chosen.lepton) for f in FLAVOURS))
+        for event, channel, worst in zip(
+            chosen.event_index, chosen.channel, values.max(axis=1, initial=0.0), strict=True
+        ):
+            found[chunk.dataset_index, chunk.file_index, int(read.entries[event]), int(channel)] = float(worst)
+    rows = result.candidates
+    places = zip(rows.dataset.tolist(), rows.file.tolist(), rows.entry.tolist(), rows.channel.tolist(), strict=True)
+    return np.array([found[place] for place in places], np.float64)
+
+
+def _pick(leptons: Leptons, flavour: str, quantity: str, places: npt.NDArray[np.int64]) -> Floats:
+    """Return a quantity of one flavour at some places; places of the other flavour give any value."""
+    column = kernel.columns_of(leptons, flavour)
+    values = sip(column) if quantity == "sip" else np.asarray(getattr(column, quantity), np.float64)
+    return values[np.minimum(places, len(values) - 1)] if len(values) else np.zeros(places.shape)
+
+
+def draw_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
+    """Draw what `n_minus_one` returned: prediction stacked, data as points, what the cut removes in grey."""
+    low, high = RANGES[found.quantity]
+    with styled():
+        figure = ShownFigure(figsize=(7.0, 3.8))
+        axes = _axes(figure, TITLES[found.quantity], "events (all other cuts applied)", found.heading)
+        bottom = np.zeros(bins)
+        for process in sorted(found.values, key=_stack_place):
+            counts, edges = np.histogram(
+                _inside(found.values[process], low, high), bins, (low, high), weights=found.weights[process]
+            )
+            if process == DATA:
+                centres = (edges[1:] + edges[:-1])[counts > 0] / 2
+                counts = counts[counts > 0]
+                bars = np.abs(np.stack(garwood(counts)) - counts)
+                axes.errorbar(centres, counts, bars, fmt="o", color="black", markersize=3.5, label="data")
+                continue
+            patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=LABELS.get(process, process))
+            patch.set(facecolor=COLOURS.get(process, "0.6"), edgecolor="none")
+            bottom = bottom + counts
+        _shade(axes, found.kept, (low, high))
+        axes.set(xlim=(low, high), yscale="log", ylim=(0.02, None))
+        axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3)
+    return figure
+
+
+def _inside(values: Floats, low: float, high: float) -> Floats:
+    """Return values with those beyond the axis in its last bin."""
+    return np.clip(values, low, np.nextafter(high, low))
+
+
+def _stack_place(process: str) -> int:
+    """Return where a process stands in the stack; data come last, on top."""
+    order = (*COLOURS, DATA)
+    return order.index(process) if process in order else -1
+
+
+def _shade(axes: Axes, kept: tuple[float, float], limits: tuple[float, float]) -> None:
+    """Grey out what a cut removes."""
+    for low, high in _outside(kept, limits):
+        axes.axvspan(low, high, facecolor="0.5", alpha=0.25, edgecolor="none", zorder=3)
+    for edge in kept:
+        if limits[0] < edge < limits[1]:
+            axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
+
+
+def _outside(kept: tuple[float, float], limits: tuple[float, float]) -> Iterable[tuple[float, float]]:
+    """Yield the parts of an axis outside an interval."""
+    if kept[0] > limits[0]:
+        yield limits[0], kept[0]
+    if kept[1] < limits[1]:
+        yield kept[1], limits[1]

@@ -1,0 +1,223 @@
+"""The notebooks as a course: how they are written, that solutions work, and that they give the same numbers twice.
+
+That every notebook runs from top to bottom is tested by nbval, which pytest uses for the folder ``notebooks``.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import re
+import statistics
+from pathlib import Path
+from typing import Any
+
+import nbformat
+import pytest
+from nbclient import NotebookClient
+
+FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
+NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
+LESSONS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]
+ALL = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+EACH_LESSON = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+MOST_LINES, MEDIAN_LINES, LONGEST_LINE = 10, 3, 105
+SOLUTION = re.compile(r"<details>\s*<summary>Solution</summary>\n(.*?)</details>", re.DOTALL)
+PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
+
+
+def cells(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
+    """The cells of a notebook, their source as one text."""
+    found = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    return [{**cell, "source": "".join(cell["source"])} for cell in found if kind in (None, cell["cell_type"])]
+
+
+def code(path: Path) -> list[str]:
+    return [cell["source"] for cell in cells(path, "code")]
+
+
+def prose(path: Path) -> str:
+    return "\n\n".join(cell["source"] for cell in cells(path, "markdown"))
+
+
+def lines(source: str) -> int:
+    """Lines of code that a reader has to understand: not empty ones, nor those with a comment only."""
+    return sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in source.splitlines())
+
+
+def exercises(path: Path) -> list[str]:
+    """What stands below each heading *Exercise* or *Exercises*, split where a new number begins."""
+    parts = re.split(r"^#+ Exercises?\n", prose(path), flags=re.MULTILINE)[1:]
+    text = re.split(r"^#+ ", "\n".join(parts), maxsplit=1, flags=re.MULTILINE)[0]
+    return [part for part in re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE) if part.strip()]
+
+
+def solutions(path: Path) -> list[str]:
+    """The code of each folded solution, its blocks one after the other."""
+    return ["\n".join(PYTHON.findall(text)) for text in SOLUTION.findall(prose(path))]
+
+
+# --- How they are written --------------------------------------------------------------------------
+
+
+def test_lessons_are_numbered_from_zero_without_a_gap() -> None:
+    assert [int(path.name[:2]) for path in LESSONS] == list(range(len(LESSONS)))
+
+
+@EACH_LESSON
+def test_lesson_opens_with_what_to_do_learn_and_need_and_how_long_it_takes(path: Path) -> None:
+    opening = cells(path)[0]
+    assert opening["cell_type"] == "markdown"
+    assert re.match(r"# (\d\. )?[A-Z]", opening["source"])
+    bullets = re.findall(r"^\* \*\*(Do|Learn|Need)\*\* – (.+)$", opening["source"], re.MULTILINE)
+    assert [name for name, _ in bullets] == ["Do", "Learn", "Need"]
+    assert re.search(r"\d+ minutes", dict(bullets)["Need"])
+
+
+@ALL
+def test_no_cell_is_long_and_most_are_short(path: Path) -> None:
+    counted = [lines(source) for source in code(path)]
+    assert max(counted) <= MOST_LINES
+    assert statistics.median(counted) <= MEDIAN_LINES
+
+
+@ALL
+def test_no_cell_defines_a_function_or_a_class(path: Path) -> None:
+    defined = [
+        node.name
+        for source in code(path)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+    ]
+    assert defined == [], "put it into the package"
+
+
+@ALL
+def test_no_line_of_code_is_cut_off_at_the_edge_of_the_page(path: Path) -> None:
+    assert [line for source in code(path) for line in source.splitlines() if len(line) > LONGEST_LINE] == []
+
+
+@EACH_LESSON
+def test_at_most_two_cells_of_code_follow_each_other_without_text(path: Path) -> None:
+    kinds = "".join(cell["cell_type"][0] for cell in cells(path))
+    assert "ccc" not in kinds
+
+
+@EACH_LESSON
+def test_text_after_the_code_is_checked_by_asserting_cells(path: Path) -> None:
+    assert sum(source.count("assert ") for source in code(path)) >= 2
+
+
+@EACH_LESSON
+def test_lesson_has_exercises_each_with_a_folded_solution(path: Path) -> None:
+    found = exercises(path)
+    assert found
+    unsolved = [part.splitlines()[0] for part in found if not SOLUTION.search(part) and "With a network" not in part]
+    assert unsolved == []
+
+
+@EACH_LESSON
+def test_lesson_ends_with_what_was_run(path: Path) -> None:
+    *_, before, last = cells(path)
+    assert before["source"].rstrip().endswith("### What was run")
+    assert last["cell_type"] == "code"
+
+
+@ALL
+def test_notebook_names_no_path_of_a_machine_and_no_shell_command(path: Path) -> None:
+    text = "\n".join(cell["source"] for cell in cells(path))
+    assert not re.search(r"(?<![\w.:/])/(?:home|root|tmp|opt|work|Users|mnt|srv)/", text)
+    assert not re.search(r"^\s*[!%]", "\n".join(code(path)), re.MULTILINE)
+
+
+@ALL
+def test_links_lead_to_files_of_this_repository_or_to_https(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)]+)\)", prose(path)):
+        assert target.startswith("https://") or (path.parent / target.partition("#")[0]).exists(), target
+
+
+@ALL
+def test_notebook_is_for_any_python_kernel_and_has_unique_cell_ids(path: Path) -> None:
+    document = json.loads(path.read_text(encoding="utf-8"))
+    assert document["metadata"]["kernelspec"]["name"] == "python3"
+    assert "version" not in document["metadata"].get("language_info", {})
+    identifiers = [cell["id"] for cell in document["cells"]]
+    assert len(set(identifiers)) == len(identifiers)
+
+
+def minutes(path: Path) -> int:
+    found = re.search(r"(\d+) minutes", cells(path)[0]["source"])
+    return int(found[1]) if found else 0
+
+
+@EACH_LESSON
+def test_minutes_agree_with_the_overview_and_the_notes_for_instructors(path: Path) -> None:
+    overview = dict(re.findall(r"^\| \[\d\d\]\((\w+)\.ipynb\) .*\| (\d+) \|$", prose(LESSONS[0]), re.MULTILINE))
+    notes = dict(re.findall(r"^\| `(\w+)` \| (\d+)", (FOLDER / "INSTRUCTORS.md").read_text("utf-8"), re.MULTILINE))
+    assert int(notes[path.stem]) == minutes(path)
+    if path != LESSONS[0]:
+        assert int(overview[path.stem]) == minutes(path)
+
+
+# --- The tests themselves --------------------------------------------------------------------------
+
+
+def test_exercises_and_solutions_are_found_in_a_text(tmp_path: Path) -> None:
+    text = (
+        "### Exercises\n\n1. Why?\n\n<details><summary>Solution</summary>\n\n```python\na = 1\n```\n\nSo.\n\n"
+        "```python\na\n```\n</details>\n\n2. How?\n\n### What was run\n"
+    )
+    path = tmp_path / "00_x.ipynb"
+    path.write_text(json.dumps({"cells": [{"cell_type": "markdown", "source": [text]}]}), encoding="utf-8")
+    assert [bool(SOLUTION.search(part)) for part in exercises(path)] == [True, False]
+    assert solutions(path) == ["a = 1\n\na\n"]
+
+
+# --- In a fresh kernel -----------------------------------------------------------------------------
+
+
+def run(path: Path, extra: list[str], folder: Path) -> list[dict[str, Any]]:
+    """Run a notebook in a fresh kernel, with further cells before the last; return its code cells."""
+    notebook = nbformat.read(path, as_version=4)
+    notebook.cells[-1:-1] = [nbformat.v4.new_code_cell(source) for source in extra]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONWARNINGS", "error:::higgsnb")
+        NotebookClient(
+            notebook, timeout=600, kernel_name="python3", resources={"metadata": {"path": str(folder)}}
+        ).execute()
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def texts(executed: list[dict[str, Any]]) -> list[str]:
+    """The text outputs of cells: results and what was printed; not the pictures, not the state of widgets."""
+    shown = []
+    for cell in executed:
+        for output in cell["outputs"]:
+            text = output.get("data", {}).get("text/plain", output.get("text", ""))
+            shown.append(re.sub(r"0x[0-9a-f]+|<\w*Figure.*>|model_id='\w+'", "…", text))
+    return shown
+
+
+@pytest.mark.slow
+@EACH_LESSON
+def test_solutions_run_after_the_cells_of_their_notebook(path: Path, tmp_path: Path) -> None:
+    found = [source for source in solutions(path) if source]
+    assert found
+    executed = run(path, found, tmp_path)
+    assert len(executed) == len(code(path)) + len(found)
+
+
+VARYING = {"07_scale_out": "times and addresses of workers", "08_trust_the_result": "where a run was interrupted"}
+
+
+@pytest.mark.slow
+@EACH_LESSON
+def test_two_fresh_kernels_give_the_same_numbers(path: Path, tmp_path: Path) -> None:
+    if path.stem in VARYING:
+        pytest.skip(f"shows {VARYING[path.stem]}, which differ from run to run")
+    first, second = texts(run(path, [], tmp_path)), texts(run(path, [], tmp_path))
+    assert first == second
+    assert any(first)
+    assert os.listdir(tmp_path) == []  # noqa: PTH208 - a lesson leaves nothing beside itself

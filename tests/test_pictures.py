@@ -1,0 +1,316 @@
+"""Tables and pictures of the notebooks: hand-made events, symmetries, agreement with the analysis they illustrate."""
+
+from __future__ import annotations
+
+import io
+import math
+from dataclasses import replace
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from matplotlib.figure import Figure
+
+from higgsnb import analysis, datasets, engine, events, kernel, pictures, selection
+from higgsnb.pictures import Collisions, Sheet
+from higgsnb.selection import Leptons
+
+OPEN = selection.load("open2012")
+
+
+def made(*flavours: list[tuple[float, float, float, int]]) -> Collisions:
+    """One event of given muons and electrons, each (pt, eta, phi, charge); all isolated and prompt."""
+    columns: dict[str, object] = {"run": np.array([1]), "luminosity_block": np.array([2])}
+    columns["event"] = np.array([3], np.uint64)
+    for name, leptons in zip(("muon", "electron"), flavours, strict=True):
+        columns[f"{name}_offsets"] = np.array([0, len(leptons)])
+        table = np.array(leptons, np.float32).reshape(-1, 4)
+        columns |= {f"{name}_{q}": table[:, i] for i, q in enumerate(("pt", "eta", "phi"))}
+        columns[f"{name}_charge"] = table[:, 3].astype(np.int32)
+        for quantity, value in {
+            "mass": 0,
+            "dxy": 0,
+            "dxy_error": 0.01,
+            "dz": 0,
+            "dz_error": 0.01,
+            "isolation": 0,
+        }.items():
+            columns[f"{name}_{quantity}"] = np.full(len(table), value, np.float32)
+    return Collisions(Leptons(**columns), "made by hand", simulated=True)
+
+
+@pytest.fixture(scope="module")
+def toy() -> datasets.Campaign:
+    return datasets.load("toy")
+
+
+@pytest.fixture(scope="module")
+def result(toy: datasets.Campaign) -> analysis.Result:
+    *_, last = engine.run(toy, OPEN)
+    return last
+
+
+@pytest.fixture(scope="module")
+def muons(toy: datasets.Campaign) -> Collisions:
+    return pictures.collisions(toy, "Run2012_DoubleMu")
+
+
+# --- Tables --------------------------------------------------------------------------------------------------
+
+
+def test_sheet_gives_columns_by_name_and_names_those_it_has() -> None:
+    sheet = Sheet(("a", "b"), ((1, "x"), (2, "y")))
+    assert (sheet["a"], sheet["b"], len(sheet)) == ([1, 2], ["x", "y"], 2)
+    with pytest.raises(KeyError, match="no column 'c'; the columns are a, b"):
+        sheet["c"]
+
+
+def test_sheet_shows_numbers_short_and_escapes_text() -> None:
+    sheet = Sheet(("<n>", "v"), (("<b>", 1234567), ("c", 0.01234), ("d", 1234.567)))
+    assert repr(sheet).splitlines() == ["<n>          v", "<b>  1,234,567", "  c     0.0123", "  d   1,234.57"]
+    page = sheet._repr_html_()
+    assert "&lt;b&gt;" in page
+    assert "<b>" not in page
+    assert page.count("<tr>") == 4
+
+
+# --- One event -----------------------------------------------------------------------------------------------
+
+
+def test_back_to_back_muons_of_45_gev_weigh_90() -> None:
+    sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [])
+    assert pictures.pair_masses(sample) == pytest.approx([90.0], rel=1e-6)
+    assert pictures.invariant_mass(sample, 0) == pytest.approx(90.0, rel=1e-6)
+
+
+def test_event_table_says_what_is_good_and_shows_a_dash_for_what_does_not_exist() -> None:
+    sample = made([(30.0, 0.1, 0.2, 1), (4.0, 0.1, 0.2, -1)], [(20.0, -1.0, 3.0, -1)])
+    leptons = sample.leptons._replace(electron_isolation=np.array([-999.0], np.float32))
+    table = pictures.event_table(replace(sample, leptons=leptons), 0, OPEN)
+    assert table["lepton"] == ["μ⁺", "μ⁻", "e⁻"]
+    assert table["good"] == ["yes", "no", "no"]
+    assert table["isolation"] == [0.0, 0.0, "–"]
+    assert "good" not in pictures.event_table(sample, 0).columns
+
+
+def test_event_that_does_not_exist_is_an_error_with_their_number() -> None:
+    for wrong in (1, -1):
+        with pytest.raises(IndexError, match=f"no event {wrong}; there are 1, numbered from 0"):
+            pictures.event_table(made([], []), wrong)
+
+
+def test_sip_of_sentinels_is_not_a_number() -> None:
+    column = kernel.columns_of(made([(30.0, 0.0, 0.0, 1)], []).leptons, "muon")
+    three, gone = column._replace(dxy=np.float32([0.03]), dz=np.float32([0.04])), np.float32([-999.0])
+    assert pictures.sip(three) == pytest.approx([0.05 / math.hypot(0.01, 0.01)], rel=1e-6)
+    assert np.isnan(pictures.sip(three._replace(dxy=gone, dz=gone, dxy_error=gone, dz_error=gone))).all()
+
+
+def test_four_muons_pair_in_two_ways_and_the_best_is_that_of_the_analysis(muons: Collisions) -> None:
+    found = kernel.select(muons.leptons, OPEN, "DoubleMu")
+    counts = [np.diff(getattr(muons.leptons, f"{name}_offsets")) for name in ("muon", "electron")]
+    four = np.flatnonzero((counts[0] == 4) & (counts[1] == 0))
+    rows = np.flatnonzero((found.channel == 0) & np.isin(found.event_index, four))
+    assert len(rows) > 20
+    for row in rows:
+        ways = pictures.ways_to_pair(muons, int(found.event_index[row]))
+        assert len(ways) == 2
+        passing = [way for way in ways.rows if 40 < way[1] < 120 and 12 <= way[3] < 120]  # the best comes first
+        assert passing[0][1] == pytest.approx(found.mass_z1[row], abs=0.006)
+
+
+def test_two_muons_and_two_electrons_pair_in_one_way() -> None:
+    sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [(10.0, 1.0, 1.0, 1), (10.0, 1.0, 2.0, -1)])
+    (way,) = pictures.ways_to_pair(sample, 0).rows
+    assert way[:2] == ("μ⁺ (1) + μ⁻ (2)", 90.0)
+    assert way[-1] == 1.19
+
+
+# --- Tracks --------------------------------------------------------------------------------------------------
+
+PT = st.floats(2.0, 200.0)
+ETA = st.floats(-2.4, 2.4)
+PHI = st.floats(-3.1, 3.1)
+
+
+@given(PT, ETA, PHI)
+def test_opposite_charges_bend_to_mirrored_sides(pt: float, eta: float, phi: float) -> None:
+    plus, minus = (np.array(pictures.track(pt, eta, phi, charge, leaves=True)) for charge in (1, -1))
+    along, across = (math.cos(phi), math.sin(phi)), (-math.sin(phi), math.cos(phi))
+    assert along @ plus[:2] == pytest.approx(along @ minus[:2], abs=1e-9)
+    assert across @ plus[:2] == pytest.approx(-(across @ minus[:2]), abs=1e-9)
+    assert plus[2] == pytest.approx(minus[2])
+
+
+def test_positive_charge_turns_clockwise_by_the_angle_of_the_formula() -> None:
+    x, y, _ = pictures.track(10.0, 0.0, 0.0, 1, leaves=False)
+    assert y[-1] < 0
+    radius = 10.0 / (0.2998 * 3.8)  # p = 0.2998 B r
+    assert math.hypot(x[-1], y[-1] + radius) == pytest.approx(radius, rel=0.01)  # on the circle around (0, −r)
+
+
+@given(PT, ETA, PHI)
+def test_muons_leave_the_detector_and_electrons_end_in_the_calorimeter(pt: float, eta: float, phi: float) -> None:
+    for leaves, radius, half in ((True, 7.0, 10.5), (False, 1.6, 3.2)):
+        x, y, z = pictures.track(pt, eta, phi, 1, leaves=leaves)
+        inside = (np.hypot(x, y) < radius) & (np.abs(z) < half)
+        assert inside[:-1].all()
+        assert not inside[-1] or len(x) == 1000  # one of the softest may curl for ever
+
+
+# --- Pairs ---------------------------------------------------------------------------------------------------
+
+
+def test_every_pair_of_an_event_is_found_once_by_a_slow_loop(muons: Collisions) -> None:
+    offsets, charge = muons.leptons.muon_offsets, muons.leptons.muon_charge
+    expected = {True: 0, False: 0}
+    for start, stop in pairwise(offsets[:501].tolist()):
+        for j in range(start, stop):
+            for i in range(start, j):
+                expected[bool(charge[i] == charge[j])] += 1
+    part = Leptons(
+        *(
+            c[: offsets[500]] if n.startswith("muon_") and c is not offsets else c
+            for n, c in muons.leptons._asdict().items()
+        )
+    )
+    part = part._replace(muon_offsets=offsets[:501])
+    few = replace(muons, leptons=part)
+    assert {same: len(pictures.pair_masses(few, same_charge=same)) for same in (True, False)} == expected
+
+
+def test_good_leptons_are_those_of_the_compiled_rule_and_pairs_use_only_them(muons: Collisions) -> None:
+    good = pictures.good_leptons(muons.leptons, "muon", OPEN)
+    assert 0.5 < good.mean() < 0.95
+    hard = pictures.good_leptons(muons.leptons, "muon", OPEN.replace(muon_pt_min=20))
+    assert (hard == (good & (muons.leptons.muon_pt > 20))).all()
+    every, some = pictures.pair_masses(muons), pictures.pair_masses(muons, selection=OPEN)
+    assert set(some) < set(every)
+
+
+def test_flavour_that_does_not_exist_is_an_error(muons: Collisions) -> None:
+    with pytest.raises(ValueError, match="flavour = 'tau'; expected one of muon, electron"):
+        pictures.pair_masses(muons, "tau")
+
+
+def test_lepton_counts_add_up_to_all_events(muons: Collisions) -> None:
+    counts = pictures.lepton_counts(muons)
+    for column in counts.columns[1:]:
+        assert sum(counts[column]) == muons.events
+    assert sum(n * events for n, events in zip(counts["leptons"], counts[counts.columns[1]], strict=True)) == len(
+        muons.leptons.muon_pt
+    )
+
+
+# --- Results -------------------------------------------------------------------------------------------------
+
+
+def test_yields_and_windows_are_those_of_the_result(result: analysis.Result) -> None:
+    sheet = pictures.yields(result, "118-130")
+    window = result.windows["118-130"]
+    assert sheet["process"] == ["higgs", "zz", "zx", "all predicted", "data"]
+    assert sheet.rows[-1][1:] == (*(window["data"][c].events for c in ("4mu", "4e", "2e2mu")), 23)
+    assert sheet["4mu"][0] == round(window["higgs"]["4mu"].expected, 2)
+    row = pictures.windows(result).rows[list(result.windows).index("118-130")]
+    assert row == ("118-130", sheet["all"][3], 23)
+    with pytest.raises(KeyError, match="no window '1-2'; there are 70-181"):
+        pictures.yields(result, "1-2")
+
+
+def test_cutflow_never_grows_and_ends_at_the_yields(result: analysis.Result) -> None:
+    for channel in ("4mu", "4e", "2e2mu"):
+        flow = pictures.cutflow(result, channel)
+        for process in flow.columns[1:]:
+            assert flow[process] == sorted(flow[process], reverse=True)
+        assert flow["data"][-1] == result.yields["data"][channel].events
+        assert flow["higgs"][-1] == pytest.approx(result.yields["higgs"][channel].expected, abs=0.005)
+
+
+def test_events_between_are_those_counted_in_the_window_and_lead_back_to_their_file(
+    result: analysis.Result, muons: Collisions
+) -> None:
+    sheet = pictures.events_between(result, 118.0, 130.0)
+    assert len(sheet) == pictures.yields(result, "118-130").rows[-1][-1]
+    assert sheet["mass_4l"] == sorted(sheet["mass_4l"])
+    counts = [np.diff(getattr(muons.leptons, f"{name}_offsets")) for name in ("muon", "electron")]
+    for dataset, entry, channel, mass, *_ in sheet.rows:
+        if dataset == muons.dataset and channel == "4mu" and (counts[0][entry], counts[1][entry]) == (4, 0):
+            assert pictures.invariant_mass(muons, entry) == pytest.approx(mass, abs=0.006)
+
+
+def test_what_was_run_says_when_a_result_is_partial(toy: datasets.Campaign, result: analysis.Result) -> None:
+    *_, part = engine.run(toy, OPEN, fraction=0.2)
+    for one, complete in ((result, "yes"), (part, "no")):
+        said = dict(pictures.what_was_run(one).rows)
+        assert said["complete"] == complete
+        assert said["campaign"] == "toy (simulated)"
+        assert said["events"].startswith(f"{one.coverage.events[0]:,} of")
+
+
+# --- One cut at a time ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("quantity", ["sip", "isolation"])
+def test_events_that_the_left_out_cut_keeps_are_the_selected_ones(
+    toy: datasets.Campaign, result: analysis.Result, quantity: str
+) -> None:
+    found = pictures.n_minus_one(toy, OPEN, quantity)
+    kept = dict(zip(found.table["process"], found.table["kept"], strict=True))
+    for process, channels in result.yields.items():
+        selected = sum(one.expected for one in channels.values())
+        # A few events are lost: of two candidates, one with a bad lepton is now the better one.
+        assert 0.97 * selected < kept[process] < selected + 0.006
+
+
+def test_what_the_left_out_cut_looks_at_is_computed_as_the_kernel_does(toy: datasets.Campaign) -> None:
+    tight = pictures.n_minus_one(toy, OPEN.replace(sip_max=2), "sip")
+    *_, cut = engine.run(toy, OPEN.replace(sip_max=2))
+    kept = dict(zip(tight.table["process"], tight.table["kept"], strict=True))
+    assert kept["data"] == pytest.approx(sum(one.events for one in cut.yields["data"].values()), abs=2)
+    assert tight.kept == (-math.inf, 2.0)
+
+
+def test_quantity_that_does_not_exist_is_an_error(toy: datasets.Campaign) -> None:
+    with pytest.raises(KeyError, match="no quantity 'pt'; there are sip, isolation, mass_z1, mass_z2"):
+        pictures.n_minus_one(toy, OPEN, "pt")
+
+
+# --- Pictures ------------------------------------------------------------------------------------------------
+
+
+def texts(figure: Figure) -> str:
+    return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
+
+
+def test_every_picture_of_simulated_collisions_says_so(toy: datasets.Campaign, muons: Collisions) -> None:
+    masses = pictures.pair_masses(muons)
+    for figure in (
+        pictures.draw_event(muons, 0),
+        pictures.draw_masses(muons, {"all": masses}, low=60, high=120, mark=91.19),
+        pictures.draw_n_minus_one(pictures.n_minus_one(toy, OPEN, "mass_z2")),
+    ):
+        assert "simulated collisions" in texts(figure)
+        image = io.BytesIO(figure._repr_png_()[0]).getvalue()
+        assert image.startswith(b"\x89PNG")
+
+
+def test_picture_of_real_collisions_does_not_say_simulated(muons: Collisions) -> None:
+    assert "CMS Open Data" in texts(pictures.draw_event(replace(muons, simulated=False), 0))
+    assert "simulated" not in texts(pictures.draw_event(replace(muons, simulated=False), 0))
+
+
+def test_picture_names_every_lepton_in_both_views() -> None:
+    sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [(10.0, 1.0, 1.0, 1)])
+    said = texts(pictures.draw_event(sample, 0))
+    for name in ("1 μ⁺ 45 GeV", "2 μ⁻ 45 GeV", "3 e⁺ 10 GeV"):
+        assert said.count(name) == 2
+
+
+def test_sample_reads_no_more_than_asked(toy: datasets.Campaign) -> None:
+    few = pictures.collisions(toy, "ZZTo4mu", most=100)
+    assert (few.events, few.simulated) == (100, True)
+    with pytest.raises(datasets.CampaignError, match="no dataset 'ZZTo4mmu'"):
+        pictures.collisions(toy, "ZZTo4mmu")
+    assert events.BRANCHES["run"] == "run"
