@@ -22,7 +22,7 @@ LAYERS = (
     {"datasets", "luminosity", "diagnosis"},
     {"selection"},
     {"kernel", "blocks"},
-    {"baskets"},
+    {"baskets", "pairings"},
     {"pages"},
     {"survivors"},
     {"events"},
@@ -33,8 +33,9 @@ LAYERS = (
     {"tasks"},
     {"engine"},
     {"cluster"},
-    {"plots"},
-    {"results"},
+    {"plots", "statistics", "sample"},
+    {"results", "exploring"},
+    {"pictures", "explorer"},
     {"widgets"},
     {"__main__"},
 )
@@ -66,13 +67,19 @@ LIBRARIES = {
     "kubernetes": {"dask", "dask_kubernetes", "distributed", "httpx", "kr8s", "psutil"},
     "cluster": {"dask", "dask_gateway", "dask_jobqueue", "distributed", "psutil"},
     "widgets": {"anywidget", "traitlets"},
+    "pairings": {"numba"},
+    "statistics": {"iminuit", "scipy"},
+    "sample": set(),
+    "exploring": {"scipy"},
+    "explorer": {"anywidget", "traitlets"},
+    "pictures": {"matplotlib"},
     "plots": {"matplotlib", "mplhep", "scipy"},
     "results": {"pyarrow"},
     "__main__": {"click", "distributed", "tqdm"},
     "toy": {"uproot", "awkward"},
 }
 HEAVY = {"awkward", "hist", "matplotlib", "mplhep", "numba", "pyarrow", "scipy", "uhi", "uproot"}
-HEAVY |= {"anywidget", "dask_kubernetes", "httpx", "ipywidgets", "kr8s", "psutil", "traitlets"}
+HEAVY |= {"anywidget", "dask_kubernetes", "iminuit", "httpx", "ipywidgets", "kr8s", "psutil", "traitlets"}
 HEAVY |= {"aiohttp", "dask", "distributed", "fsspec", "requests"}
 VAGUE = {"utils", "util", "core", "base", "common", "helpers", "misc", "tools"}
 
