@@ -9,7 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -144,7 +144,8 @@ def run(
             on_error=on_error, skims_folder=files.cache_folder() / "skims" if skim else None,
             ledger=folder / LEDGER, fresh=fresh, unit_seconds=unit_seconds,
         )  # fmt: skip
-        result = _last(partial_results, quiet=quiet)
+        with closing(partial_results):  # Ctrl-C must not leave pieces that look as if they had ended the process
+            result = _last(partial_results, quiet=quiet)
     written = results.write(result, folder, run={**clock.record(), **result.run})
     try:
         _report(result, written, quiet=quiet)
@@ -406,7 +407,9 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists
 @folder_argument
 def ledger_show(folder: Path) -> None:
     """Say how many pieces are finished, and how often any had to be begun again."""
-    with _open_ledger(folder) as opened:
+    from higgsnb.ledger import Ledger
+
+    with Ledger(_ledger_of(folder)) as opened:
         again = opened.begun_again()
         click.echo(f"{len(opened):,} pieces finished, {again:,} begun more than once")
 
@@ -416,8 +419,9 @@ def ledger_show(folder: Path) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def ledger_export(folder: Path, file: Path) -> None:
     """Write the ledger of DIR to one FILE, which can be downloaded and imported elsewhere."""
-    with _open_ledger(folder) as opened:
-        click.echo(f"{file}: {opened.export(file):,} pieces")
+    from higgsnb import ledger as ledgers
+
+    click.echo(f"{file}: {ledgers.export(_ledger_of(folder), file):,} pieces")
 
 
 @ledger.command("import")
@@ -431,13 +435,11 @@ def ledger_import(folder: Path, file: Path) -> None:
         click.echo(f"{folder / LEDGER}: {opened.absorb(file):,} pieces more")
 
 
-def _open_ledger(folder: Path) -> Any:
+def _ledger_of(folder: Path) -> Path:
     """Return the ledger of a result directory."""
-    from higgsnb.ledger import Ledger
-
     if not (folder / LEDGER).is_file():
         raise FileNotFoundError(f"{folder} has no {LEDGER}\nGive the directory that `higgsnb run --out DIR` wrote.")
-    return Ledger(folder / LEDGER)
+    return folder / LEDGER
 
 
 # --- doctor --------------------------------------------------------------------------------------------------

@@ -3,8 +3,9 @@
 A unit is a number, its place in the plan. Whatever happens to the work (a reply that comes twice or too late, a worker
 that dies, a connection that is cut) becomes one call here; nothing here knows of processes or networks.
 
-A unit is blamed for the death of a worker only if it was there alone: the units of a batch that is lost become suspects
-and go out one by one. One that is lost `MOST_STRIKES` times alone has failed.
+A unit is blamed for the death of a worker only if nothing else was under way. The units of a batch that is lost go out
+again one by one; one that is lost then has to wait until the end, when it goes out alone. Lost so `MOST_STRIKES` times,
+it has failed.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ def nondeterminism(dataset: int, file: int, start: int, stop: int) -> Nondetermi
 
 
 class Batch(NamedTuple):
-    """Units that go out together; ``alone`` marks a suspect, which may be blamed."""
+    """Units that go out together; ``alone``: while nothing else is under way, so that the unit may be blamed."""
 
     units: tuple[int, ...]
     alone: bool
@@ -54,15 +55,17 @@ class Accounts:
     units
         The plan, in the order in which the units are to go out.
     suspects
-        Those of them that may have killed an earlier run: they go out first, one by one.
+        Those of them that may have killed an earlier run: they go out last, alone.
     """
 
     def __init__(self, units: Iterable[int], suspects: Collection[int] = ()) -> None:
         plan = list(units)
-        self._suspects = deque(unit for unit in plan if unit in suspects)
         self._waiting = deque(unit for unit in plan if unit not in suspects)
+        self._singly: deque[int] = deque()
+        self._last = deque(unit for unit in plan if unit in suspects)
         self._open = set(plan)
         self._under_way: Counter[int] = Counter()
+        self._alone: int | None = None
         self._strikes: Counter[int] = Counter()
         self.done: dict[int, bytes] = {}
         self.failed: set[int] = set()
@@ -73,33 +76,38 @@ class Accounts:
         return Census(len(self._open) - under_way, under_way, len(self.done), len(self.failed))
 
     @property
-    def suspicious(self) -> bool:
-        """Whether the next batch is a suspect, alone."""
-        self._skip()
-        return bool(self._suspects)
-
-    @property
     def left(self) -> int:
         """How many units are neither done nor failed."""
         return len(self._open)
 
     def take(self, most: int) -> Batch | None:
-        """Return the next units to go out, at most so many; None if all are under way or settled."""
+        """Return the next units to go out, at most so many; None if there are none that may go out now."""
         self._skip()
-        if self._suspects:
-            suspect = self._suspects.popleft()
-            self._under_way[suspect] += 1
-            return Batch((suspect,), alone=True)
+        if self._alone is not None:
+            return None
+        if self._singly:
+            units = [self._singly.popleft()]
+        elif self._waiting:
+            units = self._next(most)
+        elif self._last and not self._under_way:
+            units = [self._last.popleft()]
+            self._alone = units[0]
+        else:
+            return None
+        self._under_way.update(units)
+        return Batch(tuple(units), alone=self._alone is not None)
+
+    def _next(self, most: int) -> list[int]:
+        """Take units from the front of the plan."""
         units: list[int] = []
         while self._waiting and len(units) < most:
             units.append(self._waiting.popleft())
             self._skip()
-        self._under_way.update(units)
-        return Batch(tuple(units), alone=False) if units else None
+        return units
 
     def _skip(self) -> None:
         """Forget units in the queues that a late reply has settled."""
-        for queue in (self._suspects, self._waiting):
+        for queue in (self._singly, self._waiting, self._last):
             while queue and (queue[0] not in self._open or queue[0] in self._under_way):
                 queue.popleft()
 
@@ -133,12 +141,14 @@ class Accounts:
         """Take a unit off the open ones."""
         self._open.discard(unit)
         del self._under_way[unit]
+        if unit == self._alone:
+            self._alone = None
 
     def give_back(self, batch: Batch) -> None:
         """Note that a batch did not come back through no fault of its own; its units go out again first."""
         for unit in reversed(batch.units):
             if self._back(unit):
-                (self._suspects if batch.alone else self._waiting).appendleft(unit)
+                (self._last if batch.alone else self._waiting).appendleft(unit)
 
     def lose(self, batch: Batch, strikes: int = 1) -> list[int]:
         """Note that the worker of a batch died; return the units that have failed for that.
@@ -154,13 +164,15 @@ class Accounts:
                 self.fail(unit)
                 struck_out.append(unit)
             else:
-                self._suspects.append(unit)
+                (self._singly if len(batch.units) > 1 else self._last).append(unit)
         return struck_out
 
     def _back(self, unit: int) -> bool:
         """Note that a unit is not under way in this batch any more; return whether it has to go out again."""
         if unit not in self._open:
             return False
+        if unit == self._alone:
+            self._alone = None
         self._under_way[unit] -= 1
         if self._under_way[unit] > 0:  # it is under way a second time
             return False

@@ -289,6 +289,7 @@ class BasketReader:
     def __init__(
         self, tree: Any, source: ByteSource, columns: Columns, *, enough: Enough = four_leptons, checked: bool = True
     ) -> None:
+        self.uuid = str(tree.file.uuid)
         self.columns = columns
         self.n_entries = int(tree.num_entries)
         self._source = source

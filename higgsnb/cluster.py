@@ -16,6 +16,8 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from importlib import util
@@ -624,10 +626,9 @@ class Cluster:
             self._update(phase="closed", workers_ready=0)
 
     def _remove(self) -> str:
-        """Close the clients and remove the cluster; return what may be left, in words."""
-        atexit.unregister(self.close)
+        """Close the clients and remove the cluster; return what may be left, in words. May be tried again then."""
         self._stop.set()
-        provider, self._provider = self._provider, None
+        provider = self._provider
         clients, self._clients = [*self._clients, *filter(None, [self._observer])], []
         self._observer = None
         with ExitStack() as stack:
@@ -635,12 +636,13 @@ class Cluster:
                 stack.callback(_close_client, client)
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join(15)
-        if provider is None:
-            return ""
-        try:
-            provider.close(CLOSE_SECONDS)
-        except (OSError, RuntimeError, ApiError) as error:
-            return f"not everything could be removed: {redact(str(error))}"
+        if provider is not None:
+            try:
+                provider.close(CLOSE_SECONDS)
+            except (OSError, RuntimeError, ApiError) as error:
+                return f"not everything could be removed: {redact(str(error))}"
+        self._provider = None
+        atexit.unregister(self.close)
         return ""
 
 
@@ -689,25 +691,34 @@ def _close_client(client: Client) -> None:
         within(10, lambda: client.close(timeout=3), "the end of a client")
 
 
-def within(seconds: float, call: Callable[[], Value], what: str) -> Value:
-    """Return what a call returns; `TimeoutError` if it takes longer. The call then goes on in a thread of its own."""
-    answer: list[Value] = []
-    failure: list[BaseException] = []
+def within(
+    seconds: float, call: Callable[[], Value], what: str, *, late: Callable[[Value], object] | None = None
+) -> Value:
+    """Return what a call returns; `TimeoutError` if it takes longer.
+
+    The call then goes on in a thread of its own, and ``late`` gets what comes of it after all.
+    """
+    outcome: Future[Value] = Future()
+    waiting = threading.Lock()  # whoever has it first, the thread or the one that waits, decides who gets the outcome
 
     def run() -> None:
         try:
-            answer.append(call())
+            value = call()
         except BaseException as error:  # noqa: BLE001  raised again in the thread that waits
-            failure.append(error)
+            outcome.set_exception(error)
+            return
+        if waiting.acquire(blocking=False):
+            outcome.set_result(value)
+        elif late is not None:
+            late(value)
 
-    thread = threading.Thread(target=run, name=f"higgsnb: {what}", daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if failure:
-        raise failure[0]
-    if not answer:
-        raise TimeoutError(f"no answer in {seconds:.0f} s: {what}")
-    return answer[0]
+    threading.Thread(target=run, name=f"higgsnb: {what}", daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except FutureTimeoutError:
+        if outcome.done() or not waiting.acquire(blocking=False):
+            return outcome.result()  # it came at the last moment, or the call itself ran into a time limit
+        raise TimeoutError(f"no answer in {seconds:.0f} s: {what}") from None
 
 
 def skew(versions: Mapping[str, Any]) -> str:
@@ -835,7 +846,8 @@ class _Managed:
         say(None)
         make = {"local": self._local, "gateway": self._by_gateway}.get(self._described.kind, self._batch)
         try:
-            self._dask = within(max(until - time.monotonic(), 1), make, f"the start of a {self.name} cluster")
+            what = f"the start of a {self.name} cluster"
+            self._dask = within(max(until - time.monotonic(), 1), make, what, late=lambda made: made.close())
         except (TimeoutError, RuntimeError) as error:  # Dask: "Nanny failed to start."
             raise ClusterError(f"the cluster could not be started: {redact(str(error))}", self._remedy()) from error
         self.name = str(self._dask.name)

@@ -186,6 +186,10 @@ class Chunk:
     """How many entries the file has in all, as the plan assumes; None = not checked."""
     sections: bool = False
     """Whether its lumi sections are to be collected."""
+    fingerprint: str | None = None
+    """What `events.fingerprint` said of the file when the run began; None = not checked."""
+    mask: str | None = None
+    """The `luminosity.Mask.digest` of the golden JSON when the run began; None = not checked."""
 
 
 def names() -> tuple[str, ...]:

@@ -7,10 +7,10 @@ is finished. Whoever does the work may die at any moment; what counts is what is
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
@@ -46,8 +46,8 @@ CHUNK_EVENTS = 250_000
 """Events in a chunk unless asked otherwise: about 50 MB of columns in the outreach schema."""
 SECONDS_BETWEEN_RESULTS = 0.2
 """Partial results come at most five times a second."""
-HEARTBEAT_SECONDS = 30.0
-"""A partial result comes at least so often, also if nothing has landed."""
+HEARTBEAT_SECONDS = 5.0
+"""A partial result comes at least so often, also if nothing has landed: a sign of life, and a moment to stop."""
 SHARE_OF_TIME = 0.1
 """Partial results, and what the caller does with each, take at most this share of the time."""
 COMMIT_SHARE = 0.05
@@ -112,10 +112,14 @@ class _Run:
 
     def commit(self) -> None:
         """Write what has landed to the ledger, and only then count it."""
+        self.write()
+        landed, self.landed = self.landed, []
+        self.total.add(record for _, record in landed)
+
+    def write(self) -> None:
+        """Write what has landed to the ledger."""
         if self.ledger is not None and self.landed:
             self.ledger.commit((self.keys[unit], record) for unit, record in self.landed)
-        self.total.add(record for _, record in self.landed)
-        self.landed.clear()
 
     def note_tries(self, tries: Mapping[str, int]) -> None:
         """Note how often remote files had to be asked."""
@@ -153,7 +157,7 @@ def run(
     fresh: bool = False,
     unit_seconds: float | None = None,
     analyse: Callable[..., Tally] = analysis.analyse,
-) -> Iterator[Result]:
+) -> Generator[Result]:
     """Analyse a campaign with all cores of this machine, or with a Dask cluster.
 
     Parameters
@@ -189,7 +193,7 @@ def run(
     Yields
     ------
     Result
-        At most five a second and at least one every 30 s; the last one is all there is, and ``complete`` if every event
+        At most five a second and at least one every 5 s; the last one is all there is, and ``complete`` if every event
         was counted. Closing the generator stops the run.
 
     Raises
@@ -218,7 +222,7 @@ def run(
         state = _Run(campaign, selection, executor, work, on_error == "strict")
         if ledger is not None:
             state.ledger = stack.enter_context(Ledger(ledger))
-        _inspect_files(state)
+        yield from _inspect_files(state)
         _check_files(state)
         _plan(state, CHUNK_EVENTS if chunk_events is None else chunk_events, fraction)
         _resume(state, fresh=fresh)
@@ -259,7 +263,7 @@ def _check_versions(executor: Threads | Processes | Cluster) -> None:
 # --- The plan ------------------------------------------------------------------------------------------------
 
 
-def _inspect_files(state: _Run) -> None:
+def _inspect_files(state: _Run) -> Iterator[Result]:
     """Find out number of entries and identity of every file: from the campaign if it says all, else by opening it."""
     campaign, unknown = state.campaign, []
     for key in ((d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))):
@@ -270,15 +274,25 @@ def _inspect_files(state: _Run) -> None:
             state.files[key] = info
     threads = max(INSPECTORS, 2 * available_cores())
     pool = ThreadPoolExecutor(threads, thread_name_prefix="higgsnb-inspect")
+    heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     try:
         for key, future in _inspecting(pool, campaign, unknown, 4 * threads):
-            try:
-                state.files[key] = future.result()
-            except (OSError, ValueError) as error:
-                state.fail(key, type(error).__name__, str(error), error)
+            if future is not None:
+                _note_file(state, key, future)
+            if time.monotonic() >= heartbeat_due:
+                yield state.result()
+                heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     finally:
         state.note_tries(transfer.take_tries())
         pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
+
+
+def _note_file(state: _Run, key: FileKey, future: Future[FileInfo]) -> None:
+    """Note what a file says of itself, or that it could not be opened."""
+    try:
+        state.files[key] = future.result()
+    except (OSError, ValueError) as error:
+        state.fail(key, type(error).__name__, str(error), error)
 
 
 def _check_files(state: _Run) -> None:
@@ -291,8 +305,8 @@ def _check_files(state: _Run) -> None:
 
 def _inspecting(
     pool: ThreadPoolExecutor, campaign: Campaign, keys: Iterable[FileKey], most: int
-) -> Iterator[tuple[FileKey, Future[FileInfo]]]:
-    """Inspect files with at most so many under way; yield each one's finished future."""
+) -> Iterator[tuple[FileKey, Future[FileInfo] | None]]:
+    """Inspect files with at most so many under way; yield each one's finished future, and None while there is none."""
     left = iter(keys)
     waiting: dict[Future[FileInfo], FileKey] = {}
     while True:
@@ -300,8 +314,11 @@ def _inspecting(
             waiting[pool.submit(events.inspect, campaign.datasets[key[0]].files[key[1]], campaign.schema)] = key
         if not waiting:
             return
-        for future in wait(waiting, return_when=FIRST_COMPLETED).done:
+        done = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done
+        for future in done:
             yield waiting.pop(future), future
+        if not done:
+            yield (0, 0), None
 
 
 def _plan(state: _Run, chunk_events: int, fraction: float) -> None:
@@ -309,7 +326,22 @@ def _plan(state: _Run, chunk_events: int, fraction: float) -> None:
     entries = dict.fromkeys((file.url for file in state.campaign.files), 0)
     entries |= {state.campaign.datasets[d].files[f].url: info.entries for (d, f), info in state.files.items()}
     chunks = datasets.chunks(state.campaign, entries, chunk_events, fraction)
-    state.chunks = [chunk for chunk in chunks if (chunk.dataset_index, chunk.file_index) in state.files]
+    marks = {key: _marks(state, key) for key in state.files}
+    for chunk in chunks:
+        found = marks.get((chunk.dataset_index, chunk.file_index))
+        if found is not None:
+            state.chunks.append(replace(chunk, **found) if found else chunk)
+
+
+def _marks(state: _Run, key: FileKey) -> dict[str, Any]:
+    """Return by what a worker recognises that a file and the golden JSON are those that the plan was made with."""
+    dataset, info = state.campaign.datasets[key[0]], state.files[key]
+    marks: dict[str, Any] = {}
+    if dataset.is_data and state.campaign.golden_json is not None:
+        marks["mask"] = luminosity.kept_mask(state.campaign.golden_json).digest
+    if info.kind and (fingerprint := events.fingerprint(dataset.files[key[1]], info)):
+        marks["fingerprint"] = fingerprint
+    return marks
 
 
 def _resume(state: _Run, *, fresh: bool) -> None:
@@ -329,29 +361,43 @@ def _resume(state: _Run, *, fresh: bool) -> None:
     attempts = {} if state.executor.isolates else state.ledger.attempts(state.keys)
     begun = {unit: attempts[state.keys[unit]] for unit in waiting if state.keys[unit] in attempts}
     state.books = Accounts(waiting, {unit for unit, before in begun.items() if before.open})
-    for unit, before in begun.items():
-        if before.alone >= accounts.MOST_STRIKES:
-            state.books.fail(unit)
-            _blame(state, unit, 'Use client="processes" (--scheduler processes), or begin again with --fresh.')
+    _try_apart(state, [unit for unit, before in begun.items() if before.alone >= accounts.MOST_STRIKES])
+
+
+def _try_apart(state: _Run, units: list[int]) -> None:
+    """Give units during which this process has ended again and again a process of their own, which decides.
+
+    Somebody else may have ended this one each time (a limit of a batch system, a session that was culled).
+    """
+    work = state.work._replace(unit_seconds=UNIT_SECONDS)
+    with opened("processes" if units else "threads", 1) as executor:
+        for unit in units:
+            future = executor.submit(tasks.do, (state.chunks[unit],), work)
+            wait([future])
+            if isinstance(future.exception(), WorkerLostError):
+                state.books.fail(unit)
+                _blame(
+                    state, unit, "The others are counted. Look at this part of the file, or give workers more memory."
+                )
+            else:
+                _receive(state, Batch((unit,), alone=False), future)
 
 
 def _keys(state: _Run) -> list[bytes]:
     """Return the ledger's key of each chunk."""
-    golden_json = state.campaign.golden_json
-    mask = None if golden_json is None else luminosity.Mask.load(golden_json).digest
-    return unit_keys(state.chunks, {key: _identity(state, key, mask) for key in state.files})
+    return unit_keys(state.chunks, {key: _identity(state, key) for key in state.files})
 
 
-def _identity(state: _Run, key: FileKey, mask: str | None) -> dict[str, Any]:
+def _identity(state: _Run, key: FileKey) -> dict[str, Any]:
     """Return everything but the range of entries that can change what is counted in a chunk of a file."""
     dataset, info = state.campaign.datasets[key[0]], state.files[key]
     return {
         "place": key,
-        "file": [info.bytes, info.entries, events.fingerprint(dataset.files[key[1]], info)],
+        "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
+        "marks": _marks(state, key),
         "schema": state.campaign.schema,
         "stream": dataset.stream,
         "is_data": dataset.is_data,
-        "golden_json": mask if dataset.is_data else None,
         "sections": dataset.is_data and state.campaign.has_sections,
         "selection": state.selection.digest,
         "code": provenance.sources_sha256(*provenance.ANSWER),
@@ -375,7 +421,8 @@ def _carry_out(state: _Run) -> Iterator[Result]:
             if not under_way:
                 return
             for future in _come_back(come_back, pace.patience(waiting=bool(state.landed))):
-                _receive(state, under_way.pop(future), future)
+                _receive(state, under_way[future], future)
+                del under_way[future]
                 pace.news = True
             if state.landed and pace.commit_is_due():
                 pace.committed(state.commit)
@@ -400,7 +447,7 @@ class _Pace:
 
     def patience(self, *, waiting: bool) -> float:
         """Return how long to wait for a result from a worker; ``waiting``: some wait to be written."""
-        due = min(self.result_due if self.news else self.heartbeat_due, self.commit_due if waiting else float("inf"))
+        due = min(self._due(), self.commit_due if waiting else float("inf"))
         return min(max(due - time.monotonic(), 0.0), 1.0)
 
     def commit_is_due(self) -> bool:
@@ -416,7 +463,11 @@ class _Pace:
 
     def result_is_due(self) -> bool:
         """Whether to show a result now."""
-        return time.monotonic() >= (self.result_due if self.news else self.heartbeat_due)
+        return time.monotonic() >= self._due()
+
+    def _due(self) -> float:
+        """Return when the next result is due: a heartbeat comes whatever else."""
+        return min(self.result_due, self.heartbeat_due) if self.news else self.heartbeat_due
 
     def shown(self, seconds: float) -> None:
         """Note that a result was shown, which took so long."""
@@ -432,10 +483,6 @@ def _send_out(
 ) -> None:
     """Give the workers as much as they may have."""
     while len(under_way) < state.executor.most_under_way:
-        if under_way and not state.executor.isolates:
-            suspect = state.books.suspicious or any(batch.alone for batch in under_way.values())
-            if suspect:  # has to be alone, as its death would be that of all
-                return
         batch = state.books.take(_batch_size(state))
         if batch is None:
             return
@@ -478,6 +525,8 @@ def _receive(state: _Run, batch: Batch, future: Future[list[Outcome]]) -> None:
         for unit in state.books.lose(batch, error.strikes):
             _blame(state, unit, "The others were counted. Look at this part of the file, or give workers more memory.")
         return
+    if state.ledger is not None:  # a unit that failed has not ended its process
+        state.ledger.end(state.keys[u] for u, outcome in zip(batch.units, outcomes, strict=True) if not outcome.record)
     for unit, outcome in zip(batch.units, outcomes, strict=True):
         if outcome.record is None:
             if state.books.fail(unit):
@@ -525,6 +574,6 @@ def _what_is_kept(state: _Run) -> str:
 def _stop(state: _Run, under_way: Mapping[Future[list[Outcome]], Batch]) -> None:
     """Keep what has landed, and note that nothing is under way any more."""
     with suppress(LedgerError, NondeterminismError):  # whoever stops because of these is told already
-        state.commit()
+        state.write()
         if state.ledger is not None:
             state.ledger.end(state.keys[unit] for batch in under_way.values() for unit in batch.units)

@@ -23,7 +23,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -128,14 +128,20 @@ def _check_events(found: int, expected: int | None, file: File) -> None:
         )
 
 
-def _check_entries(found: int, chunk: Chunk) -> None:
-    """Complain if a file does not hold as many events as were planned with."""
-    if chunk.entries is not None and found != chunk.entries and chunk.file.events is None:
-        raise UnreadableError(
-            f"{chunk.file.url}: holds {found:,} events; {chunk.entries:,} when the run began\n"
-            "The file has changed, or workers see another one than this process; run again."
-        )
-    _check_events(found, chunk.file.events, chunk.file)
+def _check_same(chunk: Chunk, entries: int, uuid: str) -> None:
+    """Complain if a file does not hold as many events as were planned with, or is another one than then."""
+    if chunk.entries is not None and entries != chunk.entries and chunk.file.events is None:
+        _other_file(chunk, f"holds {entries:,} events; {chunk.entries:,} when the run began")
+    _check_events(entries, chunk.file.events, chunk.file)
+    if chunk.fingerprint not in (None, chunk.file.adler32, uuid):
+        _other_file(chunk, f"is not the file that it was when the run began (UUID {uuid}, not {chunk.fingerprint})")
+
+
+def _other_file(chunk: Chunk, what: str) -> NoReturn:
+    """Complain about a file that is another one than when the run began."""
+    raise UnreadableError(
+        f"{chunk.file.url}: {what}\nThe file has changed, or workers see another one than this process; run again."
+    )
 
 
 class Read(NamedTuple):
@@ -164,18 +170,20 @@ def read_survivors(chunk: Chunk) -> Read:
     source = _locate(chunk.file)
     whole = "file" if source.verified else "none"
     if chunk.schema == "csv":
+        if chunk.fingerprint not in (None, chunk.file.adler32, files.checksum(Path(source.location))):
+            _other_file(chunk, "is not the file that it was when the run began")
         return _all_events(_read_csv(source.location, chunk.start, chunk.stop), chunk, "csv", whole)
     try:
         with _clear_errors(source.location):
             reader = _reader(source, unseen=described(chunk.file) is not None)
-        _check_entries(reader.n_entries, chunk)
+        _check_same(chunk, reader.n_entries, reader.uuid)
         with _clear_errors(source.location):
             found = reader.read(chunk.start, chunk.stop)
     except UnexpectedFormError as error:
         log.info("%s: read by uproot, as %s", source, error)
         with _open_tree(source) as tree:
-            entries = int(tree.num_entries)
-        _check_entries(entries, chunk)
+            entries, uuid = int(tree.num_entries), str(tree.file.uuid)
+        _check_same(chunk, entries, uuid)
         return _all_events(_read_root(source, chunk.start, chunk.stop), chunk, "uproot", whole)
     integrity = "file" if source.verified else "blocks" if found.notes.verified else "none"
     leptons = survivors.to_leptons(found, BRANCHES)

@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import Any, TypeVar
 
 Value = TypeVar("Value")
@@ -22,6 +24,8 @@ PARENT_SECONDS = 1.0
 """How often a worker process looks whether the process that started it is still there."""
 RECONNECT_SECONDS = 40.0
 """How long a cut connection to a cluster may take to come back (Dask itself gives up after 30 s)."""
+ANSWER_SECONDS = 10.0
+"""How long a scheduler may take to answer."""
 GATHER_SECONDS = 60.0
 """How long a finished result may take to come here."""
 WORKERS_SECONDS = 120.0
@@ -90,14 +94,22 @@ class Processes:
 
     def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
         """Begin a call in a process of its own."""
-        with self._lock:
-            pool = self._idle.pop() if self._idle else _one_process()
-            self._busy.add(pool)
         outer: Future[Value] = Future()
-        pool.submit(call, *arguments).add_done_callback(lambda inner: self._finish(pool, inner, outer))
-        return outer
+        while True:
+            with self._lock:
+                pool = self._idle.pop() if self._idle else _one_process()
+                self._busy.add(pool)
+            try:
+                inner = pool.submit(call, *arguments)
+            except BrokenProcessPool:  # it died while it had nothing to do: take another
+                with self._lock:
+                    self._busy.discard(pool)
+                pool.shutdown(wait=False)
+                continue
+            inner.add_done_callback(partial(self._finish, pool, outer))
+            return outer
 
-    def _finish(self, pool: ProcessPoolExecutor, inner: Future[Value], outer: Future[Value]) -> None:
+    def _finish(self, pool: ProcessPoolExecutor, outer: Future[Value], inner: Future[Value]) -> None:
         """Pass on what came out, and keep the process for the next call unless it died."""
         error = None if inner.cancelled() else inner.exception()
         died = isinstance(error, BrokenProcessPool)
@@ -138,7 +150,8 @@ def _one_process() -> ProcessPoolExecutor:
 
 
 def _follow(parent: int) -> None:
-    """In a worker process: end with the process that started it."""
+    """In a worker process: end with the process that started it, and leave Ctrl-C to that one."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
         while os.getppid() == parent:
@@ -157,7 +170,6 @@ class Cluster:
     """
 
     name = "dask"
-    isolates = True
     batch_seconds = 1.0
     STRIKES = 2
 
@@ -166,17 +178,23 @@ class Cluster:
             raise ValueError("client is asynchronous; give a `distributed.Client` made outside of a coroutine")
         self._client = client
         self._address = getattr(client.scheduler, "address", "an unknown address")
+        self.isolates = not self._address.startswith("inproc")  # workers that are threads of this process
         self._under_way: dict[Future[Any], Any] = {}
         self._counted = (float("-inf"), 0)
-        self._some_workers = time.monotonic()
+        self._some_workers = self._answered = time.monotonic()
+
+    def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """Ask the scheduler; `TimeoutError` if it does not answer."""
+        return self._client.sync(question, *arguments, callback_timeout=ANSWER_SECONDS, **options)
 
     @property
     def workers(self) -> int:
         """The number of calls that the cluster can do at once, as of a second ago at most."""
         counted_at, count = self._counted
         if time.monotonic() - counted_at > 1.0 and self._client.status == "running":
-            with contextlib.suppress(OSError):  # it may be cut off at this very moment
-                count = sum(self._client.nthreads().values())
+            with contextlib.suppress(OSError):  # it may be cut off at this very moment, or be frozen
+                count = sum(self._ask(self._client.scheduler.ncores).values())
+                self._answered = time.monotonic()
             self._counted = (time.monotonic(), count)
             if count:
                 self._some_workers = time.monotonic()
@@ -205,8 +223,11 @@ class Cluster:
             outer.set_result(inner.result(timeout=GATHER_SECONDS))
         except KilledWorker as error:
             outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", self.STRIKES))
-        except (CancelledError, FutureCancelledError, OSError):  # cut, perhaps while the result was on its way
-            outer.cancel()
+        except (CancelledError, FutureCancelledError, OSError) as error:
+            if inner.status == "error":  # the call's own
+                outer.set_exception(error)
+                return
+            outer.cancel()  # cut off, perhaps while the result was on its way
             outer.set_running_or_notify_cancel()
         except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits for this future has to hear of it
             outer.set_exception(error)
@@ -224,7 +245,10 @@ class Cluster:
             if self._client.status in ("closed", "closing") or time.monotonic() > deadline:
                 raise SchedulerLostError(f"the Dask scheduler at {self._address} is gone and did not come back")
             time.sleep(0.05)
-        if not self.workers and time.monotonic() - self._some_workers > WORKERS_SECONDS:
+        workers = self.workers
+        if time.monotonic() - self._answered > RECONNECT_SECONDS + ANSWER_SECONDS:
+            raise SchedulerLostError(f"the Dask scheduler at {self._address} does not answer")
+        if not workers and time.monotonic() - self._some_workers > WORKERS_SECONDS:
             raise SchedulerLostError(
                 f"the Dask cluster at {self._address} has had no workers for {WORKERS_SECONDS:.0f} s"
             )
@@ -243,8 +267,8 @@ class Cluster:
         while True:
             self.await_return()
             try:
-                reported = self._client.get_versions()
-                answers = self._client.run(question, on_error="return")
+                reported = self._ask(self._client._get_versions)
+                answers = self._ask(self._client._run, question, on_error="return")
                 break
             except OSError as error:  # cut off, or a worker died, at this very moment
                 if time.monotonic() > deadline:
@@ -257,7 +281,7 @@ class Cluster:
         """Take back what is still waiting there; the client stays open."""
         if self._client.status == "running":
             with contextlib.suppress(OSError):  # it may be cut off at this very moment
-                self._client.cancel(list(self._under_way.values()))
+                self._ask(self._client._cancel, list(self._under_way.values()))
 
 
 @contextlib.contextmanager

@@ -47,6 +47,7 @@ __all__ = [
     "NondeterminismError",
     "Record",
     "Sum",
+    "export",
     "merge_records",
     "pack",
     "unit_keys",
@@ -310,6 +311,7 @@ class Ledger:
 
     def _insert(self, rows: list[tuple[Any, ...]]) -> None:
         """Write rows, all in one transaction, and note that these units have ended."""
+        _check_still_there(self._lock, self.path)
         with _clear_errors(self.path), self._database:
             self._check(rows)
             self._database.executemany(f"INSERT OR REPLACE INTO units VALUES ({_MARKS})", rows)  # noqa: S608 - only marks
@@ -385,23 +387,6 @@ class Ledger:
 
     # -- to another place
 
-    def export(self, path: Path) -> int:
-        """Write a copy that is whole at any time, also during a run; return the number of finished units in it.
-
-        Raises
-        ------
-        LedgerError
-            If it cannot be written.
-        """
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-        try:
-            with _clear_errors(path):
-                self._database.execute("VACUUM INTO ?", (str(temporary),))
-                temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        return len(self)
-
     def absorb(self, path: Path) -> int:
         """Take over what another ledger holds, and return how many units that added.
 
@@ -420,6 +405,28 @@ class Ledger:
             rows = other.execute(f"SELECT {_COLUMNS} FROM units").fetchall()  # noqa: S608 - only names
         self._insert([row for row in rows if _seal(row[0], Record(*row[2:])) == row[1]])
         return len(self) - before
+
+
+def export(path: Path, target: Path) -> int:
+    """Write a copy of a ledger to one file; return the number of finished units in it.
+
+    Whole at any time, also while a run writes to the ledger.
+
+    Raises
+    ------
+    LedgerError
+        If it cannot be read or written.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
+    try:
+        with _clear_errors(target), contextlib.closing(_connect(path, "rw")) as database:
+            _check_version(database, path)
+            database.execute("VACUUM INTO ?", (str(temporary),))
+            temporary.replace(target)
+        with contextlib.closing(_connect(target, "ro")) as copy:
+            return int(copy.execute("SELECT count(*) FROM units").fetchone()[0])
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def unit_keys(chunks: Iterable[Chunk], identities: Mapping[tuple[int, int], Mapping[str, Any]]) -> list[bytes]:
@@ -456,7 +463,7 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
-    """Open a database in SQLite's mode ``rwc`` (made if it does not exist) or ``ro``."""
+    """Open a database in one of SQLite's modes: ``rwc`` (made if it does not exist), ``rw`` or ``ro``."""
     address = f"{path.absolute().as_uri()}?mode={mode}"
     return sqlite3.connect(address, uri=True, timeout=BUSY_SECONDS, check_same_thread=False)
 
@@ -500,18 +507,38 @@ def _acquire(path: Path) -> IO[str] | None:
     if fcntl is not None:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             stream.seek(0)
             holder = stream.read().strip() or "unknown"
             stream.close()
             raise LedgerError(
                 f"{path} is in use by {holder}\nWait until it is done, stop it, or name another directory with --out."
             ) from None
+        except OSError as error:
+            stream.close()
+            raise LedgerError(
+                f"{lock} cannot be locked: {error.strerror}\nName a directory on a local disk with --out."
+            ) from error
     stream.seek(0)
     stream.truncate()
     stream.write(f"process {os.getpid()} on {socket.gethostname()}")
     stream.flush()
     return stream
+
+
+def _check_still_there(lock: IO[str] | None, path: Path) -> None:
+    """Complain if the folder was removed or replaced: SQLite would go on writing to a file that nobody can see."""
+    if lock is None:
+        return
+    held = os.fstat(lock.fileno())
+    try:
+        found = Path(lock.name).stat()
+    except OSError:
+        found = None
+    if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
+        raise LedgerError(
+            f"{path}: was removed or replaced while it was in use\nRun the same command again: it begins anew there."
+        )
 
 
 def _release(lock: IO[str] | None) -> None:

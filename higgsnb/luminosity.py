@@ -646,9 +646,21 @@ def _catalogue(golden_json: str | None, _golden: object, luminosity_table: str |
     return Catalogue(sections, table.recorded[np.isin(table.sections.keys, sections.keys, assume_unique=True)])
 
 
-def kept_mask(golden_json: str) -> Mask:
-    """Return what `Mask.load` does, read once per process unless the file is changed."""
-    return _kept_mask(golden_json, _stamp(golden_json))
+def kept_mask(golden_json: str, digest: str | None = None) -> Mask:
+    """Return what `Mask.load` does, read once per process unless the file is changed.
+
+    Raises
+    ------
+    MaskError
+        If it is not the one of that digest; and as `Mask.load` does.
+    """
+    mask = _kept_mask(golden_json, _stamp(golden_json))
+    if digest is not None and mask.digest != digest:
+        raise MaskError(
+            f"{files.redact(golden_json)}: is not the golden JSON that it was when the run began\n"
+            "It has changed, or workers see another one than this process; run again."
+        )
+    return mask
 
 
 @lru_cache(maxsize=4)

@@ -174,6 +174,7 @@ class PageReader:
     def __init__(
         self, ntuple: Any, source: ByteSource, columns: Columns, *, enough: Enough = four_leptons, checked: bool = True
     ) -> None:
+        self.uuid = str(ntuple.file.uuid)
         self.columns = columns
         self.n_entries = int(ntuple.num_entries)
         self._source = source

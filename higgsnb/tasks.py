@@ -147,9 +147,18 @@ def _do_one(chunk: Chunk, work: Work) -> Outcome:
     except (OSError, ValueError, MemoryError) as caught:
         error = type(caught).__name__
         message = redact(str(caught)) or NO_MEMORY
-        sections = sections_of(chunk)
+        sections = _lost_sections(chunk, work)
     sha256 = b"" if record is None else record.sha256()
     return Outcome(record, sha256, error, message, sections, time.perf_counter() - before, transfer.take_tries())
+
+
+def _lost_sections(chunk: Chunk, work: Work) -> Integers | None:
+    """Return the lumi sections of a chunk that failed, None if they cannot be read either."""
+    try:
+        with _limited(work.unit_seconds):
+            return sections_of(chunk)
+    except (OSError, ValueError, MemoryError):
+        return None
 
 
 # --- A limit on time -----------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import threading
 import time
 import weakref
 from collections import deque
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import partial
 from importlib import resources
@@ -353,7 +353,7 @@ class LiveHistogram(_View):
         """Take results from the engine until the last one or until asked to stop."""
         with _Ending(self._finish):
             results = engine.run(self._campaign, self._selection, fresh=fresh, **self._options)
-            with contextlib.closing(cast("Generator[Result, None, None]", results)):
+            with contextlib.closing(results):
                 for result in results:
                     self._land(result)
                     if self._stopping.is_set():

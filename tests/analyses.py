@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 from pathlib import Path
@@ -34,6 +35,18 @@ def noted(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     with (Path(os.environ["CALLS"]) / f"{os.getpid()}").open("a") as stream:
         stream.write(f"{chunk.dataset_index} {chunk.file_index} {chunk.start}\n")
     return dying(chunk, selection, **options)
+
+
+def away(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Finds no server while ``AWAY`` is set."""
+    if "AWAY" in os.environ:
+        raise ConnectionError("the server is away\nTry again later.")
+    return analyse(chunk, selection, **options)
+
+
+def full_disk() -> None:
+    """Finds a full disk."""
+    raise OSError(errno.ENOSPC, "No space left on device")
 
 
 def _is_poison(chunk: Chunk) -> bool:

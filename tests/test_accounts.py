@@ -108,10 +108,31 @@ def test_order_of_the_plan_is_kept() -> None:
     assert [books.take(3), books.take(3), books.take(3)] == [Batch((4, 1, 3), False), Batch((2,), False), None]
 
 
-def test_suspects_go_first_and_alone() -> None:
+def test_suspects_go_last_and_while_nothing_else_is_under_way() -> None:
     books = Accounts(range(4), suspects={1, 2})
-    assert books.suspicious
-    assert [books.take(9) for _ in range(3)] == [Batch((1,), True), Batch((2,), True), Batch((0, 3), False)]
+    first, then = books.take(9), books.take(9)
+    assert (first, then) == (Batch((0, 3), False), None)
+    for unit in (0, 3):
+        books.land(unit, b"")
+    assert (books.take(9), books.take(9)) == (Batch((1,), True), None)
+    books.land(1, b"")
+    assert books.take(9) == Batch((2,), True)
+
+
+def test_neighbour_that_dies_with_the_poison_is_not_blamed() -> None:
+    books, poison, struck = Accounts(range(5)), 3, []
+    under_way: list[Batch] = []
+    while books.left:  # two go out at a time and share a worker: if one dies, both do
+        while len(under_way) < 2 and (batch := books.take(1)) is not None:
+            under_way.append(batch)
+        died = any(poison in batch.units for batch in under_way)
+        for batch in under_way:
+            struck += books.lose(batch) if died else []
+            for unit in () if died else batch.units:
+                books.land(unit, b"")
+        under_way.clear()
+    assert struck == [poison]
+    assert set(books.done) == {0, 1, 2, 4}
 
 
 def test_lost_batch_is_split_and_only_the_poison_is_blamed() -> None:

@@ -16,7 +16,7 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import engine, results, selection, tasks
+from higgsnb import engine, executors, results, selection, tasks
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
 
@@ -111,11 +111,83 @@ def test_threads_blame_a_unit_only_after_it_ended_the_process_alone_three_times(
     codes = [finished.returncode for finished in done]
     assert codes == [-11, -11, -11, -11, 0]
     assert "entries 300 to 400 ended the worker each time" in done[-1].stdout
-    assert "--scheduler processes" in done[-1].stdout
     calls = Counter(line for path in tmp_path.glob("[0-9]*") for line in path.read_text().splitlines())
-    assert calls["0 0 300"] == 4
+    assert calls["0 0 300"] == 5  # among others, alone three times, and in a process of its own
     assert len(calls) == 36
     assert all(count <= 3 for line, count in calls.items() if line != "0 0 300")
+
+
+def test_file_that_fails_in_run_after_run_is_no_poison(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = {"ledger": tmp_path / "l.sqlite", "analyse": analyses.away, "chunk_events": 300}
+    monkeypatch.setenv("AWAY", "1")
+    for _ in range(6):
+        result = last(one, **options)
+        assert [failure.error for failure in result.failed] == ["ConnectionError"] * 4
+    monkeypatch.delenv("AWAY")
+    assert results.document(last(one, **options)) == results.document(last(one))
+
+
+def test_unit_during_which_the_process_was_ended_from_outside_is_counted_in_the_end(
+    one: Campaign, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", _CRASHING, str(Path(__file__).parent), str(to_toml(one, tmp_path / "c.toml"))]
+    run, done = [*command, str(tmp_path / "l.sqlite")], []
+    for poison in ("300",) * 4 + ("-1",):  # four times something else ends it there; the unit itself is good
+        environment = {**os.environ, "POISON_START": poison, "CALLS": str(tmp_path)}
+        done.append(subprocess.run(run, env=environment, capture_output=True, text=True, check=False))
+    assert [finished.returncode for finished in done] == [-11, -11, -11, -11, 0]
+    assert done[-1].stdout.strip() == "[]"
+
+
+def test_inputs_that_change_during_a_run_are_named_and_not_recorded(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
+    golden, source = tmp_path / "golden.json", Path(one.datasets[0].files[0].url)
+    golden.write_text('{"1": [[1, 1000]]}')
+    copy = tmp_path / "copy.root"
+    copy.write_bytes(source.read_bytes())
+    masked = campaign(dataset("mu", "data", copy, stream="DoubleMu"), golden_json=str(golden))
+    options = {"chunk_events": 1, "workers": 1, "ledger": tmp_path / "l.sqlite"}
+    partial = engine.run(masked, OPEN, **options)
+    next(partial)
+    golden.write_text('{"1": [[1, 2]]}')
+    (*_, result) = partial
+    assert "is not the golden JSON that it was when the run began" in result.failed[0].message
+    golden.write_text('{"1": [[1, 1000]]}')
+    partial = engine.run(masked, OPEN, **{**options, "chunk_events": 2})
+    next(partial)
+    other = write(tmp_path / "other.root", events_of(random_leptons(3000, seed=32), 0, 900))
+    other.replace(copy)
+    (*_, result) = partial
+    assert "is not the file that it was when the run began" in result.failed[0].message
+    assert not result.complete
+
+
+def test_worker_process_that_dies_while_idle_is_replaced() -> None:
+    with executors.opened("processes", 1) as processes:
+        first = processes.submit(os.getpid).result()
+        psutil.Process(first).kill()
+        psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=10)
+        second = next(pid for _ in range(5) if (pid := _pid(processes)) is not None)
+        assert second != first
+
+
+def _pid(processes: Any) -> int | None:
+    """The number of the process that takes the next call; None if it is found to be dead only then."""
+    try:
+        return int(processes.submit(os.getpid).result())
+    except executors.WorkerLostError:
+        return None
+
+
+def test_error_of_a_worker_itself_is_told_and_not_taken_for_a_cut_connection(dask_client: Any) -> None:
+    with executors.opened(dask_client, None) as cluster:
+        future = cluster.submit(analyses.full_disk)
+        with pytest.raises(OSError, match="No space left"):
+            future.result(timeout=30)
 
 
 _ABANDONED = """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -276,8 +277,8 @@ def test_exported_ledger_is_whole_during_a_run_and_goes_on_elsewhere(
     one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     last(one, ledger=tmp_path / "here.sqlite", fraction=0.5)
-    with Ledger(tmp_path / "here.sqlite") as here:
-        exported = here.export(tmp_path / "download.sqlite")
+    with Ledger(tmp_path / "here.sqlite"):  # in use
+        exported = ledger.export(tmp_path / "here.sqlite", tmp_path / "download.sqlite")
     with Ledger(tmp_path / "there" / "l.sqlite") as there:
         assert there.absorb(tmp_path / "download.sqlite") == exported == 20
         assert there.absorb(tmp_path / "download.sqlite") == 0
@@ -317,3 +318,12 @@ def test_attempts_are_counted_and_closed(tmp_path: Path) -> None:
         opened.end([b"a"])
         assert opened.attempts([b"a"]) == {b"a": (2, 0, 0)}
         assert opened.begun_again() == 1
+
+
+def test_ledger_whose_folder_was_removed_is_named(one: Campaign, tmp_path: Path) -> None:
+    record = pack(tallies(one)[0])
+    with Ledger(tmp_path / "gone" / "l.sqlite") as opened:
+        opened.commit([(b"a", record)])
+        shutil.rmtree(tmp_path / "gone")
+        with pytest.raises(LedgerError, match="was removed or replaced while it was in use"):
+            opened.commit([(b"b", record)])
