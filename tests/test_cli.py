@@ -236,10 +236,18 @@ def test_no_secret_of_an_address_is_written_or_printed(folder: Path, tmp_path: P
     assert b"CANARY" not in written + result.output.encode() + result.stderr.encode()
 
 
+_INTERRUPTIBLE = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
+from higgsnb.__main__ import main
+main()
+"""
+
+
 def test_interrupt_ends_a_run_that_waits_for_a_silent_server(tmp_path: Path, http_server: FileServer) -> None:
     http_server.fail("/mu.root", Fault(stall=True, times=None))
     (tmp_path / "a.toml").write_text(NANOAOD.format(url=f"{http_server.base}/mu.root"))
-    command = [sys.executable, "-m", "higgsnb", "run", str(tmp_path / "a.toml"), "--out", str(tmp_path / "out")]
+    command = [sys.executable, "-c", _INTERRUPTIBLE, "run", str(tmp_path / "a.toml"), "--out", str(tmp_path / "out")]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         while not http_server.seen:
             assert process.poll() is None
