@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 import json
 import re
@@ -476,7 +477,8 @@ def test_cluster_that_cannot_start_is_explained_and_another_can_be_launched(
     assert control.wait(SECONDS)
     assert isinstance(control.error, cluster.ClusterError)
     assert control.state["cluster"]["phase"] == "failed"
-    assert "sbatch" in control.state["problem"]["what"] + control.state["problem"]["remedy"]
+    missing = "sbatch" if importlib.util.find_spec("dask_jobqueue") else "dask-jobqueue"
+    assert missing in control.state["problem"]["what"] + control.state["problem"]["remedy"]
     assert control.state["problem"]["remedy"]
     control._handle_custom_msg({"do": "choose", "kind": "local"}, [])
     assert control.state["problem"] is None
