@@ -163,10 +163,10 @@ class Sum:
             self._datasets[dataset].add([record for key in more for record in landed[key]])
 
     def tally(self) -> Tally:
-        """Return the sum so far, which further records do not change."""
-        sums = self._datasets
+        """Return the sum so far, which further records do not change; in the order of the catalogue, as `merge` does."""
+        sums = dict(sorted(self._datasets.items()))
         return Tally(
-            units=dict(self._ranges),
+            units=dict(sorted(self._ranges.items())),
             counts={dataset: one.arrays["counts"].copy() for dataset, one in sums.items()},
             cutflow={dataset: one.arrays["cutflow"].copy() for dataset, one in sums.items()},
             unusable={dataset: one.arrays["unusable"].copy() for dataset, one in sums.items()},
