@@ -163,7 +163,7 @@ class Sum:
             self._datasets[dataset].add([record for key in more for record in landed[key]])
 
     def tally(self) -> Tally:
-        """Return the sum so far, which further records do not change; in the order of the catalogue, as `merge` does."""
+        """Return the sum so far, which further records do not change, in the order of the catalogue."""
         sums = dict(sorted(self._datasets.items()))
         return Tally(
             units=dict(sorted(self._ranges.items())),
