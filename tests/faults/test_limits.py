@@ -212,7 +212,8 @@ from higgsnb.__main__ import main
 try:
     main(sys.argv[4:])
 finally:
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # Not ru_maxrss, which begins with that of the process it was forked from.
+    peak = next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith("VmHWM"))
     with open(report, "w") as file:
         file.write("\\n".join([str(peak), *connections]))
 """

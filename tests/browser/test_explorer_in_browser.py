@@ -118,17 +118,10 @@ def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    if reason := missing():
-        pytest.skip(reason)
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        options = ["--no-sandbox", "--disable-background-networking"]
-        opened = playwright.chromium.launch(executable_path=chromium(), args=options)
-        yield opened
-        opened.close()
+@pytest.fixture(scope="session")
+def browser(chromium: Any) -> Any:
+    """The Chromium of this suite; one playwright serves a whole session."""
+    return chromium
 
 
 @pytest.fixture(scope="session")
