@@ -21,6 +21,16 @@ from kube import ADMIN, MANIFESTS, Kube, Proxy, apply, user_kubeconfig, wait_for
 HOW = "`.ci/run` starts one where it can, or make one with `kind create cluster`"
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Touch a cluster only when asked to: a plain `pytest` must not act on whatever KUBECONFIG names."""
+    if "kubernetes" in config.option.markexpr:
+        return
+    skip = pytest.mark.skip(reason=f"acts on the cluster in KUBECONFIG; run it with `pytest -m kubernetes`: {HOW}")
+    for item in items:
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("kubernetes"):
+            item.add_marker(skip)
+
+
 @pytest.fixture(scope="session")
 def admin() -> Iterator[Any]:
     """The API as the administrator whom KUBECONFIG names."""
