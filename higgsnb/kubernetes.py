@@ -682,6 +682,7 @@ def _crash(pod: Object) -> Trouble | None:
         return Trouble(
             f"{_role(pod)} ends again and again: CrashLoopBackOff, exit code {ended.get('exitCode', '?')}",
             "Use an image with the same versions of dask, distributed and higgsnb as here.",
+            patience=10,  # a worker that was there before its scheduler ends, too, and is well the next time
         )
     return None
 
