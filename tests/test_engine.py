@@ -54,7 +54,7 @@ def test_chunk_size_and_number_of_workers_do_not_change_a_byte(one: Campaign, na
 
 def test_every_partial_result_is_a_part_of_the_last(one: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
-    monkeypatch.setattr(engine, "SHARE_OF_TIME", 1e9)  # a result whenever something has landed, however busy the machine
+    monkeypatch.setattr(engine, "SHARE_OF_TIME", 1e9)  # a result whenever something has landed
     partial = list(engine.run(one, OPEN, chunk_events=20, workers=2))
     assert len(partial) > 10
     events = [result.coverage.events[0] for result in partial]
