@@ -11,7 +11,9 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, CancelledError, Future, ThreadPoolExecutor, wait
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
+from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -25,8 +27,6 @@ from higgsnb.selection import STREAM_CHANNELS
 from higgsnb.tasks import Outcome, VersionError, Work
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from higgsnb.datasets import Campaign, Chunk
     from higgsnb.events import FileInfo
     from higgsnb.executors import Processes
@@ -60,6 +60,8 @@ UNIT_SECONDS = 900.0
 """How long one chunk may take in a process or on a cluster unless asked otherwise."""
 INSPECTORS = 8
 """Threads that open files before the run, at least: nearly all of it is waiting."""
+PATHS_ASKED = 100
+"""Of how many paths the workers are asked whether they see them."""
 ON_ERROR = ("report", "strict")
 
 EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 100_000.0}
@@ -219,6 +221,7 @@ def run(
         executor = stack.enter_context(opened(client, workers))
         work = Work(selection, skims_folder, analyse, _limit(unit_seconds, executor), tasks.versions())
         _check_versions(executor)
+        _check_paths(executor, campaign)
         state = _Run(campaign, selection, executor, work, on_error == "strict")
         if ledger is not None:
             state.ledger = stack.enter_context(Ledger(ledger))
@@ -258,6 +261,21 @@ def _check_versions(executor: Threads | Processes | Cluster) -> None:
         tasks.compare_packages(packages)
         for worker, theirs in answers.items():
             tasks.compare(tasks.versions(), theirs, f"worker {worker}")
+
+
+def _check_paths(executor: Threads | Processes | Cluster, campaign: Campaign) -> None:
+    """Complain if the workers of a cluster do not see the files on this disk: pods, for one, do not share it."""
+    places = [*(file.url for file in campaign.files), *filter(None, [campaign.golden_json])]
+    here = tuple(place for place in places if transfer.scheme_of(place) is None and Path(place).exists())
+    if not here or not isinstance(executor, Cluster):
+        return
+    _, answers = executor.ask(partial(tasks.unseen, here[:PATHS_ASKED]))
+    for worker, missing in answers.items():
+        if isinstance(missing, list) and missing:
+            raise ValueError(
+                f"campaign {campaign.name!r} reads {missing[0]}, which worker {worker} cannot see\n"
+                "Give addresses (https://… or root://…), or set HIGGSNB_MIRROR to one, or use workers on this machine."
+            )
 
 
 # --- The plan ------------------------------------------------------------------------------------------------

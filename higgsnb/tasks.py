@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import kernel, provenance, transfer
@@ -18,8 +19,6 @@ from higgsnb.files import redact
 from higgsnb.ledger import Record, pack
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from higgsnb.analysis import Integers, Tally
     from higgsnb.datasets import Chunk
     from higgsnb.selection import Selection
@@ -67,6 +66,11 @@ def versions() -> dict[str, str]:
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     code = provenance.sources_sha256(*provenance.ANSWER)[:12]
     return {"python": python, **provenance.libraries(), "higgsnb": f"{provenance.version()} (code {code})"}
+
+
+def unseen(paths: tuple[str, ...]) -> list[str]:
+    """Return which of some paths do not exist on this worker."""
+    return [path for path in paths if not Path(path).exists()]
 
 
 COMMUNICATION = ("python", "dask", "distributed", "msgpack", "cloudpickle")

@@ -190,6 +190,17 @@ def test_error_of_a_worker_itself_is_told_and_not_taken_for_a_cut_connection(das
             future.result(timeout=30)
 
 
+def test_files_that_the_workers_of_a_cluster_do_not_see_are_refused_before_the_start(
+    one: Campaign, dask_client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine.root").write_bytes(Path(one.datasets[0].files[0].url).read_bytes())
+    monkeypatch.chdir(tmp_path)  # the workers stay where they were started
+    mine = campaign(dataset("mu", "data", Path("mine.root"), stream="DoubleMu"))
+    with pytest.raises(ValueError, match=r"reads mine\.root, which worker tcp://.* cannot see\nGive addresses"):
+        next(engine.run(mine, OPEN, client=dask_client))
+    assert last(mine).complete
+
+
 _ABANDONED = """
 import os, signal, sys
 from higgsnb import executors
