@@ -259,7 +259,7 @@ def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
 def quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
     """Return for each picked candidate the quantity that a cut is compared with, and the channel.
 
-    NaN where there is none: no muon in the channel 4e.
+    NaN where there is none: no muon in the channel 4e. "isolation_max" is both flavours' cut on it.
     """
     picked = found.picked[part.dataset]
     rows = found.pairings[part.dataset].rows[picked[:, 1]]

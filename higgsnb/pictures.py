@@ -9,22 +9,23 @@ from __future__ import annotations
 import html
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, engine, events, kernel
+from higgsnb import datasets, engine, events, exploring, kernel
 from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, garwood, styled
-from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, MUON, SENTINEL, Flavour, Leptons, Selection
+from higgsnb.sample import Sample
+from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from higgsnb.analysis import Result
-    from higgsnb.datasets import Campaign, Chunk
+    from higgsnb.datasets import Campaign
     from higgsnb.statistics import StrengthFit
 
 Floats = npt.NDArray[np.float64]
@@ -141,14 +142,11 @@ def collisions(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Coll
         See `events.inspect`.
     """
     wanted = campaign.dataset(dataset)
-    chunk = next(chunk for chunk in _chunks(campaign, most) if chunk.dataset == wanted.name)
+    file = wanted.files[0]
+    entries = {file.url: file.events or events.inspect(file, campaign.schema).entries}
+    alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
+    chunk = datasets.chunks(alone, entries, most)[0]
     return Collisions(events.read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
-
-
-def _chunks(campaign: Campaign, chunk_events: int = engine.CHUNK_EVENTS) -> list[Chunk]:
-    """Return the chunks of a campaign; files of unknown length are opened."""
-    entries = {file.url: file.events or events.inspect(file, campaign.schema).entries for file in campaign.files}
-    return datasets.chunks(campaign, entries, chunk_events)
 
 
 def event_table(sample: Collisions, event: int, selection: Selection | None = None) -> Sheet:
@@ -543,20 +541,31 @@ def draw_scan(fit: StrengthFit) -> Figure:
 
 # --- One cut at a time ---------------------------------------------------------------------------------------
 
-QUANTITIES: Mapping[str, Mapping[str, float]] = {
-    "sip": {"sip_max": LARGEST},
-    "isolation": {"muon_isolation_max": LARGEST, "electron_isolation_max": LARGEST},
-    "mass_z1": {"z1_mass_min": 0.0, "z1_mass_max": LARGEST},
-    "mass_z2": {"z2_mass_min": 0.0, "z2_mass_max": LARGEST},
+
+class Quantity(NamedTuple):
+    """What one or two cuts look at: its name in a picture and its range, and these cuts as loose as can be.
+
+    ``compared`` names it for `exploring.quantity`.
+    """
+
+    title: str
+    axis: tuple[float, float]
+    compared: str
+    left_out: Mapping[str, float]
+
+
+QUANTITIES = {
+    "sip": Quantity("largest SIP of the four leptons", (0.0, 20.0), "sip_max", {"sip_max": LARGEST}),
+    "isolation": Quantity(
+        "largest isolation of the four leptons",
+        (0.0, 1.6),
+        "isolation_max",
+        {"muon_isolation_max": LARGEST, "electron_isolation_max": LARGEST},
+    ),
+    "mass_z1": Quantity(SYMBOLS["mass_z1"], (0.0, 130.0), "z1_mass_min", {"z1_mass_min": 0.0, "z1_mass_max": LARGEST}),
+    "mass_z2": Quantity(SYMBOLS["mass_z2"], (0.0, 130.0), "z2_mass_min", {"z2_mass_min": 0.0, "z2_mass_max": LARGEST}),
 }
-"""What `n_minus_one` can draw, and the cuts that it leaves out for that."""
-RANGES = {"sip": (0.0, 20.0), "isolation": (0.0, 1.6), "mass_z1": (0.0, 130.0), "mass_z2": (0.0, 130.0)}
-TITLES = {
-    "sip": "largest SIP of the four leptons",
-    "isolation": "largest isolation of the four leptons",
-    "mass_z1": SYMBOLS["mass_z1"],
-    "mass_z2": SYMBOLS["mass_z2"],
-}
+"""What `n_minus_one` can draw."""
 
 
 @dataclass(frozen=True)
@@ -593,7 +602,7 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     campaign, selection
         What to analyse, and the cuts.
     quantity
-        One of `QUANTITIES`: its cuts are left out.
+        One of `QUANTITIES`: the cuts on it are left out.
 
     Raises
     ------
@@ -602,61 +611,39 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     """
     if quantity not in QUANTITIES:
         raise KeyError(f"no quantity {quantity!r}; there are {', '.join(QUANTITIES)}")
-    loose = selection.replace(**QUANTITIES[quantity])
-    *_, result = engine.run(campaign, loose)
-    rows = result.candidates
-    values = getattr(rows, quantity) if quantity.startswith("mass_") else _worst(campaign, loose, quantity, result)
-    weights = np.array(
-        [result.weights.get(d.name, dict.fromkeys(CHANNELS, 0.0))[c] for d in campaign.datasets for c in CHANNELS]
-    )
-    weight = weights.reshape(-1, len(CHANNELS))[rows.dataset, rows.channel]
-    process = np.array([dataset.process for dataset in campaign.datasets])[rows.dataset]
-    names = dict.fromkeys(dataset.process for dataset in campaign.datasets)
+    looked_at = QUANTITIES[quantity]
+    *_, result = engine.run(campaign, selection.replace(**looked_at.left_out))
+    sample = Sample.load(result)
+    found = sample.select(result.selection)
+    values: dict[str, list[Floats]] = {dataset.process: [] for dataset in campaign.datasets}
+    weights: dict[str, list[Floats]] = {process: [] for process in values}
+    for part in sample.parts:
+        worst, channel = exploring.quantity(part, found, looked_at.compared)
+        process = campaign.datasets[part.dataset].process
+        values[process].append(worst)
+        weights[process].append(found.weights[part.dataset][channel])
     return NMinusOne(
         quantity,
         f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title,
         _kept(selection, quantity),
-        {name: np.asarray(values[process == name], np.float64) for name in names},
-        {name: weight[process == name] for name in names},
+        {process: np.concatenate([*parts, ()]) for process, parts in values.items()},
+        {process: np.concatenate([*parts, ()]) for process, parts in weights.items()},
     )
 
 
 def _kept(selection: Selection, quantity: str) -> tuple[float, float]:
     """Return the interval of a quantity that a selection keeps; the looser one where muons and electrons differ."""
-    low = [getattr(selection, name) for name in QUANTITIES[quantity] if name.endswith("_min")]
-    high = [getattr(selection, name) for name in QUANTITIES[quantity] if name.endswith("_max")]
+    low = [getattr(selection, name) for name in QUANTITIES[quantity].left_out if name.endswith("_min")]
+    high = [getattr(selection, name) for name in QUANTITIES[quantity].left_out if name.endswith("_max")]
     return min(low, default=-math.inf), max(high)
-
-
-def _worst(campaign: Campaign, selection: Selection, quantity: str, result: Result) -> Floats:
-    """Return the largest value of a lepton's quantity among the four leptons of each candidate."""
-    found: dict[tuple[int, int, int, int], float] = {}
-    for chunk in _chunks(campaign):
-        read = events.read_survivors(chunk)
-        chosen = kernel.select(read.leptons, selection, chunk.stream)
-        values = np.where(chosen.flavour == MUON, *(_pick(read.leptons, f, quantity, chosen.lepton) for f in FLAVOURS))
-        for event, channel, worst in zip(
-            chosen.event_index, chosen.channel, values.max(axis=1, initial=0.0), strict=True
-        ):
-            found[chunk.dataset_index, chunk.file_index, int(read.entries[event]), int(channel)] = float(worst)
-    rows = result.candidates
-    places = zip(rows.dataset.tolist(), rows.file.tolist(), rows.entry.tolist(), rows.channel.tolist(), strict=True)
-    return np.array([found[place] for place in places], np.float64)
-
-
-def _pick(leptons: Leptons, flavour: str, quantity: str, places: npt.NDArray[np.int64]) -> Floats:
-    """Return a quantity of one flavour at some places; places of the other flavour give any value."""
-    column = kernel.columns_of(leptons, flavour)
-    values = sip(column) if quantity == "sip" else np.asarray(getattr(column, quantity), np.float64)
-    return values[np.minimum(places, len(values) - 1)] if len(values) else np.zeros(places.shape)
 
 
 def draw_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
     """Draw what `n_minus_one` returned: prediction stacked, data as points, what the cut removes in grey."""
-    low, high = RANGES[found.quantity]
+    title, (low, high), *_ = QUANTITIES[found.quantity]
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
-        axes = _axes(figure, TITLES[found.quantity], "events (all other cuts applied)", found.heading)
+        axes = _axes(figure, title, "events (all other cuts applied)", found.heading)
         bottom = np.zeros(bins)
         for process in sorted(found.values, key=_stack_place):
             counts, edges = np.histogram(

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from higgsnb import analysis, datasets, engine, events, kernel, pictures, selection
+from higgsnb import analysis, datasets, engine, kernel, pictures, selection
 from higgsnb.pictures import Collisions, Sheet
 from higgsnb.selection import Leptons
 
@@ -313,4 +313,11 @@ def test_sample_reads_no_more_than_asked(toy: datasets.Campaign) -> None:
     assert (few.events, few.simulated) == (100, True)
     with pytest.raises(datasets.CampaignError, match="no dataset 'ZZTo4mmu'"):
         pictures.collisions(toy, "ZZTo4mmu")
-    assert events.BRANCHES["run"] == "run"
+
+
+def test_sample_opens_its_own_file_only(toy: datasets.Campaign) -> None:
+    gone = replace(toy.dataset("ZZTo4e"), files=(datasets.File("gone.root"),))
+    first = toy.dataset("ZZTo4mu")
+    two = replace(first, files=(replace(first.files[0], events=None), *gone.files))
+    few = pictures.collisions(replace(toy, datasets=(gone, two)), "ZZTo4mu", most=100)
+    assert few.events == 100
