@@ -28,6 +28,8 @@ BINS = 30
 """Bins of a distribution that a cut is drawn into."""
 MOST_CANDIDATES = 100
 """The longest list of candidates that is shown."""
+SPOKEN = {"higgs": "Higgs bosons"}
+"""What people call a process, where its name is not what they say."""
 FIELD_TESLA = 3.8
 """The magnetic field of CMS (JINST 3 (2008) S08004)."""
 
@@ -199,7 +201,7 @@ def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
     expected = sum(row[column] for row in rows if row["process"] != "data")
     higgs = sum(row[column] for row in rows if row["process"] == signal)
     if len(rows) > len(found):
-        found.append(f"{expected:.1f} expected, {higgs:.1f} of them {signal}")
+        found.append(f"{expected:.1f} expected, {higgs:.1f} of them {SPOKEN.get(signal, signal)}")
     return ", ".join(found)
 
 

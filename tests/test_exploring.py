@@ -314,6 +314,7 @@ def test_summary_says_the_yields_in_words(found: Outcome) -> None:
     assert promise == pytest.approx(statistics.asimov_significance(higgs["window"], zz["window"]))
     said = exploring.summary(rows, promise)
     assert said.startswith(f"{data['all']:.0f} events found, {higgs['all'] + zz['all']:.1f} expected")
+    assert f"{higgs['all']:.1f} of them Higgs bosons" in said
     assert f"which promises {promise:.1f} σ" in said
     assert exploring.expected_significance(rows[1:]) is None
 

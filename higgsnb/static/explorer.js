@@ -32,6 +32,8 @@ function amount(value) {
 const plain = (value) => String(Number(value.toFixed(6)));
 const withUnit = (value, unit) => (unit ? `${plain(value)} ${unit}` : plain(value));
 
+const lettersOf = (element) => parseFloat(getComputedStyle(element).fontSize) || 16;  // in pixels; the style sheet decides
+
 function ticks(low, high, about) {
   const raw = (high - low) / about;
   const power = 10 ** Math.floor(Math.log10(raw));
@@ -64,11 +66,11 @@ function frame(width, height, shown, top, textSize) {
   const x = (value) => Number((left + ((value - first) / (last - first)) * (width - left - right)).toFixed(2));
   const y = (value) => Number((height - bottom - (value / top) * (height - bottom - above)).toFixed(2));
   const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, "font-size": textSize });
-  for (const value of ticks(0, top, Math.max(3, height / 80))) {
+  for (const value of ticks(0, top, Math.max(3, height / (5 * textSize)))) {
     node.append(svg("line", { class: "grid", x1: left, x2: width - right, y1: y(value), y2: y(value) }));
     node.append(svg("text", { x: left - 6, y: y(value) + textSize / 3, "text-anchor": "end" }, plain(value)));
   }
-  for (const value of ticks(first, last, Math.max(3, width / 95))) {
+  for (const value of ticks(first, last, Math.max(3, width / (6 * textSize)))) {
     node.append(svg("line", { class: "axis", x1: x(value), x2: x(value), y1: height - bottom, y2: height - bottom + 5 }));
     node.append(svg("text", { x: x(value), y: height - bottom + 1.3 * textSize, "text-anchor": "middle" }, plain(value)));
   }
@@ -100,14 +102,14 @@ function drawSpectrum(shown, kept, setup, width, height, textSize) {
   if (kept) {
     if (Object.keys(kept.processes).length) node.append(svg("path", { class: "kept", d: outline(shown.edges, keptTotal, x, y) }));
     (kept.data || []).forEach((count, i) => {
-      if (count > 0) node.append(svg("circle", { class: "kept-data", cx: x((shown.edges[i] + shown.edges[i + 1]) / 2), cy: y(count), r: 7 }));
+      if (count > 0) node.append(svg("circle", { class: "kept-data", cx: x((shown.edges[i] + shown.edges[i + 1]) / 2), cy: y(count), r: 0.44 * textSize }));
     });
   }
   (shown.data || []).forEach((count, i) => {
     if (!count) return;
     const centre = x((shown.edges[i] + shown.edges[i + 1]) / 2);
     if (shown.low) node.append(svg("line", { class: "data", x1: centre, x2: centre, y1: y(shown.low[i]), y2: y(shown.high[i]) }));
-    node.append(svg("circle", { class: "data", cx: centre, cy: y(count), r: 3.6 }));
+    node.append(svg("circle", { class: "data", cx: centre, cy: y(count), r: 0.22 * textSize }));
   });
   return { ...drawn, total };
 }
@@ -187,18 +189,27 @@ function track(lepton, field) {
 
 const symbol = (lepton) => `${lepton.flavour === "muon" ? "μ" : "e"}${lepton.charge > 0 ? "⁺" : "⁻"}`;
 
-function labels(node, places, size, textSize) {
-  for (const side of [-1, 1]) {
-    const mine = places.filter((place) => (place.x < size.width / 2 ? -1 : 1) === side).sort((a, b) => a.y - b.y);
-    let free = textSize;
-    for (const place of mine) { place.y = Math.max(place.y, free); free = place.y + 1.25 * textSize; }
-    let limit = size.height - 0.3 * textSize;
-    for (const place of mine.reverse()) { place.y = Math.min(place.y, limit); limit = place.y - 1.25 * textSize; }
-    for (const place of mine) {
-      const anchor = side < 0 ? "start" : "end";
-      const at = side < 0 ? 4 : size.width - 4;
-      node.append(svg("text", { x: at, y: place.y, "text-anchor": anchor, class: `z${place.pair}-text`, "paint-order": "stroke", stroke: "var(--paper)", "stroke-width": 4 }, place.text));
+// Writes each lepton's name near the end of its track, where it covers neither another name nor, if possible, a track.
+function labels(node, places, tracks, size, textSize) {
+  const high = 1.25 * textSize, taken = [];
+  const within = (value, most) => Math.min(Math.max(value, 2), most - 2);
+  const shared = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + high && b.y < a.y + high;
+  for (const { end, out, pair, text } of places) {
+    const width = 0.62 * textSize * text.length, gap = 0.5 * textSize;
+    const boxes = [];
+    for (const across of [out < 0 ? -gap - width : gap, -width / 2, out < 0 ? gap : -gap - width]) {
+      for (const row of [0, -1, 1, -2, 2, -3, 3, -4, 4]) {
+        const box = { x: within(end[0] + across, size.width - width), y: within(end[1] + (row - 0.5) * high, size.height - high), width };
+        const hidden = tracks.filter(([x, y]) => x > box.x && x < box.x + width && y > box.y && y < box.y + high).length;
+        const far = Math.hypot(box.x + width / 2 - end[0], box.y + high / 2 - end[1]);
+        boxes.push({ ...box, cost: far + 25 * hidden + (taken.some((other) => shared(box, other)) ? 1e6 : 0) });
+      }
     }
+    const best = boxes.reduce((one, other) => (other.cost < one.cost ? other : one));
+    taken.push(best);
+    const near = [Math.min(Math.max(end[0], best.x), best.x + width), Math.min(Math.max(end[1], best.y), best.y + high)];
+    if (Math.hypot(near[0] - end[0], near[1] - end[1]) > textSize) node.append(svg("line", { class: "leader", x1: end[0], y1: end[1], x2: near[0], y2: near[1] }));
+    node.append(svg("text", { x: best.x + width / 2, y: best.y + 0.95 * textSize, "text-anchor": "middle", class: `z${pair}-text`, "paint-order": "stroke", stroke: "var(--paper)", "stroke-width": 4 }, text));
   }
 }
 
@@ -215,29 +226,39 @@ function drawView(shown, along, width, textSize) {
   }
   if (!along) node.append(svg("path", { class: "layer", "fill-rule": "evenodd", d: ring(cx, cy, ECAL * scale) + ring(cx, cy, ECAL_END * scale) }));
   const project = ([x, y, z], up) => (along ? [cx + z * scale, cy - up * Math.hypot(x, y) * scale] : [cx + x * scale, cy - y * scale]);
-  const places = [];
+  const places = [], tracks = [];
   shown.leptons.forEach((lepton) => {
     const up = Math.sin(lepton.phi) >= 0 ? 1 : -1;
     const points = track(lepton, shown.field).map((point) => project(point, up));
     const d = points.map(([px, py], i) => `${i ? "L" : "M"}${px.toFixed(1)},${py.toFixed(1)}`).join("");
     node.append(svg("path", { class: `track ${lepton.flavour} z${lepton.pair}`, d }));
     const [end, before] = [points[points.length - 1], points[points.length - 2]];
-    if (lepton.flavour === "electron") node.append(deposit(end, before, lepton, scale));
-    places.push({ x: end[0], y: Math.min(height, Math.max(0, end[1])) + textSize / 3, pair: lepton.pair, text: `${symbol(lepton)} ${lepton.pt.toFixed(0)} GeV` });
+    const bar = lepton.flavour === "electron" ? [0.25, 0.5, 0.75, 1].map((part) => beyond(end, before, part * depth(lepton) * scale)) : [];
+    if (bar.length) node.append(deposit(end, before, lepton, scale));
+    tracks.push(...points.filter((_, i) => i % 4 === 0), ...bar);
+    const tip = bar.at(-1) || end;
+    places.push({ end: tip, out: tip[0] - cx, pair: lepton.pair, text: `${symbol(lepton)} ${lepton.pt.toFixed(0)} GeV` });
   });
-  labels(node, places, { width, height }, textSize);
+  labels(node, places, tracks, { width, height }, textSize);
   return html("figure", { class: "figure", style: "margin:0" }, html("figcaption", {}, along ? "Along the beam" : "Across the beam"), node);
 }
 
 const ring = (cx, cy, r) => `M${cx - r},${cy}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`;
 
-function deposit(end, before, lepton, scale) {
-  const length = Math.min(1.6, 0.25 + (lepton.pt * Math.cosh(lepton.eta)) / 80) * scale;
+// How far, in metres, the bar of an electron reaches into the calorimeter: longer for more energy.
+const depth = (lepton) => Math.min(1.6, 0.25 + (lepton.pt * Math.cosh(lepton.eta)) / 80);
+
+// The point so far beyond the end of a track, and so far beside.
+function beyond(end, before, along, across = 0) {
   const norm = Math.hypot(end[0] - before[0], end[1] - before[1]) || 1;
   const [ux, uy] = [(end[0] - before[0]) / norm, (end[1] - before[1]) / norm];
-  const half = 0.12 * scale;
-  const corner = (along, across) => `${(end[0] + ux * along - uy * across).toFixed(1)},${(end[1] + uy * along + ux * across).toFixed(1)}`;
-  return svg("polygon", { class: `deposit z${lepton.pair}`, points: [corner(0, -half), corner(length, -half), corner(length, half), corner(0, half)].join(" ") });
+  return [end[0] + ux * along - uy * across, end[1] + uy * along + ux * across];
+}
+
+function deposit(end, before, lepton, scale) {
+  const length = depth(lepton) * scale, half = 0.12 * scale;
+  const corners = [[0, -half], [length, -half], [length, half], [0, half]].map(([along, across]) => beyond(end, before, along, across).map((value) => value.toFixed(1)));
+  return svg("polygon", { class: `deposit z${lepton.pair}`, points: corners.join(" ") });
 }
 
 function drawEvent(target, shown, setup) {
@@ -247,7 +268,7 @@ function drawEvent(target, shown, setup) {
   const width = Math.max(260, target.clientWidth || 600);
   const room = (target.closest(".hgx") || target).clientWidth;  // the style sheet decides by it, too
   const each = room >= 640 ? (width - 8) / 2 : width;
-  const textSize = 16;
+  const textSize = lettersOf(target);
   const key = [1, 2].map((pair) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track z${pair}`, d: "M0,8H24" })), `Z${pair}: ${shown[`mass_z${pair}`].toFixed(1)} GeV`));
   const styles = ["muon", "electron"].map((flavour) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track ${flavour}`, d: "M2,8H22", stroke: "currentColor" })), flavour === "muon" ? "muon: solid, leaves the detector" : "electron: dotted, stops and leaves its energy"));
   const rows = shown.leptons.map((lepton) => html("tr", {}, html("th", { scope: "row" }, `${symbol(lepton)} of Z${lepton.pair}`), html("td", {}, lepton.pt.toFixed(1)), html("td", {}, lepton.eta.toFixed(2)), html("td", {}, lepton.phi.toFixed(2)), html("td", {}, lepton.charge > 0 ? "+1" : "−1")));
@@ -375,7 +396,7 @@ function renderExplorer({ model, el }) {
   const main = html("div", { class: "figure" }), mainLegend = html("div"), one = html("div", { class: "figure" }), oneText = html("p", { class: "hint" });
   const yieldTable = html("div", { class: "scroll yields" }), flowTable = html("div", { class: "scroll" }), withoutTable = html("div", { class: "scroll" });
   const list = html("div"), eventView = html("div", { class: "event" });
-  const sizes = () => { const width = Math.max(280, main.clientWidth || 700); return { width, textSize: width < 480 ? 14 : width > 1000 ? 18 : 16 }; };
+  const sizes = () => { const width = Math.max(280, main.clientWidth || 700); return { width, textSize: width < 480 ? 14 : lettersOf(main) }; };
 
   function drawMain() {
     const view = model.get("view");

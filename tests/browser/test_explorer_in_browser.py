@@ -274,7 +274,7 @@ def test_published_selection_comparison_and_link(browser: Any, voila: Server) ->
         assert visit.slider("lepton_pt_leading").input_value() == "30"
 
 
-@pytest.mark.parametrize(("name", "width", "least"), [("phone", 390, 14), ("projector", 1920, 16)])
+@pytest.mark.parametrize(("name", "width", "least"), [("phone", 390, 14), ("projector", 1920, 20)])
 def test_page_fits_its_screen_and_is_legible(
     browser: Any, voila: Server, pictures: Path, name: str, width: int, least: int
 ) -> None:
@@ -292,6 +292,40 @@ def test_page_fits_its_screen_and_is_legible(
                 (node) => parseFloat(getComputedStyle(node).fontSize))"""
         )
         assert min(sizes) >= least
+
+
+OVERLAPS = """() => {
+    const clashes = [];
+    for (const drawing of document.querySelectorAll('.hgx .event .views svg')) {
+        const all = drawing.getBoundingClientRect();
+        const names = [...drawing.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]);
+        names.forEach(([name, box], i) => {
+            if (box.left < all.left - 1 || box.right > all.right + 1 || box.top < all.top - 1 || box.bottom > all.bottom + 1)
+                clashes.push(`${name} sticks out`);
+            for (const [other, its] of names.slice(i + 1))
+                if (box.left < its.right - 1 && its.left < box.right - 1 && box.top + 3 < its.bottom - 3 && its.top + 3 < box.bottom - 3)
+                    clashes.push(`${name} covers ${other}`);
+        });
+    }
+    return clashes;
+}"""
+
+
+@pytest.mark.parametrize("width", [390, 1000, 1920])
+def test_names_of_the_four_leptons_can_be_read_in_any_event(browser: Any, voila: Server, width: int) -> None:
+    with visiting(browser, voila.address, viewport={"width": width, "height": 900}) as visit:
+        visit.wait(".hgx .bin")
+        visit.page.locator(".hgx .bin").nth(7).click()
+        visit.wait(".hgx .list button")
+        events = visit.page.locator(".hgx .list button")
+        for number in range(24):
+            name = events.nth(number).inner_text()
+            events.nth(number).click()
+            visit.page.wait_for_function(
+                "(name) => document.querySelector('.hgx .event h3')?.textContent.endsWith(` ${name}`)", arg=name
+            )
+            assert visit.page.locator(".hgx .event .views text").count() == 8
+            assert (name, visit.page.evaluate(OVERLAPS)) == (name, [])
 
 
 def test_page_prints_whole(browser: Any, voila: Server, pictures: Path) -> None:
