@@ -287,27 +287,27 @@ def test_page_fits_its_screen_and_is_legible(
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         sizes = page.evaluate(
-            """() => [...document.querySelectorAll('.hgx *')].filter((node) => [...node.childNodes].some(
-                (child) => child.nodeType === 3 && child.textContent.trim())).map(
-                (node) => parseFloat(getComputedStyle(node).fontSize))"""
+            """() => [...document.querySelectorAll('.hgx *, .jp-RenderedHTMLCommon :is(p, li)')]
+                .filter((node) => [...node.childNodes].some((one) => one.nodeType === 3 && one.textContent.trim()))
+                .map((node) => parseFloat(getComputedStyle(node).fontSize))"""
         )
         assert min(sizes) >= least
 
 
 OVERLAPS = """() => {
-    const clashes = [];
-    for (const drawing of document.querySelectorAll('.hgx .event .views svg')) {
-        const all = drawing.getBoundingClientRect();
-        const names = [...drawing.querySelectorAll('text')].map((text) => [text.textContent, text.getBoundingClientRect()]);
-        names.forEach(([name, box], i) => {
-            if (box.left < all.left - 1 || box.right > all.right + 1 || box.top < all.top - 1 || box.bottom > all.bottom + 1)
-                clashes.push(`${name} sticks out`);
-            for (const [other, its] of names.slice(i + 1))
-                if (box.left < its.right - 1 && its.left < box.right - 1 && box.top + 3 < its.bottom - 3 && its.top + 3 < box.bottom - 3)
-                    clashes.push(`${name} covers ${other}`);
-        });
-    }
-    return clashes;
+    const boxOf = (element) => element.getBoundingClientRect();
+    const within = (box, all) => box.left > all.left - 1 && box.right < all.right + 1
+        && box.top > all.top - 1 && box.bottom < all.bottom + 1;
+    const clash = (one, two) => one.left < two.right - 1 && two.left < one.right - 1
+        && one.top + 3 < two.bottom - 3 && two.top + 3 < one.bottom - 3;
+    return [...document.querySelectorAll('.hgx .event .views svg')].flatMap((drawing) => {
+        const names = [...drawing.querySelectorAll('text')];
+        return names.flatMap((name, i) => [
+            ...(within(boxOf(name), boxOf(drawing)) ? [] : [`${name.textContent} sticks out`]),
+            ...names.slice(i + 1).filter((other) => clash(boxOf(name), boxOf(other)))
+                .map((other) => `${name.textContent} covers ${other.textContent}`),
+        ]);
+    });
 }"""
 
 
