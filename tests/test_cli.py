@@ -11,11 +11,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from click.testing import CliRunner, Result
 from generators import random_leptons
 from http_server import Fault, FileServer
+from matplotlib.image import imread
 from outreach import events_of, write
 
 from higgsnb.__main__ import main
@@ -57,6 +59,7 @@ name = "d"
 process = "data"
 file = [{{ url = "{url}" }}]
 """
+README_PICTURE = Path(__file__).resolve().parents[1] / ".github" / "mass_4l_toy.png"
 OUTPUTS = {"result.json", "histograms.json", "candidates.parquet", "mass_4l.png", "mass_4l.svg"}
 
 
@@ -105,6 +108,14 @@ def test_result_directory_is_that_of_the_contract(folder: Path, tmp_path: Path) 
     assert found["cutflow"]["mu"]["4mu"][0] == ["all", 1500]
     assert found["provenance"]["selection"]["name"] == "open2012"
     assert (tmp_path / "out" / "result.json").read_text().index('"complete"') > 0
+
+
+def test_picture_in_the_readme_is_what_the_first_command_makes(tmp_path: Path) -> None:
+    invoke("run", "--out", tmp_path, "--quiet")
+    shown, made = (imread(path) for path in (README_PICTURE, tmp_path / "mass_4l.png"))
+    assert shown.shape == made.shape
+    # Another version of matplotlib may draw an edge differently; a cut that moved changes four times as much.
+    assert np.abs(shown - made).mean() < 0.0005, "if it should look like this, copy it over the one in .github"
 
 
 def test_parquet_rows_are_the_yields(folder: Path, tmp_path: Path) -> None:
