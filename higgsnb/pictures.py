@@ -18,7 +18,7 @@ import numpy.typing as npt
 from higgsnb import datasets, engine, events, exploring, kernel
 from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, garwood, styled
 from higgsnb.sample import Sample
-from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection
+from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection, missing_quantities
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +36,7 @@ Rows = list[tuple[Cell, ...]]
 FLAVOURS = ("muon", "electron")
 NAMES = {("muon", 1): "μ⁺", ("muon", -1): "μ⁻", ("electron", 1): "e⁺", ("electron", -1): "e⁻"}
 TRACK_COLOURS = {"muon": "#0072B2", "electron": "#D55E00"}
-DATA = "data"
+DATA, PREDICTED = "data", "all predicted"
 MASS_Z = 91.1876
 """Mass of the Z boson in GeV (Particle Data Group)."""
 
@@ -159,12 +159,15 @@ def event_table(sample: Collisions, event: int, selection: Selection | None = No
     rows: Rows = []
     leptons = sample.leptons
     for flavour in FLAVOURS:
-        column = kernel.columns_of(leptons, flavour)
         places = _range(leptons, flavour, event)
         flags = [None] * len(places) if selection is None else good_leptons(leptons, flavour, selection, places)
         for i, flag in zip(places, flags, strict=True):
             rows.append(
-                (len(rows) + 1, *_lepton_row(column, flavour, i), *(() if flag is None else ("yes" if flag else "no",)))
+                (
+                    len(rows) + 1,
+                    *_lepton_row(leptons, flavour, i),
+                    *(() if flag is None else ("yes" if flag else "no",)),
+                )
             )
     return Sheet(columns, tuple(rows))
 
@@ -194,19 +197,17 @@ def _range(leptons: Leptons, flavour: str, event: int) -> range:
     return range(int(offsets[event]), int(offsets[event + 1]))
 
 
-def _lepton_row(column: Flavour, flavour: str, i: int) -> tuple[Cell, ...]:
-    isolation, dxy, dz = (float(values[i]) for values in (column.isolation, column.dxy, column.dz))
-    values = (
-        float(column.pt[i]),
-        float(column.eta[i]),
-        float(column.phi[i]),
-        isolation,
-        dxy,
-        dz,
-        float(sip(column)[i]),
+def _lepton_row(leptons: Leptons, flavour: str, i: int) -> tuple[Cell, ...]:
+    """Return what is shown of one lepton; a dash where the files do not have a quantity, or have none for it."""
+    column = kernel.columns_of(leptons, flavour)
+    absent = {name.removeprefix(f"{flavour}_") for name in missing_quantities(leptons)}
+    names = ("pt", "eta", "phi", "isolation", "dxy", "dz")
+    shown = [math.nan if name in absent else float(getattr(column, name)[i]) for name in names]
+    shown.append(math.nan if absent & {"dxy", "dz", "dxy_error", "dz_error"} else float(sip(column)[i]))
+    return (
+        NAMES[flavour, int(column.charge[i])],
+        *(round(value, 4) if kernel.usable(value) else "–" for value in shown),
     )
-    shown = tuple(round(value, 4) if kernel.usable(value) else "–" for value in values)
-    return (NAMES[flavour, int(column.charge[i])], *shown)
 
 
 def sip(column: Flavour) -> Floats:
@@ -459,24 +460,22 @@ def yields(result: Result, window: str = "118-130") -> Sheet:
     """Return expected and observed events in a window of the four-lepton mass, per process and channel."""
     if window not in result.windows:
         raise KeyError(f"no window {window!r}; there are {', '.join(result.windows)}")
-    expected = {
-        process: [per[channel].expected for channel in CHANNELS] for process, per in result.windows[window].items()
-    }
-    data: Rows = [(DATA, *(round(n) for n in (*numbers, sum(numbers)))) for p, numbers in expected.items() if p == DATA]
-    predicted = {process: numbers for process, numbers in expected.items() if process != DATA}
-    predicted["all predicted"] = [math.fsum(column) for column in zip(*predicted.values(), strict=True)]
-    rows: Rows = [(p, *(round(n, 2) for n in (*numbers, sum(numbers)))) for p, numbers in predicted.items()]
-    return Sheet(("process", *CHANNELS, "all"), (*rows, *data))
+    numbers = {p: [per[channel].expected for channel in CHANNELS] for p, per in result.windows[window].items()}
+    rows: Rows = [(p, *(round(n, 2) for n in (*found, sum(found)))) for p, found in numbers.items() if p != DATA]
+    if rows:
+        total = [math.fsum(found[i] for p, found in numbers.items() if p != DATA) for i in range(len(CHANNELS))]
+        rows.append((PREDICTED, *(round(n, 2) for n in (*total, sum(total)))))
+    if DATA in numbers:
+        rows.append((DATA, *(round(n) for n in (*numbers[DATA], sum(numbers[DATA])))))
+    return Sheet(("process", *CHANNELS, "all"), tuple(rows))
 
 
 def windows(result: Result, *names: str) -> Sheet:
     """Return what is predicted and counted in some windows of the four-lepton mass; all windows if none is named."""
-    rows: Rows = []
-    for name in names or tuple(result.windows):
-        sheet = yields(result, name)
-        predicted = float(sheet["all"][sheet["process"].index("all predicted")])
-        rows.append((name, round(predicted, 2), *sheet["all"][sheet["process"].index("all predicted") + 1 :]))
-    return Sheet(("window [GeV]", "predicted", "data")[: len(rows[0])], tuple(rows))
+    found = {name: yields(result, name) for name in names or tuple(result.windows)}
+    shown = [p for p in (PREDICTED, DATA) if any(p in sheet["process"] for sheet in found.values())]
+    rows = [(name, *(sheet["all"][sheet["process"].index(p)] for p in shown)) for name, sheet in found.items()]
+    return Sheet(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows))
 
 
 def what_was_run(result: Result) -> Sheet:

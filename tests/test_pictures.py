@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import io
 import math
+from collections import Counter
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
+from generators import read_record5200
 from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from higgsnb import analysis, datasets, engine, kernel, pictures, selection
 from higgsnb.pictures import Collisions, Sheet
-from higgsnb.selection import Leptons
+from higgsnb.selection import CHANNELS, Leptons
 
 OPEN = selection.load("open2012")
 
@@ -313,6 +316,41 @@ def test_sample_reads_no_more_than_asked(toy: datasets.Campaign) -> None:
     assert (few.events, few.simulated) == (100, True)
     with pytest.raises(datasets.CampaignError, match="no dataset 'ZZTo4mmu'"):
         pictures.collisions(toy, "ZZTo4mmu")
+
+
+PUBLISHED = """
+[campaign]
+name = "published"
+schema = "csv"
+luminosity_fb = 13.91
+luminosity_uncertainty = 0.026
+energy_tev = 8
+[[dataset]]
+name = "all"
+process = "data"
+file = [{files}]
+"""
+
+
+def test_real_data_without_prediction_are_shown_by_everything_that_shows_the_toy(
+    shared_data: Path, tmp_path: Path
+) -> None:
+    urls = ", ".join(f'{{ url = "{path}" }}' for path in sorted((shared_data / "record5200").glob("*.csv")))
+    (tmp_path / "published.toml").write_text(PUBLISHED.format(files=urls))
+    campaign, cuts = datasets.load(tmp_path / "published.toml"), selection.load("aod2012")
+    *_, result = engine.run(campaign, cuts)
+    inside = Counter(one.channel for one in read_record5200(shared_data) if 70 < one.mass_4l < 181)
+    assert pictures.yields(result, "70-181").rows == (("data", *(inside[c] for c in CHANNELS), inside.total()),)
+    shown = pictures.windows(result, "118-130", "70-181")
+    assert (shown.columns, shown["data"]) == (("window [GeV]", "data"), [15, 102])
+    assert pictures.cutflow(result, "4mu")["data"][-1] == sum(m["4mu"].events for m in result.yields.values())
+    mass_z2 = pictures.n_minus_one(campaign, cuts, "mass_z2")
+    assert mass_z2.table["kept"] == [278]
+    pictures.draw_n_minus_one(mass_z2)
+    event = pictures.collisions(campaign, "all")
+    table = pictures.event_table(event, 0)
+    assert set(table["isolation"] + table["dz"] + table["sip"]) == {"–"}, "the published files do not have these"
+    assert all(isinstance(pt, float) for pt in table["pt"])
 
 
 def test_sample_opens_its_own_file_only(toy: datasets.Campaign) -> None:
