@@ -46,7 +46,8 @@ def distributions(requirements: list[str]) -> set[str]:
 
 def modules(requirements: list[str]) -> set[str]:
     """The names by which distributions are imported."""
-    return {{"pyyaml": "yaml"}.get(name, name.replace("-", "_")) for name in distributions(requirements)}
+    other = {"pyyaml": "yaml", "cel-python": "celpy"}
+    return {other.get(name, name.replace("-", "_")) for name in distributions(requirements)}
 
 
 @pytest.fixture(scope="module")
