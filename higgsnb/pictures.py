@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import math
+import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import datasets, engine, events, exploring, kernel
-from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, garwood, styled
+from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
 from higgsnb.sample import Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection, missing_quantities
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from higgsnb.analysis import Result
     from higgsnb.datasets import Campaign
+    from higgsnb.sample import Outcome, Part
     from higgsnb.statistics import StrengthFit
 
 Floats = npt.NDArray[np.float64]
@@ -54,10 +56,14 @@ CURVATURE = 0.2998
 
 @dataclass(frozen=True)
 class Sheet:
-    """A small table that a notebook shows; ``sheet["column"]`` gives the values of a column."""
+    """A small table that a notebook shows; ``sheet["column"]`` gives the values of a column.
+
+    ``note`` stands below it: what the numbers lack.
+    """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
 
     def __getitem__(self, column: str) -> list[Cell]:
         """Return the values of a column; KeyError names the columns there are."""
@@ -71,9 +77,8 @@ class Sheet:
     def __repr__(self) -> str:
         lines = [self.columns, *(tuple(map(_shown, row)) for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
-        return "\n".join(
-            "  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines
-        )
+        shown = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*shown, self.note] if self.note else shown)
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook; numbers to the right."""
@@ -85,7 +90,8 @@ class Sheet:
             for name, side in zip(self.columns, sides, strict=True)
         )
         body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in self.rows)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        note = f"<p><strong>{html.escape(self.note)}</strong></p>" if self.note else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
 def _shown(value: Cell) -> str:
@@ -443,13 +449,15 @@ def draw_masses(
     return figure
 
 
-def _axes(figure: Figure, label: str, vertical: str, heading: str) -> Axes:
-    """Return axes that fill the figure, in the sizes of these small plots."""
-    axes = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.975, "bottom": 0.14, "top": 0.92})
+def _axes(figure: Figure, label: str, vertical: str, heading: str, note: str = "") -> Axes:
+    """Return axes that fill the figure, in the sizes of these small plots; above them where from, and what lacks."""
+    top = 0.87 if note else 0.92
+    axes = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.975, "bottom": 0.14, "top": top})
     axes.set_xlabel(label, fontsize=10)
     axes.set_ylabel(vertical, fontsize=10)
     axes.tick_params(labelsize=9)
     axes.text(0.0, 1.02, heading, fontsize=10, fontweight="bold", transform=axes.transAxes)
+    axes.text(1.0, 1.02, textwrap.fill(note, 56), ha="right", va="bottom", fontsize=8, transform=axes.transAxes)
     return axes
 
 
@@ -467,7 +475,7 @@ def yields(result: Result, window: str = "118-130") -> Sheet:
         rows.append((PREDICTED, *(round(n, 2) for n in (*total, sum(total)))))
     if DATA in numbers:
         rows.append((DATA, *(round(n) for n in (*numbers[DATA], sum(numbers[DATA])))))
-    return Sheet(("process", *CHANNELS, "all"), tuple(rows))
+    return Sheet(("process", *CHANNELS, "all"), tuple(rows), coverage_text(result))
 
 
 def windows(result: Result, *names: str) -> Sheet:
@@ -475,7 +483,7 @@ def windows(result: Result, *names: str) -> Sheet:
     found = {name: yields(result, name) for name in names or tuple(result.windows)}
     shown = [p for p in (PREDICTED, DATA) if any(p in sheet["process"] for sheet in found.values())]
     rows = [(name, *(sheet["all"][sheet["process"].index(p)] for p in shown)) for name, sheet in found.items()]
-    return Sheet(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows))
+    return Sheet(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows), coverage_text(result))
 
 
 def what_was_run(result: Result) -> Sheet:
@@ -504,7 +512,7 @@ def cutflow(result: Result, channel: str = "4mu") -> Sheet:
         (name, *(round(left[p][i]) if p == DATA else round(left[p][i], 2) for p in left))
         for i, name in enumerate(CUT_NAMES)
     ]
-    return Sheet(("cut", *left), tuple(rows))
+    return Sheet(("cut", *left), tuple(rows), coverage_text(result))
 
 
 def events_between(result: Result, low: float, high: float) -> Sheet:
@@ -522,7 +530,8 @@ def events_between(result: Result, low: float, high: float) -> Sheet:
         )
         for i in found[np.argsort(rows.mass_4l[found])]
     )
-    return Sheet(("dataset", "entry", "channel", "mass_4l", "mass_z1", "mass_z2"), listed)
+    columns = ("dataset", "entry", "channel", "mass_4l", "mass_z1", "mass_z2")
+    return Sheet(columns, listed, coverage_text(result))
 
 
 def draw_scan(fit: StrengthFit) -> Figure:
@@ -571,26 +580,28 @@ QUANTITIES = {
 class NMinusOne:
     """One quantity of all events that pass every cut but the one on it.
 
-    ``heading`` names the campaign. ``values`` and ``weights`` are by process, each (n,): the quantity, and the expected
-    events that one event stands for. ``kept`` is the open interval that the selection keeps.
+    ``heading`` names the campaign, ``note`` says what the numbers lack. ``values``, ``weights`` and ``passes`` are by
+    process, each (n,): the quantity, the expected events that one event stands for, and whether the selection keeps it.
+    ``kept`` is the open interval outside which it keeps nothing.
     """
 
     quantity: str
     heading: str
+    note: str
     kept: tuple[float, float]
     values: Mapping[str, Floats]
     weights: Mapping[str, Floats]
+    passes: Mapping[str, Flags]
 
     @property
     def table(self) -> Sheet:
         """Events of each process that the cut keeps and removes."""
         rows: Rows = []
-        for process, values in self.values.items():
-            inside = (self.kept[0] < values) & (values < self.kept[1])
-            kept, removed = (float(self.weights[process][which].sum()) for which in (inside, ~inside))
+        for process, weights in self.weights.items():
+            kept, removed = (float(weights[self.passes[process] == which].sum()) for which in (True, False))
             shown = (round(n) if process == DATA else round(n, 2) for n in (kept, removed))
             rows.append((process, *shown, round(100 * removed / (kept + removed or 1.0), 1)))
-        return Sheet(("process", "kept", "removed", "% removed"), tuple(rows))
+        return Sheet(("process", "kept", "removed", "% removed"), tuple(rows), self.note)
 
 
 def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMinusOne:
@@ -614,26 +625,36 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     *_, result = engine.run(campaign, selection.replace(**looked_at.left_out))
     sample = Sample.load(result)
     found = sample.select(result.selection)
-    values: dict[str, list[Floats]] = {dataset.process: [] for dataset in campaign.datasets}
-    weights: dict[str, list[Floats]] = {process: [] for process in values}
+    pieces: dict[str, list[tuple[Floats, Floats, Flags]]] = {dataset.process: [] for dataset in campaign.datasets}
     for part in sample.parts:
         worst, channel = exploring.quantity(part, found, looked_at.compared)
+        weights = found.weights[part.dataset][channel]
         process = campaign.datasets[part.dataset].process
-        values[process].append(worst)
-        weights[process].append(found.weights[part.dataset][channel])
-    return NMinusOne(
-        quantity,
-        f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title,
-        _kept(selection, quantity),
-        {process: np.concatenate([*parts, ()]) for process, parts in values.items()},
-        {process: np.concatenate([*parts, ()]) for process, parts in weights.items()},
+        pieces[process].append((worst, weights, _passes(part, found, selection, looked_at.left_out)))
+    values, weights_of, passes = (
+        {process: np.concatenate([one[i] for one in of] or [np.empty(0)]) for process, of in pieces.items()}
+        for i in range(3)
     )
+    heading = f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title
+    kept = _kept(selection, looked_at.left_out)
+    return NMinusOne(quantity, heading, coverage_text(result), kept, values, weights_of, passes)
 
 
-def _kept(selection: Selection, quantity: str) -> tuple[float, float]:
-    """Return the interval of a quantity that a selection keeps; the looser one where muons and electrons differ."""
-    low = [getattr(selection, name) for name in QUANTITIES[quantity].left_out if name.endswith("_min")]
-    high = [getattr(selection, name) for name in QUANTITIES[quantity].left_out if name.endswith("_max")]
+def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str]) -> Flags:
+    """Return which candidates pass these cuts of a selection; without a lepton of its flavour a cut is passed."""
+    passes = np.ones(len(found.picked[part.dataset]), bool)
+    for cut in cuts:
+        values, _ = exploring.quantity(part, found, cut)
+        limit = getattr(selection, cut)
+        passes &= ~(values <= limit if cut.endswith("_min") else values >= limit)
+    return passes
+
+
+def _kept(selection: Selection, cuts: Iterable[str]) -> tuple[float, float]:
+    """Return the interval outside which these cuts keep nothing: the looser one where muons and electrons differ."""
+    limits = {cut: getattr(selection, cut) for cut in cuts}
+    low = [limit for cut, limit in limits.items() if cut.endswith("_min")]
+    high = [limit for cut, limit in limits.items() if cut.endswith("_max")]
     return min(low, default=-math.inf), max(high)
 
 
@@ -642,7 +663,7 @@ def draw_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
     title, (low, high), *_ = QUANTITIES[found.quantity]
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
-        axes = _axes(figure, title, "events (all other cuts applied)", found.heading)
+        axes = _axes(figure, title, "events (all other cuts applied)", found.heading, found.note)
         bottom = np.zeros(bins)
         for process in sorted(found.values, key=_stack_place):
             counts, edges = np.histogram(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import io
 import math
 from collections import Counter
@@ -273,6 +274,30 @@ def test_what_the_left_out_cut_looks_at_is_computed_as_the_kernel_does(toy: data
     kept = dict(zip(tight.table["process"], tight.table["kept"], strict=True))
     assert kept["data"] == pytest.approx(sum(one.events for one in cut.yields["data"].values()), abs=2)
     assert tight.kept == (-math.inf, 2.0)
+
+
+def test_cuts_that_differ_for_muons_and_electrons_are_each_applied_to_their_own(toy: datasets.Campaign) -> None:
+    cuts = OPEN.replace(muon_isolation_max=0.1, electron_isolation_max=0.9)
+    *_, cut = engine.run(toy, cuts)
+    table = pictures.n_minus_one(toy, cuts, "isolation").table
+    kept = dict(zip(table["process"], table["kept"], strict=True))
+    assert kept["data"] == pytest.approx(sum(one.events for one in cut.yields["data"].values()), rel=0.03)
+
+
+def test_table_and_picture_of_a_partial_result_say_so(toy: datasets.Campaign, result: analysis.Result) -> None:
+    lost = replace(toy.dataset("ZZTo4e"), files=(datasets.File("gone.root"),))
+    rest = tuple(lost if one.name == lost.name else one for one in toy.datasets)
+    *_, part = engine.run(replace(toy, datasets=rest), OPEN)
+    assert part.failed
+    for sheet in (pictures.yields(part), pictures.windows(part), pictures.cutflow(part)):
+        assert sheet.note.startswith("PARTIAL: ")
+        assert repr(sheet).endswith(sheet.note)
+        assert html.escape(sheet.note) in sheet._repr_html_()
+    one_cut = pictures.n_minus_one(part.campaign, OPEN, "sip")
+    assert one_cut.table.note == pictures.yields(part).note
+    assert one_cut.note in texts(pictures.draw_n_minus_one(one_cut)).replace("\n", " ")
+    assert pictures.yields(result).note == ""
+    assert "PARTIAL" not in repr(pictures.cutflow(result))
 
 
 def test_quantity_that_does_not_exist_is_an_error(toy: datasets.Campaign) -> None:
