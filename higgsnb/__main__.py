@@ -471,20 +471,29 @@ def doctor(ctx: click.Context) -> None:
 @main.command()
 @click.option("--namespace", "-n", help="Where on Kubernetes (default: that of this session or of the kubeconfig).")
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-def clean(namespace: str | None, yes: bool) -> None:
-    """List the clusters on Kubernetes that you left behind, and remove them on confirmation."""
+@click.option("--all", "everything", is_flag=True, help="Also remove what another machine made and may be using.")
+def clean(namespace: str | None, yes: bool, everything: bool) -> None:
+    """List the clusters on Kubernetes that you left behind, and remove them on confirmation.
+
+    A cluster that another machine made, such as your second server in a hub, may be in use there: it is listed, but
+    removed only with --all. Clusters in use on this machine are never touched.
+    """
     from higgsnb import cluster
 
     found = cluster.leftovers(namespace)
     for item in found:
         click.echo(item.text)
+    chosen = [item for item in found if everything or not item.elsewhere]
     if not found:
         click.echo("nothing left behind")
+    elif not chosen:
+        click.echo("nothing removed; `higgsnb clean --all` removes what may be in use elsewhere, too")
+    if not chosen:
         return
     if not yes:
-        click.confirm(f"Remove {len(found)} cluster{'s' if len(found) > 1 else ''}?", abort=True)
-    cluster.remove(found)
-    click.echo(f"removed: {len(found)}")
+        click.confirm(f"Remove {len(chosen)} cluster{'s' if len(chosen) > 1 else ''}?", abort=True)
+    cluster.remove(chosen)
+    click.echo(f"removed: {len(chosen)}")
 
 
 if __name__ == "__main__":

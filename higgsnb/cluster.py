@@ -10,17 +10,21 @@ remedy. Every wait has a deadline, and what was begun is removed when it cannot 
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import ExitStack, suppress
+from concurrent.futures import Future, wait
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
+from difflib import get_close_matches
+from functools import partial
 from importlib import util
+from inspect import Parameter, signature
+from numbers import Integral, Real
 from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -48,11 +52,18 @@ BATCH = {
     "htcondor": ("HTCondorCluster", ("condor_submit", "condor_rm")),
 }
 GATEWAY_OPTIONS = ("address", "proxy_address", "auth")
+KUBERNETES_OPTIONS = ("environment", "pull_secrets", "user_id")
+OWN_OPTIONS = {
+    *("n_workers", "threads_per_worker", "memory_limit", "host", "dashboard_address", "worker_dashboard_address"),
+    *("processes", "death_timeout", "protocol", "security", "asynchronous"),
+}
+"""Options of Dask's classes that `launch` sets itself."""
 WORKER_LEAST = 500_000_000
 """Bytes that a worker needs: the interpreter, compiled code and one chunk."""
 NOTEBOOK_LEAST = 400_000_000
 """Bytes kept free for the notebook and the scheduler, which share the session's limit with local workers."""
 POLL_SECONDS = 0.5
+PREFLIGHT_SECONDS = 60.0
 CLOSE_SECONDS = 90.0
 """Long enough for the minute that the Dask operator may take; it usually is a second or two."""
 PACKAGES = ("higgsnb", "numpy", "numba", "uproot", "awkward")
@@ -93,7 +104,7 @@ class ClusterState:
 
 @dataclass(frozen=True)
 class Description:
-    """What was asked for; ``memory`` in bytes per worker, times in seconds."""
+    """What was asked for; ``memory`` in bytes per worker, times in seconds; ``why`` says why this kind was taken."""
 
     kind: str
     workers: int | None
@@ -103,6 +114,7 @@ class Description:
     namespace: str | None
     idle_timeout: int
     deadline: float
+    why: str
     options: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -113,8 +125,11 @@ class Provider(Protocol):
     workers: int
     note: str
 
-    def start(self, until: float, say: Callable[[Trouble | None], None]) -> None:
-        """Start the cluster until its scheduler answers, or raise `ClusterError` by ``until`` (monotonic time)."""
+    def start(self, until: float, say: Callable[[Trouble | None], None], cancel: threading.Event) -> None:
+        """Start the cluster until its scheduler answers.
+
+        Raise `ClusterError` by ``until`` (monotonic time), or soon after ``cancel`` was set.
+        """
 
     def client(self, *, default: bool) -> Client:
         """Return a new client, or the one that Dask uses when none is named."""
@@ -138,7 +153,7 @@ class Provider(Protocol):
         """Return the end of each log, by name."""
 
     def close(self, seconds: float) -> None:
-        """Remove everything."""
+        """Remove everything; may be called again if that failed."""
 
 
 # --- Which kind ----------------------------------------------------------------------------------
@@ -172,11 +187,9 @@ def preflight(kind: str, **options: Any) -> tuple[Check, ...]:
     Raises
     ------
     ValueError
-        If the kind or a number is out of range.
+        If the kind or a number is out of range, or an option is unknown.
     """
-    chosen = choose(options.get("namespace"), options.get("image"))[0] if kind == "auto" else kind
-    described = describe(chosen, **options)
-    return tuple(_checks(described))
+    return tuple(_checks(describe(kind, **options)))
 
 
 def _checks(described: Description) -> Iterator[Check]:
@@ -235,21 +248,86 @@ def describe(
     deadline: float = 120,
     **options: Any,
 ) -> Description:
-    """Return what is asked for, checked.
+    """Return what is asked for, checked, with a kind for ``auto``.
 
     Raises
     ------
     ValueError
-        If something is out of range; says the right values.
+        If something is out of range, or an option is unknown; says the right values.
     """
     if kind not in KINDS:
         raise ValueError(f"kind = {kind!r}; expected one of {', '.join(KINDS)}")
-    least = {"workers": (workers, 1), "cores": (cores, 1), "idle_timeout": (idle_timeout, 1), "deadline": (deadline, 1)}
-    for name, (value, lowest) in least.items():
-        if value is not None and value < lowest:
-            raise ValueError(f"{name} = {value}; expected at least {lowest}")
+    _check_number("workers", 1 if workers is None else workers)
+    _check_number("cores", cores)
+    _check_number("idle_timeout", idle_timeout)
+    _check_number("deadline", deadline, Real)
     amount = parse_memory(memory)
-    return Description(kind, workers, cores, amount, image, namespace, idle_timeout, deadline, options)
+    chosen, why = choose(namespace, image) if kind == "auto" else (kind, "asked for")
+    kept = _own_options(kind, chosen, options)
+    return Description(chosen, workers, cores, amount, image, namespace, idle_timeout, deadline, why, kept)
+
+
+def _check_number(name: str, value: Any, kind: type = Integral, least: int = 1) -> None:
+    """Refuse what is no number, or too small."""
+    is_number = isinstance(value, kind) and not isinstance(value, bool)
+    if not is_number or value < least:
+        what = "whole number" if kind is Integral else "number"
+        raise ValueError(f"{name} = {value!r}; expected a {what} of at least {least}")
+
+
+def _own_options(kind: str, chosen: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options for the chosen kind; ``auto`` drops those of other kinds, so that a notebook runs anywhere."""
+    if not options:
+        return {}
+    if kind in {"auto", "kubernetes"}:
+        _check_types(options)
+    mine = _option_names(chosen)
+    if chosen == "gateway" or not mine:  # only a gateway knows what it offers; the preflight tells of missing libraries
+        return dict(options)
+    known = {other: _option_names(other) for other in KINDS[1:] if other != chosen}
+    for name in (name for name in options if name not in mine):
+        owners = [other for other, names in known.items() if name in names]
+        if kind != "auto" or not owners:
+            raise ValueError(f"{name} is no option of the kind {kind!r}; {_hint(name, mine, owners)}")
+    return {name: value for name, value in options.items() if name in mine}
+
+
+def _hint(name: str, mine: set[str], owners: Sequence[str]) -> str:
+    """Return what to do about an unknown option."""
+    if owners:
+        return f"it belongs to {' and '.join(owners)}"
+    near = get_close_matches(name, [*signature(launch).parameters, *sorted(mine)], 1)
+    return f"did you mean {near[0]}?" if near else "help(higgsnb.cluster.launch) lists them"
+
+
+def _option_names(kind: str) -> set[str]:
+    """Return the options that a kind takes besides those of `launch`; none if its library is missing."""
+    makers: tuple[Any, ...]
+    if kind in {"kubernetes", "gateway"}:
+        return set(KUBERNETES_OPTIONS if kind == "kubernetes" else GATEWAY_OPTIONS)
+    if kind == "local":
+        from distributed import LocalCluster, Nanny, Worker
+
+        makers = (LocalCluster, Nanny, Worker)
+    elif util.find_spec("dask_jobqueue") is None:
+        return set()
+    else:
+        library = _jobqueue()
+        made = getattr(library, BATCH[kind][0])
+        makers = (library.core.JobQueueCluster, made.job_cls, library.core.Job)
+    named = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
+    found = {item.name for maker in makers for item in signature(maker).parameters.values() if item.kind in named}
+    return found - OWN_OPTIONS
+
+
+def _check_types(options: Mapping[str, Any]) -> None:
+    """Refuse options of Kubernetes that have the wrong form."""
+    secrets, variables = options.get("pull_secrets", []), options.get("environment", {})
+    if not isinstance(secrets, list | tuple) or not all(isinstance(name, str) for name in secrets):
+        raise ValueError(f"pull_secrets = {secrets!r}; expected a list of names, for instance ['my-registry']")
+    if not isinstance(variables, Mapping) or not all(isinstance(x, str) for pair in variables.items() for x in pair):
+        raise ValueError("environment is no dict of texts; expected for instance {'OMP_NUM_THREADS': '1'}")
+    _check_number("user_id", options.get("user_id", 1))
 
 
 def parse_memory(text: str | int) -> int:
@@ -310,6 +388,7 @@ def launch(
     idle_timeout: int = 900,
     deadline: float = 120,
     on_state: Callable[[ClusterState], None] | None = None,
+    cancel: threading.Event | None = None,
     **options: Any,
 ) -> Cluster:
     """Start a Dask cluster and return it when workers are ready.
@@ -334,32 +413,25 @@ def launch(
         same, and its state says why.
     on_state
         Called with each new `ClusterState`, from whatever thread.
+    cancel
+        Set it from another thread, and a start under way is broken off within about a second with `ClusterError`; what
+        was made is removed, by a thread if that takes longer. Without effect once the cluster is ready.
     options
         ``kubernetes``: ``environment`` (dict for the pods), ``pull_secrets``, ``user_id``; ``gateway``: ``address``,
-        ``proxy_address``, ``auth`` and what its administrator offers; ``slurm``, ``htcondor``: those of dask-jobqueue.
+        ``proxy_address``, ``auth`` and what its administrator offers; ``slurm``, ``htcondor``: those of dask-jobqueue;
+        ``local``: those of Dask's ``LocalCluster``; ``auto``: all of them, of which the kind taken gets its own.
 
     Raises
     ------
     ValueError
-        If something is out of range.
+        If something is out of range, or an option is unknown.
     ClusterError
         If it could not be started; says why and what to do. Everything was removed again.
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind = {kind!r}; expected one of {', '.join(KINDS)}")
-    chosen, why = choose(namespace, image) if kind == "auto" else (kind, "asked for")
-    described = describe(
-        chosen,
-        workers=workers,
-        cores=cores,
-        memory=memory,
-        image=image,
-        namespace=namespace,
-        idle_timeout=idle_timeout,
-        deadline=deadline,
-        **options,
-    )
-    cluster = Cluster(described, why, on_state)
+    asked = dict(options, workers=workers, cores=cores, memory=memory, image=image, namespace=namespace)
+    asked |= {"idle_timeout": idle_timeout, "deadline": deadline}
+    described = within(PREFLIGHT_SECONDS, lambda: describe(kind, **asked), "where a cluster can run", cancel=cancel)
+    cluster = Cluster(described, on_state, cancel)
     cluster.start()
     return cluster
 
@@ -368,12 +440,19 @@ class Cluster:
     """A Dask cluster from its start to its end; made by `launch`. Closes itself when the process ends."""
 
     def __init__(
-        self, described: Description, why: str, on_state: Callable[[ClusterState], None] | None = None
+        self,
+        described: Description,
+        on_state: Callable[[ClusterState], None] | None = None,
+        cancel: threading.Event | None = None,
     ) -> None:
         self._described = described
         self._on_state = on_state
-        self._state = ClusterState(described.kind, why=why, started=time.time(), workers_wanted=described.workers or 0)
+        self._cancel = cancel or threading.Event()
+        self._state = ClusterState(
+            described.kind, why=described.why, started=time.time(), workers_wanted=described.workers or 0
+        )
         self._lock = threading.RLock()
+        self._removing = threading.RLock()  # one thread at a time; the same one comes again if `on_state` closes
         self._provider: Provider | None = None
         self._clients: list[Client] = []
         self._observer: Client | None = None
@@ -418,23 +497,42 @@ class Cluster:
         except ClusterError as error:
             self._fail(error)
             raise
-        except (OSError, RuntimeError, ValueError, ApiError) as error:
-            failure = ClusterError(f"the cluster could not be started: {redact(str(error))}", _GENERAL_REMEDY)
+        except Exception as error:
+            words = redact(str(error)) or type(error).__name__
+            failure = ClusterError(f"the cluster could not be started: {words}", self._general_remedy())
             self._fail(failure)
             raise failure from error
         except BaseException:  # Ctrl-C: nothing may be left behind
             self._fail(ClusterError("the start was interrupted", "Start again."))
             raise
 
+    def _general_remedy(self) -> str:
+        """Return what to do if nothing better is known."""
+        other = "" if self._described.kind == "local" else ", or use the kind 'local'"
+        return f"Run `higgsnb doctor`{other}."
+
     def _start(self, until: float) -> None:
         """Go from the preflight to ready."""
-        bad = next((check for check in _checks(self._described) if not check.good), None)
+        described, cancel = self._described, self._cancel
+        checks = within(
+            PREFLIGHT_SECONDS, lambda: tuple(_checks(described)), "the checks before the start", cancel=cancel
+        )
+        bad = next((check for check in checks if not check.good), None)
         if bad is not None:
             raise ClusterError(f"{bad.name}: {bad.found}", bad.remedy)
-        provider = self._provider = _provider(self._described)
+        provider = self._provider = within(
+            PREFLIGHT_SECONDS,
+            lambda: _provider(described),
+            "the preparation",
+            late=lambda made: made.close(CLOSE_SECONDS),
+            cancel=cancel,
+        )
         self._update(phase="starting", name=provider.name, workers_wanted=provider.workers, reason=provider.note)
-        provider.start(until, self._tell)
-        self._observer = within(max(until - time.monotonic(), 5), lambda: provider.client(default=False), _CLIENT)
+        provider.start(until, self._tell, cancel)
+        seconds = max(until - time.monotonic(), 5)
+        self._observer = within(
+            seconds, lambda: provider.client(default=False), _CLIENT, late=_close_client, cancel=cancel
+        )
         self._update(dashboard=provider.dashboard(), name=provider.name)
         self._wait_for_workers(until)
         self._check_versions()
@@ -459,7 +557,7 @@ class Cluster:
                 raise _too_late(found, self._described.deadline, provider.name)
             if final or time.monotonic() > until:
                 break
-            time.sleep(POLL_SECONDS)
+            _pause(self._cancel)
         else:
             self._tell(None)
         self._update(workers_ready=ready)
@@ -476,7 +574,8 @@ class Cluster:
         client = self._observer
         if client is None:
             return
-        found = skew(within(30, lambda: client.get_versions(packages=list(PACKAGES)), "the versions of the workers"))
+        what = "the versions of the workers"
+        found = skew(within(30, lambda: client.get_versions(packages=list(PACKAGES)), what, cancel=self._cancel))
         if found:
             raise ClusterError(
                 f"different versions here and on the cluster: {found}",
@@ -495,7 +594,7 @@ class Cluster:
     def get_client(self) -> Client:
         """Return a new client, Dask's default from now on; it is closed with the cluster."""
         provider = self._need_provider()
-        client = within(30, lambda: provider.client(default=True), _CLIENT)
+        client = within(30, lambda: provider.client(default=True), _CLIENT, late=_close_client)
         self._clients.append(client)
         return client
 
@@ -511,10 +610,9 @@ class Cluster:
         """
         if workers < 0:
             raise ValueError(f"workers = {workers}; expected 0 or more")
-        self._need_provider()
+        self._ask(lambda provider: provider.scale(workers))
         self._adaptive = False
         self._update(phase="scaling", workers_wanted=workers, reason="", remedy="")
-        self._ask(lambda provider: provider.scale(workers))
 
     def adapt(self, minimum: int, maximum: int) -> None:
         """Let the number of workers follow the work between two bounds; `scale` ends it.
@@ -538,9 +636,12 @@ class Cluster:
         provider = self._need_provider()
         try:
             request(provider)
-        except (OSError, RuntimeError, ApiError) as error:
-            self._update(phase="ready")
-            raise ClusterError(f"the cluster did not accept it: {redact(str(error))}", _GENERAL_REMEDY) from error
+        except ClusterError:
+            raise
+        except (OSError, RuntimeError) as error:
+            raise ClusterError(
+                f"the cluster did not accept it: {redact(str(error))}", self._general_remedy()
+            ) from error
 
     def logs(self) -> dict[str, str]:
         """Return the end of the log of the scheduler and of each worker, by name."""
@@ -566,7 +667,9 @@ class Cluster:
         """Make a new client for looking if the old one has given up."""
         client, provider = self._observer, self._provider
         if client is not None and provider is not None and client.status == "closed":
-            self._observer = within(65, lambda: provider.client(default=False), _CLIENT)
+            self._observer = within(
+                65, lambda: provider.client(default=False), _CLIENT, late=_close_client, cancel=self._stop
+            )
 
     def _notice(self, ready: int) -> None:
         """Take over a new number of workers."""
@@ -599,8 +702,16 @@ class Cluster:
     # -- its end --
 
     def _fail(self, error: ClusterError) -> None:
-        """Remove everything, and keep the reason."""
-        left = self._remove()
+        """Remove everything, and keep the reason; who broke it off waits a second for that, a thread does the rest."""
+        if not self._cancel.is_set():
+            self._failed(error, self._remove())
+            return
+        self._failed(error, "")
+        with suppress(TimeoutError):
+            self._failed(error, within(1, self._remove, "the end of the cluster", late=partial(self._failed, error)))
+
+    def _failed(self, error: ClusterError, left: str) -> None:
+        """Tell why it failed, and what may be left."""
         reason = f"{error.reason} ({left})" if left else error.reason
         self._update(phase="failed", workers_ready=0, reason=reason, remedy=error.remedy)
 
@@ -612,34 +723,42 @@ class Cluster:
         ClusterError
             If something may be left behind; says how to remove it.
         """
-        with self._lock:
-            if self._state.phase in {"closing", "closed"} or self._provider is None:
+        with self._removing:
+            if self._provider is None:
                 return
-            failed = self._state.phase == "failed"
-        if not failed:
-            self._update(phase="closing", reason="", remedy="")
-        left = self._remove()
-        if left:
-            self._update(phase="failed", workers_ready=0, reason=left, remedy=_CLEAN)
-            raise ClusterError(left, _CLEAN)
-        if not failed:
-            self._update(phase="closed", workers_ready=0)
+            lost = self._state.phase == "failed" and self._state.remedy != _CLEAN  # the state goes on to say why
+            if not lost:
+                self._update(phase="closing", reason="", remedy="")
+            left = self._remove()
+            if left:
+                self._update(phase="failed", workers_ready=0, reason=left, remedy=_CLEAN)
+                raise ClusterError(left, _CLEAN)
+            if not lost:
+                self._update(phase="closed", workers_ready=0)
 
     def _remove(self) -> str:
         """Close the clients and remove the cluster; return what may be left, in words. May be tried again then."""
         self._stop.set()
-        provider = self._provider
-        clients, self._clients = [*self._clients, *filter(None, [self._observer])], []
-        self._observer = None
-        with ExitStack() as stack:
-            for client in clients:
-                stack.callback(_close_client, client)
+        try:
+            with self._removing:
+                return self._remove_all()
+        except BaseException:  # Ctrl-C
+            self._update(phase="failed", workers_ready=0, reason="the end was interrupted", remedy=_CLEAN)
+            raise
+
+    def _remove_all(self) -> str:
+        """Do what `_remove` says."""
+        if self._observer is not None:
+            self._clients.append(self._observer)
+            self._observer = None
+        while self._clients:
+            _close_client(self._clients.pop())
         if self._monitor.is_alive() and threading.current_thread() is not self._monitor:
             self._monitor.join(15)
-        if provider is not None:
+        if self._provider is not None:
             try:
-                provider.close(CLOSE_SECONDS)
-            except (OSError, RuntimeError, ApiError) as error:
+                self._provider.close(CLOSE_SECONDS)
+            except (OSError, RuntimeError) as error:
                 return f"not everything could be removed: {redact(str(error))}"
         self._provider = None
         atexit.unregister(self.close)
@@ -647,8 +766,7 @@ class Cluster:
 
 
 _CLIENT = "a client of the scheduler"
-_CLEAN = "Run `higgsnb clean`; without work the cluster is removed by itself after its idle timeout."
-_GENERAL_REMEDY = "Run `higgsnb doctor`, or use the kind 'local'."
+_CLEAN = "Close it again, or run `higgsnb clean`; without work the cluster is removed after its idle timeout."
 
 
 class Patience:
@@ -692,14 +810,19 @@ def _close_client(client: Client) -> None:
 
 
 def within(
-    seconds: float, call: Callable[[], Value], what: str, *, late: Callable[[Value], object] | None = None
+    seconds: float,
+    call: Callable[[], Value],
+    what: str,
+    *,
+    late: Callable[[Value], object] | None = None,
+    cancel: threading.Event | None = None,
 ) -> Value:
-    """Return what a call returns; `TimeoutError` if it takes longer.
+    """Return what a call returns; `TimeoutError` if it takes longer, `ClusterError` if ``cancel`` is set.
 
-    The call then goes on in a thread of its own, and ``late`` gets what comes of it after all.
+    The call then goes on in a thread of its own, and ``late`` gets what comes of it after all; so it does after Ctrl-C.
     """
     outcome: Future[Value] = Future()
-    waiting = threading.Lock()  # whoever has it first, the thread or the one that waits, decides who gets the outcome
+    owner = threading.Lock()  # whoever is second, the thread or the one that gives up, hands the outcome to `late`
 
     def run() -> None:
         try:
@@ -707,18 +830,40 @@ def within(
         except BaseException as error:  # noqa: BLE001  raised again in the thread that waits
             outcome.set_exception(error)
             return
-        if waiting.acquire(blocking=False):
-            outcome.set_result(value)
-        elif late is not None:
+        outcome.set_result(value)
+        if not owner.acquire(blocking=False) and late is not None:
             late(value)
 
-    threading.Thread(target=run, name=f"higgsnb: {what}", daemon=True).start()
     try:
-        return outcome.result(seconds)
-    except FutureTimeoutError:
-        if outcome.done() or not waiting.acquire(blocking=False):
-            return outcome.result()  # it came at the last moment, or the call itself ran into a time limit
-        raise TimeoutError(f"no answer in {seconds:.0f} s: {what}") from None
+        _heed(cancel)
+        threading.Thread(target=run, name=f"higgsnb: {what}", daemon=True).start()
+        return _awaited(outcome, seconds, what, cancel)
+    except BaseException:
+        if not owner.acquire(blocking=False) and late is not None:
+            late(outcome.result())
+        raise
+
+
+def _awaited(outcome: Future[Value], seconds: float, what: str, cancel: threading.Event | None) -> Value:
+    """Return what comes within a time, unless ``cancel`` is set before."""
+    until = time.monotonic() + seconds
+    while not wait([outcome], max(min(until - time.monotonic(), POLL_SECONDS), 0)).done:
+        _heed(cancel)
+        if time.monotonic() > until:
+            raise TimeoutError(f"no answer in {seconds:.0f} s: {what}")
+    return outcome.result()
+
+
+def _heed(cancel: threading.Event | None) -> None:
+    """Break off if that was asked for."""
+    if cancel is not None and cancel.is_set():
+        raise ClusterError("the start was broken off", "Start again.")
+
+
+def _pause(cancel: threading.Event) -> None:
+    """Wait a moment before the next look; break off if that is asked for."""
+    cancel.wait(POLL_SECONDS)
+    _heed(cancel)
 
 
 def skew(versions: Mapping[str, Any]) -> str:
@@ -770,8 +915,9 @@ class _Kubernetes:
         self._cluster = kubernetes.OperatedCluster(wanted, described.namespace)
         self.name = self._cluster.name
 
-    def start(self, until: float, say: Callable[[Trouble | None], None]) -> None:
+    def start(self, until: float, say: Callable[[Trouble | None], None], cancel: threading.Event) -> None:
         """Make the object and wait until its scheduler can be reached."""
+        _heed(cancel)
         self._cluster.create()
         patience = Patience()
         while not self._cluster.scheduler_ready():
@@ -779,9 +925,10 @@ class _Kubernetes:
             say(found)
             if patience.over(found) or time.monotonic() > until:
                 raise _too_late(found, self._deadline, self.name)
-            time.sleep(POLL_SECONDS)
+            _pause(cancel)
         say(None)
-        self._cluster.connect(max(until - time.monotonic(), 5))
+        seconds = max(until - time.monotonic(), 5)
+        within(2 * seconds, partial(self._cluster.connect, seconds), "the way to the scheduler", cancel=cancel)
 
     def client(self, *, default: bool) -> Client:
         """Return a new client; a forwarded port may break off a connection, so it is tried for a while."""
@@ -840,14 +987,18 @@ class _Managed:
             self.note = check.found if self._memory < described.memory else ""
         self.name = described.kind
         self._dask: DaskCluster | None = None
+        self._adaptive: Any = None
+        self._ending = threading.Lock()
 
-    def start(self, until: float, say: Callable[[Trouble | None], None]) -> None:
+    def start(self, until: float, say: Callable[[Trouble | None], None], cancel: threading.Event) -> None:
         """Start the scheduler, and ask for the workers."""
         say(None)
         make = {"local": self._local, "gateway": self._by_gateway}.get(self._described.kind, self._batch)
         try:
             what = f"the start of a {self.name} cluster"
-            self._dask = within(max(until - time.monotonic(), 1), make, what, late=lambda made: made.close())
+            self._dask = within(max(until - time.monotonic(), 1), make, what, late=self._end, cancel=cancel)
+        except ClusterError:
+            raise
         except (TimeoutError, RuntimeError) as error:  # Dask: "Nanny failed to start."
             raise ClusterError(f"the cluster could not be started: {redact(str(error))}", self._remedy()) from error
         self.name = str(self._dask.name)
@@ -882,13 +1033,12 @@ class _Managed:
 
     def _batch(self) -> DaskCluster:
         """Submit the workers as jobs; the scheduler runs here, and its connections are encrypted."""
-        import dask_jobqueue
         from distributed.security import Security
 
         options = {"shared_temp_directory": str(Path.cwd()), **self._described.options}
         if self._described.kind == "htcondor":
             options = {"disk": "4GB", **options}
-        made: DaskCluster = getattr(dask_jobqueue, BATCH[self._described.kind][0])(
+        made: DaskCluster = getattr(_jobqueue(), BATCH[self._described.kind][0])(
             cores=self._described.cores,
             memory=str(self._memory),
             processes=1,
@@ -942,19 +1092,29 @@ class _Managed:
 
     def scale(self, workers: int) -> None:
         """Ask for a number of workers."""
+        self._check_room(workers)
         cluster = self._need()
-        if self._described.kind == "local":
-            most = _room() // WORKER_LEAST
-            if workers * self._memory > _room():
-                raise ClusterError(
-                    f"{workers} workers of {self._memory / 1e9:.1f} GB do not fit in this session's memory",
-                    f"Close this cluster and start one with smaller workers; {most} of 0.5 GB would fit.",
-                )
+        if self._described.kind == "gateway":
+            cluster.adapt(active=False)
+        elif self._adaptive is not None:
+            cluster.sync(_stop_adapting, self._adaptive, callback_timeout=10)
+            self._adaptive = None
         cluster.scale(workers)
 
     def adapt(self, minimum: int, maximum: int) -> None:
         """Let Dask choose."""
-        self._need().adapt(minimum=minimum, maximum=maximum)
+        self._check_room(maximum)
+        self._adaptive = self._need().adapt(minimum=minimum, maximum=maximum)
+
+    def _check_room(self, workers: int) -> None:
+        """Refuse more local workers than there is memory for; as many as at the start are always right."""
+        room = _room()
+        if self._described.kind == "local" and workers > self.workers and workers * self._memory > room:
+            raise ClusterError(
+                f"{workers} workers of {self._memory / 1e9:.1f} GB do not fit in this session's memory",
+                "Close this cluster and start one with smaller workers; "
+                f"{max(room // WORKER_LEAST, 0)} of 0.5 GB would fit.",
+            )
 
     def logs(self) -> dict[str, str]:
         """Return the logs that Dask keeps."""
@@ -963,12 +1123,40 @@ class _Managed:
     def close(self, seconds: float) -> None:
         """End the workers, then the scheduler."""
         if self._dask is not None:
-            cluster, self._dask = self._dask, None
-            within(seconds, lambda: (cluster.close(), True), f"the end of the {self.name} cluster")
-            for name in ("_job_key", "_job_cert", "_job_ca_file"):  # dask-jobqueue leaves its certificates open
-                file = getattr(cluster, name, None)
-                if file is not None:
-                    file.close()
+            within(seconds, partial(self._end, self._dask), f"the end of the {self.name} cluster")
+            self._dask = None
+
+    def _end(self, cluster: Any) -> None:
+        """End a cluster of Dask, which cannot be done in two threads at once."""
+        with self._ending:
+            cluster.close()
+        for name in ("_job_key", "_job_cert", "_job_ca_file"):  # dask-jobqueue leaves its certificates open
+            file = getattr(cluster, name, None)
+            if file is not None:
+                file.close()
+
+
+async def _stop_adapting(adaptive: Any) -> None:
+    """Stop Dask's Adaptive in its event loop, and let it finish what it is doing: that may be taking workers away."""
+    adaptive.stop()
+    while adaptive._adapting:
+        await asyncio.sleep(0.05)
+
+
+def _jobqueue() -> Any:
+    """Return the module dask_jobqueue, imported without its handler of Ctrl-C.
+
+    That handler would end this process without closing anything, and it cannot be set in another thread than the main.
+    """
+    from unittest.mock import patch
+
+    with _IMPORTING, patch("signal.signal"):
+        import dask_jobqueue
+        import dask_jobqueue.core
+    return dask_jobqueue
+
+
+_IMPORTING = threading.Lock()
 
 
 def _gateway(described: Description) -> Any:

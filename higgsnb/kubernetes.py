@@ -25,7 +25,7 @@ import warnings
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import util
@@ -102,9 +102,15 @@ class Leftover:
     process: int
 
     @property
+    def elsewhere(self) -> bool:
+        """Whether another machine made it, which may be using it: a second server in the hub, for instance."""
+        return self.host != platform.node()
+
+    @property
     def text(self) -> str:
         """One line for a list."""
-        return f"{self.namespace}/{self.name}, made {self.created} by process {self.process} of {self.host}"
+        made = f"{self.namespace}/{self.name}, made {self.created} by process {self.process} of {self.host}"
+        return f"{made}; may be in use there" if self.elsewhere else made
 
 
 def in_cluster() -> bool:
@@ -188,7 +194,7 @@ class Api:
         future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         try:
             return future.result(seconds)
-        except FutureTimeoutError:
+        except BaseException:  # the time is over, or Ctrl-C: what nobody waits for any more must not do anything either
             future.cancel()
             raise
 
@@ -379,17 +385,33 @@ def _labels() -> dict[str, str]:
 
 
 def _annotations() -> dict[str, str]:
-    """Return who uses a cluster: the machine, and the process with its time of start (process ids come again)."""
+    """Return who uses a cluster: the machine, and the process with its start (process ids come again)."""
     return {CLIENT_HOST: platform.node(), CLIENT_PROCESS: f"{os.getpid()} {_started(os.getpid())}"}
 
 
-def _started(process: int) -> int:
-    """Return the time at which a process of this machine started (s since 1970); 0 if there is none."""
+def _started(process: int) -> str:
+    """Return the start of a process of this machine; empty if there is none.
+
+    On Linux that is the tick since boot: the time of day at which it started changes whenever the clock is set.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        return _time_of_start(process)
+    try:
+        state, *fields = Path(f"/proc/{process}/stat").read_text(encoding="latin-1").rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return f"{boot[:8]}-{fields[18]}" if state != "Z" else ""
+
+
+def _time_of_start(process: int) -> str:
+    """Return when a process started (s since 1970), where there is no Linux; empty if there is none."""
     import psutil
 
     with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
-        return int(psutil.Process(process).create_time())
-    return 0
+        return str(int(psutil.Process(process).create_time()))
+    return ""
 
 
 def _resources(cpu: str, memory: str) -> dict[str, dict[str, str]]:
@@ -837,8 +859,7 @@ class OperatedCluster:
 
     def scale(self, workers: int) -> None:
         """Ask for a number of workers; ends adaptive scaling."""
-        with _missing_is_fine():
-            self.api.call("DELETE", self.api.path("daskautoscalers", self.name, group=GROUP))
+        _delete(self.api, "daskautoscalers", self.name, REQUEST_SECONDS)
         path = self.api.path("daskworkergroups", f"{self.name}-default/scale", group=GROUP)
         self.api.call("PATCH", path, body={"spec": {"replicas": workers}})
 
@@ -876,15 +897,12 @@ class OperatedCluster:
         Raises
         ------
         ApiError
-            If it could not be removed, or its pods are still there after ``seconds``; it is then idle, and the
-            operator removes it.
+            If it could not be removed, or its pods are still there after ``seconds``; it may be called again then.
         """
-        try:
-            if self._created:
-                delete(self.api, self.name, seconds)
-        finally:
-            self._end_forwards()
-            self.api.close()
+        if self._created:
+            delete([(self.api, self.name)], seconds)
+        self._end_forwards()
+        self.api.close()
 
     def _end_forwards(self) -> None:
         """Close the forwarded ports."""
@@ -907,8 +925,8 @@ def _missing_is_fine() -> Iterator[None]:
             raise
 
 
-def delete(api: Api, name: str, seconds: float) -> None:
-    """Delete a cluster and wait until nothing of it is left.
+def delete(clusters: Sequence[tuple[Api, str]], seconds: float) -> None:
+    """Delete clusters, each named with the API of its namespace, and wait until nothing of them is left.
 
     That takes a second or two; a minute if the operator is just asking whether the scheduler is idle, because it looks
     only once a minute whether it has finished asking. The workers then go first.
@@ -916,20 +934,36 @@ def delete(api: Api, name: str, seconds: float) -> None:
     Raises
     ------
     ApiError
-        If something is still there after ``seconds``.
+        If something was refused, or is still there after ``seconds``; the others are gone all the same.
     """
     began = time.monotonic()
-    with _missing_is_fine():
-        api.call("DELETE", api.path("daskclusters", name, group=GROUP), seconds=seconds)
+    refused, waiting = [], {key: [""] for key in clusters}
+    for api, name in clusters:
+        try:
+            _delete(api, "daskclusters", name, max(began + seconds - time.monotonic(), 1))
+        except ApiError as error:
+            refused.append(f"{name}: {error}")
+            del waiting[api, name]
     workers_deleted = False
-    while left := _remains(api, name):
+    while waiting := {key: left for key in waiting if (left := _remains(*key))}:
         if time.monotonic() > began + seconds:
-            raise ApiError(f"{', '.join(left[:4])} still there {seconds:.0f} s after {name} was deleted")
+            break
         if not workers_deleted and time.monotonic() > began + 4:
-            with _missing_is_fine():
-                api.call("DELETE", api.path("daskworkergroups", f"{name}-default", group=GROUP))
+            for api, name in waiting:
+                with suppress(ApiError):  # it only helps
+                    _delete(api, "daskworkergroups", f"{name}-default", REQUEST_SECONDS)
             workers_deleted = True
         time.sleep(0.3)
+    after = f"still there {seconds:.0f} s after"
+    late = [f"{', '.join(left[:4])} {after} {name} was deleted" for (_, name), left in waiting.items()]
+    if refused or late:
+        raise ApiError("; ".join([*refused, *late]))
+
+
+def _delete(api: Api, plural: str, name: str, seconds: float) -> None:
+    """Delete an object of Dask, if it is there."""
+    with _missing_is_fine():
+        api.call("DELETE", api.path(plural, name, group=GROUP), seconds=seconds)
 
 
 def _remains(api: Api, name: str) -> list[str]:
@@ -945,7 +979,7 @@ def _remains(api: Api, name: str) -> list[str]:
 
 
 def leftovers(namespace: str | None = None) -> tuple[Leftover, ...]:
-    """Return the clusters of this user that no living process of this machine uses.
+    """Return the clusters of this user that no living process of this machine uses; another machine may use them.
 
     Raises
     ------
@@ -968,7 +1002,7 @@ def _leftover(item: Object) -> tuple[Leftover, bool]:
     process, _, started = notes.get(CLIENT_PROCESS, "0 0").partition(" ")
     host = notes.get(CLIENT_HOST, "an unknown machine")
     created = metadata.get("creationTimestamp") or datetime.now(UTC).isoformat()
-    used = host == platform.node() and started not in {"", "0"} and str(_started(int(process))) == started
+    used = host == platform.node() and started != "" and _started(int(process)) == started
     return Leftover(metadata["name"], metadata["namespace"], created, host, int(process)), used
 
 
@@ -978,12 +1012,9 @@ def remove(items: Sequence[Leftover], seconds: float = 90.0) -> None:
     Raises
     ------
     ApiError
-        If something is still there after ``seconds``.
+        If something is still there after ``seconds``; names it.
     """
-    until = time.monotonic() + seconds
-    for item in items:
-        api = Api(item.namespace)
-        try:
-            delete(api, item.name, max(until - time.monotonic(), 5.0))
-        finally:
-            api.close()
+    with ExitStack() as stack:
+        namespaces = {item.namespace for item in items}
+        apis = {namespace: stack.enter_context(closing(Api(namespace))) for namespace in namespaces}
+        delete([(apis[item.namespace], item.name) for item in items], seconds)

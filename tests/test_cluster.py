@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import http.server
 import json
 import os
+import platform
 import signal
 import stat
 import subprocess
@@ -13,12 +15,15 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from importlib import util
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
+from click.testing import CliRunner
 
 from higgsnb import cluster, datasets, diagnosis, kubernetes
+from higgsnb.__main__ import main
 from higgsnb.kubernetes import Trouble
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
@@ -41,6 +46,11 @@ def is_worker(process: Any) -> bool:
         return "multiprocessing.spawn" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
+
+
+def need_jobqueue() -> None:
+    if util.find_spec("dask_jobqueue") is None:  # not importorskip: that sets its handler of Ctrl-C
+        pytest.skip("needs dask-jobqueue: pip install dask-jobqueue")
 
 
 @pytest.fixture
@@ -182,6 +192,212 @@ def test_an_idle_or_broken_scheduler_is_told() -> None:
         assert "the ledger resumes" in mine.state.remedy
 
 
+class Stalling:
+    """A client whose end presses Ctrl-C if asked to, and then lasts until it is let go."""
+
+    def __init__(self, *, press: bool = False) -> None:
+        self.press, self.entered, self.go = press, threading.Event(), threading.Event()
+
+    def close(self, timeout: float) -> None:
+        self.entered.set()
+        if self.press:
+            os.kill(os.getpid(), signal.SIGINT)
+        self.go.wait(timeout + 5)
+
+
+def test_a_close_that_was_interrupted_can_be_repeated() -> None:
+    before = dask_children()
+    mine = cluster.launch("local", workers=1, memory="1GB")
+    stalling: Any = Stalling(press=True)
+    mine._clients.append(stalling)
+    with pytest.raises(KeyboardInterrupt):
+        mine.close()
+    assert (mine.state.phase, mine.state.reason) == ("failed", "the end was interrupted")
+    assert mine.state.remedy.startswith("Close it again")
+    stalling.go.set()
+    mine.close()
+    assert (mine.state.phase, mine.state.reason) == ("closed", "")
+    wait_for(lambda: dask_children() <= before, "no process is left")
+
+
+def test_a_second_thread_that_closes_waits_for_the_first() -> None:
+    mine = cluster.launch("local", workers=1, memory="1GB")
+    stalling: Any = Stalling()
+    mine._clients.append(stalling)
+    phases: list[str] = []
+    returned = threading.Event()
+
+    def close() -> None:
+        mine.close()
+        phases.append(mine.state.phase)
+        returned.set()
+
+    first = threading.Thread(target=close)
+    first.start()
+    assert stalling.entered.wait(30)
+    second = threading.Thread(target=close)
+    second.start()
+    returned.wait(1)  # a second one that does not wait has returned by then
+    stalling.go.set()
+    first.join(30)
+    second.join(30)
+    assert phases == ["closed", "closed"]
+
+
+def test_a_close_that_took_too_long_ends_only_when_the_scheduler_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    mine = cluster.launch("local", workers=1, memory="1GB")
+    inner: Any = mine._provider
+    dask_cluster = inner._dask
+    with monkeypatch.context() as patch:
+        patch.setattr(cluster, "CLOSE_SECONDS", 0.0)
+        with pytest.raises(cluster.ClusterError, match="not everything could be removed: no answer in 0 s"):
+            mine.close()
+    mine.close()
+    assert mine.state.phase == "closed"
+    assert dask_cluster.status == distributed.Status.closed
+
+
+INTERRUPTED = """
+import os, signal, threading
+from higgsnb import cluster
+import psutil
+
+def interrupt():
+    while not psutil.Process().children():
+        threading.Event().wait(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+
+if __name__ == "__main__":
+    threading.Thread(target=interrupt).start()
+    try:
+        cluster.launch("local", workers=2, memory="1GB", on_state=lambda state: print(state.phase, flush=True))
+    except KeyboardInterrupt:
+        for thread in threading.enumerate():
+            if thread.name.startswith("higgsnb: the start of"):
+                print("under way", flush=True)
+                thread.join(60)
+        children = psutil.Process().children(recursive=True)
+        print("workers", sum("spawn_main" in " ".join(child.cmdline()) for child in children), flush=True)
+"""
+
+
+def test_ctrl_c_while_local_workers_start_leaves_none(tmp_path: Path) -> None:
+    (tmp_path / "script.py").write_text(INTERRUPTED, encoding="utf-8")
+    process = started(str(tmp_path / "script.py"))
+    try:
+        output, _ = process.communicate(timeout=90)
+    finally:
+        process.kill()
+        process.communicate()
+    assert output.splitlines() == ["preflight", "starting", "failed", "under way", "workers 0"]
+
+
+def test_a_client_that_comes_after_ctrl_c_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[Any] = []
+    interrupted = threading.Event()
+    with cluster.launch("local", workers=1, memory="1GB") as mine:
+        inner: Any = mine._provider
+        connect = inner.client
+
+        def slow(**options: Any) -> Any:
+            made.append(connect(**options))
+            os.kill(os.getpid(), signal.SIGINT)
+            interrupted.wait(30)
+            return made[0]
+
+        monkeypatch.setattr(inner, "client", slow)
+        with pytest.raises(KeyboardInterrupt):
+            mine.get_client()
+        interrupted.set()
+        wait_for(lambda: made[0].status == "closed", "the client is closed")
+
+
+def test_a_start_is_broken_off_when_asked_and_leaves_nothing() -> None:
+    before, cancel, states = dask_children(), threading.Event(), []
+
+    def tell(state: cluster.ClusterState) -> None:
+        states.append(state)
+        if state.phase == "starting":
+            cancel.set()
+
+    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+        cluster.launch("local", workers=2, memory="1GB", on_state=tell, cancel=cancel)
+    assert [state.phase for state in states] == ["preflight", "starting", "failed"]
+    assert states[-1].reason == "the start was broken off"
+    for thread in threading.enumerate():
+        if thread.name.startswith("higgsnb: the start of"):
+            thread.join(60)
+    assert dask_children() <= before
+    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+        cluster.launch("local", workers=2, memory="1GB", on_state=tell, cancel=cancel)
+    assert len(states) == 3
+
+
+@pytest.mark.parametrize("end", ["timeout", "cancel", "Ctrl-C"])
+def test_what_comes_too_late_is_handed_on(end: str) -> None:
+    given_up, handed_on, cancel = threading.Event(), threading.Event(), threading.Event()
+    late: list[str] = []
+
+    def call() -> str:
+        if end == "cancel":
+            cancel.set()
+        elif end == "Ctrl-C":
+            os.kill(os.getpid(), signal.SIGINT)
+        given_up.wait(30)
+        return "made"
+
+    def take(value: str) -> None:
+        late.append(value)
+        handed_on.set()
+
+    errors = {"timeout": TimeoutError, "cancel": cluster.ClusterError, "Ctrl-C": KeyboardInterrupt}
+    with pytest.raises(errors[end]):
+        cluster.within(0.1 if end == "timeout" else 30, call, "the moon", late=take, cancel=cancel)
+    given_up.set()
+    assert handed_on.wait(30)
+    assert late == ["made"]
+
+
+def test_a_refused_number_of_workers_changes_nothing() -> None:
+    with cluster.launch("local", workers=1, memory="500MB") as mine:
+        for refused in (lambda: mine.scale(10_000), lambda: mine.adapt(0, 10_000)):
+            with pytest.raises(cluster.ClusterError) as failure:
+                refused()
+            assert failure.value.reason == "10000 workers of 0.5 GB do not fit in this session's memory"
+            assert failure.value.remedy.startswith("Close this cluster and start one with smaller workers")
+            assert (mine.state.phase, mine.state.workers_wanted, mine.state.reason) == ("ready", 1, "")
+
+
+def test_scaling_ends_adapting() -> None:
+    with cluster.launch("local", workers=1, memory="500MB") as mine:
+        inner: Any = mine._provider
+        mine.adapt(0, 1)
+        wait_for(lambda: mine.state.workers_ready == 0, f"no worker, since there is no work: {mine}")
+        adaptive = inner._dask._adaptive
+        mine.scale(1)
+        assert adaptive.periodic_callback is None
+        wait_for(lambda: (mine.state.phase, mine.state.workers_ready) == ("ready", 1), f"one worker again: {mine}")
+        mine.adapt(1, 2)
+        assert inner._dask._adaptive.periodic_callback is not None
+
+
+def test_scaling_ends_adapting_at_a_gateway() -> None:
+    asked: list[str] = []
+
+    class Gateway:  # dask-gateway has no server that could run here
+        def adapt(self, **options: Any) -> None:
+            asked.append(f"adapt {options}")
+
+        def scale(self, workers: int) -> None:
+            asked.append(f"scale {workers}")
+
+    provider = cluster._Managed(cluster.describe("gateway"))
+    gateway: Any = Gateway()
+    provider._dask = gateway
+    provider.scale(2)
+    assert asked == ["adapt {'active': False}", "scale 2"]
+
+
 def test_a_call_that_takes_too_long_is_given_up() -> None:
     never = threading.Event()
     with pytest.raises(TimeoutError, match="no answer in 0 s: the moon"):
@@ -198,16 +414,38 @@ def test_a_call_that_takes_too_long_is_given_up() -> None:
     ("options", "message"),
     [
         ({"kind": "lokal"}, "expected one of auto, local, kubernetes"),
-        ({"workers": 0}, "workers = 0; expected at least 1"),
+        ({"workers": 0}, "workers = 0; expected a whole number of at least 1"),
         ({"cores": 0}, "cores = 0"),
-        ({"idle_timeout": 0}, "idle_timeout = 0; expected at least 1"),
+        ({"idle_timeout": 0}, "idle_timeout = 0; expected a whole number of at least 1"),
+        ({"workers": "3"}, "workers = '3'; expected a whole number"),
+        ({"deadline": True}, "deadline = True; expected a number"),
+        ({"wokers": 3}, r"wokers is no option of the kind 'local'; did you mean workers\?"),
+        ({"pull_secrets": ["mine"]}, "pull_secrets is no option of the kind 'local'; it belongs to kubernetes"),
+        ({"kind": "auto", "wokers": 3}, r"wokers is no option of the kind 'auto'; did you mean workers\?"),
+        ({"kind": "slurm", "qeue": "short"}, r"qeue is no option of the kind 'slurm'; did you mean queue\?"),
+        ({"kind": "slurm", "death_timeout": 1}, "death_timeout is no option of the kind 'slurm'"),
+        ({"kind": "kubernetes", "environmnt": {}}, r"environmnt is no option .* did you mean environment\?"),
+        ({"kind": "kubernetes", "pull_secrets": "mine"}, r"pull_secrets = 'mine'; expected a list of names"),
+        ({"kind": "kubernetes", "environment": {"A": 1}}, "environment is no dict of texts"),
+        ({"kind": "kubernetes", "user_id": "jovyan"}, "user_id = 'jovyan'; expected a whole number"),
         ({"memory": "2 bananas"}, "is no amount; write for instance 2GiB"),
         ({"memory": "5MB"}, "a worker needs at least 100MB"),
     ],
 )
+@pytest.mark.usefixtures("elsewhere")
 def test_what_is_out_of_range_is_refused_with_the_right_value(options: dict[str, Any], message: str) -> None:
+    if options.get("kind") == "slurm":
+        need_jobqueue()
     with pytest.raises(ValueError, match=message):
         cluster.launch(**{"kind": "local", **options})
+
+
+@pytest.mark.usefixtures("elsewhere")
+def test_options_of_a_kind_that_is_not_taken_are_dropped() -> None:
+    others = {"pull_secrets": ["mine"], "environment": {"A": "1"}, "address": "https://gateway.example.org"}
+    found = cluster.describe("auto", local_directory="/scratch", **others)
+    assert (found.kind, found.options) == ("local", {"local_directory": "/scratch"})
+    assert cluster.describe("gateway", address="x", whatever_it_offers=1).options["whatever_it_offers"] == 1
 
 
 @pytest.mark.parametrize(
@@ -240,7 +478,7 @@ def test_without_kubeconfig_kubernetes_is_refused_with_the_remedy() -> None:
 
 
 def test_a_batch_system_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue: pip install dask-jobqueue")
+    need_jobqueue()
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(cluster.ClusterError, match="batch system: not in PATH: condor_submit, condor_rm"):
         cluster.launch("htcondor", workers=1)
@@ -423,14 +661,148 @@ def test_the_dashboard_is_reached_through_the_proxy_of_a_hub(monkeypatch: pytest
     assert cluster.dashboard_link("") == ""
 
 
+# --- What was left behind --------------------------------------------------------------------------
+
+
+class Operated(http.server.BaseHTTPRequestHandler):
+    """As much of the API of Kubernetes as removing clusters needs; the operator does its work at once."""
+
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[dict[str, Any]] = {}
+    deleted: ClassVar[list[str]] = []
+    refused: ClassVar[set[str]] = set()
+    stuck: ClassVar[set[str]] = set()
+
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+        pass
+
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        data = json.dumps(body).encode()
+        self.send_response(status)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def do_GET(self) -> None:
+        path = self.path.partition("?")[0].rstrip("/")
+        if path == "/version":
+            self.answer(200, {"gitVersion": "v1.35.0", "major": "1", "minor": "35"})
+        elif path.endswith(("/daskclusters", "/pods", "/services")):
+            self.answer(200, {"items": list(self.objects.values()) if path.endswith("clusters") else []})
+        else:
+            self.answer(404, {"kind": "Status", "message": f"no {path}", "code": 404})
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.objects[body["metadata"]["name"]] = body
+        self.answer(201, body)
+
+    def do_DELETE(self) -> None:
+        name = self.path.partition("?")[0].rpartition("/")[2]
+        self.deleted.append(name)
+        if name in self.refused:
+            self.answer(403, {"kind": "Status", "message": "forbidden for a moment", "code": 403})
+            return
+        if name not in self.stuck:
+            self.objects.pop(name, None)
+        self.answer(200, {})
+
+
+@pytest.fixture
+def operated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Operated]]:
+    """A server of that API in KUBECONFIG."""
+    for module in ("kr8s", "dask_kubernetes"):
+        pytest.importorskip(module, reason=f"needs {module}: pip install 'higgsnb[kubernetes]'")
+    handler = type("Handler", (Operated,), {"objects": {}, "deleted": [], "refused": set(), "stuck": set()})
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        config = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "test",
+            "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
+            "users": [{"name": "test", "user": {"token": "x"}}],
+            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "team"}}],
+        }
+        (tmp_path / "kubeconfig").write_text(json.dumps(config), encoding="utf-8")
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
+        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+        yield handler
+        server.shutdown()
+
+
+def left_behind(name: str, host: str = "", process: str = "0 0") -> dict[str, Any]:
+    notes = {kubernetes.CLIENT_HOST: host or platform.node(), kubernetes.CLIENT_PROCESS: process}
+    made = {"namespace": "team", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": notes}
+    return {"metadata": {"name": name, **made}}
+
+
+def test_a_cluster_whose_removal_was_refused_can_be_closed_again(operated: type[Operated]) -> None:
+    mine = cluster.Cluster(cluster.describe("kubernetes", image="x:y", workers=1))
+    inner = cluster._Kubernetes(cluster.describe("kubernetes", image="x:y", workers=1))
+    mine._provider = inner
+    inner._cluster.create()
+    operated.refused.add(inner.name)
+    with pytest.raises(cluster.ClusterError, match="forbidden for a moment"):
+        mine.close()
+    assert mine.state.phase == "failed"
+    operated.refused.clear()
+    mine.close()
+    assert mine.state.phase == "closed"
+    assert operated.objects == {}
+
+
+def test_one_cluster_that_cannot_be_removed_does_not_keep_the_others(operated: type[Operated]) -> None:
+    names = ("stuck", "refused", "other")
+    operated.objects.update({name: left_behind(name) for name in names})
+    operated.stuck.add("stuck")
+    operated.refused.add("refused")
+    with pytest.raises(kubernetes.ApiError) as failure:
+        kubernetes.remove([item for item in kubernetes.leftovers() if item.name in names], seconds=1)
+    assert "refused: forbidden for a moment" in str(failure.value)
+    assert "stuck still there 1 s after" in str(failure.value)
+    assert set(operated.objects) == {"stuck", "refused"}
+
+
+def test_a_cluster_in_use_is_not_offered_when_the_clock_was_set(
+    operated: type[Operated], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    process = kubernetes._annotations()[kubernetes.CLIENT_PROCESS]
+    operated.objects.update(
+        used=left_behind("used", process=process),
+        reused=left_behind("reused", process=f"{process}1"),  # the same number, started at another time
+    )
+    now = psutil.Process().create_time()
+    monkeypatch.setattr(psutil.Process, "create_time", lambda _self: now + 3600)
+    assert [item.name for item in kubernetes.leftovers()] == ["reused"]
+
+
+def test_clean_leaves_what_another_machine_may_be_using_unless_told_otherwise(operated: type[Operated]) -> None:
+    operated.objects.update(here=left_behind("here"), there=left_behind("there", host="jupyter-jane--second"))
+
+    def clean(*arguments: str) -> list[str]:
+        answer = CliRunner().invoke(main, ["clean", *arguments], catch_exceptions=False)
+        assert answer.exit_code == 0
+        return answer.output.splitlines()
+
+    marked = "team/there, made 2026-01-01T00:00:00Z by process 0 of jupyter-jane--second; may be in use there"
+    first, second, last = clean("-y")
+    assert (first.endswith(f"of {platform.node()}"), second, last) == (True, marked, "removed: 1")
+    assert set(operated.objects) == {"there"}
+    assert clean("-y") == [marked, "nothing removed; `higgsnb clean --all` removes what may be in use elsewhere, too"]
+    assert clean("-y", "--all") == [marked, "removed: 1"]
+    assert clean("-y") == ["nothing left behind"]
+
+
 # --- A batch system --------------------------------------------------------------------------------
 
 SBATCH = """
     #!{python}
-    import pathlib, subprocess, sys
+    import os, pathlib, subprocess, sys
     folder = pathlib.Path({folder!r})
     script = pathlib.Path(sys.argv[-1]).read_text()
-    number = len(list(folder.glob("job-*"))) + 1
+    number = os.getpid()  # two may be submitted at once
     log = open(folder / f"log-{{number}}", "wb")
     job = subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True)
     (folder / f"job-{{number}}").write_text(str(job.pid))
@@ -450,7 +822,7 @@ SCANCEL = """
 @pytest.fixture
 def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The two commands of Slurm that dask-jobqueue uses; a job is a process of this machine."""
-    pytest.importorskip("dask_jobqueue", reason="needs dask-jobqueue: pip install dask-jobqueue")
+    need_jobqueue()
     folder = tmp_path / "jobs"
     folder.mkdir()
     for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
@@ -480,10 +852,24 @@ def test_workers_of_a_batch_system_are_jobs_with_encrypted_connections_that_end_
         assert client.scheduler.address.startswith("tls://")
         assert len(jobs_alive(slurm)) == 2
         script = client.cluster.job_script()
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # dask-jobqueue would set its own
     assert "#SBATCH -p short" in script
     assert "#SBATCH --mem=954M" in script  # 1 GB in units of 1024², rounded up
     assert "--death-timeout 60" in script
     wait_for(lambda: not jobs_alive(slurm), "the jobs are cancelled")
+
+
+def test_a_start_whose_jobs_wait_in_the_queue_is_broken_off_when_asked(slurm: Path, tmp_path: Path) -> None:
+    (tmp_path / "sbatch").write_text(f"#!{sys.executable}\nprint('Submitted batch job 7')\n")  # never started
+    cancel = threading.Event()
+
+    def tell(state: cluster.ClusterState) -> None:
+        if "in the queue" in state.reason:
+            cancel.set()
+
+    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+        cluster.launch("slurm", workers=1, memory="1GB", deadline=60, interface="lo", on_state=tell, cancel=cancel)
+    assert jobs_alive(slurm) == []
 
 
 def test_jobs_that_wait_in_the_queue_are_told_and_cancelled(slurm: Path, tmp_path: Path) -> None:

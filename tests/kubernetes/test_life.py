@@ -208,6 +208,23 @@ def test_ctrl_c_leaves_nothing(user: Kube, phase: str) -> None:
     assert user.objects() == []
 
 
+def test_a_start_is_broken_off_when_asked_and_leaves_nothing(user: Kube) -> None:
+    cancel, states = threading.Event(), list[cluster.ClusterState]()
+
+    def break_off() -> None:
+        wait_for(lambda: user.pods("scheduler"), "the cluster is being made")
+        cancel.set()
+
+    watch = threading.Thread(target=break_off)
+    watch.start()
+    options = {"workers": 2, "cores": 1000, "memory": "1GiB", "image": user.image}  # never ready: no node has room
+    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+        cluster.launch("kubernetes", **options, on_state=states.append, cancel=cancel)
+    watch.join()
+    assert (states[-1].phase, states[-1].reason) == ("failed", "the start was broken off")
+    wait_for(lambda: not user.objects(), "a thread removes what was made", 90)
+
+
 IN_POD = """
 import threading
 from higgsnb import cluster
