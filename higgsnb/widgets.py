@@ -7,16 +7,15 @@ two sides write the same thing. The work goes on in threads of its own; nothing 
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import re
 import shutil
 import tempfile
 import threading
 import time
-import weakref
 from collections import deque
-from collections.abc import Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from importlib import resources
 from pathlib import Path
@@ -47,6 +46,12 @@ SECONDS_PER_HEARTBEAT = 20.0
 SECONDS_OF_PACE = 20.0
 """Events a second are averaged over the latest so many seconds."""
 MOST_FAILURES_SHOWN = 50
+SECONDS_TO_LET_GO = 3
+"""How long a client may take to say good-bye to its scheduler."""
+SECONDS_BETWEEN_LOOKS = 0.2
+"""How often is looked whether the program ends while a cluster is being started or stopped."""
+GONE = ("closed", "failed")
+"""The phases of a cluster that is no longer there."""
 
 WORDS = {
     "ready": "Ready to start",
@@ -56,6 +61,7 @@ WORDS = {
     "stopped": "Stopped; what is finished is kept",
     "complete": "Complete",
     "incomplete": "Finished, but not complete",
+    "lost": "No cluster",
     "failed": "Failed",
 }
 PLACES = {
@@ -273,15 +279,20 @@ class LiveHistogram(_View):
         What to analyse, what to keep.
     histogram
         The name of one of `histograms.AXES`.
+    client
+        That of `engine.run`; or who has a cluster: a `ClusterControl`, a `Cluster`, or one of Dask's. These are asked
+        for a client at each start, so that Resume works with the cluster that a panel has then.
     **options
-        Those of `engine.run`. Without ``ledger`` there is one in a temporary folder, so that a stopped run can be
-        resumed for as long as the widget lives; with ``ledger=None`` a stopped run begins again. ``fresh`` applies to
-        the first start only.
+        The others of `engine.run`. Without ``ledger`` there is one in a temporary folder, so that a stopped run can be
+        resumed for as long as this process lives; with ``ledger=None`` a stopped run begins again. ``fresh`` applies
+        to the first start only.
 
     Attributes
     ----------
     result
-        The newest `Result`, partial while the run goes on; None before the first.
+        The newest `Result`, partial while the run goes on; nothing is counted in it before the first.
+    ledger
+        The file in which finished chunks are recorded, or None. Another widget, or `engine.run`, can go on from it.
     error
         The exception that ended the latest run, or None. It is also shown, with its remedy.
     """
@@ -289,14 +300,22 @@ class LiveHistogram(_View):
     _esm = _static("elements.js", "live_histogram.js")
     _css = _static("widgets.css")
 
-    def __init__(self, campaign: Campaign, selection: Selection, *, histogram: str = "mass_4l", **options: Any) -> None:
-        self.result: Result | None
+    def __init__(
+        self,
+        campaign: Campaign,
+        selection: Selection,
+        *,
+        histogram: str = "mass_4l",
+        client: Any = None,
+        **options: Any,
+    ) -> None:
+        self.result: Result
         self._campaign, self._selection, self._histogram = campaign, selection, histogram
+        self._client = client
         self._own_ledger = "ledger" not in options
         if self._own_ledger:
-            folder = tempfile.mkdtemp(prefix="higgsnb-")
-            weakref.finalize(self, shutil.rmtree, folder, ignore_errors=True)
-            options["ledger"] = Path(folder) / "ledger.sqlite"
+            options["ledger"] = _session_folder() / "ledger.sqlite"
+        self.ledger: Path | None = options["ledger"]
         self._fresh = options.pop("fresh", False)
         self._options = options
         self._stopping = threading.Event()
@@ -304,7 +323,7 @@ class LiveHistogram(_View):
         self._idle.set()
         self._pace = Pace()
         state = {**self._blank(), "phase": "ready", "problem": None, "rate": None, "seconds_left": None}
-        state["resumable"] = options["ledger"] is not None
+        state["resumable"] = self.ledger is not None
         super().__init__(
             {**state, "words": _words(state)}, {"start": lambda _: self.start(), "stop": lambda _: self.stop()}
         )
@@ -313,16 +332,19 @@ class LiveHistogram(_View):
         state = self.state
         return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
 
-    def start(self) -> None:
-        """Start the run in a thread, or resume it; does nothing while it runs."""
+    def start(self, *, client: Any = None) -> None:
+        """Start the run in a thread, or resume it; does nothing while it runs.
+
+        ``client`` is who does the work from now on, the cluster after one that died, say; None: the same as before.
+        """
         with self._changing:
             if not self._idle.is_set():
                 return
+            self._client = self._client if client is None else client
             self._idle.clear()
             self._stopping.clear()
             self.error, self._pace = None, Pace()
             fresh = self._fresh or (self.state["phase"] == "complete" and self._own_ledger)
-            self._fresh = False
             shown = self._blank() if fresh or not self.state["resumable"] else {}
             self._enter("starting", **shown, problem=None, rate=None, seconds_left=None)
         for target in (partial(self._run, fresh), self._keep_alive):
@@ -346,13 +368,14 @@ class LiveHistogram(_View):
 
     def _blank(self) -> State:
         """Forget the result; return what is shown before anything has landed."""
-        self.result = None
-        return {**spectrum(Result(self._campaign, self._selection), self._histogram), "warning": ""}
+        self.result = Result(self._campaign, self._selection)
+        return {**spectrum(self.result, self._histogram), "warning": ""}
 
     def _run(self, fresh: bool) -> None:
         """Take results from the engine until the last one or until asked to stop."""
-        with _Ending(self._finish):
-            results = engine.run(self._campaign, self._selection, fresh=fresh, **self._options)
+        with _Ending(self._finish), _opened(self._client) as client:
+            self._fresh = False  # only now, as there may have been no cluster
+            results = engine.run(self._campaign, self._selection, client=client, fresh=fresh, **self._options)
             with contextlib.closing(results):
                 for result in results:
                     self._land(result)
@@ -379,17 +402,26 @@ class LiveHistogram(_View):
         self.error = error
         with self._changing:
             try:
-                self._enter(self._last_phase(), problem=None if error is None else _problem(error))
+                self._enter(self._last_phase(), problem=None if error is None else self._trouble(error))
             finally:
                 self._idle.set()
 
     def _last_phase(self) -> str:
         """Return in which phase a run has ended."""
         if self.error is not None:
-            return "failed"
-        if self.result is not None and self.result.complete:
+            return "lost" if isinstance(self.error, engine.SchedulerLostError) else "failed"
+        if self.result.complete:
             return "complete"
         return "stopped" if self._stopping.is_set() else "incomplete"
+
+    def _trouble(self, error: BaseException) -> dict[str, str]:
+        """Say what ended the run; if it is the cluster, how to go on with another one."""
+        if not isinstance(error, engine.SchedulerLostError):
+            return _problem(error)
+        panel = isinstance(self._client, ClusterControl)
+        how = "Launch a cluster, then press Resume" if panel else "Start another cluster and give it to start(client=…)"
+        kept = f"; nothing that is counted is lost: it is in {self.ledger}" if self.ledger is not None else ""
+        return {"what": files.redact(str(error)).partition("\n")[0], "remedy": f"{how}{kept}."}
 
     def _enter(self, phase: str, **changes: Any) -> None:
         """Change the phase, and what else has changed, in one message."""
@@ -397,11 +429,41 @@ class LiveHistogram(_View):
         self._change(**changes, phase=phase, words=_words(state))
 
 
+def _session_folder() -> Path:
+    """Make a folder that is removed when this process ends."""
+    folder = tempfile.mkdtemp(prefix="higgsnb-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)
+
+
+@contextlib.contextmanager
+def _opened(client: Any) -> Iterator[Any]:
+    """Open what a live histogram was given as ``client``: who has a cluster is asked for a client of it.
+
+    Raises
+    ------
+    SchedulerLostError
+        If there is no cluster to be a client of.
+    """
+    if not hasattr(client, "get_client"):
+        yield client
+        return
+    try:
+        made = client.get_client()
+    except (OSError, RuntimeError) as error:
+        raise engine.SchedulerLostError(str(error).partition("\n")[0]) from error
+    try:
+        yield made
+    finally:
+        with contextlib.suppress(OSError, RuntimeError):  # its cluster may be gone
+            made.close(timeout=SECONDS_TO_LET_GO)
+
+
 def _words(state: State) -> str:
     """Say a state in one sentence or two, for screen readers."""
     phase = WORDS[state["phase"]]
     if state["problem"] is not None:
-        return f"{phase}: {state['problem']['what']} {state['problem']['remedy']}"
+        return f"{phase}: {state['problem']['what'].rstrip('.')}. {state['problem']['remedy']}"
     predicted = sum(layer["sum"] for layer in state["stack"])
     found = [f"{predicted:.1f} events expected"]
     if state["data"] is not None:
@@ -494,7 +556,7 @@ class ClusterControl(_View):
     price_core_hour, price_gb
         Prices in any currency, for the estimate of costs; optional.
     launch
-        What makes the cluster: `cluster.launch`, or a function like it.
+        What makes the cluster: `cluster.launch`, or a function like it, which soon ends when ``cancel`` is set.
     **options
         Those of `cluster.launch`: ``kind``, ``workers``, ``cores``, ``memory``, which are the first choice in the
         panel, and all others, which are passed on.
@@ -502,7 +564,7 @@ class ClusterControl(_View):
     Attributes
     ----------
     cluster
-        The running `Cluster`, or None.
+        The `Cluster`, or None; one that has died stays until another is launched, for its state and its reason.
     error
         The exception that ended the latest action, or None. It is also shown, with its remedy.
     """
@@ -530,11 +592,11 @@ class ClusterControl(_View):
             "price_core_hour": price_core_hour,
             "price_gb": price_gb,
         }
-        # One thread, so that what was asked for first is done first.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="higgsnb-cluster")
-        self._last: Future[None] | None = None
+        self._last: threading.Thread | None = None
         self._pending = 0
-        self._launching = False
+        self._idle = threading.Event()
+        self._cancel: threading.Event | None = None  # of the start that is under way
+        self._closed = False
         self._best = "auto"
         actions = {
             "choose": self._choose,
@@ -556,9 +618,22 @@ class ClusterControl(_View):
     def launch(self) -> None:
         """Start the chosen cluster in a thread; does nothing if there is one or one is being started."""
         with self._changing:
-            if self.cluster is None and not self._launching:
-                self._launching = True
-                self._begin("starting the cluster", self._start)
+            if self._cancel is None and not self._alive():
+                self._cancel = cancel = threading.Event()
+                _mind(self._begin("starting the cluster", partial(self._start, cancel)), cancel)
+
+    def get_client(self) -> Any:
+        """Return a new `distributed.Client` of the cluster, Dask's default from now on; it is closed with the cluster.
+
+        Raises
+        ------
+        ClusterError
+            If there is no cluster, or it has died.
+        """
+        cluster = self.cluster
+        if cluster is None:
+            raise clusters.ClusterError("the panel has no cluster", "Press Launch, and wait until it is ready.")
+        return cluster.get_client()
 
     def scale(self, workers: int) -> None:
         """Ask for so many workers; ends adapting."""
@@ -573,31 +648,49 @@ class ClusterControl(_View):
         self._begin("fetching the logs", self._fetch_logs)
 
     def stop(self) -> None:
-        """Stop the cluster in a thread, after what was asked for before; the panel stays and can start another."""
-        self._begin("stopping the cluster", self._stop)
+        """Break off a start, stop the cluster in a thread; the panel stays and can start another."""
+        with self._changing:
+            self._break_off()
+            _mind(self._begin("stopping the cluster", self._stop))
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until all that was asked for is done, at most ``timeout`` seconds; return whether that is so."""
-        return self._last is None or not wait([self._last], timeout).not_done
+        return self._idle.wait(timeout)
 
     def close(self) -> None:
-        """Stop the cluster, wait until it is gone, and take the panel from the page."""
-        self._thread.shutdown()
+        """Break off a start, stop the cluster, wait until it is gone, and take the panel from the page."""
+        with self._changing:
+            self._closed = True
+            self._break_off()
+        self.wait()
         self._stop()
         super().close()
 
-    # -- in the thread
+    # -- in threads
 
     def _look_around(self) -> None:
         self._best, why = clusters.choose()
         self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs(self.state["choice"]))
 
-    def _start(self) -> None:
+    def _start(self, cancel: threading.Event) -> None:
         try:
-            self.cluster = self._launch(**self.state["choice"], **self._options, on_state=self._follow)
+            if self._closed:
+                raise clusters.ClusterError("this panel is closed", "Make another one with widgets.ClusterControl().")
+            self._drop()
+            self.cluster = self._launch(**self.state["choice"], **self._options, on_state=self._follow, cancel=cancel)
         finally:
-            self._launching = False
+            with self._changing:
+                self._cancel = None
         self._follow(self.cluster.state)
+
+    def _alive(self) -> bool:
+        """Whether there is a cluster that has neither ended nor died."""
+        return self.cluster is not None and self.cluster.state.phase not in GONE
+
+    def _break_off(self) -> None:
+        """Let a start that is under way, or waits for its turn, end soon."""
+        if self._cancel is not None:
+            self._cancel.set()
 
     def _scale(self, workers: int) -> None:
         if self.cluster is not None:
@@ -612,23 +705,33 @@ class ClusterControl(_View):
             self._change(logs=self.cluster.logs())
 
     def _stop(self) -> None:
+        self._drop()
+        self._change(logs=None)
+
+    def _drop(self) -> None:
+        """Remove the cluster, or what is left of it."""
         cluster, self.cluster = self.cluster, None
         if cluster is not None:
             cluster.close()
             self._follow(cluster.state)
-        self._change(logs=None)
 
     # -- what is shown
 
-    def _begin(self, what: str, action: Callable[[], None]) -> None:
-        """Queue an action and show that it is being done."""
+    def _begin(self, what: str, action: Callable[[], None]) -> threading.Thread:
+        """Let an action be done after those that were asked for before; show that it is being done."""
         with self._changing:
             self.error = None
             self._pending += 1
+            self._idle.clear()
             self._change(busy=what, problem=None)
-            self._last = self._thread.submit(self._perform, action)
+            arguments = (action, self._last)
+            self._last = threading.Thread(target=self._perform, args=arguments, name="higgsnb-panel", daemon=True)
+            self._last.start()
+            return self._last
 
-    def _perform(self, action: Callable[[], None]) -> None:
+    def _perform(self, action: Callable[[], None], before: threading.Thread | None) -> None:
+        if before is not None:
+            before.join()
         with _Ending(self._done):
             action()
 
@@ -637,8 +740,12 @@ class ClusterControl(_View):
         with self._changing:
             self.error = error
             self._pending -= 1
-            busy = self.state["busy"] if self._pending else ""
-            self._change(busy=busy, problem=None if error is None else _problem(error))
+            try:
+                busy = self.state["busy"] if self._pending else ""
+                self._change(busy=busy, problem=None if error is None else _problem(error))
+            finally:
+                if not self._pending:
+                    self._idle.set()
 
     def _follow(self, state: ClusterState) -> None:
         """Show what the cluster says of itself; called from whatever thread."""
@@ -686,3 +793,20 @@ def _check_number(name: str, value: object, least: int = 0) -> None:
     """Complain about what is not a whole number of workers or cores."""
     if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 10_000:
         raise ValueError(f"{name} = {value}; expected a whole number from {least} to 10,000\nCorrect it and try again.")
+
+
+def _mind(action: threading.Thread, cancel: threading.Event | None = None) -> None:
+    """Let the program not end before a cluster is removed: a start is broken off then, a stop is waited for.
+
+    This is done by a thread and not by `atexit`: at that late moment newer versions of Python start no threads, which
+    the removal needs.
+    """
+
+    def mind() -> None:
+        while action.is_alive() and threading.main_thread().is_alive():
+            action.join(SECONDS_BETWEEN_LOOKS)
+        if cancel is not None and action.is_alive():
+            cancel.set()
+        action.join(clusters.CLOSE_SECONDS)
+
+    threading.Thread(target=mind, name="higgsnb-mind", daemon=False).start()

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import ast
+import gc
 import importlib.util
 import itertools
 import json
 import re
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pytest
 from http_server import FileServer
 
-from higgsnb import cluster, datasets, engine, plots, selection, widgets
+from higgsnb import cluster, datasets, engine, executors, plots, selection, widgets
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, File
 from higgsnb.selection import Selection
@@ -92,8 +96,7 @@ def stop_at_first_result(widget: LiveHistogram) -> None:
     widget.observe(press, "state")
 
 
-def same_counts(one: Result | None, other: Result) -> bool:
-    assert one is not None
+def same_counts(one: Result, other: Result) -> bool:
     return all(np.array_equal(one.counts[name], other.counts[name]) for name in other.counts)
 
 
@@ -345,6 +348,88 @@ def test_heartbeat_is_far_quicker_than_any_culling() -> None:
     assert widgets.SECONDS_PER_HEARTBEAT <= 30
 
 
+def test_result_before_the_first_chunk_holds_nothing(live: Callable[..., LiveHistogram], whole: Result) -> None:
+    result = live().result
+    assert not result.complete
+    assert result.coverage.events[0] == 0
+    assert same_counts(result + whole, whole)
+
+
+def test_ledger_can_be_seen_and_another_widget_goes_on_from_it(
+    live: Callable[..., LiveHistogram], whole: Result, tmp_path: Path
+) -> None:
+    assert live(ledger=tmp_path / "mine.sqlite").ledger == tmp_path / "mine.sqlite"
+    assert live(ledger=None).ledger is None
+    first = LiveHistogram(whole.campaign, whole.selection, chunk_events=CHUNK)
+    first.start()
+    assert first.wait(SECONDS)
+    ledger = first.ledger
+    first.close()
+    del first
+    gc.collect()
+    second = live(ledger=ledger)
+    sent = states(second)
+    second.start()
+    assert second.wait(SECONDS)
+    assert {state["coverage"]["events"][0] for state in sent} == {0, whole.coverage.events[0]}  # all at once
+    assert same_counts(second.result, whole)
+
+
+def test_run_without_a_cluster_says_how_to_get_one_and_goes_on_with_who_is_given(
+    live: Callable[..., LiveHistogram], panel: Callable[..., ClusterControl], whole: Result, tmp_path: Path
+) -> None:
+    ledger = tmp_path / "mine.sqlite"
+    earlier = live(ledger=ledger)
+    earlier.start()
+    assert earlier.wait(SECONDS)
+    view = live(client=panel(), ledger=ledger, fresh=True)
+    view.start()
+    assert view.wait(SECONDS)
+    assert view.state["phase"] == "lost"
+    assert view.state["problem"] == {
+        "what": "the panel has no cluster",
+        "remedy": f"Launch a cluster, then press Resume; nothing that is counted is lost: it is in {ledger}.",
+    }
+    sent = states(view)
+    view.start(client="threads")
+    assert view.wait(SECONDS)
+    assert (view.state["phase"], view.error) == ("complete", None)
+    assert min(state["coverage"]["events"][0] for state in sent) == 0  # `fresh` was for the first start that was one
+    assert same_counts(view.result, whole)
+
+
+@pytest.mark.usefixtures("short_patience")
+def test_run_goes_on_with_the_cluster_that_is_launched_after_one_that_died(
+    live: Callable[..., LiveHistogram], panel: Callable[..., ClusterControl], whole: Result
+) -> None:
+    control = launched(panel())
+    view = live(client=control, workers=None, chunk_events=2000)
+    sent = states(view)
+
+    def kill(change: dict[str, Any]) -> None:
+        if change["new"]["phase"] == "running" and change["new"]["coverage"]["events"][0]:
+            view.unobserve(kill, "state")
+            end_cluster(control)
+
+    view.observe(kill, "state")
+    view.start()
+    assert view.wait(SECONDS)
+    assert view.state["phase"] == "lost"
+    assert view.state["problem"]["remedy"] == (
+        f"Launch a cluster, then press Resume; nothing that is counted is lost: it is in {view.ledger}."
+    )
+    counted = view.state["coverage"]["events"][0]
+    assert 0 < counted < whole.coverage.events[1]
+    wait_for_phase(control, "failed")
+    launched(control)
+    sent.clear()
+    view._handle_custom_msg({"do": "start"}, [])
+    assert view.wait(SECONDS)
+    assert (view.state["phase"], view.error) == ("complete", None)
+    assert min(state["coverage"]["events"][0] for state in sent) >= counted
+    assert same_counts(view.result, whole)
+
+
 @pytest.mark.parametrize("message", [{}, {"do": "explode"}, {"do": None}, {"state": {}}])
 def test_message_that_means_nothing_changes_nothing(
     live: Callable[..., LiveHistogram], message: dict[str, Any]
@@ -365,6 +450,69 @@ def test_secrets_in_addresses_are_not_shown(
     sent = json.dumps(view.state)
     assert "gone.root" in sent
     assert "canary" not in sent
+
+
+# --- On stage --------------------------------------------------------------------------------------
+
+
+DEMO = Path(__file__).resolve().parents[1] / "notebooks" / "live_demo.ipynb"
+
+
+def demo_cells(campaign: str, seconds: int) -> list[str]:
+    """The code of the notebook, for real data, with another campaign in their place and less patience."""
+    cells = ["".join(cell["source"]) for cell in json.loads(DEMO.read_text("utf-8"))["cells"] if "outputs" in cell]
+    text = json.dumps(cells)
+    for old, new in (("rehearsal = True", "rehearsal = False"), ("cms2012", campaign), ("(600)", f"({seconds})")):
+        assert text.count(old) == 1
+        text = text.replace(old, new)
+    return cast("list[str]", json.loads(text))
+
+
+def shown(cell: str, names: dict[str, Any]) -> Any:
+    """Run a cell; return what would be shown below it."""
+    *statements, last = ast.parse(cell).body
+    exec(compile(ast.Module(statements, []), "cell", "exec"), names)  # noqa: S102 - a cell of our own notebook
+    if isinstance(last, ast.Expr):
+        return eval(compile(ast.Expression(last.value), "cell", "eval"), names)  # noqa: S307 - likewise
+    exec(compile(ast.Module([last], []), "cell", "exec"), names)  # noqa: S102 - likewise
+    return None
+
+
+@pytest.mark.parametrize("begun", [False, True], ids=["before the first chunk", "after some"])
+def test_demo_that_is_not_done_in_time_shows_the_picture_so_far(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, partial: Result, begun: bool
+) -> None:
+    enough, landed = threading.Event(), threading.Event()
+
+    def slow(*_: Any, **__: Any) -> Iterator[Result]:
+        if begun:
+            yield partial
+        landed.set()
+        assert enough.wait(SECONDS)
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(engine, "run", slow)
+    first, show, start, numbers, answer = demo_cells("toy", seconds=0)
+    names: dict[str, Any] = {}
+    shown(first, names)
+    shown(show, names)
+    shown(start, names)
+    try:
+        assert landed.wait(SECONDS)
+        assert shown(numbers, names)["process"][-1] == "data"
+        written = " ".join(text.get_text() for text in shown(answer, names).axes[0].texts)
+        assert "PARTIAL: " in written
+        assert f"{partial.coverage.events[0] / partial.coverage.events[1]:.0%}"[:-1] in written or not begun
+    finally:
+        enough.set()
+        assert names["live"].wait(SECONDS)
+
+
+def test_demo_that_is_done_ends_with_the_significance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    *_, answer = [shown(cell, names) for cell in demo_cells("toy", seconds=int(SECONDS))]
+    assert (answer.observed, round(answer.background, 2), round(answer.significance, 2)) == (23, 11.42, 2.93)
 
 
 # --- What is sent to the browser once --------------------------------------------------------------
@@ -435,6 +583,12 @@ def test_only_web_addresses_become_links(text: str, good: bool) -> None:
 
 
 @pytest.fixture
+def short_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A scheduler that is gone is soon given up, as it will not come back."""
+    monkeypatch.setattr(executors, "RECONNECT_SECONDS", 0.5)
+
+
+@pytest.fixture
 def panel() -> Iterator[Callable[..., ClusterControl]]:
     """A function that makes a panel; in the end its cluster is gone."""
     made: list[ClusterControl] = []
@@ -449,14 +603,39 @@ def panel() -> Iterator[Callable[..., ClusterControl]]:
         assert one.cluster is None
 
 
-def test_local_cluster_is_launched_used_scaled_and_stopped(panel: Callable[..., ClusterControl]) -> None:
-    control = panel()
-    sent = states(control)
+def launched(control: ClusterControl) -> ClusterControl:
+    """Press Launch and wait until the cluster is ready."""
     control._handle_custom_msg({"do": "launch"}, [])
     assert control.wait(SECONDS)
     assert control.error is None
-    assert control.cluster is not None
-    with control.cluster.get_client() as client:
+    assert control.state["cluster"]["phase"] == "ready"
+    return control
+
+
+def end_cluster(control: ClusterControl) -> None:
+    """End scheduler and workers behind the back of the panel, as an idle timeout does."""
+    control.get_client().shutdown()
+
+
+def wait_for_phase(control: ClusterControl, phase: str) -> None:
+    """Wait until the cluster says that it is in a phase."""
+    there = threading.Event()
+
+    def look(_: object = None) -> None:
+        if control.state["cluster"]["phase"] == phase:
+            there.set()
+
+    control.observe(look, "state")
+    look()
+    assert there.wait(SECONDS)
+    control.unobserve(look, "state")
+
+
+def test_local_cluster_is_launched_used_scaled_and_stopped(panel: Callable[..., ClusterControl]) -> None:
+    control = panel()
+    sent = states(control)
+    launched(control)
+    with control.get_client() as client:
         assert client.submit(sum, [20, 22]).result(timeout=30) == 42
     control._handle_custom_msg({"do": "logs"}, [])
     assert control.wait(SECONDS)
@@ -505,6 +684,131 @@ def test_second_launch_waits_for_no_second_cluster(panel: Callable[..., ClusterC
     assert len(calls) == 1
     assert {"kind": "local", "workers": 1, "cores": 1, "memory": "500MB", "image": "mine"}.items() <= calls[0].items()
     assert control.state["problem"] == {"what": "no room", "remedy": "Ask for less."}
+
+
+def test_cluster_that_died_is_replaced_by_the_next_launch(panel: Callable[..., ClusterControl]) -> None:
+    control = launched(panel())
+    first = control.cluster
+    end_cluster(control)
+    wait_for_phase(control, "failed")
+    with pytest.raises(cluster.ClusterError, match="failed"):
+        control.get_client()
+    launched(control)
+    assert control.cluster is not first
+    with control.get_client() as client:
+        assert client.submit(sum, [20, 22]).result(timeout=30) == 42
+    assert first is not None
+    assert first._provider is None  # what was left of it is removed
+
+
+def obedient(begun: threading.Event) -> Callable[..., cluster.Cluster]:
+    """A start that takes for ever, unless it is broken off."""
+
+    def launch(*, cancel: threading.Event, **_: Any) -> cluster.Cluster:
+        begun.set()
+        assert cancel.wait(SECONDS)
+        raise cluster.ClusterError("the start was broken off", "Start again.")
+
+    return launch
+
+
+def test_stop_breaks_off_a_start(panel: Callable[..., ClusterControl]) -> None:
+    begun = threading.Event()
+    control = panel(launch=obedient(begun))
+    problems = states(control)
+    control.launch()
+    assert begun.wait(SECONDS)
+    control._handle_custom_msg({"do": "stop"}, [])
+    assert control.wait(SECONDS)
+    assert [one["problem"]["what"] for one in problems if one["problem"]] == ["the start was broken off"]
+    assert (control.cluster, control.error, control.state["busy"]) == (None, None, "")
+    begun.clear()
+    control.launch()  # and another one can be started
+    assert begun.wait(SECONDS)
+
+
+def test_stop_breaks_off_the_start_of_a_local_cluster(panel: Callable[..., ClusterControl]) -> None:
+    control = panel()
+    sent = states(control)
+
+    def press(change: dict[str, Any]) -> None:
+        if (change["new"]["cluster"] or {}).get("phase") == "starting":
+            control.unobserve(press, "state")
+            control.stop()
+
+    control.observe(press, "state")
+    control.launch()
+    assert control.wait(SECONDS)
+    assert control.cluster is None
+    assert "ready" not in [one["cluster"]["phase"] for one in sent if one["cluster"]]
+    assert control.state["cluster"]["reason"] == "the start was broken off"
+
+
+def test_panel_that_closes_breaks_off_a_start(panel: Callable[..., ClusterControl]) -> None:
+    begun = threading.Event()
+    control = panel(launch=obedient(begun))
+    control.launch()
+    assert begun.wait(SECONDS)
+    control.close()
+    assert control.cluster is None
+    assert control.wait(0)
+
+
+def test_launch_after_close_is_explained_and_starts_nothing(panel: Callable[..., ClusterControl]) -> None:
+    control = panel(launch=lambda **_: pytest.fail("started"))
+    control.close()
+    control.launch()
+    assert control.wait(SECONDS)
+    assert (control.cluster, control.state["busy"]) == (None, "")
+    assert control.state["problem"] == {
+        "what": "this panel is closed",
+        "remedy": "Make another one with widgets.ClusterControl().",
+    }
+
+
+ENDING = """
+import atexit
+import threading
+
+from higgsnb import cluster, widgets
+
+begun = threading.Event()
+
+
+class Real:
+    state = cluster.ClusterState("local", "ready")
+
+    def close(self):
+        begun.set()
+        threading.main_thread().join()
+        print("closed")
+
+
+def launch(*, cancel, **options):
+    if kind == "stop":
+        return Real()
+    begun.set()
+    cancel.wait(600)
+    threading.Thread(target=print, args=("removed",), kwargs={"flush": True}).start()  # what a removal needs
+    raise cluster.ClusterError("the start was broken off", "Start again.")
+
+
+kind = "KIND"
+panel = widgets.ClusterControl(kind="local", launch=launch)
+panel.launch()
+if kind == "stop":
+    panel.wait()
+    panel.stop()
+begun.wait(600)
+atexit.register(print, "end")
+"""
+
+
+@pytest.mark.parametrize(("kind", "expected"), [("start", ["removed", "end"]), ("stop", ["closed", "end"])])
+def test_program_that_ends_breaks_off_a_start_and_finishes_a_stop(kind: str, expected: list[str]) -> None:
+    command = [sys.executable, "-c", ENDING.replace("KIND", kind)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
+    assert ended.stdout.split() == expected, ended.stderr
 
 
 @pytest.mark.parametrize(

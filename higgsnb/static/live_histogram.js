@@ -8,9 +8,10 @@ const PHASES = {
   stopped: "Stopped",
   complete: "Complete",
   incomplete: "Finished, not complete",
+  lost: "No cluster",
   failed: "Failed",
 };
-const START = { stopped: "Resume", incomplete: "Try again", failed: "Try again", complete: "Run again" };
+const START = { stopped: "Resume", lost: "Resume", incomplete: "Try again", failed: "Try again", complete: "Run again" };
 const LADDER = [1, 1.1, 1.2, 1.35, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3, 3.5, 4, 4.5, 5, 6, 7, 8, 9, 10];
 const STEPS = [1, 2, 5, 10];
 
@@ -318,7 +319,8 @@ function liveHistogram({ model, el }) {
     write(warning, state.warning);
     show(warning, state.warning !== "");
     write(phase, PHASES[state.phase]);
-    write(start, state.phase === "stopped" && !state.resumable ? "Start again" : START[state.phase] || "Start");
+    const label = START[state.phase] || "Start";
+    write(start, label === "Resume" && !state.resumable ? "Start again" : label);
     enable(start, !busy);
     enable(stop, busy && state.phase !== "stopping");
     set(root, "aria-busy", busy);

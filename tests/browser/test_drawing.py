@@ -147,6 +147,8 @@ def test_text_of_files_and_clusters_is_never_html(
         ("stopped", True, ["Resume", "(Stop)"], "start"),
         ("stopped", False, ["Start again", "(Stop)"], "start"),
         ("incomplete", True, ["Try again", "(Stop)"], "start"),
+        ("lost", True, ["Resume", "(Stop)"], "start"),
+        ("lost", False, ["Start again", "(Stop)"], "start"),
         ("failed", True, ["Try again", "(Stop)"], "start"),
         ("complete", True, ["Run again", "(Stop)"], "start"),
     ],
@@ -338,6 +340,15 @@ def test_panel_scales_adapts_only_when_asked_and_links_the_dashboard(
     page.screenshot(path=artefacts / "cluster_ready.png")
 
 
+def test_start_of_a_cluster_can_be_broken_off(visit: Callable[..., Visit], panel: ClusterControl) -> None:
+    before = {**panel.state["cluster"], "phase": "failed"}
+    for cluster in (None, before, {**before, "phase": "starting"}):
+        page = visit(viewport=WIDE).show(panel, cluster=cluster, busy="starting the cluster", dashboard="")
+        page.get_by_role("button", name="Launch").click(force=True)
+        page.get_by_role("button", name="Stop").click()
+        assert sent(page) == [{"do": "stop"}]
+
+
 def test_failure_of_a_cluster_is_said_once_with_its_remedy(
     visit: Callable[..., Visit], panel: ClusterControl, artefacts: Path
 ) -> None:
@@ -349,5 +360,6 @@ def test_failure_of_a_cluster_is_said_once_with_its_remedy(
     assert page.locator("[role=alert]").is_visible()
     assert page.locator("a").is_hidden()
     assert page.locator("[aria-current=step]").inner_text() == "failed"
-    assert page.get_by_role("button", name="Launch").get_attribute("aria-disabled") is None
+    page.get_by_role("button", name="Launch").click()
+    assert sent(page) == [{"do": "launch"}]
     page.screenshot(path=artefacts / "cluster_failed.png")

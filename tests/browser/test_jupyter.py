@@ -157,7 +157,7 @@ def test_in_jupyterlab_the_keyboard_is_enough(visit: Callable[..., Visit], lab: 
     assert 0 < counted(page) < whole.coverage.events[1]
 
 
-def test_in_jupyterlab_a_cluster_is_launched_scaled_and_stopped(
+def test_in_jupyterlab_a_cluster_is_launched_replaced_when_it_died_and_stopped(
     visit: Callable[..., Visit], lab: Server, artefacts: Path
 ) -> None:
     page = open_in_lab(visit, lab, "cluster.ipynb", CONTROL)
@@ -166,7 +166,13 @@ def test_in_jupyterlab_a_cluster_is_launched_scaled_and_stopped(
     page.wait_for_selector(".hn-cluster[data-phase=ready]", timeout=120 * SECONDS)
     assert "local: ready, 1 of 1 workers" in panel.inner_text()
     panel.screenshot(path=artefacts / "jupyterlab_cluster.png")
-    assert page.evaluate(ASK_KERNEL, "print(control.cluster.get_client().submit(sum, [20, 22]).result())") == "42\n"
+    ask = "print(control.get_client().submit(sum, [20, 22]).result())"
+    assert page.evaluate(ASK_KERNEL, ask) == "42\n"
+    page.evaluate(ASK_KERNEL, "control.get_client().shutdown()")
+    page.wait_for_selector(".hn-cluster[data-phase=failed]", timeout=60 * SECONDS)
+    panel.get_by_role("button", name="Launch").click()
+    page.wait_for_selector(".hn-cluster[data-phase=ready]", timeout=120 * SECONDS)
+    assert page.evaluate(ASK_KERNEL, ask) == "42\n"
     panel.get_by_role("button", name="Stop").click()
     page.wait_for_selector(".hn-cluster[data-phase=closed]", timeout=60 * SECONDS)
 
