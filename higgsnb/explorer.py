@@ -51,10 +51,12 @@ class CutExplorer(anywidget.AnyWidget):
     base = traitlets.Unicode(help="Name of the selection that was begun with").tag(sync=True)
     cuts = traitlets.Dict(help="Value of every control").tag(sync=True)
     kept = traitlets.Dict(help="Base and cuts of the selection to compare with; empty: none").tag(sync=True)
-    variable = traitlets.Unicode("mass_4l", help="Name of the spectrum").tag(sync=True)
+    variable = traitlets.Enum([axis.name for axis in AXES], "mass_4l", help="Name of the spectrum").tag(sync=True)
     focus = traitlets.Unicode("muon_pt_min", help="The cut that is being moved").tag(sync=True)
     bin = traitlets.Int(-1, help="Chosen bin of the spectrum; −1: none").tag(sync=True)
-    place: traitlets.List[int] = traitlets.List(help="Chosen event: (dataset, place); empty: none").tag(sync=True)
+    place: traitlets.List[int] = traitlets.List(
+        traitlets.Int(), help="Chosen event: dataset, number in it, channel; empty: none"
+    ).tag(sync=True)
     asked = traitlets.Int(0, help="Counts the questions of the view").tag(sync=True)
     rest = traitlets.Int(0, help="The question after which the view has come to rest").tag(sync=True)
     view = traitlets.Dict(help="What the selection gives").tag(sync=True)
@@ -96,10 +98,12 @@ class CutExplorer(anywidget.AnyWidget):
         self._bases = _bases(first)
         reach = exploring.loosest(*self._bases.values(), first)
         self.sample = Sample.load(result, reach=reach, skims_folder=self._skims, workers=workers)
+        self._loading = exploring.campaign_code(result.campaign)
+        self._base, self._selected = _base_name(self._bases, first), first
         self._found: Outcome | None = None
         self._kept_view: tuple[Any, dict[str, Any] | None] = ((), None)
         self._distributions: dict[tuple[str, str], dict[str, Any]] = {}
-        super().__init__(setup=_setup(result, self._bases), base=_base_name(self._bases, first), cuts=_cuts(first))
+        super().__init__(setup=_setup(result, self._bases, reach), base=self._base, cuts=_cuts(first))
         self._update()
         self._show_distribution()
         self.observe(self._update, ["cuts", "base", "asked"])
@@ -123,14 +127,14 @@ class CutExplorer(anywidget.AnyWidget):
         return self._selection_of(self.base, self.cuts)
 
     def select(self, selection: Selection | str | None = None, **cuts: float) -> None:
-        """Set a selection, or some cuts of the present one.
+        """Set a selection, or some cuts of the present one; of the last that made sense, if the present one does not.
 
         Raises
         ------
         SelectionError
             If there is no such selection or cut, or a value makes no sense or is looser than what is in memory.
         """
-        wanted = (self.selection if selection is None else _selection(selection)).replace(**cuts)
+        wanted = (self._selected if selection is None else _selection(selection)).replace(**cuts)
         self.sample.check(wanted)
         base = _base_name(self._bases, wanted)
         with self.hold_trait_notifications():
@@ -138,8 +142,8 @@ class CutExplorer(anywidget.AnyWidget):
 
     @property
     def outcome(self) -> Outcome:
-        """What the selection keeps."""
-        return self.sample.select(self.selection)
+        """What the selection keeps; valid until it is asked for again."""
+        return self.sample.select(self.selection, slot="outcome")
 
     def result(self) -> Result:
         """Analyse the whole campaign with this selection; the same numbers, and all that a `Result` has."""
@@ -148,7 +152,7 @@ class CutExplorer(anywidget.AnyWidget):
     @property
     def snippet(self) -> str:
         """The lines of Python that repeat this selection."""
-        return exploring.snippet(self.sample.campaign.name, self._bases[self.base], self.selection)
+        return exploring.snippet(self._loading, self.selection)
 
     # -- the work
 
@@ -174,47 +178,49 @@ class CutExplorer(anywidget.AnyWidget):
             return
         try:
             chosen = self.selection
-            self._found = self.sample.select(chosen)
+            self.sample.check(chosen)
         except SelectionError as error:
             self.view = {**self.view, "error": str(error), "asked": self.asked, "key": list(map(str, key))}
             return
+        self._base, self._selected, self._found = self.base, chosen, None
         self._distributions = {
             k: v for k, v in self._distributions.items() if k[1] == self._without_digest(chosen, k[0])
         }
-        self.view = self._view(chosen, started) | {"key": list(map(str, key))}
+        self.view = self._view(started) | {"key": list(map(str, key))}
         self._show_distribution()
         self._list()
+        self._show_event()
 
-    def _view(self, chosen: Selection, started: float) -> dict[str, Any]:
-        """Return what is shown of the present selection."""
+    def _view(self, started: float) -> dict[str, Any]:
+        """Return what is shown of the last selection that made sense."""
         found = self._chosen()
-        rows = exploring.yields(found)
-        promise = exploring.expected_significance(rows)
+        rows, lacking = exploring.yields(found), self.sample.basis.unpredicted
+        promise = exploring.expected_significance(rows, lacking=lacking)
         return {
             "error": "",
             "asked": self.asked,
+            "base": self._base,
             "spectrum": exploring.spectrum(found, self.variable),
             "yields": rows,
             "cutflow": exploring.cutflow(found),
             "kept": self._kept(),
-            "changes": exploring.changes(self._bases[self.base], chosen),
-            "snippet": exploring.snippet(self.sample.campaign.name, self._bases[self.base], chosen),
-            "summary": exploring.summary(rows, promise),
+            "changes": exploring.changes(self._bases[self._base], self._selected),
+            "snippet": exploring.snippet(self._loading, self._selected),
+            "summary": exploring.summary(rows, promise, lacking=lacking),
             "milliseconds": round(1000 * (time.perf_counter() - started), 2),
         }
 
     def _chosen(self) -> Outcome:
-        """Return what the present selection keeps."""
+        """Return what the last selection that made sense keeps."""
         if self._found is None:
-            self._found = self.sample.select(self.selection)
+            self._found = self.sample.select(self._selected, slot="view")
         return self._found
 
     def _redraw(self, _change: Any = None) -> None:
-        """Show another spectrum, or another selection to compare with."""
-        if self._found is not None:
-            key = self.view["key"]
-            self.view = self._view(self._found.selection, time.perf_counter()) | {"key": key, "redrawn": self.variable}
-            self._list()
+        """Show another spectrum, or another selection to compare with; an error stays."""
+        kept = {name: self.view[name] for name in ("error", "key")}
+        self.view = self._view(time.perf_counter()) | kept | {"redrawn": self.variable}
+        self._list()
 
     def _kept(self) -> dict[str, Any] | None:
         """Return spectrum and yields of the selection to compare with."""
@@ -225,7 +231,7 @@ class CutExplorer(anywidget.AnyWidget):
             try:
                 other = self._selection_of(str(self.kept.get("base")), dict(self.kept.get("cuts", {})))
                 found = self.sample.select(other, slot="aside")
-            except SelectionError:
+            except (TypeError, ValueError):  # of which SelectionError is one
                 return None
             shown = {"spectrum": exploring.spectrum(found, self.variable), "yields": exploring.yields(found)}
             self._kept_view = (key, shown)
@@ -233,11 +239,11 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
         """Return what a distribution without one cut depends on."""
-        return exploring.without(chosen, cut).digest
+        return exploring.without(chosen, cut, self.sample.reach).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
         """Return the distribution without one cut; it stays the same while this cut is moved."""
-        chosen = self._chosen().selection
+        chosen = self._selected
         key = (cut, self._without_digest(chosen, cut))
         if key not in self._distributions:
             self._distributions[key] = exploring.n_minus_1(self.sample, chosen, cut)
@@ -255,7 +261,7 @@ class CutExplorer(anywidget.AnyWidget):
         active = [one.cut for one in exploring.CONTROLS if one.cut not in self.setup["off"]]
         begun = False
         for cut in active:
-            known = (cut, self._without_digest(self._chosen().selection, cut)) in self._distributions
+            known = (cut, self._without_digest(self._selected, cut)) in self._distributions
             if known or not begun or time.perf_counter() < stop:
                 rows[cut] = self._distribution(cut)["yields"]
                 begun = begun or not known
@@ -273,9 +279,8 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _show_event(self, _change: Any = None) -> None:
         """Show the chosen event; one that the present selection does not keep is left as it is."""
-        known = [row["place"] for row in self.listing.get("rows", [])]
-        if self.place in known:
-            self.event = exploring.event(self._chosen(), *self.place)
+        if len(self.place) == len(exploring.PLACE):
+            self.event = exploring.event(self._chosen(), *self.place) or self.event
         elif not self.place:
             self.event = {}
 
@@ -360,12 +365,11 @@ def _note(result: Result) -> str:
     return " — ".join(filter(None, [*notes, coverage_text(result)]))
 
 
-def _setup(result: Result, bases: dict[str, Selection]) -> dict[str, Any]:
+def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dict[str, Any]:
     """Return what the view needs to know once."""
     campaign = result.campaign
     luminosity = f"{result.coverage.luminosity_fb[0]:.3g} fb⁻¹"
     energy = " and ".join(f"{energy:g}" for energy in campaign.energies_tev)
-    reach = exploring.loosest(*bases.values())
     return {
         "kind": "explorer",
         "title": campaign.title,

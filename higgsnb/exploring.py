@@ -6,18 +6,24 @@ Everything here is a function of a `Sample` and a `Selection` and returns what J
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaincinv
 
-from higgsnb import histograms, statistics
+from higgsnb import datasets, histograms, statistics
+from higgsnb import selection as selections
 from higgsnb.analysis import Table
+from higgsnb.pairings import Held
 from higgsnb.sample import AXES, Outcome, Part, Sample
-from higgsnb.selection import CHANNELS, CUT_NAMES, MUON, Cut, Selection
+from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Campaign
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -28,6 +34,8 @@ BINS = 30
 """Bins of a distribution that a cut is drawn into."""
 MOST_CANDIDATES = 100
 """The longest list of candidates that is shown."""
+PLACE = ("dataset", "held", "channel")
+"""What says which candidate is meant, whatever the selection: arguments of `event`."""
 SPOKEN = {"higgs": "Higgs bosons"}
 """What people call a process, where its name is not what they say."""
 FIELD_TESLA = 3.8
@@ -181,18 +189,32 @@ def _yield_row(process: str, channels: npt.NDArray[Any], window: float) -> dict[
     return {"process": process, "channels": numbers, "all": float(channels.sum()), "window": float(window)}
 
 
-def expected_significance(rows: list[dict[str, Any]], signal: str = statistics.SIGNAL) -> float | None:
-    """Return the significance that the window promises before the data are looked at; None without prediction."""
+def expected_significance(
+    rows: list[dict[str, Any]], signal: str = statistics.SIGNAL, *, lacking: Sequence[str] = ()
+) -> float | None:
+    """Return the significance that the window promises before the data are looked at.
+
+    None without prediction, or if the prediction lacks datasets, see `Result.unpredicted`.
+    """
+    if lacking:
+        return None
     background = sum(row["window"] for row in rows if row["process"] not in (signal, "data"))
     expected = sum(row["window"] for row in rows if row["process"] == signal)
     return statistics.asimov_significance(expected, background) if background > 0 and expected > 0 else None
 
 
-def summary(rows: list[dict[str, Any]], promise: float | None, signal: str = statistics.SIGNAL) -> str:
-    """Return the yields in two sentences, for those who cannot see them."""
+def summary(
+    rows: list[dict[str, Any]],
+    promise: float | None,
+    signal: str = statistics.SIGNAL,
+    *,
+    lacking: Sequence[str] = (),
+) -> str:
+    """Return the yields in two sentences, for those who cannot see them; a third names what the prediction lacks."""
     window = _compared(rows, "window", signal)
     hope = "" if promise is None else f", which promises {promise:.1f} σ"
-    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{hope}."
+    lack = f" The prediction lacks {', '.join(lacking)}." if lacking else ""
+    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{hope}.{lack}"
 
 
 def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
@@ -226,19 +248,23 @@ def cutflow(found: Outcome) -> list[dict[str, Any]]:
 # --- Without one cut -----------------------------------------------------------------------------------------------
 
 
-def without(selection: Selection, cut: str) -> Selection:
-    """Return a selection with one cut moved to the loosest end of its range.
+def without(selection: Selection, cut: str, reach: Selection) -> Selection:
+    """Return a selection with one cut moved to the loosest end of its range, or left where it is if that is looser.
 
-    The hardest lepton is above what is asked of the second one anyhow: this is as loose as its own cut can be.
+    The range is that of `range_of`. The hardest lepton is above what is asked of the second one anyhow: this is as
+    loose as its own cut can be.
     """
-    least = selection.lepton_pt_subleading if cut == "lepton_pt_leading" else control(cut).loosest
-    return selection.replace(**{cut: least})
+    if cut == "lepton_pt_leading":
+        return selection.replace(lepton_pt_leading=selection.lepton_pt_subleading)
+    one, value = control(cut), getattr(selection, cut)
+    ends = range_of(one, reach)
+    return selection.replace(**{cut: min(ends["low"], value) if one.is_lower_limit else max(ends["high"], value)})
 
 
 def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
     """Return how the quantity that a cut is compared with is distributed after all other cuts."""
     one = control(cut)
-    found = sample.select(without(selection, cut), slot="aside")
+    found = sample.select(without(selection, cut, sample.reach), slot="aside")
     edges = np.linspace(*one.axis, BINS + 1)
     counts = {}
     for part in sample.parts:
@@ -261,19 +287,39 @@ def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
 def quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
     """Return for each picked candidate the quantity that a cut is compared with, and the channel.
 
-    NaN where there is none: no muon in the channel 4e. "isolation_max" is both flavours' cut on it.
+    A candidate whose quantity is on the wrong side of the cut fails. Its event may still be kept: ``open2012`` and
+    ``aod2012`` may find another candidate in it that passes, ``df103`` cannot. NaN where the cut looks at nothing: no
+    muon in the channel 4e. "isolation_max" is both flavours' cut on it.
     """
     picked = found.picked[part.dataset]
     rows = found.pairings[part.dataset].rows[picked[:, 1]]
     columns = {
         "z1_mass_min": "mass_z1", "z1_mass_max": "mass_z1", "z2_mass_min": "mass_z2", "z2_mass_max": "mass_z2",
-        "lepton_pt_leading": "leading", "lepton_pt_subleading": "subleading", "delta_r_min": "delta_r",
-        "dilepton_mass_min": "dilepton", "mass_4l_min": "mass_4l",
+        "delta_r_min": "delta_r", "dilepton_mass_min": "dilepton", "mass_4l_min": "mass_4l",
     }  # fmt: skip
+    if cut in ("lepton_pt_leading", "lepton_pt_subleading"):
+        return _hardest(rows, found.selection, cut), rows["channel"]
     if cut in columns:
-        values = rows[columns[cut]]
-        return np.where(np.isfinite(values), values, np.nan), rows["channel"]
+        return rows[columns[cut]], rows["channel"]
+    if found.selection.algorithm == "df103":
+        return _whole_event_quantity(part, picked[:, 0], rows["channel"], cut), rows["channel"]
     return _lepton_quantity(part, _legs(part, found), cut), rows["channel"]
+
+
+def _hardest(rows: npt.NDArray[Any], selection: Selection, cut: str) -> Floats:
+    """Return the pT of the hardest, or of the second hardest lepton.
+
+    ``df103`` asks in 2e2mu that both cuts hold for the muons, or both for the electrons: the larger pT counts of those
+    for which the other cut holds.
+    """
+    leading = cut == "lepton_pt_leading"
+    pairs = [(rows["leading"], rows["subleading"]), (rows["leading_too"], rows["subleading_too"])]
+    if leading:
+        values = [np.where(second > selection.lepton_pt_subleading, first, -np.inf) for first, second in pairs]
+    else:
+        values = [np.where(first > selection.lepton_pt_leading, second, -np.inf) for first, second in pairs]
+    larger = np.maximum(*values)
+    return np.where(np.isfinite(larger), larger, np.nan)
 
 
 def _legs(part: Part, found: Outcome) -> Integers:
@@ -284,20 +330,38 @@ def _legs(part: Part, found: Outcome) -> Integers:
     return part.held.offsets[picked[:, 0]][:, np.newaxis] + places.astype(np.int64)
 
 
+def _measured(part: Part, cut: str, places: Any = slice(None)) -> Floats:
+    """Return how bad some held leptons are in what a cut looks at, −∞ where it is about the other flavour.
+
+    Bad is what is large, and for pT, which is returned with the opposite sign, what is small.
+    """
+    held, leptons = part.held, part.held.leptons
+    flavour, _, name = cut.rpartition("_")[0].rpartition("_")
+    column = getattr(held, name) if name in Held._fields else leptons[name]
+    values: Floats = np.abs(column[places].astype(np.float64)) * (-1 if name == "pt" else 1)
+    if not flavour:
+        return values
+    return np.where(leptons["flavour"][places] == (MUON if flavour == "muon" else ELECTRON), values, -np.inf)
+
+
 def _lepton_quantity(part: Part, legs: Integers, cut: str) -> Floats:
     """Return the value of the worst of the four leptons, of those of the flavour that the cut is about."""
-    held = part.held
-    flavour, _, name = cut.rpartition("_")[0].partition("_")
-    columns = {
-        "pt": held.leptons["pt"], "eta": np.abs(held.leptons["eta"]), "isolation": held.isolation,
-        "dxy": held.dxy, "dz": held.dz, "sip": held.sip,
-    }  # fmt: skip
-    if not name:
-        return np.asarray(columns[flavour][legs].max(axis=1), np.float64)
-    mine = (held.leptons["flavour"][legs] == MUON) == (flavour == "muon")
-    values = columns[name][legs].astype(np.float64)
-    worst = np.where(mine, values, np.inf).min(axis=1) if name == "pt" else np.where(mine, values, -np.inf).max(axis=1)
-    return np.where(mine.any(axis=1), worst, np.nan)
+    return _found_worst(_measured(part, cut, legs).max(axis=1), cut)
+
+
+def _whole_event_quantity(part: Part, events: Integers, channel: Integers, cut: str) -> Floats:
+    """Return the value of the worst of all leptons that ``df103`` looks at: those of a channel; in 2e2mu not for pT."""
+    values, muon = _measured(part, cut), part.held.leptons["flavour"] == MUON
+    starts = part.held.offsets[:-1]
+    by_flavour = [np.maximum.reduceat(np.where(mine, values, -np.inf), starts)[events] for mine in (muon, ~muon)]
+    worst = np.choose(channel, [*by_flavour, np.maximum(*by_flavour)])
+    return _found_worst(np.where((channel == TWO_EACH) & ("_pt_" in cut), -np.inf, worst), cut)
+
+
+def _found_worst(worst: Floats, cut: str) -> Floats:
+    """Return what `_measured` gives with its own sign, NaN where there is no lepton that the cut looks at."""
+    found = np.where(np.isneginf(worst), np.nan, worst)
+    return -found if "_pt_" in cut else found
 
 
 # --- Single events -------------------------------------------------------------------------------------------------
@@ -306,7 +370,7 @@ def _lepton_quantity(part: Part, legs: Integers, cut: str) -> Floats:
 def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
     """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES` of them.
 
-    ``place`` is what `event` takes.
+    ``place`` is what `event` takes; it stays the same whatever the selection.
     """
     index = [axis.name for axis in AXES].index(name)
     first = sum(axis.bins + 2 for axis in AXES[:index])
@@ -316,19 +380,19 @@ def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
     total = 0
     for part in parts:
         rows = found.pairings[part.dataset].rows[found.picked[part.dataset][:, 1]]
-        places = np.flatnonzero(rows["bins"][:, index] == first + 1 + number)
-        total += len(places)
-        listed += [_listed(part, found, int(place)) for place in places[: MOST_CANDIDATES - len(listed)]]
+        inside = np.flatnonzero(rows["bins"][:, index] == first + 1 + number)
+        total += len(inside)
+        listed += [_listed(part, found, int(n)) for n in inside[: MOST_CANDIDATES - len(listed)]]
     return {"bin": number, "total": total, "rows": listed}
 
 
-def _listed(part: Part, found: Outcome, place: int) -> dict[str, Any]:
-    """Return one line of the list of candidates."""
-    event, row = found.picked[part.dataset][place]
+def _listed(part: Part, found: Outcome, n: int) -> dict[str, Any]:
+    """Return one line of the list of candidates: that of the n-th picked one."""
+    event, row = found.picked[part.dataset][n]
     dataset = found.sample.campaign.datasets[part.dataset]
     pairing = found.pairings[part.dataset].rows[row]
     return {
-        "place": [part.dataset, place],
+        "place": [part.dataset, int(event), int(pairing["channel"])],
         "process": "data" if dataset.is_data else dataset.process,
         "name": f"{part.run[event]}:{part.luminosity_block[event]}:{part.event[event]}",
         "channel": CHANNELS[pairing["channel"]],
@@ -336,13 +400,30 @@ def _listed(part: Part, found: Outcome, place: int) -> dict[str, Any]:
     }
 
 
-def event(found: Outcome, dataset: int, place: int) -> dict[str, Any]:
-    """Return one picked candidate with its four leptons, as the event display draws it."""
-    part = next(part for part in found.sample.parts if part.dataset == dataset)
-    legs = part.held.leptons[_legs(part, found)[place]]
-    shown = _listed(part, found, place)
+def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
+    """Return one picked candidate with its four leptons, as the event display draws it; None if it is not picked.
+
+    Parameters
+    ----------
+    found
+        What a selection keeps.
+    dataset, held, channel
+        Its place: the dataset by its index, the number of the held event in it, the channel by its index.
+    """
+    for part in found.sample.parts:
+        picked = found.picked[part.dataset]
+        mine = (picked[:, 0] == held) & (found.pairings[part.dataset].rows["channel"][picked[:, 1]] == channel)
+        if part.dataset == dataset and mine.any():
+            return _drawn(part, found, int(np.argmax(mine)))
+    return None
+
+
+def _drawn(part: Part, found: Outcome, n: int) -> dict[str, Any]:
+    """Return the n-th picked candidate with its four leptons."""
+    legs = part.held.leptons[_legs(part, found)[n]]
     rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
-    return shown | {"leptons": [_lepton(i, *map(float, row)) for i, row in enumerate(rows)], "field": FIELD_TESLA}
+    leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
+    return _listed(part, found, n) | {"leptons": leptons, "field": FIELD_TESLA}
 
 
 def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
@@ -390,14 +471,36 @@ def changes(base: Selection, selection: Selection) -> dict[str, float]:
     }
 
 
-def snippet(campaign: str, base: Selection, selection: Selection) -> str:
-    """Return the lines of Python that repeat the analysis with this selection."""
-    arguments = ", ".join(f"{cut}={value:g}" for cut, value in changes(base, selection).items())
-    replaced = f".replace({arguments})" if arguments else ""
+def campaign_code(campaign: Campaign) -> str:
+    """Return the line of Python that loads a campaign: by its name, from its file, or a comment if it has neither."""
+    if campaign.name in datasets.names() and datasets.load(campaign.name) == campaign:
+        return f"campaign = hn.datasets.load({campaign.name!r})"
+    if campaign.source:
+        return f"campaign = hn.datasets.load({campaign.source!r})"
+    return f"# campaign: your own, {campaign.name!r}, which is in no file"
+
+
+@cache
+def _shipped() -> tuple[Selection, ...]:
+    return tuple(map(selections.load, selections.names()))
+
+
+def selection_code(selection: Selection) -> str:
+    """Return the line of Python that makes a selection, every number of it, from the shipped one that is nearest."""
+    same = [one for one in _shipped() if one.algorithm == selection.algorithm]
+    base = min(same, key=lambda one: one.name != selection.name)
+    changed = {name: getattr(selection, name) for name in ("name", *NUMBERS)}
+    changed = {name: value for name, value in changed.items() if value != getattr(base, name)}
+    arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
+    return f"selection = hn.selection.load({base.name!r})" + (f".replace({arguments})" if arguments else "")
+
+
+def snippet(loading: str, selection: Selection) -> str:
+    """Return the lines of Python that repeat the analysis with this selection; ``loading`` is from `campaign_code`."""
     return (
         "import higgsnb as hn\n\n"
-        f"campaign = hn.datasets.load({campaign!r})\n"
-        f"selection = hn.selection.load({base.name!r}){replaced}\n"
+        f"{loading}\n"
+        f"{selection_code(selection)}\n"
         "*_, result = hn.engine.run(campaign, selection)\n"
         "hn.plots.mass_4l(result)\n"
     )

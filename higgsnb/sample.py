@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import analysis, events, histograms, kernel, pairings, skims
-from higgsnb.analysis import Result, Tally
+from higgsnb.analysis import Result
 from higgsnb.datasets import Chunk
 from higgsnb.pairings import Held, Pairings
 from higgsnb.selection import CHANNELS, Cut, Selection, SelectionError
@@ -81,7 +81,7 @@ class Outcome:
     picked
         (n, 2) int64 for each dataset, by index: (event, row of its `Pairings`); duplicates taken out.
     pairings
-        For each dataset, by index; valid until the sample selects again.
+        For each dataset, by index; valid until the sample selects again in the same slot.
     """
 
     sample: Sample
@@ -94,9 +94,7 @@ class Outcome:
     @cached_property
     def weights(self) -> dict[int, Floats]:
         """Expected events per counted one, (3,) for each dataset, by index; as `Result.weights`."""
-        weights = self.sample.basis_for(self.selection).weights
-        datasets = enumerate(self.sample.campaign.datasets)
-        return {i: np.array([weights[d.name][c] for c in CHANNELS]) for i, d in datasets if d.name in weights}
+        return self.sample.weights_for(self.selection)
 
     def histogram(self, name: str) -> dict[int, Integers]:
         """Return the counts of one histogram, (3, bins + 2) for each dataset, as `histograms.counts_of`."""
@@ -146,12 +144,9 @@ class Sample:
         self.reach = reach
         self._workers = workers or (os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) or 1
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="higgsnb-sample")
-        self._memories = {
-            (slot, part.dataset): _Memory(np.empty(len(part.held.leptons), np.uint8))
-            for slot in ("main", "aside")
-            for part in self.parts
-        }
+        self._memories: dict[str, dict[int, _Memory]] = {}
         self._all: dict[tuple[int, float], Pairings] = {}
+        self._weights: dict[str, dict[int, Floats]] = {}
 
     @classmethod
     def load(
@@ -190,9 +185,8 @@ class Sample:
             chunks = list(_chunks(result))
             pieces = pool.map(partial(_read, reach=reach, skims_folder=skims_folder), chunks)
             parts = _join(zip(chunks, pieces, strict=True))
-        tally = Tally(units=result.tally.units, not_applied=result.tally.not_applied)
-        basis = Result(result.campaign, result.selection, tally, result.files, result.failures)
-        return cls(basis, parts, reach, workers)
+        tally = replace(result.tally, counts={}, cutflow={}, unusable={}, blocks=())
+        return cls(replace(result, tally=tally), parts, reach, workers)
 
     def __repr__(self) -> str:
         """Say in one line what is held."""
@@ -202,8 +196,16 @@ class Sample:
 
     def basis_for(self, selection: Selection) -> Result:
         """Return a result without counts that has this selection: for coverage and weights."""
-        basis = self.basis
-        return Result(basis.campaign, selection, basis.tally, basis.files, basis.failures)
+        return replace(self.basis, selection=selection)
+
+    def weights_for(self, selection: Selection) -> dict[int, Floats]:
+        """Return the expected events per counted one, (3,) for each dataset, by index; only the algorithm matters."""
+        if selection.algorithm not in self._weights:
+            weights, datasets = self.basis_for(selection).weights, enumerate(self.campaign.datasets)
+            self._weights[selection.algorithm] = {
+                i: np.array([weights[d.name][c] for c in CHANNELS]) for i, d in datasets if d.name in weights
+            }
+        return self._weights[selection.algorithm]
 
     def check(self, selection: Selection) -> None:
         """Complain about a selection that accepts what is not held.
@@ -229,7 +231,7 @@ class Sample:
         selection
             Not looser, in its cuts on leptons, than ``reach``.
         slot
-            "main" or "aside": selections made in turn for different purposes do not spoil each other's memory.
+            Any name: selections made in turn in slots of their own do not spoil each other's memory.
 
         Raises
         ------
@@ -237,11 +239,14 @@ class Sample:
             If it is looser.
         """
         self.check(selection)
-        calls = [
-            call for part in self.parts for call in self._prepare(part, selection, self._memories[slot, part.dataset])
-        ]
+        # Out of its slot while it is worked on: what an interrupt leaves half done, or still at work, is forgotten.
+        memories = self._memories.pop(slot, None) or {
+            part.dataset: _Memory(np.empty(len(part.held.leptons), np.uint8)) for part in self.parts
+        }
+        calls = [call for part in self.parts for call in self._prepare(part, selection, memories[part.dataset])]
         tasks = list(self._pool.map(lambda call: call(), calls)) if len(calls) > 1 else [call() for call in calls]
-        return self._without_duplicates(self._sum(tasks, selection, slot))
+        self._memories[slot] = memories
+        return self._without_duplicates(self._sum(tasks, selection, memories))
 
     # -- the work
 
@@ -267,11 +272,12 @@ class Sample:
         key = (part.dataset, z_mass)
         if key not in self._all:
             self._all = {kept: value for kept, value in self._all.items() if kept[1] == z_mass}
-            found = self._all[key] = pairings.pair_all(part.held, z_mass)
+            found = pairings.pair_all(part.held, z_mass)
             pairings.find_bins(found.rows, 0, len(found.rows), _EDGES, _EDGE_ENDS, _WIDTHS)
+            self._all[key] = found
         return self._all[key]
 
-    def _sum(self, tasks: list[_Counted], selection: Selection, slot: str) -> Outcome:
+    def _sum(self, tasks: list[_Counted], selection: Selection, memories: Mapping[int, _Memory]) -> Outcome:
         """Add up what the tasks have counted, per dataset."""
         found = Outcome(self, selection, {}, {}, {}, {})
         for part in self.parts:
@@ -281,7 +287,7 @@ class Sample:
             passed = sum((task.passed for task in mine), np.zeros((3, len(Cut)), np.int64))
             found.picked[index] = np.concatenate([task.picked for task in mine])
             found.cutflow[index] = _cutflow(passed, part, selection, self.campaign.datasets[index])
-            found.pairings[index] = cast("Pairings", self._memories[slot, index].pairings)
+            found.pairings[index] = cast("Pairings", memories[index].pairings)
         return found
 
     def _without_duplicates(self, found: Outcome) -> Outcome:

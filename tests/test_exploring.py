@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
 import pytest
-from generators import clean_zz_events, pack, random_leptons, without
-from outreach import campaign, dataset, events_of, write
+from generators import clean_zz_events, four_muons, pack, random_leptons, without
+from outreach import campaign, dataset, events_of, to_toml, write
+from scipy.stats import chi2
 
-from higgsnb import engine, exploring, histograms, kernel, pairings, selection, statistics
+from higgsnb import datasets, engine, exploring, histograms, kernel, pairings, selection, statistics
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
 from higgsnb.sample import AXES, Outcome, Sample
@@ -111,6 +113,99 @@ def test_what_was_selected_before_leaves_no_trace(one: Campaign, sample: Sample,
     assert_same(sample.select(chosen), run(one, chosen))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_neither_the_mass_of_the_z_nor_its_pairing_leaves_a_trace(one: Campaign, sample: Sample, name: str) -> None:
+    chosen = selection.load(name)
+    others = [chosen.replace(z_mass=70.0), chosen.replace(z_mass=chosen.z_mass)]
+    others += [chosen.replace(integer_pairing=on) for on in (False, True)] if name == "df103" else []
+    expected = [run(one, other) for other in others]
+    pairs = [result.candidates.mass_z1.tolist() for result in expected]
+    assert len({str(masses) for masses in pairs}) == (3 if name == "df103" else 2)  # one of them is the published one
+    for _ in range(2):
+        for other, result in zip(others, expected, strict=True):
+            assert_same(sample.select(other), result)
+
+
+def test_distance_of_zero_removes_nothing_not_even_leptons_on_top_of_each_other(tmp_path: Path) -> None:
+    touching = four_muons({}, {}, {"eta": 0.1, "phi": 0.2})  # the harder one of Z2 beside the first of Z1
+    path = write(tmp_path / "touching.root", pack([touching, four_muons()]))
+    simulation = campaign(dataset("mc", "zz", path, cross_section_pb=1.0))
+    loose = {"dilepton_mass_min": 0.0, "z2_mass_min": 0.0, "mass_4l_min": 0.0}
+    for name in NAMES:
+        for distance, kept in ((0.0, 2), (0.02, 2 if name == "df103" else 1)):  # df103 looks at Z1 and Z2 themselves
+            chosen = selection.load(name).replace(delta_r_min=distance, **loose)
+            result = run(simulation, chosen)
+            assert len(result.candidates.run) == kept
+            assert_same(Sample.load(result).select(chosen), result)
+
+
+def test_leptons_are_graded_again_only_if_a_cut_on_them_has_moved(
+    sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    graded, grade = [], pairings.grade_leptons
+
+    def note(*arguments: object) -> None:
+        graded.append(len(arguments))
+        grade(*arguments)
+
+    monkeypatch.setattr(pairings, "grade_leptons", note)
+    for cut, again in (("muon_pt_min", True), ("z1_mass_min", False), ("z1_mass_min", False), ("sip_max", True)):
+        base = OPEN.replace(muon_pt_min=9.0)
+        sample.select(base, slot="noted")
+        graded.clear()
+        sample.select(base.replace(**{cut: getattr(base, cut) + 0.5}), slot="noted")
+        assert bool(graded) == again
+
+
+def tight_in_muons(changes: float) -> Selection:
+    return OPEN.replace(muon_pt_min=20.0 + changes, electron_pt_min=20.0)
+
+
+@pytest.mark.parametrize("rule", ["grade_leptons", "list_good", "choose"])
+def test_interrupted_selection_leaves_nothing_half_done(
+    one: Campaign, sample: Sample, monkeypatch: pytest.MonkeyPatch, rule: str
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    tight = tight_in_muons(0.0)
+    sample.select(OPEN)
+    with monkeypatch.context() as patch:
+        patch.setattr(pairings, rule, interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            sample.select(tight)
+    assert_same(sample.select(tight), run(one, tight))
+
+
+def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
+    one: Campaign, sample: Sample, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("higgsnb.sample.EVENTS_PER_TASK", 40)
+    threads = Sample.load(sample.basis, reach=sample.reach, workers=2)
+    grade, go_on, done, turn = pairings.grade_leptons, threading.Event(), threading.Event(), iter(range(1000))
+
+    def grade_late(*arguments: object) -> None:
+        number = next(turn)
+        if number == 0:
+            raise KeyboardInterrupt
+        if number == 1:
+            assert go_on.wait(60)
+        grade(*arguments)
+        if number == 1:
+            done.set()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pairings, "grade_leptons", grade_late)
+        with pytest.raises(KeyboardInterrupt):
+            threads.select(tight_in_muons(15.0))
+    loose = OPEN.replace(muon_pt_min=6.0)
+    threads.select(loose)
+    go_on.set()
+    assert done.wait(60)
+    again = loose.replace(z2_mass_min=11.0)  # the same leptons: what is remembered of them is used
+    assert_same(threads.select(again), run(one, again))
+
+
 def test_many_small_tasks_on_many_threads_give_the_same(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("higgsnb.sample.EVENTS_PER_TASK", 40)
     threads = Sample.load(sample.basis, reach=sample.reach, workers=5)
@@ -149,6 +244,61 @@ def test_partial_result_gives_a_sample_of_what_it_has_counted(one: Campaign) -> 
     assert exploring.yields(sample.select(OPEN))[0]["all"] == pytest.approx(
         sum(y.expected for y in part.yields["higgs"].values())
     )
+
+
+@pytest.fixture(scope="module")
+def parts(one: Campaign, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Result]:
+    """Results that are not the whole of anything, by what they lack."""
+    folder = tmp_path_factory.mktemp("parts")
+    leptons = random_leptons(2800, seed=18)
+    leptons = leptons._replace(luminosity_block=np.arange(2800, dtype=np.int64) // 50 + 1)
+    paths = [write(folder / f"{i}.root", events_of(leptons, 700 * i, 700 * i + 700), basket=100) for i in range(4)]
+    rows = "".join(f"1:1,{n}:{n},01/01/12 00:00:00,STABLE BEAMS,4000,2e8,{1e8 + n},1,HFOC\n" for n in range(1, 57))
+    table = folder / "luminosity.csv"
+    table.write_text("#run:fill,ls,time,beamstatus,E(GeV),delivered(/ub),recorded(/ub),avgpu,source\n" + rows)
+    by_section = campaign(
+        dataset("mu", "data", paths[0], stream="DoubleMu"),
+        dataset("e", "data", paths[1], stream="DoubleElectron"),
+        dataset("h", "higgs", paths[2], cross_section_pb=0.5),
+        dataset("mc", "zz", paths[3], cross_section_pb=1.0),
+        luminosity_table=str(table),
+    )
+    half = run(by_section, OPEN, fraction=0.5, chunk_events=100)
+    lost = dataset("lost", "zz", folder / "missing.root", cross_section_pb=5.0)
+    lacking = frozenset({"muon_isolation", "electron_isolation"})
+    blind = dataclasses.replace(half.tally, not_applied={0: lacking})
+    return {
+        "table of luminosity": half,
+        "chunks that failed": dataclasses.replace(half, failed_sections={(0, 0, 600, 700): np.array([2**32 + 3])}),
+        "file that failed": run(dataclasses.replace(one, datasets=(*one.datasets, lost)), OPEN),
+        "quantity": dataclasses.replace(half, tally=blind),
+    }
+
+
+@pytest.mark.parametrize("lack", ["table of luminosity", "chunks that failed", "file that failed", "quantity"])
+def test_sample_knows_of_its_result_all_but_the_counts(parts: dict[str, Result], lack: str) -> None:
+    part = parts[lack]
+    sample = Sample.load(part)
+    for name in NAMES:
+        result = dataclasses.replace(part, selection=selection.load(name))
+        basis = sample.basis_for(result.selection)
+        for what in ("coverage", "weights", "luminosity_shares", "luminosity_source", "luminosity_notes", "failed"):
+            assert getattr(basis, what) == getattr(result, what), what
+        for what in ("not_applied", "unpredicted", "masked", "processed_sections", "complete", "provenance"):
+            assert getattr(basis, what) == getattr(result, what), what
+    for row in exploring.yields(sample.select(OPEN)):
+        assert row["channels"] == pytest.approx({c: y.expected for c, y in part.yields[row["process"]].items()})
+        assert row["all"] > 0
+
+
+def test_results_of_this_test_differ_in_what_they_lack(parts: dict[str, Result]) -> None:
+    half = parts["table of luminosity"]
+    assert half.luminosity_source == "lumi sections"
+    assert 0 < half.luminosity_shares["4mu"] < 0.5
+    assert parts["chunks that failed"].luminosity_shares != half.luminosity_shares
+    assert parts["file that failed"].unpredicted == ("lost",)
+    assert parts["file that failed"].failed
+    assert parts["quantity"].not_applied == {"mu": ["electron_isolation", "muon_isolation"]}
 
 
 def test_skims_serve_as_well_as_the_files(sample: Sample, tmp_path: Path) -> None:
@@ -222,12 +372,37 @@ def test_every_number_of_a_selection_but_the_z_mass_has_a_control_in_whose_range
             assert one.low <= getattr(selection.load(name), one.cut) <= one.high
 
 
+def test_range_of_a_control_is_widened_to_what_is_held() -> None:
+    reach = OPEN.replace(dxy_max=5.0, z1_mass_min=2.0)
+    assert exploring.range_of(exploring.control("dxy_max"), reach) == {"low": 0.01, "high": 5.0}
+    assert exploring.range_of(exploring.control("z1_mass_min"), reach) == {"low": 2.0, "high": 90.0}
+    assert exploring.range_of(exploring.control("sip_max"), reach) == {"low": 1.0, "high": 10.0}
+
+
 @pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
 def test_removing_a_cut_never_loses_an_event(sample: Sample, cut: str) -> None:
     tight = OPEN.replace(muon_pt_min=10, electron_isolation_max=0.2, delta_r_min=0.1)
-    assert exploring.without(tight, cut).digest != tight.digest or getattr(tight, cut) == exploring.control(cut).loosest
+    wide = exploring.without(tight, cut, sample.reach)
+    assert wide.digest != tight.digest or getattr(tight, cut) == exploring.control(cut).loosest
     kept = {tuple(pair) for pair in _events(sample.select(tight))}
-    assert kept <= {tuple(pair) for pair in _events(sample.select(exploring.without(tight, cut)))}
+    assert kept <= {tuple(pair) for pair in _events(sample.select(wide))}
+
+
+LOOSER = OPEN.replace(muon_isolation_max=2, electron_isolation_max=2, dxy_max=5, dz_max=9, sip_max=30)
+LOW = OPEN.replace(z1_mass_min=2, z1_mass_max=3.5, z2_mass_min=1, z2_mass_max=3.5)
+HIGH = OPEN.replace(z1_mass_min=150, z1_mass_max=300, z2_mass_min=90, z2_mass_max=250)
+
+
+@pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
+@pytest.mark.parametrize("chosen", [LOOSER, LOW, HIGH], ids=["looser", "low", "high"])
+def test_removing_a_cut_never_tightens_it_even_beyond_the_range_of_its_control(chosen: Selection, cut: str) -> None:
+    one = exploring.control(cut)
+    for reach in (exploring.loosest(OPEN), exploring.loosest(OPEN, chosen), LOOSER):
+        value, wide = getattr(chosen, cut), exploring.without(chosen, cut, reach)
+        assert getattr(wide, cut) <= value if one.is_lower_limit else getattr(wide, cut) >= value
+        if cut != "lepton_pt_leading":  # at the end of its slider, or where it was
+            end = exploring.range_of(one, reach)["low" if one.is_lower_limit else "high"]
+            assert getattr(wide, cut) in (end, value)
 
 
 def _events(found: Outcome) -> list[list[int]]:
@@ -253,21 +428,51 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Sample:
 
 
 @pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
-@pytest.mark.parametrize("name", ["open2012", "aod2012"])
+@pytest.mark.parametrize("name", NAMES)
 def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: Sample, name: str, cut: str) -> None:
     one, base = exploring.control(cut), selection.load(name).replace(sip_max=10, lepton_pt_subleading=1)
-    value = {"dxy_max": 0.002, "sip_max": 1.5, "dz_max": 0.05, "z1_mass_min": 80.0}.get(cut, 0.4 * one.high)
+    value = {"dxy_max": 0.002, "sip_max": 1.5, "dz_max": 0.05, "z1_mass_min": 80.0, "delta_r_min": 1.0}.get(
+        cut, 0.4 * one.high
+    )
     chosen = base.replace(**{cut: value})
-    loose = clean.select(exploring.without(chosen, cut))
+    loose = clean.select(exploring.without(chosen, cut, clean.reach))
     values, _ = exploring.quantity(clean.parts[0], loose, cut)
     passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
     kept, passing = len(clean.select(chosen).picked[0]), int(passes.sum())
-    if name == "aod2012" or cut in pairings.LEPTON_CUTS:
+    if name != "open2012" or cut in pairings.LEPTON_CUTS:
         assert kept == passing
     else:  # an event whose best candidate is removed may have another one
         assert passing <= kept <= len(values)
     assert passing > 0
     assert passing < len(values) or cut in ("dz_max", "mass_4l_min", "z2_mass_min", "z2_mass_max")
+
+
+@pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
+@pytest.mark.parametrize("name", NAMES)
+def test_candidate_outside_the_shaded_part_is_kept_whatever_else_is_in_its_event(
+    sample: Sample, name: str, cut: str
+) -> None:
+    one, base = exploring.control(cut), selection.load(name)
+    value = {"z1_mass_max": 93.0, "z2_mass_max": 62.0}.get(cut, 0.3 * one.low + 0.7 * getattr(base, cut))
+    value = value if not one.is_lower_limit else getattr(base, cut) + 0.3 * (one.high - getattr(base, cut))
+    chosen = base.replace(**({"lepton_pt_leading": 30.0} if cut == "lepton_pt_subleading" else {}), **{cut: value})
+    loose = sample.select(exploring.without(chosen, cut, sample.reach))
+    outside, n_loose = set(), 0
+    for part in sample.parts:
+        values, channels = exploring.quantity(part, loose, cut)
+        passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
+        events = loose.picked[part.dataset][passes, 0]
+        outside |= {(part.dataset, int(e), int(c)) for e, c in zip(events, channels[passes], strict=True)}
+        n_loose += len(values)
+    found = sample.select(chosen)
+    kept = {
+        (index, int(event), int(found.pairings[index].rows["channel"][row]))
+        for index, picked in found.picked.items()
+        for event, row in picked
+    }
+    assert outside <= kept
+    assert kept == outside or name != "df103"  # one way to pair an event: nothing else in it can pass
+    assert 0 < len(outside) < n_loose or cut in ("delta_r_min", "mass_4l_min", "dilepton_mass_min", "dz_max")
 
 
 def test_distribution_without_a_cut_counts_every_candidate_in_its_range(sample: Sample) -> None:
@@ -297,6 +502,15 @@ def test_spectrum_is_the_histogram_of_the_result(one: Campaign, found: Outcome) 
     )
 
 
+def test_error_bars_are_the_central_interval_of_a_poisson_mean() -> None:
+    tail = (1 - 0.6827) / 2
+    shown = exploring._points(np.array([0, 1, 9]))
+    assert shown["data"] == [0, 1, 9]
+    assert shown["low"] == pytest.approx([0.0, *(chi2.ppf(tail, 2 * n) / 2 for n in (1, 9))])
+    assert shown["high"] == pytest.approx([chi2.ppf(1 - tail, 2 * n + 2) / 2 for n in (0, 1, 9)])
+    assert shown["high"][0] == pytest.approx(1.841, abs=0.001)  # Garwood, Biometrika 28 (1936) 437, at one sigma
+
+
 def test_cutflow_begins_with_every_event_once_and_ends_with_the_yields(sample: Sample) -> None:
     for name in NAMES:
         rows = exploring.cutflow(sample.select(selection.load(name)))
@@ -319,6 +533,18 @@ def test_summary_says_the_yields_in_words(found: Outcome) -> None:
     assert exploring.expected_significance(rows[1:]) is None
 
 
+def test_prediction_that_lacks_a_process_promises_nothing_and_says_what_it_lacks(parts: dict[str, Result]) -> None:
+    sample = Sample.load(parts["file that failed"])
+    rows, lacking = exploring.yields(sample.select(OPEN)), sample.basis.unpredicted
+    assert exploring.expected_significance(rows) is not None  # from what is there
+    promise = exploring.expected_significance(rows, lacking=lacking)
+    assert promise is None
+    said = exploring.summary(rows, promise, lacking=lacking)
+    assert said.endswith("Higgs bosons. The prediction lacks lost.")
+    with pytest.raises(ValueError, match="the prediction lacks lost"):
+        statistics.window_significance(parts["file that failed"])
+
+
 def test_listed_candidates_are_those_of_the_bin_data_first(found: Outcome) -> None:
     number = int(np.argmax(exploring.spectrum(found, "mass_4l")["data"]))
     low, high = histograms.axis("mass_4l").edges[number : number + 2]
@@ -332,6 +558,43 @@ def test_listed_candidates_are_those_of_the_bin_data_first(found: Outcome) -> No
     assert listing["total"] == inside
 
 
+def test_list_stops_at_the_longest_and_still_counts_all(found: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+    number = int(np.argmax(exploring.spectrum(found, "mass_4l")["data"]))
+    whole = exploring.candidates(found, "mass_4l", number)
+    processes = [row["process"] for row in whole["rows"]]
+    for most in (1, processes.count("data"), processes.count("data") + 1, len(processes) - 1):
+        monkeypatch.setattr(exploring, "MOST_CANDIDATES", most)
+        short = exploring.candidates(found, "mass_4l", number)
+        assert short["total"] == whole["total"] > most
+        assert short["rows"] == whole["rows"][:most]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_place_of_a_candidate_is_the_same_whatever_the_selection(sample: Sample, name: str) -> None:
+    chosen = selection.load(name)
+    first = {tuple(row["place"]): row for row in _all_candidates(sample.select(chosen))}
+    second = _all_candidates(sample.select(chosen.replace(muon_pt_min=9.0, z1_mass_min=50.0)))
+    assert 20 < len(second) < len(first)
+    assert len(first) == len({(row["process"], row["name"], row["channel"]) for row in first.values()})
+    again = [row for row in second if tuple(row["place"]) in first]
+    assert len(again) >= 0.9 * len(second)
+    for row in again:
+        assert row["name"] == first[tuple(row["place"])]["name"]
+        assert row["channel"] == first[tuple(row["place"])]["channel"]
+
+
+def _all_candidates(found: Outcome) -> list[dict]:
+    return [row for n in range(37) for row in exploring.candidates(found, "mass_4l", n)["rows"]]
+
+
+def test_event_that_is_not_picked_is_none(found: Outcome) -> None:
+    dataset_of_it, held, channel = exploring.candidates(found, "mass_4l", 12)["rows"][0]["place"]
+    assert exploring.event(found, dataset_of_it, held, channel) is not None
+    for place in ((99, held, channel), (dataset_of_it, -1, channel), (dataset_of_it, 10**9, channel)):
+        assert exploring.event(found, *place) is None
+    assert sum(exploring.event(found, dataset_of_it, held, other) is not None for other in range(3)) == 1
+
+
 def test_event_is_the_same_from_a_sample_and_from_a_result(one: Campaign, found: Outcome) -> None:
     result = run(one, OPEN)
     processes = ["data", "data", "higgs", "zz"]
@@ -340,13 +603,17 @@ def test_event_is_the_same_from_a_sample_and_from_a_result(one: Campaign, found:
         for row, (d, e) in enumerate(zip(result.candidates.dataset, result.candidates.event, strict=True))
     }
     for index in (0, 2):
-        shown = exploring.event(found, index, 3)
+        event, row = found.picked[index][3]
+        shown = exploring.event(found, index, int(event), int(found.pairings[index].rows["channel"][row]))
+        assert shown is not None
         number = int(shown["name"].rpartition(":")[2])
         other = exploring.event_of(result.candidates, table[index, number], processes)
         assert {**shown, "place": 0} == {**other, "place": 0}
-        momenta = [_momentum(lepton) for lepton in shown["leptons"]]
-        assert _mass(momenta) == pytest.approx(shown["mass_4l"], abs=0.02)
-        assert _mass(momenta[:2]) == pytest.approx(shown["mass_z1"], abs=0.02)
+        momenta = {pair: [_momentum(one) for one in shown["leptons"] if one["pair"] == pair] for pair in (1, 2)}
+        assert _mass([*momenta[1], *momenta[2]]) == pytest.approx(shown["mass_4l"], abs=0.02)
+        assert _mass(momenta[1]) == pytest.approx(shown["mass_z1"], abs=0.02)
+        assert _mass(momenta[2]) == pytest.approx(shown["mass_z2"], abs=0.02)
+        assert abs(shown["mass_z1"] - shown["mass_z2"]) > 1
 
 
 def _momentum(lepton: dict) -> np.ndarray:
@@ -366,18 +633,55 @@ def test_row_that_does_not_exist_is_refused(one: Campaign) -> None:
         exploring.event_of(result.candidates, 100_000, ["data"] * 4)
 
 
-def test_snippet_is_python_that_makes_the_same_selection() -> None:
+def test_snippet_is_short_where_little_is_changed() -> None:
     changed = OPEN.replace(muon_pt_min=7.5, delta_r_min=0.1)
-    code = exploring.snippet("toy", OPEN, changed)
-    made = next(line for line in code.splitlines() if line.startswith("selection = "))
-    assert made == "selection = hn.selection.load('open2012').replace(muon_pt_min=7.5, delta_r_min=0.1)"
-    compile(code, "snippet", "exec")
+    code = exploring.snippet(exploring.campaign_code(datasets.load("toy")), changed)
+    assert code.splitlines()[2:4] == [
+        "campaign = hn.datasets.load('toy')",
+        "selection = hn.selection.load('open2012').replace(muon_pt_min=7.5, delta_r_min=0.1)",
+    ]
+    assert exploring.selection_code(OPEN) == "selection = hn.selection.load('open2012')"
     assert exploring.changes(OPEN, changed) == {"muon_pt_min": 7.5, "delta_r_min": 0.1}
+
+
+DF103 = selection.load("df103")
+OWN = dataclasses.replace(OPEN, name="it's mine", version=7, z_mass=85.0, dxy_max=0.1 + 0.2)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        OPEN, OPEN.replace(z_mass=85.0), OPEN.replace(muon_pt_min=7.1234567), OPEN.replace(sip_max=1e12), OWN,
+        DF103.replace(integer_pairing=False), dataclasses.replace(OPEN, algorithm="aod2012"),
+        dataclasses.replace(DF103, name="open2012"), dataclasses.replace(DF103, name="mine", mass_4l_min=119.99999),
+    ],
+)  # fmt: skip
+def test_snippet_makes_the_very_same_selection(chosen: Selection) -> None:
+    names: dict = {}
+    code = exploring.snippet(exploring.campaign_code(datasets.load("toy")), chosen)
+    begin, _, run_it = code.partition("*_, result")
+    assert run_it
+    exec(begin, names)  # noqa: S102 - what the user would run
+    assert names["selection"].digest == chosen.digest
+    assert names["selection"].name == chosen.name or chosen.name in NAMES
+    assert names["campaign"] == datasets.load("toy")
+
+
+def test_snippet_loads_a_campaign_from_its_file_or_says_that_it_has_none(one: Campaign, tmp_path: Path) -> None:
+    path = to_toml(dataclasses.replace(one, datasets=one.datasets[:2]), tmp_path / "toy.toml")
+    path.write_text(path.read_text().replace('name = "test"', 'name = "toy"'))
+    mine = datasets.load(path)
+    assert mine.name == "toy"
+    names: dict = {}
+    exec(f"import higgsnb as hn\n{exploring.campaign_code(mine)}", names)  # noqa: S102
+    assert names["campaign"] == mine
+    assert exploring.campaign_code(one) == "# campaign: your own, 'test', which is in no file"
 
 
 def test_everything_shown_is_plain_json(sample: Sample, found: Outcome) -> None:
     shown = [exploring.spectrum(found, "mass_z1"), exploring.yields(found), exploring.cutflow(found)]
-    shown += [exploring.candidates(found, "mass_4l", 5), exploring.event(found, 0, 0)]
+    listing = exploring.candidates(found, "mass_4l", 5)
+    shown += [listing, exploring.event(found, *listing["rows"][0]["place"])]
     shown += [exploring.n_minus_1(sample, OPEN, "sip_max")]
     assert json.loads(json.dumps(shown)) == shown
 

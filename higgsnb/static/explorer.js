@@ -114,21 +114,16 @@ function drawSpectrum(shown, kept, setup, width, height, textSize) {
   return { ...drawn, total };
 }
 
-function drawBins(drawn, shown, height, state, choose) {
+function drawBins(drawn, shown, height, state, chosen, choose) {
   const group = svg("g", { role: "listbox", "aria-label": `Bins of ${shown.label}; choose one to list its candidates` });
   const n = shown.edges.length - 1;
-  const select = (index, target) => {
-    state.bin = index;
-    choose(index);
-    group.querySelectorAll(".bin").forEach((bin, i) => bin.setAttribute("aria-selected", i === index ? "true" : "false"));
-    if (target) target.focus();
-  };
+  const roving = state.roving < n ? state.roving : Math.floor(n / 2);  // undefined is not
   for (let i = 0; i < n; i += 1) {
     const count = shown.data ? `${shown.data[i]} in the data, ` : "";
     const label = `${plain(shown.edges[i])} to ${withUnit(shown.edges[i + 1], shown.unit)}: ${count}${amount(drawn.total[i])} expected`;
     const move = (event) => {
       const next = { ArrowRight: i + 1, ArrowLeft: i - 1, Home: 0, End: n - 1 }[event.key];
-      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); select(i, null); }
+      if (event.key === "Enter" || event.key === " ") { event.preventDefault(); choose(i); }
       if (next === undefined) return;
       event.preventDefault();
       const target = group.children[Math.min(n - 1, Math.max(0, next))];
@@ -138,10 +133,10 @@ function drawBins(drawn, shown, height, state, choose) {
       target.focus();
     };
     const bin = svg("rect", {
-      class: "bin", role: "option", tabindex: i === (state.roving ?? Math.floor(n / 2)) ? 0 : -1, "aria-label": label,
-      "aria-selected": i === state.bin ? "true" : "false", x: drawn.x(shown.edges[i]), y: drawn.above,
+      class: "bin", role: "option", tabindex: i === roving ? 0 : -1, "aria-label": label,
+      "aria-selected": i === chosen ? "true" : "false", x: drawn.x(shown.edges[i]), y: drawn.above,
       width: Math.max(1, drawn.x(shown.edges[i + 1]) - drawn.x(shown.edges[i])), height: height - drawn.bottom - drawn.above,
-      onclick: () => select(i, null), onkeydown: move,
+      onclick: () => choose(i), onkeydown: move,
     }, svg("title", {}, label));
     group.append(bin);
   }
@@ -298,22 +293,24 @@ function fromAddress(setup) {
 }
 
 function address(base, changes) {
-  const query = new URLSearchParams({ higgsnb: base, ...Object.fromEntries(Object.entries(changes).map(([cut, value]) => [cut, plain(value)])) });
+  const query = new URLSearchParams({ higgsnb: base, ...changes });
   return `${location.origin}${location.pathname}${location.search}#${query}`;
 }
 
 function renderExplorer({ model, el }) {
   const setup = model.get("setup");
   const id = `hgx${(serial += 1)}`;
-  const state = { cuts: { ...model.get("cuts") }, base: model.get("base"), asked: model.get("asked"), waiting: false, dirty: false, bin: model.get("bin"), rest: model.get("rest"), idle: null };
-  const cutsOf = (base) => setup.selections.find((selection) => selection.name === base).cuts;
+  const chosenBin = () => (model.get("bin") < 0 ? undefined : model.get("bin"));
+  const state = { cuts: { ...model.get("cuts") }, base: model.get("base"), asked: model.get("asked"), waiting: false, dirty: false, idle: null, roving: chosenBin() };
+  const cutsOf = (base) => (setup.selections.find((selection) => selection.name === base) || setup.selections[0]).cuts;
 
-  // Only one question is on its way at a time; what changed meanwhile goes with the next one.
+  // Only one question is on its way at a time; what changed meanwhile goes with the next one. Other views of the same
+  // widget ask, too: the numbers go on from the largest, and an answer to a later question than one's own is taken over.
   function ask() {
     if (state.waiting && Date.now() - state.waiting < 3000) { state.dirty = true; return; }
     state.waiting = Date.now();
     state.dirty = false;
-    state.asked += 1;
+    state.asked = Math.max(state.asked, model.get("asked")) + 1;
     model.set("base", state.base);
     model.set("cuts", { ...state.cuts });
     model.set("asked", state.asked);
@@ -321,7 +318,7 @@ function renderExplorer({ model, el }) {
   }
   function later() {
     clearTimeout(state.idle);
-    state.idle = setTimeout(() => { state.rest += 1; model.set("rest", state.rest); model.save_changes(); }, 350);
+    state.idle = setTimeout(() => { model.set("rest", model.get("rest") + 1); model.save_changes(); }, 350);
   }
   function change(cut, value) {
     state.cuts[cut] = value;
@@ -344,20 +341,21 @@ function renderExplorer({ model, el }) {
 
   // controls
   const sliders = {};
-  const groups = [...new Set(setup.controls.map((control) => control.group))].map((group) => {
+  const groups = [...new Set(setup.controls.map((control) => control.group))].map((group, number) => {
+    const name = html("summary", { id: `${id}-group${number}` }, group);
     const rows = setup.controls.filter((control) => control.group === group).map((control) => {
       const off = setup.off[control.cut];
       const input = html("input", {
-        type: "range", id: `${id}-${control.cut}`, min: control.low, max: control.high, step: control.step, disabled: Boolean(off), "data-cut": control.cut,
+        type: "range", id: `${id}-${control.cut}`, "aria-labelledby": `${name.id} ${id}-${control.cut}-label`, min: control.low, max: control.high, step: control.step, disabled: Boolean(off), "data-cut": control.cut,
         oninput: (event) => change(control.cut, Number(event.target.value)), onfocus: () => look(control.cut), onpointerdown: () => look(control.cut),
       });
       const output = html("output", { for: input.id });
-      const label = html("label", { for: input.id }, control.label + (off ? ` (${off})` : ""));
+      const label = html("label", { id: `${input.id}-label`, for: input.id }, control.label + (off ? ` (${off})` : ""));
       const row = html("div", { class: off ? "cut off" : "cut" }, label, output, input);
       sliders[control.cut] = { control, input, output, row };
       return row;
     });
-    return html("details", { open: true }, html("summary", {}, group), rows);
+    return html("details", { open: true, role: "group", "aria-labelledby": name.id }, name, rows);
   });
   function showCuts() {
     const published = cutsOf(state.base);
@@ -376,7 +374,7 @@ function renderExplorer({ model, el }) {
   const reset = html("button", { type: "button", class: "reset", onclick: () => begin(state.base, cutsOf(state.base)) }, "Reset cuts");
   const keep = html("button", { type: "button", class: "keep", onclick: () => { model.set("kept", { base: state.base, cuts: { ...state.cuts } }); model.save_changes(); } }, "Keep for comparison");
   const forget = html("button", { type: "button", class: "forget", hidden: true, onclick: () => { model.set("kept", {}); model.save_changes(); } }, "Forget");
-  const variable = html("select", { id: `${id}-variable`, onchange: (event) => { state.bin = -1; state.roving = undefined; model.set("bin", -1); model.set("variable", event.target.value); model.save_changes(); } }, setup.variables.map((one) => html("option", { value: one.name }, one.label)));
+  const variable = html("select", { id: `${id}-variable`, onchange: (event) => { model.set("bin", -1); model.set("variable", event.target.value); model.save_changes(); } }, setup.variables.map((one) => html("option", { value: one.name }, one.label)));
   const link = html("input", { type: "text", readonly: true, "aria-label": "Link to this page with these cuts", onfocus: (event) => event.target.select() });
   const code = html("textarea", { rows: 6, readonly: true, "aria-label": "Python code that repeats this selection", onfocus: (event) => event.target.select() });
   const copied = html("span", { role: "status" });
@@ -398,6 +396,11 @@ function renderExplorer({ model, el }) {
   const list = html("div"), eventView = html("div", { class: "event" });
   const sizes = () => { const width = Math.max(280, main.clientWidth || 700); return { width, textSize: width < 480 ? 14 : lettersOf(main) }; };
 
+  function chooseBin(index) {
+    model.set("bin", index);
+    model.set("place", []);
+    model.save_changes();
+  }
   function drawMain() {
     const view = model.get("view");
     if (!view.spectrum) return;
@@ -407,7 +410,7 @@ function renderExplorer({ model, el }) {
     const hadFocus = main.contains(document.activeElement);
     const drawn = drawSpectrum(view.spectrum, kept, setup, width, height, textSize);
     drawn.node.setAttribute("aria-label", `Spectrum: ${view.spectrum.label}`);
-    drawBins(drawn, view.spectrum, height, state, (index) => { model.set("bin", index); model.set("place", []); model.save_changes(); });
+    drawBins(drawn, view.spectrum, height, state, model.get("bin"), chooseBin);
     main.replaceChildren(drawn.node);
     if (hadFocus) main.querySelector('.bin[tabindex="0"]').focus();
     mainLegend.replaceChildren(legend(view.spectrum, setup, kept));
@@ -428,7 +431,7 @@ function renderExplorer({ model, el }) {
     node.setAttribute("role", "img");
     node.setAttribute("aria-label", `${shown.label} after all other cuts; the cut is at ${withUnit(value, control.unit)} and keeps what is ${shown.keeps} it`);
     one.replaceChildren(node);
-    oneText.textContent = `After all other cuts. The cut is at ${withUnit(value, control.unit)}; the shaded part is removed.`;
+    oneText.textContent = `After all other cuts. The cut is at ${withUnit(value, control.unit)}. Candidates in the shaded part fail; their event may have another candidate that passes.`;
   }
   const label = (name) => (name === "data" ? (setup.simulated ? "simulated data" : "data") : (setup.processes.find((process) => process.name === name) || { label: name }).label);
   function table(caption, head, rows) {
@@ -466,14 +469,18 @@ function renderExplorer({ model, el }) {
     const listing = model.get("listing"), chosen = model.get("place");
     if (!listing.rows || model.get("bin") < 0) { list.replaceChildren(html("p", { class: "hint" }, "Choose a bin of the spectrum (click it, or use Tab, the arrow keys and Enter) to list the events in it.")); return; }
     const rows = listing.rows.map((row) => html("tr", { class: row.place.join() === chosen.join() ? "chosen" : "" },
-      html("th", { scope: "row" }, html("button", { type: "button", "data-event": row.place.join("-"), "aria-label": `Show event ${row.name}`, onclick: () => { state.jump = true; model.set("place", row.place); model.save_changes(); } }, row.name)),
+      html("th", { scope: "row" }, html("button", { type: "button", "data-event": row.place.join("-"), "data-key": row.place.join("-"), "aria-label": `Show event ${row.name}`, onclick: () => { state.jump = true; model.set("place", row.place); model.save_changes(); } }, row.name)),
       html("td", {}, label(row.process)), html("td", {}, row.channel), html("td", {}, row.mass_4l.toFixed(1)), html("td", {}, row.mass_z1.toFixed(1)), html("td", {}, row.mass_z2.toFixed(1))));
     const more = listing.total > listing.rows.length ? `, the first ${listing.rows.length} of them` : "";
-    const held = list.contains(document.activeElement) ? document.activeElement.dataset.event : null;
-    const turn = (by, name) => html("button", { type: "button", class: `turn${by}`, disabled: !main.querySelectorAll(".bin")[listing.bin + by], onclick: () => { main.querySelectorAll(".bin")[listing.bin + by].dispatchEvent(new MouseEvent("click")); } }, name);
+    const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
+    const at = model.get("bin"), bins = model.get("view").spectrum.edges.length - 1;
+    const turn = (by, name) => html("button", { type: "button", class: `turn${by}`, "data-key": `turn${by}`, disabled: at + by < 0 || at + by >= bins, onclick: () => chooseBin(at + by) }, name);
     list.replaceChildren(html("div", { class: "bar" }, turn(-1, "◀ bin before"), turn(1, "next bin ▶")), html("p", {}, `${listing.title}: ${listing.total} ${listing.total === 1 ? "candidate" : "candidates"}, data and simulation${more}`),
       html("div", { class: "list", tabindex: 0, role: "region", "aria-label": "Candidates in the chosen bin" }, html("table", {}, html("thead", {}, html("tr", {}, ["run:section:event", "from", "channel", "m4ℓ", "mZ1", "mZ2"].map((name) => html("th", { scope: "col" }, name)))), html("tbody", {}, rows))));
-    if (held) { const again = list.querySelector(`[data-event="${held}"]`); if (again) again.focus(); }
+    if (focused) {  // where it was; at the last bin there is only the way back
+      const again = list.querySelector(`[data-key="${focused}"]:enabled`) || (focused.startsWith("turn") && list.querySelector("[data-key^=turn]:enabled"));
+      if (again) again.focus();
+    }
   }
   function showEvent() {
     drawEvent(eventView, model.get("event"), setup);
@@ -483,17 +490,15 @@ function renderExplorer({ model, el }) {
     const view = model.get("view");
     state.waiting = false;
     problem.textContent = view.error || "";
-    if (!view.error) {
-      if (view.asked >= state.asked && !state.dirty) { state.cuts = { ...model.get("cuts") }; state.base = model.get("base"); }
-      showCuts();
-      drawMain();
-      drawOne();
-      drawTables();
-      status.textContent = view.summary;
-      link.value = address(state.base, view.changes);
-      code.value = view.snippet;
-      forget.hidden = !view.kept;
-    }
+    if (view.asked >= state.asked && !state.dirty) { state.asked = view.asked; state.cuts = { ...model.get("cuts") }; state.base = model.get("base"); }
+    showCuts();
+    drawMain();
+    drawOne();
+    drawTables();
+    status.textContent = view.summary;
+    link.value = address(view.base, view.changes);
+    code.value = view.snippet;
+    forget.hidden = !view.kept;
     if (state.dirty) ask();
     else later();
   }
@@ -509,13 +514,13 @@ function renderExplorer({ model, el }) {
         html("h3", {}, "The cut that you move"), one, oneText,
         html("h3", {}, "Events in one bin"), list, eventView,
         html("details", {}, html("summary", {}, "Cutflow: one cut after the other"), html("p", { class: "hint" }, "Events that pass a cut and all before it. Up to “best candidate” an event may count in two channels."), flowTable),
-        html("details", {}, html("summary", {}, "Each cut removed by itself"), html("p", { class: "hint" }, "Events kept if this cut alone is moved to the loose end of its slider."), withoutTable),
+        html("details", {}, html("summary", {}, "Each cut removed by itself"), html("p", { class: "hint" }, "Events kept if this cut alone is moved to the loose end of its slider; for the hardest lepton, to what is asked of the second one."), withoutTable),
         share))));
   el.append(root);
   variable.value = model.get("variable");
 
-  const watch = { "change:view": answer, "change:distribution": drawOne, "change:without": () => { drawWithout(); if (!model.get("without").complete && !state.waiting) later(); }, "change:listing": drawList, "change:place": drawList, "change:event": showEvent,
-    "change:variable": () => { variable.value = model.get("variable"); } };
+  const watch = { "change:view": answer, "change:distribution": drawOne, "change:without": () => { drawWithout(); if (!model.get("without").complete && !state.waiting) later(); }, "change:listing": drawList, "change:place": drawList, "change:bin": () => { state.roving = chosenBin() ?? state.roving; drawMain(); drawList(); }, "change:event": showEvent,
+    "change:variable": () => { state.roving = undefined; variable.value = model.get("variable"); } };
   for (const [name, call] of Object.entries(watch)) model.on(name, call);
   let seen = 0;
   const resized = new ResizeObserver(() => { const { width } = sizes(); if (Math.abs(width - seen) > 2) { seen = width; drawMain(); drawOne(); showEvent(); } });

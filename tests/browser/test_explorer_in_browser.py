@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -265,7 +266,7 @@ def test_published_selection_comparison_and_link(browser: Any, voila: Server) ->
         link = visit.page.locator(".hgx .share input").input_value()
         assert link == f"{voila.address}/#higgsnb=aod2012&lepton_pt_leading=30"
         code = visit.page.locator(".hgx .share textarea").input_value()
-        assert "load('aod2012').replace(lepton_pt_leading=30)" in code
+        assert "load('aod2012').replace(lepton_pt_leading=30.0)" in code
     with visiting(browser, link) as visit:
         visit.wait(".hgx .bin")
         visit.page.wait_for_function(
@@ -339,3 +340,191 @@ def test_page_prints_whole(browser: Any, voila: Server, pictures: Path) -> None:
         assert height >= page.locator(".hgx").bounding_box()["height"]
         page.pdf(path=pictures / "print.pdf", format="A4", print_background=True)
         assert (pictures / "print.pdf").stat().st_size > 20_000
+
+
+# --- The view and Python, without a server -------------------------------------------------------------------------
+
+# Shows the widget in one or more places with a model as Jupyter's: `set` tells all views at once, `save_changes` sends
+# what is new to Python, whose answer comes later.
+ALONE = """async ([script, style, state]) => {
+    const sheet = document.createElement('style');
+    sheet.textContent = style;
+    document.head.append(sheet);
+    const same = (one, other) => JSON.stringify(one) === JSON.stringify(other);
+    const listeners = {};
+    let unsent = {};
+    const set = (name, value) => {
+        if (same(state[name], value)) return;
+        state[name] = value;
+        (listeners[`change:${name}`] || []).slice().forEach((call) => call());
+    };
+    const model = {
+        get: (name) => state[name],
+        set: (name, value) => { if (!same(state[name], value)) unsent[name] = value; set(name, value); },
+        save_changes: () => {
+            const sent = unsent;
+            unsent = {};
+            if (Object.keys(sent).length) window.ask(sent).then(window.take);
+        },
+        on: (name, call) => { (listeners[name] = listeners[name] || []).push(call); },
+        off: (name, call) => { listeners[name] = (listeners[name] || []).filter((one) => one !== call); },
+    };
+    window.take = (answer) => Object.entries(answer).forEach(([name, value]) => set(name, value));
+    const module = await import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
+    window.show = (name) => {
+        const place = document.createElement('div');
+        place.id = name;
+        document.body.append(place);
+        module.default.render({model, el: place});
+    };
+}"""
+
+
+class Alone:
+    """Views of one widget on a page, and the widget itself in this process."""
+
+    def __init__(self, page: Any, widget: Any, *names: str) -> None:
+        self.page, self.widget, self.errors = page, widget, []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.set_default_timeout(1000 * SECONDS)
+        page.expose_function("ask", self.answer)
+        page.set_content("<!doctype html><html lang=en><body></body></html>")
+        files = [Path(higgsnb.__file__).parent / "static" / f"explorer.{kind}" for kind in ("js", "css")]
+        page.evaluate(ALONE, [*(file.read_text(encoding="utf-8") for file in files), self.state()])
+        for name in names:
+            self.show(name)
+
+    def show(self, name: str) -> None:
+        """Show the widget once more."""
+        self.page.evaluate("(name) => window.show(name)", name)
+        self.page.wait_for_selector(f"#{name} .bin")
+
+    def state(self) -> dict[str, Any]:
+        """What a browser knows of the widget."""
+        left_out = ("layout", "tabbable", "tooltip")
+        names = [name for name in self.widget.keys if not name.startswith("_") and name not in left_out]
+        return json.loads(json.dumps({name: getattr(self.widget, name) for name in names}))
+
+    def answer(self, sent: dict[str, Any]) -> dict[str, Any]:
+        """What a kernel does with a message: only what has changed in Python goes back."""
+        before = {**self.state(), **sent}
+        self.widget.set_state(sent)
+        return {name: value for name, value in self.state().items() if value != before.get(name)}
+
+    def wait(self, condition: str) -> None:
+        """Wait until something holds in the page."""
+        self.page.wait_for_function(condition)
+
+    def press(self, view: str, cut: str, key: str = "ArrowRight", times: int = 1) -> None:
+        """Move a slider and wait until Python has answered."""
+        for _ in range(times):
+            asked = self.widget.asked
+            self.page.locator(f"#{view} [data-cut={cut}]").focus()
+            self.page.keyboard.press(key)
+            deadline = time.monotonic() + SECONDS
+            while self.widget.asked == asked:
+                assert time.monotonic() < deadline
+                self.page.evaluate("() => new Promise(requestAnimationFrame)")
+
+    def values(self, cut: str) -> list[float]:
+        """Where the views show a cut."""
+        return [float(one.input_value()) for one in self.page.locator(f"[data-cut={cut}]").all()]
+
+
+@pytest.fixture
+def alone(browser: Any, tmp_path: Path) -> Iterator[Alone]:
+    """The explorer of the toy campaign, seen once."""
+    from higgsnb.explorer import CutExplorer
+
+    context = browser.new_context(viewport={"width": 1200, "height": 900})
+    found = Alone(context.new_page(), CutExplorer("toy", skims_folder=tmp_path, workers=1), "one")
+    yield found
+    context.close()
+    assert found.errors == []
+
+
+FOCUS = "document.activeElement.className"
+
+
+def test_bins_are_turned_over_with_the_keyboard_without_losing_the_place(alone: Alone) -> None:
+    page = alone.page
+    page.locator(".bin").nth(26).focus()
+    page.keyboard.press("Enter")
+    alone.wait("document.querySelector('.turn1')")
+    page.locator(".turn1").focus()
+    for number in range(27, 37):
+        page.keyboard.press("Enter")
+        alone.wait(f"document.querySelectorAll('.bin')[{number}].getAttribute('aria-selected') === 'true'")
+        title = alone.widget.setup["variables"][0]["label"].split()[0].capitalize()
+        low = 70 + 3 * number
+        alone.wait(
+            f"document.querySelector('.turn1').parentNode.parentNode.textContent.includes('{title} mass from {low} to')"
+        )
+        assert page.evaluate(FOCUS) == ("turn1" if number < 36 else "turn-1")  # at the end there is only the way back
+        roving = page.evaluate("[...document.querySelectorAll('.bin')].map((one) => one.getAttribute('tabindex'))")
+        assert (roving.index("0"), roving.count("0")) == (number, 1)
+    assert alone.widget.bin == 36
+
+
+def test_every_slider_has_a_name_of_its_own_that_says_whose_cut_it_is(alone: Alone) -> None:
+    sliders = [
+        line.split('"')[1] for line in alone.page.locator("#one").aria_snapshot().splitlines() if "slider" in line
+    ]
+    assert len(sliders) == len(set(sliders)) == len(alone.widget.setup["controls"])
+    assert {"Muons isolation below", "Electrons isolation below"} <= set(sliders)
+    groups = {control["group"] for control in alone.widget.setup["controls"]}
+    for group in groups:
+        assert alone.page.get_by_role("group", name=group, exact=True).count() == 1
+
+
+def test_two_views_of_one_widget_never_part(alone: Alone) -> None:
+    alone.press("one", "muon_pt_min", times=4)
+    alone.show("two")
+    alone.press("one", "muon_pt_min", times=3)
+    alone.press("two", "electron_pt_min")
+    alone.press("one", "z2_mass_min")
+    alone.press("two", "electron_pt_min")
+    alone.wait("document.querySelectorAll('[data-cut=electron_pt_min]')[0].value === '8'")
+    for cut, value in (("muon_pt_min", 8.5), ("electron_pt_min", 8.0), ("z2_mass_min", 13.0)):
+        assert (alone.values(cut), alone.widget.cuts[cut]) == ([value, value], value)
+    alone.widget.select(muon_pt_min=20.0)
+    alone.page.evaluate("(state) => window.take(state)", alone.state())
+    assert alone.values("muon_pt_min") == [20.0, 20.0]
+
+
+def test_error_stays_in_sight_while_another_spectrum_is_chosen(alone: Alone) -> None:
+    page, before = alone.page, alone.widget.view["summary"]
+    cuts = {**alone.widget.cuts, "lepton_pt_subleading": 40.0}
+    page.evaluate(
+        "(state) => window.take(state)", alone.answer({"cuts": cuts, "asked": 50}) | {"cuts": cuts, "asked": 50}
+    )
+    assert "is above lepton_pt_leading" in page.locator("[role=alert]").inner_text()
+    page.locator("select").select_option("mass_z1")
+    alone.wait("document.querySelector('svg [role=listbox]').getAttribute('aria-label').includes('Z1')")
+    assert "is above lepton_pt_leading" in page.locator("[role=alert]").inner_text()
+    assert page.locator(".status").inner_text() == before
+    alone.press("one", "lepton_pt_leading")  # moves the second cut along
+    alone.wait("document.querySelector('[role=alert]').textContent === ''")
+
+
+def test_chosen_event_is_the_row_that_is_marked_while_cuts_move(alone: Alone) -> None:
+    page = alone.page
+    page.locator(".bin").nth(7).click()
+    alone.wait("document.querySelector('.list button')")
+    name = page.locator(".list button").nth(5).inner_text()
+    page.locator(".list button").nth(5).click()
+    alone.wait("document.querySelector('tr.chosen')")
+    for _ in range(4):
+        alone.press("one", "muon_pt_min", "PageUp")
+        alone.wait(f"document.querySelector('.status').textContent === {json.dumps(alone.widget.view['summary'])}")
+        assert page.locator("tr.chosen button").all_inner_texts() in ([], [name])
+        assert page.locator(".event h3").inner_text() == f"Event {name}"
+    other = page.locator(".list button").first
+    expected = other.inner_text()
+    other.click()
+    alone.wait(f"document.querySelector('.event h3').textContent === 'Event {expected}'")
+
+
+def test_shaded_part_is_said_to_fail_and_not_to_be_all_that_is_lost(alone: Alone) -> None:
+    text = alone.page.locator("p.hint", has_text="After all other cuts").inner_text()
+    assert text.endswith("Candidates in the shaded part fail; their event may have another candidate that passes.")
