@@ -1082,11 +1082,8 @@ class _Managed:
 
     def gone(self) -> str:
         """Say whether the scheduler has ended."""
-        status = str(getattr(self._need(), "status", "")).rpartition(".")[2]
-        if status not in {"closed", "closing", "failed"}:
-            scheduler = getattr(self._need(), "scheduler", None)
-            status = str(getattr(scheduler, "status", "")).rpartition(".")[2]
-        if status in {"closed", "closing", "failed"}:
+        status = _ended(self._need())
+        if status:
             return f"the scheduler has ended ({status}): {self._described.idle_timeout} s without work, or by itself"
         return ""
 
@@ -1129,11 +1126,22 @@ class _Managed:
     def _end(self, cluster: Any) -> None:
         """End a cluster of Dask, which cannot be done in two threads at once."""
         with self._ending:
+            if _ended(cluster) and getattr(cluster, "scheduler_comm", None) is not None:
+                cluster.scheduler_comm.timeout = 1  # else Dask tries for half a minute to tell the dead scheduler
             cluster.close()
         for name in ("_job_key", "_job_cert", "_job_ca_file"):  # dask-jobqueue leaves its certificates open
             file = getattr(cluster, name, None)
             if file is not None:
                 file.close()
+
+
+def _ended(cluster: Any) -> str:
+    """Return how a cluster of Dask or its scheduler has ended, in a word; empty if it has not."""
+    for server in (cluster, getattr(cluster, "scheduler", None)):
+        status = str(getattr(server, "status", "")).rpartition(".")[2]
+        if status in {"closed", "closing", "failed"}:
+            return status
+    return ""
 
 
 async def _stop_adapting(adaptive: Any) -> None:
