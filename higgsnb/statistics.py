@@ -19,7 +19,7 @@ import hashlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,11 +28,10 @@ from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
 from higgsnb import histograms
+from higgsnb.analysis import CHANNEL_STREAMS, STREAM_ORDER
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
-    from iminuit import Minuit
-
     from higgsnb.analysis import Result
 
 Floats = npt.NDArray[np.float64]
@@ -44,6 +43,9 @@ LEAST_SIMULATED = 10
 TOYS = 1000
 _TINY = 1e-12  # what a prediction is at least, in events: the logarithm of zero is nobody's likelihood
 _SCALE_LIMITS = (0.0, 20.0)  # of a free normalisation, in units of the prediction
+_SCALES = (0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 6.0, 12.0)  # where the search for it looks first
+_ZOOMS = 9  # each makes the steps 5.5 times finer
+_SEARCHES = 3
 
 
 # --- Probabilities ---------------------------------------------------------------------------------------------
@@ -200,12 +202,11 @@ def window_significance(
     _check_not_negative(background_uncertainty=background_uncertainty)
     counts = result.windows[window]
     roles = _roles(result, signal)
-    observed = sum(one.events for name in roles["data"] for one in counts[name].values())
-    expected = {
-        role: sum(one.expected for name in roles[role] for one in counts[name].values())
-        for role in ("signal", "background")
-    }
-    variance = sum(one.stat_error**2 for name in roles["background"] for one in counts[name].values())
+    channels = [CHANNELS[channel] for channel in _read_channels(result)]
+    yields = {role: [counts[name][channel] for name in roles[role] for channel in channels] for role in roles}
+    observed = sum(one.events for one in yields["data"])
+    expected = {role: sum(one.expected for one in yields[role]) for role in ("signal", "background")}
+    variance = sum(one.stat_error**2 for one in yields["background"])
     background = expected["background"]
     error = math.hypot(math.sqrt(variance), background_uncertainty * background)
     if background <= 0.0:
@@ -254,10 +255,35 @@ def _check_usable(result: Result, signal: str) -> None:
             f"the prediction lacks {', '.join(result.unpredicted)}, of which nothing has been read\n"
             "Let the run go on, or leave these datasets out of the campaign."
         )
+    if not _read_channels(result):
+        failed = f"; {len(result.failed)} files failed, see result.failed" if result.failed else ""
+        raise ValueError(f"no data have been read yet, only simulation{failed}\nLet the run go on.")
+
+
+def _read_channels(result: Result) -> list[int]:
+    """Return the channels of which any luminosity has been processed: no others can be compared with a prediction."""
+    return [channel for channel, name in enumerate(CHANNELS) if result.luminosity_shares[name] > 0.0]
+
+
+def _unread(result: Result) -> str:
+    """Name the channels without luminosity, and the streams of data that would give it; empty if there are none."""
+    channels = sorted(set(range(len(CHANNELS))) - set(_read_channels(result)))
+    streams = [
+        stream
+        for stream in STREAM_ORDER
+        if any(stream in CHANNEL_STREAMS[one] and one in result.selection.channels(stream) for one in channels)
+    ]
+    names = ", ".join(CHANNELS[channel] for channel in channels)
+    return f"without {names}: no luminosity of {' or '.join(streams)} processed" if channels else ""
 
 
 def _note(result: Result) -> str:
     """Return what a result lacks, in a few words."""
+    return "; ".join(filter(None, (_coverage_note(result), _unread(result))))
+
+
+def _coverage_note(result: Result) -> str:
+    """Return how much of the campaign a result is, and of what kind."""
     kind = "simulated collisions" if result.simulated else ""
     if result.complete:
         return kind
@@ -313,8 +339,11 @@ class Model:
             f"{self.signal.sum():.2f} signal and {background:.2f} background expected"
         )
 
-    def expectation(self, strength: float, scales: Floats) -> tuple[Floats, Floats]:
-        """Return expected events and their variance, each (n,), at a signal strength and the free scales."""
+    def expectation(self, strength: float | Floats, scales: Floats) -> tuple[Floats, Floats]:
+        """Return expected events and their variance, each (n,), at a signal strength and the free scales.
+
+        Also for m of both at once: strength (m, 1), scales (free, m, 1), the result (m, n).
+        """
         mean, variance = strength * self.signal, strength**2 * self.signal_variance
         factors = dict(zip(self.free, scales, strict=True))
         for process, events in self.backgrounds.items():
@@ -332,12 +361,19 @@ class Model:
         """Return the same model with other data, as for a toy."""
         return replace(self, observed=np.asarray(observed, np.float64))
 
+    def lowest_strength(self, scales: Floats) -> Floats:
+        """Return the signal strength, negative, below which the prediction of some bin would be negative.
+
+        One for scales (free,), m for scales (free, m, 1).
+        """
+        background, has_signal = self.expectation(0.0, scales)[0], self.signal > 0
+        return np.asarray((1e-6 - 1.0) * (background[..., has_signal] / self.signal[has_signal]).min(axis=-1))
+
     @property
-    def lowest_strength(self) -> float:
-        """The signal strength, negative, below which the prediction of some bin would be negative."""
-        background = sum(self.backgrounds.values(), np.zeros_like(self.signal))
-        has_signal = self.signal > 0
-        return -float(np.min(background[has_signal] / self.signal[has_signal], initial=1e3)) * (1.0 - 1e-6)
+    def highest_strength(self) -> float:
+        """The signal strength at which there would be a hundred times as much signal as there are events at all."""
+        events = self.observed.sum() + sum(values.sum() for values in self.backgrounds.values())
+        return float(100.0 * (events + 1.0) / self.signal.sum())
 
 
 def _deviance(observed: Floats, mean: Floats, variance: Floats) -> Floats:
@@ -397,6 +433,8 @@ def model(
     for process in free:
         if process not in roles["background"]:
             raise KeyError(f"no background process {process!r} to leave free; known: {', '.join(roles['background'])}")
+    if len(set(free)) < len(free):
+        raise ValueError(f"free = {', '.join(free)}; expected each process once")
     edges = histograms.axis(variable).edges
     first, last = _bin_range(edges, low, high)
     counts = _template_counts(result, variable, first, last)
@@ -436,10 +474,14 @@ _Template = tuple[Integers, Floats, Floats]  # counts, expected events, variance
 
 
 def _template_counts(result: Result, variable: str, first: int, last: int) -> dict[str, _Template]:
-    """Return for every process counts, expected events and their variance, each (3, last − first)."""
+    """Return for every process counts, expected events and their variance, each (3, last − first).
+
+    Channels of which no luminosity has been processed hold nothing.
+    """
     templates: dict[str, _Template] = {}
+    read = np.isin(np.arange(len(CHANNELS)), _read_channels(result))[:, None]
     for dataset in result.campaign.datasets:
-        counts = histograms.counts_of(result.counts[dataset.name], variable)[:, 1:-1][:, first:last]
+        counts = histograms.counts_of(result.counts[dataset.name], variable)[:, 1:-1][:, first:last] * read
         weights = np.array([[result.weights[dataset.name][channel]] for channel in CHANNELS])
         one = (counts, counts * weights, counts * weights**2)
         before = templates.get(dataset.process, (0, 0.0, 0.0))
@@ -474,7 +516,8 @@ def _check_background(
     for channel, start, stop in groups:
         if not sum(counts[name][1][channel, start:stop].sum() for name in backgrounds) > 0.0:
             raise ValueError(
-                f"no background is expected in channel {CHANNELS[channel]} in this range; widen it, or simulate more"
+                f"no background is expected in channel {CHANNELS[channel]} in this range\n"
+                "Widen it, or let the run go on: too few simulated events have been read."
             )
     if not groups:
         raise ValueError("no event of any process is in this range; widen it or loosen the cuts")
@@ -501,31 +544,91 @@ class _Best:
 
 
 def _fit(model: Model, strength: float | None = None) -> _Best:
-    """Maximise the likelihood over the free scales and, unless it is given, the strength."""
-    start = np.ones(1 + len(model.free))
-    start[0] = 1.0 if strength is None else strength
-    if strength is not None and not model.free:
-        return _Best(strength, start[1:], model.deviance(strength, start[1:]))
-    minuit = _minuit(model, start)
-    minuit.fixed[0] = strength is not None
-    minuit.migrad()
-    if not minuit.valid:
-        minuit.simplex().migrad()
-    values = np.array(minuit.values)
-    return _Best(float(values[0]), values[1:], float(minuit.fval or 0.0))
+    """Maximise the likelihood over the free scales and, unless it is given, the strength.
+
+    With a finite simulation there may be several maxima, also at the edge of what is possible: a search that starts at
+    one point may end at the wrong one. So all that is possible is first looked at in coarse steps.
+    """
+    if not model.signal.sum() > 0.0:
+        raise ValueError("no signal is expected in any bin; its strength cannot be fitted")
+    points = _grid(model, strength)
+    return _search(model, points, strength) if model.free else _zoom(model, points[0])
 
 
-def _minuit(model: Model, start: Floats) -> Minuit:
+def _grid(model: Model, strength: float | None) -> Floats:
+    """Return coarse steps over all that is possible, (1 + free, m); strengths rise if no scale is free."""
+    n = len(model.free)
+    steps = (*_SCALES[:: max(1, n)], _SCALE_LIMITS[1])
+    scales = np.array(list(product(steps, repeat=n))).T
+    lowest = np.atleast_1d(model.lowest_strength(scales[..., None]))
+    if strength is not None:
+        possible = scales[:, lowest <= strength] if n else scales
+        return np.concatenate([np.full((1, possible.shape[1]), strength), possible])
+    coarse = slice(None, None, 2 if n else 1)
+    below = lowest[:, None] * np.linspace(1.0, 0.0, 11)[coarse]
+    above = np.tile(model.highest_strength * np.geomspace(1e-5, 1.0, 35)[coarse], (len(lowest), 1))
+    strengths = np.concatenate([below, above], axis=1)
+    return np.concatenate([strengths.reshape(1, -1), scales.repeat(strengths.shape[1], axis=1)])
+
+
+def _deviances(model: Model, points: Floats) -> Floats:
+    """Return the deviance at each of some strengths and scales, (1 + free, m)."""
+    mean, variance = model.expectation(points[0][:, None], points[1:][..., None])
+    return np.asarray(_deviance(model.observed, mean, variance).sum(axis=-1))
+
+
+def _zoom(model: Model, strengths: Floats) -> _Best:
+    """Return the best of some strengths, looked for between its neighbours in finer and finer steps."""
+    deviances = _deviances(model, strengths[None])
+    for _ in range(_ZOOMS if len(strengths) > 1 else 0):
+        best = int(np.argmin(deviances))
+        strengths = np.linspace(strengths[max(best - 1, 0)], strengths[min(best + 1, len(strengths) - 1)], 12)
+        deviances = _deviances(model, strengths[None])
+    best = int(np.argmin(deviances))
+    return _Best(float(strengths[best]), np.empty(0), float(deviances[best]))
+
+
+def _search(model: Model, points: Floats, strength: float | None) -> _Best:
+    """Minimise the deviance from the best points on, each with other scales.
+
+    One search does, but near the lowest strength, where the prediction of a bin vanishes: there it may get stuck.
+    """
+    deviances = _deviances(model, points)
+    order = np.argsort(deviances, kind="stable")
+    _, first = np.unique(points[1:, order], axis=1, return_index=True)
+    starts = order[np.sort(first)[:_SEARCHES]]
+    best = _Best(float(points[0, starts[0]]), points[1:, starts[0]], float(deviances[starts[0]]))
+    for start in starts:
+        found = _descend(model, points[:, start], strength)
+        best = min(best, found, key=lambda one: one.deviance)
+        if strength is not None or best.strength > 0.5 * model.lowest_strength(best.scales):
+            break
+    return best
+
+
+def _descend(model: Model, start: Floats, strength: float | None) -> _Best:
+    """Minimise the deviance from one point on, where the prediction of no bin is negative."""
     from iminuit import Minuit
 
+    unit = float((model.signal**2 / model.expectation(1.0, start[1:])[0]).sum() ** -0.5)  # about a standard deviation
+
+    def possible(values: Floats) -> float:
+        return max(float(values[0]), float(model.lowest_strength(values[1:])))
+
     def deviance(values: Floats) -> float:
-        return model.deviance(values[0], values[1:])
+        inside = possible(values)
+        return float(model.deviance(inside, values[1:]) + ((inside - values[0]) / unit) ** 2)
 
     minuit = Minuit(deviance, start, name=("strength", *model.free))
     minuit.errordef = Minuit.LEAST_SQUARES  # the deviance rises by 1, as a chi-squared does
-    minuit.limits = [(model.lowest_strength, None), *(_SCALE_LIMITS for _ in model.free)]
+    minuit.errors = [unit, *(max(0.1 * scale, 0.01) for scale in start[1:])]
+    minuit.limits = [(None, model.highest_strength), *(_SCALE_LIMITS for _ in model.free)]
+    minuit.fixed[0] = strength is not None
     minuit.tol = 0.01
-    return minuit
+    minuit.migrad()
+    values = np.array(minuit.values)
+    best = possible(values) if strength is None else strength
+    return _Best(best, values[1:], model.deviance(best, values[1:]))
 
 
 def _statistics(model: Model) -> tuple[float, _Best]:
@@ -542,7 +645,10 @@ class StrengthFit:
     ----------
     signal_strength, error_low, error_high
         Best value, and how far below and above it the deviance rises by 1 (both positive). Where no prediction exists
-        any more below the best value, `error_low` reaches to there.
+        any more below the best value, `error_low` reaches to there. `error_high` is infinite where the deviance never
+        rises so far: with one or two simulated signal events a strength of any size is possible.
+    q0
+        −2 ln(L(0) / L(best)), 0 where the best strength is negative: what `Toys.p_value` compares.
     significance, p_value
         Of the observed data against background alone: √q₀, asymptotic (Cowan et al.).
     expected_significance
@@ -562,6 +668,7 @@ class StrengthFit:
     signal_strength: float
     error_low: float
     error_high: float
+    q0: float
     significance: float
     p_value: float
     expected_significance: float
@@ -584,6 +691,8 @@ class StrengthFit:
             f"  fit           {fit}, p = {self.goodness_of_fit:.2g}",
         ]
         lines += [f"  {process:13} × {scale:.2f} fitted" for process, scale in self.scales.items()]
+        if math.isinf(self.error_high):
+            lines.append("  no upper limit: the prediction rests on too few simulated signal events")
         return "\n".join(lines + ([f"  {self.model.note}"] if self.model.note else []))
 
 
@@ -609,7 +718,7 @@ def fit_signal_strength(
     result
         A result, complete or not, or a `Model` made from one.
     variable, low, high, signal, free, use_simulation_error
-        See `model`; with a `Model` they are ignored.
+        See `model`; not with a `Model`, which has its own.
     scan_points
         How many points the profile has.
 
@@ -617,27 +726,32 @@ def fit_signal_strength(
     ------
     KeyError, ValueError
         As `model` does.
+    TypeError
+        If such options come with a `Model`.
     """
     if scan_points < 2:
         raise ValueError(f"scan_points = {scan_points}; expected at least 2")
     options = {"low": low, "high": high, "signal": signal, "free": free, "use_simulation_error": use_simulation_error}
-    fitted = result if isinstance(result, Model) else model(result, variable, **options)  # type: ignore[arg-type]
+    usual = {"variable": "mass_4l", **(model.__kwdefaults__ or {})}
+    chosen = {name: value for name, value in {"variable": variable, **options}.items() if value != usual[name]}
+    fitted = _model_of(result, chosen)
     q0, best = _statistics(fitted)
+    lowest = float(fitted.lowest_strength(np.full(len(fitted.free), _SCALE_LIMITS[1])))
 
     def rise(strength: float) -> float:
         return _fit(fitted, strength).deviance - best.deviance
 
-    below, above = _crossings(rise, best.strength, fitted.lowest_strength)
+    below, above = _crossings(rise, best.strength, lowest, fitted.highest_strength)
+    up = above - best.strength if math.isfinite(above) else max(1.0, best.strength - below)
     scan = np.linspace(
-        max(best.strength - 2.5 * (best.strength - below), fitted.lowest_strength),
-        best.strength + 2.5 * (above - best.strength),
-        scan_points,
+        max(best.strength - 2.5 * (best.strength - below), lowest), best.strength + 2.5 * up, scan_points
     )
     freedom = len(fitted.observed) - 1 - len(fitted.free)
     return StrengthFit(
         signal_strength=best.strength,
         error_low=best.strength - below,
         error_high=above - best.strength,
+        q0=q0,
         significance=math.sqrt(q0),
         p_value=tail_probability(math.sqrt(q0)),
         expected_significance=math.sqrt(_statistics(_asimov(fitted))[0]),
@@ -646,9 +760,18 @@ def fit_signal_strength(
         scan_deviance=np.array([rise(strength) for strength in scan]),
         deviance=best.deviance,
         degrees_of_freedom=freedom,
-        goodness_of_fit=float(chdtrc(freedom, best.deviance)) if freedom > 0 else math.nan,
+        goodness_of_fit=float(chdtrc(freedom, max(0.0, best.deviance))) if freedom > 0 else math.nan,
         model=fitted,
     )
+
+
+def _model_of(result: Result | Model, options: Mapping[str, Any]) -> Model:
+    """Return the model of a result made with some options, or a model that is one already and takes none."""
+    if not isinstance(result, Model):
+        return model(result, **options)
+    if options:
+        raise TypeError(f"a Model has its options already, got {', '.join(options)}; give them to `statistics.model`")
+    return result
 
 
 def _asimov(model: Model) -> Model:
@@ -656,19 +779,26 @@ def _asimov(model: Model) -> Model:
     return model.with_observed(model.expectation(1.0, np.ones(len(model.free)))[0])
 
 
-def _crossings(rise: Callable[[float], float], best: float, lowest: float) -> tuple[float, float]:
-    """Return the strengths below and above the best one where the deviance has risen by 1."""
+def _crossings(rise: Callable[[float], float], best: float, lowest: float, highest: float) -> tuple[float, float]:
+    """Return the strengths below and above the best one where the deviance has risen by 1.
+
+    Below it is the lowest strength if the deviance does not rise so far, above it is infinity.
+    """
+
+    def crossing(inside: float, outside: float) -> float:
+        return float(brentq(lambda strength: rise(strength) - 1.0, inside, outside, xtol=1e-4))
+
     step = max(0.1, 0.1 * abs(best))
     above = best + step
-    while rise(above) < 1.0:
+    while rise(above) < 1.0 and above < highest:
         above += 2.0 * (above - best)
     below = max(best - step, lowest)
     while rise(below) < 1.0 and below > lowest:
         below = max(below - 2.0 * (best - below), lowest)
-    high = float(brentq(lambda strength: rise(strength) - 1.0, best, above, xtol=1e-4))
-    if below <= lowest and rise(lowest) < 1.0:
-        return lowest, high
-    return float(brentq(lambda strength: rise(strength) - 1.0, below, best, xtol=1e-4)), high
+    return (
+        crossing(best, below) if rise(below) >= 1.0 else lowest,
+        crossing(best, above) if rise(above) >= 1.0 else math.inf,
+    )
 
 
 # --- Toys ------------------------------------------------------------------------------------------------------
@@ -723,15 +853,20 @@ class Toys:
         return float(np.sqrt(np.median(self.statistics)))
 
     def p_value(self, statistic: float) -> tuple[float, float]:
-        """Return the share of toys at least as extreme as a q₀, and its standard deviation; never exactly 0.
+        """Return the share of toys at least as extreme as a q₀ (`StrengthFit.q0`), and its standard deviation.
 
-        (k + 1) / (n + 1) for k of n toys: the observed experiment counts as one of them.
+        (k + 1) / (n + 1) for k of n toys, never exactly 0: the observed experiment counts as one of them.
         """
-        return _share(int(np.count_nonzero(self.statistics >= statistic)), len(self.statistics))
+        return _share_from(self.statistics, statistic)
 
     def goodness_of_fit(self, deviance: float) -> tuple[float, float]:
         """Return the share of toys whose best fit is at least as bad as a deviance, and its standard deviation."""
-        return _share(int(np.count_nonzero(self.deviances >= deviance)), len(self.deviances))
+        return _share_from(self.deviances, deviance)
+
+
+def _share_from(values: Floats, least: float) -> tuple[float, float]:
+    """Return the share of values from one on, and its standard deviation; what differs by rounding only is equal."""
+    return _share(int(np.count_nonzero(values >= least - 1e-6 * max(1.0, abs(least)))), len(values))
 
 
 def _share(passed: int, number: int) -> tuple[float, float]:
@@ -755,17 +890,20 @@ def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **opti
     strength
         The signal strength that they are made with: 0 for background alone.
     **options
-        Those of `model`.
+        Those of `model`; none with a `Model`.
 
     Raises
     ------
     KeyError, ValueError
         As `model` does, and if n is less than 1 or the strength negative.
+    TypeError
+        If there is no such option, or options come with a `Model`, which has its own.
     """
     if n < 1:
         raise ValueError(f"n = {n}; expected at least one toy")
     _check_not_negative(strength=strength)
-    made = result if isinstance(result, Model) else model(result, **options)
+    strength = float(strength)  # its text is part of the key of the random numbers
+    made = _model_of(result, options)
     mean, variance = made.expectation(strength, _fit(made, strength).scales)
     collected = np.empty((n, 3))
     for number in range(n):
@@ -826,7 +964,8 @@ class WindowScan:
     @property
     def trials_factor(self) -> float:
         """How many times likelier chance is anywhere than there."""
-        return self.global_p_value / float(self.local_p_values[self.best])
+        local = float(self.local_p_values[self.best])
+        return self.global_p_value / local if local > 0.0 else math.inf
 
     def __repr__(self) -> str:
         """Say in words what was found."""

@@ -11,7 +11,7 @@ from outreach import campaign, dataset
 from scipy import optimize, stats
 
 from higgsnb import histograms, selection, statistics
-from higgsnb.analysis import Result, Tally
+from higgsnb.analysis import Failure, Result, Tally
 from higgsnb.datasets import Campaign
 from higgsnb.events import FileInfo
 from higgsnb.statistics import Model
@@ -53,6 +53,30 @@ def mixed(tmp_path) -> Campaign:
         dataset("higgs", "higgs", tmp_path / "higgs.root", cross_section_pb=0.001),
         dataset("zz", "zz", tmp_path / "zz.root", cross_section_pb=0.004),
     )
+
+
+def lowest(made: Model, *scales: float) -> float:
+    """The strength at which the first prediction vanishes."""
+    background = sum(
+        values * dict(zip(made.free, scales, strict=True)).get(name, 1.0) for name, values in made.backgrounds.items()
+    )
+    return -float(min(b / s for b, s in zip(np.asarray(background), made.signal, strict=True) if s > 0))
+
+
+def random_model(number: int, **options: object) -> Model:
+    """A few bins with little simulation, and data drawn from it; with two backgrounds, the first of another size."""
+    draws = np.random.default_rng(number)
+    n = int(draws.integers(2, 7))
+    signal, zz, zx = draws.gamma(0.7, 3, n) + 1e-3, draws.gamma(0.8, 4, n) + 0.05, draws.gamma(1, 1, n) + 0.05
+    simulated = np.maximum(1, draws.integers(1, 200) * signal / signal.sum())
+    scale = float(draws.choice([0.0, 0.3, 1.0, 3.0])) if options.get("free") else 1.0
+    mean = draws.choice([0, 1, 3]) * signal + scale * zz + zx
+    variances = {"zz": zz**2 / draws.integers(10, 100, n), "zx": zx**2 / draws.integers(10, 100, n)}
+    observed = draws.poisson(mean).astype(float)
+    error = bool(number % 3)
+    return Model(
+        observed, signal, signal**2 / simulated, {"zz": zz, "zx": zx}, variances, use_simulation_error=error, **options
+    )  # type: ignore[arg-type]
 
 
 def result_of(
@@ -230,6 +254,66 @@ def test_unknown_window_process_histogram_and_edge_name_the_known_ones(excess: R
         statistics.fit_signal_strength(excess, scan_points=1)
 
 
+def test_expected_significance_of_a_window_has_the_uncertainty_of_all_backgrounds(tmp_path) -> None:
+    two = campaign(
+        dataset("data", "data", tmp_path / "data.root"),
+        dataset("higgs", "higgs", tmp_path / "higgs.root", cross_section_pb=0.001),
+        dataset("zx", "zx", tmp_path / "zx.root", cross_section_pb=0.03),
+        dataset("zz", "zz", tmp_path / "zz.root", cross_section_pb=0.004),
+        dataset("zz_too", "zz", tmp_path / "more.root", cross_section_pb=0.02),
+    )
+    inside = {"data": [125.0] * 9, "higgs": [124.5] * 300, "zx": [120.0] * 4, "zz": [121.0] * 50, "zz_too": [122.0] * 7}
+    result = result_of(two, inside)
+    found = statistics.window_significance(result)
+    # weights: 10 /fb · σ / 1000 events
+    assert found.background == pytest.approx(0.3 * 4 + 0.04 * 50 + 0.2 * 7)
+    assert found.background_error == pytest.approx(math.sqrt(0.3**2 * 4 + 0.04**2 * 50 + 0.2**2 * 7))
+    expected = statistics.asimov_significance(3.0, found.background, found.background_error)
+    assert found.expected_significance == pytest.approx(expected)
+    assert expected < statistics.asimov_significance(3.0, found.background)
+    made = statistics.model(result)
+    assert made.backgrounds["zz"].sum() == pytest.approx(0.04 * 50 + 0.2 * 7)
+    assert made.background_variances["zz"].sum() == pytest.approx(0.04**2 * 50 + 0.2**2 * 7)
+
+
+def two_streams(tmp_path, *, missing: tuple[str, ...], failed: bool = False) -> Result:
+    """Flat masses in all channels of simulation; in data those of the streams that have been read."""
+    one = campaign(
+        dataset("mu", "data", tmp_path / "mu.root", stream="DoubleMu"),
+        dataset("e", "data", tmp_path / "e.root", stream="DoubleElectron"),
+        dataset("higgs", "higgs", tmp_path / "higgs.root", cross_section_pb=0.001),
+        dataset("zz", "zz", tmp_path / "zz.root", cross_section_pb=0.004),
+    )
+    flat, hump = list(np.linspace(70.5, 180.5, 1110)), list(np.linspace(121, 129, 300))
+    masses = {"mu": [125.0] * 3, "e": [125.0] * 3, "higgs": hump, "zz": flat}
+    part = result_of(one, masses, channel=0, missing=missing)
+    more = result_of(one, masses, channel=1, missing=missing)
+    filled = {i: part.tally.counts[i] + more.tally.counts[i] for i in part.tally.counts}
+    failures = {(0, 0): Failure("mu", "mu.root", "OSError", "gone")} if failed else {}
+    return dataclasses.replace(part, tally=dataclasses.replace(part.tally, counts=filled), failures=failures)
+
+
+def test_channel_without_luminosity_is_left_out_and_its_stream_named(tmp_path) -> None:
+    part = two_streams(tmp_path, missing=("mu",), failed=True)
+    assert part.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
+    fit, window = statistics.fit_signal_strength(part), statistics.window_significance(part)
+    assert {channel for channel, _, _ in fit.model.bins} == {"4e"}
+    assert fit.model.observed.sum() == 3  # the muons in events of the other stream have no prediction
+    assert (window.observed, window.signal) == (3, pytest.approx(3.0))
+    scan = statistics.scan_windows(part, n_toys=10)
+    assert scan.observed.max() == 3
+    for found in (fit, window, scan):
+        assert "without 4mu: no luminosity of DoubleMu processed" in repr(found)
+    assert "without" not in repr(statistics.fit_signal_strength(two_streams(tmp_path, missing=())))
+
+
+def test_simulation_without_any_data_is_refused_with_the_cause(tmp_path) -> None:
+    none = two_streams(tmp_path, missing=("mu", "e"), failed=True)
+    for test in (statistics.window_significance, statistics.fit_signal_strength, statistics.scan_windows):
+        with pytest.raises(ValueError, match=r"no data have been read yet, only simulation; 1 files failed"):
+            test(none)
+
+
 # --- The fit -------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +381,115 @@ def test_free_background_is_measured_beside_the_peak() -> None:
     assert "zz            × 1.20 fitted" in repr(fit)
 
 
+def test_variance_of_the_simulation_grows_as_the_square_of_strength_and_scale() -> None:
+    made = Model(
+        np.array([9.0, 1.0]), np.array([4.0, 1.0]), np.array([1.5, 0.3]), {"zz": np.array([2.0, 3.0])},
+        {"zz": np.array([0.7, 0.9])}, free=("zz",),
+    )  # fmt: skip
+    mean, sigma = 2.0 * made.signal + 3.0 * made.backgrounds["zz"], []
+    for signal_variance, background_variance in ((1.5, 0.7), (0.3, 0.9)):
+        sigma.append(math.hypot(2.0 * math.sqrt(signal_variance), 3.0 * math.sqrt(background_variance)))
+    total = 0.0
+    for n, m, width in zip(made.observed, mean, sigma, strict=True):
+        # the true number is a nuisance parameter of its own, with a normal constraint
+        bounds = {"bounds": (1e-9, 100.0), "method": "bounded", "options": {"xatol": 1e-10}}
+
+        def deviance(x: float, n: float = n, m: float = m, width: float = width) -> float:
+            return 2 * (x - n - n * math.log(x / n)) + ((x - m) / width) ** 2
+
+        total += optimize.minimize_scalar(deviance, **bounds).fun
+    assert made.deviance(2.0, np.array([3.0])) == pytest.approx(total, rel=1e-9)
+
+
+@pytest.mark.parametrize("number", range(120))
+def test_fit_finds_the_smallest_deviance_of_all_strengths(number: int) -> None:
+    made = random_model(number)
+    best = statistics.fit_signal_strength(made, scan_points=21)
+    edge, none = lowest(made) * (1 - 1e-6), np.empty(0)
+    strengths = np.concatenate([np.linspace(edge, 0, 1000), np.geomspace(1e-4, 3e3, 3000)])
+    deviances = [made.deviance(strength, none) for strength in strengths]
+    least = int(np.argmin(deviances))
+    assert best.deviance <= deviances[least] + 1e-9
+    fine = optimize.minimize_scalar(
+        lambda strength: made.deviance(strength, none),
+        bounds=(strengths[max(least - 1, 0)], strengths[min(least + 1, len(strengths) - 1)]), method="bounded",
+    )  # fmt: skip
+    assert best.deviance == pytest.approx(min(fine.fun, deviances[least]), abs=1e-4)
+    assert best.q0 == pytest.approx(max(0.0, deviances[1000 - 1] - best.deviance) if best.signal_strength > 0 else 0.0)
+    assert best.scan_deviance.min() > -1e-6
+
+
+@pytest.mark.parametrize("number", [*range(60), 217, 859])  # in the last two a single search gets stuck
+def test_fit_with_a_free_background_finds_the_smallest_deviance_of_all(number: int) -> None:
+    made = random_model(number, free=("zz",))
+    best = statistics.fit_signal_strength(made, scan_points=3)
+
+    def deviance(values: np.ndarray) -> float:
+        possible = 0 <= values[1] <= 20 and lowest(made, values[1]) <= values[0]
+        return made.deviance(values[0], values[1:]) if possible else 1e9
+
+    tries = [
+        optimize.minimize(deviance, [strength * -lowest(made, scale) if strength < 0 else strength, scale],
+                          method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-6})
+        for strength in (-0.9, -0.4, 0.0, 1.0, 4.0) for scale in (0.05, 0.3, 1.0, 3.0)
+    ]  # fmt: skip
+    assert best.deviance <= min(one.fun for one in tries) + 2e-3
+    assert best.deviance == pytest.approx(made.deviance(best.signal_strength, np.array([best.scales["zz"]])))
+    assert best.signal_strength >= lowest(made, best.scales["zz"])
+
+
+def test_free_background_far_from_its_prediction_is_found_and_counts_as_fitted() -> None:
+    beside = many_bins([500.0, 90.0], [0.0, 10.0], [100.0, 15.0], [0.0, 0.0], free=("zz",))
+    fit = statistics.fit_signal_strength(beside)
+    assert fit.scales["zz"] == pytest.approx(5.0, rel=1e-3)
+    assert fit.signal_strength == pytest.approx((90.0 - 5.0 * 15.0) / 10.0, abs=3e-3)
+    assert fit.degrees_of_freedom == 2 - 2
+    little = beside.with_observed(np.array([10.0, 31.5]))
+    assert statistics.fit_signal_strength(little).scales["zz"] == pytest.approx(0.1, rel=1e-3)
+    wide = many_bins([9.0] * 5, [0.0, 1.0, 4.0, 1.0, 0.0], [8.0] * 5, [0.0] * 5, free=("zz",))
+    found = statistics.fit_signal_strength(wide)
+    assert found.degrees_of_freedom == 5 - 2
+    assert found.goodness_of_fit == pytest.approx(stats.chi2.sf(found.deviance, 3))
+
+
+@pytest.mark.parametrize("simulated", [1, 2, 3])
+@pytest.mark.parametrize("observed", [0.0, 3.0])
+def test_signal_of_a_few_simulated_events_has_no_runaway_strength(simulated: int, observed: float) -> None:
+    signal = np.array([3.0, 0.0])
+    made = Model(
+        np.array([observed, 2.0]), signal, signal**2 / simulated, {"zz": np.array([2.0, 2.0])},
+        {"zz": np.array([0.1, 0.1])},
+    )  # fmt: skip
+    fit = statistics.fit_signal_strength(made)
+    assert lowest(made) <= fit.signal_strength < 1.0
+    if simulated == 1 and observed:
+        # one event may be any number: the deviance tends to 1 from below and never has risen by so much
+        assert fit.error_high == math.inf
+        assert "no upper limit" in repr(fit)
+    else:
+        assert 0.1 < fit.error_high < 50
+        assert "no upper limit" not in repr(fit)
+    assert np.isfinite(fit.scan_strength).all()
+    assert np.isfinite(fit.scan_deviance).all()
+
+
+def test_without_signal_there_is_no_strength() -> None:
+    with pytest.raises(ValueError, match="no signal is expected in any bin"):
+        statistics.fit_signal_strength(one_bin(3.0, 0.0, 2.0))
+
+
+def test_process_is_free_once_and_a_model_takes_no_options(excess: Result) -> None:
+    with pytest.raises(ValueError, match="free = zz, zz; expected each process once"):
+        statistics.model(excess, free=("zz", "zz"))
+    made = statistics.model(excess)
+    with pytest.raises(TypeError, match="a Model has its options already, got fre"):
+        statistics.toys(made, 3, fre=("zz",))
+    with pytest.raises(TypeError, match="a Model has its options already, got free"):
+        statistics.fit_signal_strength(made, free=("zz",))
+    with pytest.raises(TypeError, match="fre"):
+        statistics.toys(excess, 3, fre=("zz",))
+
+
 def test_profile_is_zero_at_the_best_strength_and_one_at_the_errors() -> None:
     fit = statistics.fit_signal_strength(peak(), scan_points=201)
     at = np.interp([fit.signal_strength, fit.signal_strength + fit.error_high], fit.scan_strength, fit.scan_deviance)
@@ -326,8 +519,13 @@ def test_model_joins_bins_without_losing_events_and_without_looking_at_the_data(
     thinned = result_of(excess.campaign, {"higgs": [124.5] * 300, "zz": list(np.linspace(70.5, 180.5, 1110))})
     assert statistics.model(thinned).bins == made.bins
     assert len(made.bins) == 37
-    sparse = result_of(excess.campaign, {"higgs": [124.5] * 300, "zz": list(np.linspace(70.5, 180.5, 111))})
-    assert 5 < len(statistics.model(sparse).bins) < 12
+    flat = list(np.linspace(70.5, 180.5, 115))
+    sparse = result_of(excess.campaign, {"data": flat, "higgs": [124.5] * 300, "zz": flat})
+    joined = statistics.model(sparse)
+    assert 5 < len(joined.bins) < 12
+    assert (joined.bins[0][1], joined.bins[-1][2]) == (70.0, 181.0)
+    assert joined.observed.sum() == 115
+    assert joined.backgrounds["zz"].sum() == pytest.approx(0.04 * 115)
 
 
 def test_fit_of_a_result_finds_the_strength_that_was_put_in(mixed: Campaign) -> None:
@@ -385,8 +583,38 @@ def test_p_value_of_toys_agrees_with_the_exact_one_of_one_bin() -> None:
     observed, background = 12, 5.0
     made = dataclasses.replace(one_bin(observed, 4.0, background), key="one bin")
     fit = statistics.fit_signal_strength(made)
-    share, error = statistics.toys(made, 3000).p_value(fit.significance**2 - 1e-6)
+    imagined = statistics.toys(made, 3000)
+    share, error = imagined.p_value(fit.q0)
     assert share == pytest.approx(stats.poisson.sf(observed - 1, background), abs=4 * error)
+    assert imagined.p_value(fit.significance**2) == (share, error)
+    assert imagined.p_value(fit.significance**2 * (1 + 1e-9)) == (share, error)
+
+
+def test_goodness_of_fit_of_toys_is_the_share_at_least_as_bad_with_ties() -> None:
+    made = statistics.Toys(0.0, np.array([0.0, 4.0, 9.0]), np.zeros(3), np.array([1.0, 2.0, 5.0]))
+    assert made.goodness_of_fit(2.0 + 1e-9)[0] == pytest.approx((2 + 1) / (3 + 1))
+    assert made.goodness_of_fit(2.1)[0] == pytest.approx((1 + 1) / (3 + 1))
+    assert made.p_value(4.0 + 1e-9)[0] == pytest.approx((2 + 1) / (3 + 1))
+    assert made.median_significance == pytest.approx(2.0)
+    assert "median 2.00 σ" in repr(made)
+
+
+def test_toys_belong_to_the_value_of_the_strength_not_to_its_type() -> None:
+    sets = [statistics.toys(peak(), 5, strength=one).strengths for one in (1, 1.0, np.float64(1), np.float32(1))]
+    assert all(np.array_equal(one, sets[0]) for one in sets)
+    # other strength, other numbers: with a signal this small the same ones would give the same counts
+    tiny = many_bins([3.0] * 12, [1e-9] * 12, [3.0] * 12, [0.0] * 12, key="tiny")
+    assert not np.array_equal(statistics.toys(tiny, 5).deviances, statistics.toys(tiny, 5, strength=1.0).deviances)
+
+
+def test_random_numbers_of_two_campaigns_and_two_selections_differ(excess: Result) -> None:
+    renamed = dataclasses.replace(excess, campaign=dataclasses.replace(excess.campaign, luminosity_uncertainty=0.03))
+    tighter = dataclasses.replace(excess, selection=excess.selection.replace(sip_max=3.9))
+    sets = [statistics.toys(one, 5).deviances for one in (excess, renamed, tighter)]
+    p_values = [statistics.scan_windows(one, n_toys=3000).global_p_value for one in (excess, renamed, tighter)]
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert not np.array_equal(sets[first], sets[second])
+        assert p_values[first] != p_values[second]
 
 
 def test_p_value_of_toys_is_never_zero() -> None:
@@ -397,6 +625,20 @@ def test_uncertain_prediction_widens_the_toys() -> None:
     exact = dataclasses.replace(one_bin(20.0, 5.0, 20.0), key="k")
     vague = dataclasses.replace(one_bin(20.0, 5.0, 20.0, 8.0), key="k")
     assert statistics.toys(vague, 300).strengths.std() > 1.5 * statistics.toys(exact, 300).strengths.std()
+
+
+def test_spread_of_toys_is_that_of_the_counts_and_of_the_prediction_together() -> None:
+    vague = dataclasses.replace(one_bin(20.0, 5.0, 20.0, 3.0), key="spread")
+    found = statistics.toys(vague, 2000).strengths
+    assert found.std() == pytest.approx(math.sqrt(20.0 + 3.0**2) / 5.0, rel=0.07)  # 4 standard deviations of a width
+
+
+def test_free_scales_of_toys_are_those_of_the_data() -> None:
+    doubled = many_bins([800.0, 60.0], [0.0, 10.0], [400.0, 30.0], [0.0, 0.0], free=("zz",), key="doubled")
+    as_fitted = dataclasses.replace(doubled, backgrounds={"zz": np.array([800.0, 60.0])}, free=())
+    found = statistics.toys(doubled, 400).strengths.std()
+    # the spread of twice the background; were it drawn as predicted, 1 / √2 of it
+    assert found == pytest.approx(statistics.toys(as_fitted, 400).strengths.std(), rel=0.15)
 
 
 def test_impossible_numbers_of_toys_are_refused(excess: Result) -> None:
@@ -439,6 +681,12 @@ def test_scan_finds_the_excess_and_corrects_for_having_looked_everywhere(excess:
     again = statistics.scan_windows(excess, n_toys=2000)
     assert again.global_p_value == scan.global_p_value
     assert repr(scan).startswith("Largest excess of 25 windows: 11")
+
+
+def test_p_value_too_small_for_a_number_has_an_infinite_trials_factor() -> None:
+    one = np.array([1.0])
+    scan = statistics.WindowScan(one, one + 1, np.array([60]), one * 1e-8, np.array([0.0]), 0, 1e-4, 1e-4, 10_000)
+    assert (scan.trials_factor, scan.local_significance) == (math.inf, math.inf)
 
 
 def test_window_that_fits_no_bins_is_refused(excess: Result) -> None:
