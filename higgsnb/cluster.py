@@ -820,6 +820,7 @@ def within(
     """Return what a call returns; `TimeoutError` if it takes longer, `ClusterError` if ``cancel`` is set.
 
     The call then goes on in a thread of its own, and ``late`` gets what comes of it after all; so it does after Ctrl-C.
+    Where no thread can be started any more there is no limit of time.
     """
     outcome: Future[Value] = Future()
     owner = threading.Lock()  # whoever is second, the thread or the one that gives up, hands the outcome to `late`
@@ -836,7 +837,11 @@ def within(
 
     try:
         _heed(cancel)
-        threading.Thread(target=run, name=f"higgsnb: {what}", daemon=True).start()
+        thread = threading.Thread(target=run, name=f"higgsnb: {what}", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # at the very end of a program newer versions of Python start no threads
+            run()
         return _awaited(outcome, seconds, what, cancel)
     except BaseException:
         if not owner.acquire(blocking=False) and late is not None:

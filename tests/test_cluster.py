@@ -220,6 +220,19 @@ def test_a_close_that_was_interrupted_can_be_repeated() -> None:
     wait_for(lambda: dask_children() <= before, "no process is left")
 
 
+def test_a_cluster_is_closed_where_no_thread_can_be_started_any_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dask_children()
+    mine = cluster.launch("local", workers=1, memory="1GB")
+
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't create new thread at interpreter shutdown")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)  # as Python 3.12 does while it ends
+    mine.close()
+    assert (mine.state.phase, mine.state.reason) == ("closed", "")
+    wait_for(lambda: dask_children() <= before, "no process is left")
+
+
 def test_a_second_thread_that_closes_waits_for_the_first() -> None:
     mine = cluster.launch("local", workers=1, memory="1GB")
     stalling: Any = Stalling()
