@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from typing import TYPE_CHECKING, Any
@@ -398,7 +398,7 @@ def model(
     low: float | None = None,
     high: float | None = None,
     signal: str = SIGNAL,
-    free: tuple[str, ...] = (),
+    free: Sequence[str] = (),
     use_simulation_error: bool = True,
 ) -> Model:
     """Make the binned model of a result: the bins of one histogram, each channel by itself.
@@ -425,11 +425,13 @@ def model(
     ------
     KeyError
         If there is no such histogram or process; names the known ones.
-    ValueError
-        If there are no data, no background or no signal in the range, or low and high are no edges.
+    ValueError, TypeError
+        If there are no data, no background or no signal in the range, low and high are no edges, or free is no tuple.
     """
     _check_usable(result, signal)
     roles = _roles(result, signal)
+    if isinstance(free, str):
+        raise TypeError(f"free = {free!r}; expected a tuple of processes: ({free!r},)")
     for process in free:
         if process not in roles["background"]:
             raise KeyError(f"no background process {process!r} to leave free; known: {', '.join(roles['background'])}")
@@ -690,7 +692,9 @@ class StrengthFit:
             f"  expected      {self.expected_significance:.2f} σ if the signal is there",
             f"  fit           {fit}, p = {self.goodness_of_fit:.2g}",
         ]
-        lines += [f"  {process:13} × {scale:.2f} fitted" for process, scale in self.scales.items()]
+        for process, scale in self.scales.items():
+            most = ", the most that is looked at" if scale > 0.999 * _SCALE_LIMITS[1] else ""
+            lines.append(f"  {process:13} × {scale:.2f} fitted{most}")
         if math.isinf(self.error_high):
             lines.append("  no upper limit: the prediction rests on too few simulated signal events")
         return "\n".join(lines + ([f"  {self.model.note}"] if self.model.note else []))
@@ -703,7 +707,7 @@ def fit_signal_strength(
     low: float | None = None,
     high: float | None = None,
     signal: str = SIGNAL,
-    free: tuple[str, ...] = (),
+    free: Sequence[str] = (),
     use_simulation_error: bool = True,
     scan_points: int = 41,
 ) -> StrengthFit:

@@ -444,6 +444,9 @@ def test_free_background_far_from_its_prediction_is_found_and_counts_as_fitted()
     assert fit.scales["zz"] == pytest.approx(5.0, rel=1e-3)
     assert fit.signal_strength == pytest.approx((90.0 - 5.0 * 15.0) / 10.0, abs=3e-3)
     assert fit.degrees_of_freedom == 2 - 2
+    assert "× 5.00 fitted\n" in repr(fit) + "\n"
+    huge = statistics.fit_signal_strength(beside.with_observed(np.array([3000.0, 450.0])))
+    assert "× 20.00 fitted, the most that is looked at" in repr(huge)
     little = beside.with_observed(np.array([10.0, 31.5]))
     assert statistics.fit_signal_strength(little).scales["zz"] == pytest.approx(0.1, rel=1e-3)
     wide = many_bins([9.0] * 5, [0.0, 1.0, 4.0, 1.0, 0.0], [8.0] * 5, [0.0] * 5, free=("zz",))
@@ -488,6 +491,8 @@ def test_process_is_free_once_and_a_model_takes_no_options(excess: Result) -> No
         statistics.fit_signal_strength(made, free=("zz",))
     with pytest.raises(TypeError, match="fre"):
         statistics.toys(excess, 3, fre=("zz",))
+    with pytest.raises(TypeError, match=r"free = 'zz'; expected a tuple of processes"):
+        statistics.model(excess, free="zz")
 
 
 def test_profile_is_zero_at_the_best_strength_and_one_at_the_errors() -> None:
