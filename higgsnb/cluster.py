@@ -29,7 +29,7 @@ from pathlib import Path
 from shutil import which
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
-from higgsnb import kubernetes
+from higgsnb import executors, kubernetes, tasks
 from higgsnb.diagnosis import Check, memory_limit
 from higgsnb.files import redact
 from higgsnb.kubernetes import ApiError, Leftover, Trouble
@@ -66,8 +66,6 @@ POLL_SECONDS = 0.5
 PREFLIGHT_SECONDS = 60.0
 CLOSE_SECONDS = 90.0
 """Long enough for the minute that the Dask operator may take; it usually is a second or two."""
-PACKAGES = ("higgsnb", "numpy", "numba", "uproot", "awkward")
-"""Packages that must have the same version everywhere, besides those that Dask itself looks at."""
 
 
 class ClusterError(RuntimeError):
@@ -574,13 +572,15 @@ class Cluster:
         client = self._observer
         if client is None:
             return
+        ask = executors.Cluster(client).ask
         what = "the versions of the workers"
-        found = skew(within(30, lambda: client.get_versions(packages=list(PACKAGES)), what, cancel=self._cancel))
-        if found:
+        try:
+            tasks.compare_all(*within(30, lambda: ask(tasks.versions), what, cancel=self._cancel))
+        except tasks.VersionError as error:
             raise ClusterError(
-                f"different versions here and on the cluster: {found}",
+                str(error).partition("\n")[0],
                 "Use the image of this session for the workers (image=), or install the same versions here.",
-            )
+            ) from error
 
     def _need_provider(self) -> Provider:
         """Return the provider of a cluster that is alive."""
@@ -799,7 +799,7 @@ def _connected(cluster: str | DaskCluster, *, default: bool) -> Client:
     from distributed.versions import VersionMismatchWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VersionMismatchWarning)  # `skew` says it as an error
+        warnings.simplefilter("ignore", VersionMismatchWarning)  # `_check_versions` says it as an error
         return Client(cluster, timeout=60, set_as_default=default)
 
 
@@ -869,25 +869,6 @@ def _pause(cancel: threading.Event) -> None:
     """Wait a moment before the next look; break off if that is asked for."""
     cancel.wait(POLL_SECONDS)
     _heed(cancel)
-
-
-def skew(versions: Mapping[str, Any]) -> str:
-    """Return in words which packages differ between this process and the cluster; empty if none do.
-
-    Parameters
-    ----------
-    versions
-        As `distributed.Client.get_versions` returns them: client, scheduler, and workers by address.
-    """
-    here = versions["client"]["packages"]
-    others = {"scheduler": versions["scheduler"], **dict(sorted(versions["workers"].items()))}
-    found = {}
-    for place, there in others.items():
-        for package, version in sorted((there or {}).get("packages", {}).items()):
-            if here.get(package) != version and package not in found:
-                where = place if place == "scheduler" else "workers"
-                found[package] = f"{package} {here.get(package) or 'absent'} here, {version or 'absent'} on the {where}"
-    return "; ".join(found.values())
 
 
 # --- The kinds -----------------------------------------------------------------------------------

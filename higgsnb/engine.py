@@ -257,10 +257,7 @@ def _limit(unit_seconds: float | None, executor: Threads | Processes | Cluster) 
 def _check_versions(executor: Threads | Processes | Cluster) -> None:
     """Complain if a cluster runs other versions than this process."""
     if isinstance(executor, Cluster):
-        packages, answers = executor.ask(tasks.versions)
-        tasks.compare_packages(packages)
-        for worker, theirs in answers.items():
-            tasks.compare(tasks.versions(), theirs, f"worker {worker}")
+        tasks.compare_all(*executor.ask(tasks.versions))
 
 
 def _check_paths(executor: Threads | Processes | Cluster, campaign: Campaign) -> None:

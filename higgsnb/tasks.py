@@ -7,7 +7,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -77,13 +77,25 @@ COMMUNICATION = ("python", "dask", "distributed", "msgpack", "cloudpickle")
 """What client, scheduler and workers of a Dask cluster need to understand each other."""
 
 
-def compare_packages(reported: dict[str, dict[str, Any]]) -> None:
-    """Complain if the hosts of a Dask cluster report other versions than this process, see `compare`."""
+def compare_all(
+    reported: Mapping[str, dict[str, Any]], answers: Mapping[str, dict[str, str] | BaseException] | None = None
+) -> None:
+    """Complain about the first host of a Dask cluster that has other versions than this process, see `compare`.
+
+    Parameters
+    ----------
+    reported
+        What Dask says of the packages of each host, by the host's name.
+    answers
+        What `versions` returned on each worker, or the error that it raised there, by the worker's address.
+    """
     from distributed.versions import get_versions
 
     mine = _wanted(get_versions()["packages"])
     for host, packages in reported.items():
         compare(mine, _wanted(packages), host)
+    for worker, theirs in (answers or {}).items():
+        compare(versions(), theirs, f"worker {worker}")
 
 
 def _wanted(packages: dict[str, Any]) -> dict[str, str]:

@@ -653,17 +653,6 @@ def test_a_quota_is_compared_with_what_is_needed() -> None:
     ]
 
 
-def versions(client: str, scheduler: str, worker: str) -> dict[str, Any]:
-    made = [{"packages": {"python": "3.11", "numpy": version}} for version in (client, scheduler, worker)]
-    return {"client": made[0], "scheduler": made[1], "workers": {"tcp://10.0.0.1:1": made[2]}}
-
-
-def test_a_difference_of_versions_names_package_and_both_versions() -> None:
-    assert cluster.skew(versions("2.4", "2.4", "2.4")) == ""
-    assert cluster.skew(versions("2.4", "2.4", "2.3")) == "numpy 2.4 here, 2.3 on the workers"
-    assert cluster.skew(versions("2.4", "2.3", "2.3")) == "numpy 2.4 here, 2.3 on the scheduler"
-
-
 def test_the_dashboard_is_reached_through_the_proxy_of_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cluster.util, "find_spec", lambda _name: object())
     monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)

@@ -250,7 +250,7 @@ def test_other_versions_are_named_with_both_numbers() -> None:
     with pytest.raises(engine.VersionError, match=r"a worker has other versions .*: numpy \S+ here and 1\.0 there"):
         tasks.compare(mine, {**mine, "numpy": "1.0"}, "a worker")
     with pytest.raises(engine.VersionError, match="distributed"):
-        tasks.compare_packages({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
+        tasks.compare_all({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
 
 
 def test_worker_with_other_code_refuses_the_work() -> None:

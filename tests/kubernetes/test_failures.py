@@ -204,7 +204,7 @@ def test_10_other_versions_on_the_workers(faulty: Kube, tmp_path: Path) -> None:
     # The pods of the stand-in see this machine's files.
     start_fails(
         faulty,
-        "different versions here and on the cluster: cloudpickle .* here, 0.0.1 on the",
+        "has other versions than this process: cloudpickle .* here and 0.0.1 there",
         "image of this session",
         environment=other_version(tmp_path, "cloudpickle"),
     )
