@@ -14,7 +14,6 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
-from dataclasses import replace
 from importlib import util
 from pathlib import Path
 from typing import Any, ClassVar
@@ -22,9 +21,8 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from higgsnb import cluster, datasets, diagnosis, kubernetes
+from higgsnb import cluster, diagnosis, kubernetes, providers
 from higgsnb.__main__ import main
-from higgsnb.kubernetes import Trouble
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
 psutil = pytest.importorskip("psutil", reason="needs psutil: pip install distributed")
@@ -346,31 +344,6 @@ def test_a_start_is_broken_off_when_asked_and_leaves_nothing() -> None:
     assert len(states) == 3
 
 
-@pytest.mark.parametrize("end", ["timeout", "cancel", "Ctrl-C"])
-def test_what_comes_too_late_is_handed_on(end: str) -> None:
-    given_up, handed_on, cancel = threading.Event(), threading.Event(), threading.Event()
-    late: list[str] = []
-
-    def call() -> str:
-        if end == "cancel":
-            cancel.set()
-        elif end == "Ctrl-C":
-            os.kill(os.getpid(), signal.SIGINT)
-        given_up.wait(30)
-        return "made"
-
-    def take(value: str) -> None:
-        late.append(value)
-        handed_on.set()
-
-    errors = {"timeout": TimeoutError, "cancel": cluster.ClusterError, "Ctrl-C": KeyboardInterrupt}
-    with pytest.raises(errors[end]):
-        cluster.within(0.1 if end == "timeout" else 30, call, "the moon", late=take, cancel=cancel)
-    given_up.set()
-    assert handed_on.wait(30)
-    assert late == ["made"]
-
-
 def test_a_refused_number_of_workers_changes_nothing() -> None:
     with cluster.launch("local", workers=1, memory="500MB") as mine:
         for refused in (lambda: mine.scale(10_000), lambda: mine.adapt(0, 10_000)):
@@ -392,32 +365,6 @@ def test_scaling_ends_adapting() -> None:
         wait_for(lambda: (mine.state.phase, mine.state.workers_ready) == ("ready", 1), f"one worker again: {mine}")
         mine.adapt(1, 2)
         assert inner._dask._adaptive.periodic_callback is not None
-
-
-def test_scaling_ends_adapting_at_a_gateway() -> None:
-    asked: list[str] = []
-
-    class Gateway:  # dask-gateway has no server that could run here
-        def adapt(self, **options: Any) -> None:
-            asked.append(f"adapt {options}")
-
-        def scale(self, workers: int) -> None:
-            asked.append(f"scale {workers}")
-
-    provider = cluster._Managed(cluster.describe("gateway"))
-    gateway: Any = Gateway()
-    provider._dask = gateway
-    provider.scale(2)
-    assert asked == ["adapt {'active': False}", "scale 2"]
-
-
-def test_a_call_that_takes_too_long_is_given_up() -> None:
-    never = threading.Event()
-    with pytest.raises(TimeoutError, match="no answer in 0 s: the moon"):
-        cluster.within(0.05, never.wait, "the moon")
-    never.set()
-    with pytest.raises(KeyError):
-        cluster.within(5, lambda: {}["x"], "nothing")
 
 
 # --- What is asked for ---------------------------------------------------------------------------
@@ -505,162 +452,10 @@ def test_a_gateway_that_does_not_answer_is_named() -> None:
     assert "DASK_GATEWAY__ADDRESS" in gateway.remedy
 
 
-def test_files_that_the_workers_cannot_see_are_refused_before_the_start(tmp_path: Path) -> None:
-    toy = datasets.load("toy")
-    first = toy.datasets[0]
-    hidden = replace(
-        toy, datasets=(replace(first, files=(datasets.File(str(tmp_path / "a.root")),)), *toy.datasets[1:])
-    )
-    remote = replace(toy, datasets=(replace(first, files=(datasets.File("https://example.org/a.root"),)),))
-    masked = replace(toy, golden_json=str(tmp_path / "Cert.txt"))
-    for kind in ("local", "slurm", "htcondor"):
-        cluster.check_campaign(hidden, kind)
-    for kind in ("kubernetes", "gateway"):
-        cluster.check_campaign(toy, kind)
-        cluster.check_campaign(remote, kind)
-        for campaign in (hidden, masked):
-            with pytest.raises(
-                cluster.ClusterError, match=r"campaign 'toy' reads .*(a\.root|Cert\.txt).*cannot see"
-            ) as failure:
-                cluster.check_campaign(campaign, kind)
-            assert "HIGGSNB_MIRROR" in failure.value.remedy
-
-
-def test_only_addresses_without_secrets_reach_the_pods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
-    monkeypatch.setenv("HIGGSNB_ALLOW_HOSTS", "data.example.org")
-    found = kubernetes.environment({"MINE": "1"})
-    assert "HIGGSNB_MIRROR" not in found
-    assert (found["HIGGSNB_ALLOW_HOSTS"], found["MINE"]) == ("data.example.org", "1")
-    assert "distributed.http.scheduler.api" in json.loads(found["DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES"])
-    monkeypatch.setenv("HIGGSNB_MIRROR", "https://mirror.example.org/cms")
-    assert kubernetes.environment({})["HIGGSNB_MIRROR"] == "https://mirror.example.org/cms"
-    monkeypatch.setenv("HIGGSNB_MIRROR", "https://me:canary@mirror.example.org/cms")
-    with pytest.raises(ValueError, match=r"HIGGSNB_MIRROR = .* has a secret") as failure:
-        kubernetes.environment({})
-    assert "canary" not in str(failure.value)
-
-
-def test_users_whose_names_look_alike_have_different_labels(monkeypatch: pytest.MonkeyPatch) -> None:
-    labels = set()
-    for name in ("jane@example.org", "jane-example.org", "jane.example.org", "a" * 200, "Ω"):
-        monkeypatch.setenv("JUPYTERHUB_USER", name)
-        label = kubernetes.user_label()
-        assert len(label) <= 63
-        assert label.replace("-", "").isalnum()
-        labels.add(label)
-    assert len(labels) == 5
-
-
 def test_importing_the_module_is_light() -> None:
     code = "import sys, higgsnb.cluster; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"dask", "distributed", "kr8s", "httpx", "dask_kubernetes", "psutil"} & set(answer.stdout.split())
-
-
-# --- What goes wrong, in the words of Kubernetes ---------------------------------------------------
-
-
-def pod(component: str = "worker", **status: Any) -> dict[str, Any]:
-    """A pod as the API gives it, as far as it matters."""
-    return {
-        "metadata": {"name": "x", "labels": {"dask.org/component": component}},
-        "spec": {"containers": [{"image": "repo/image:tag"}]},
-        "status": {"phase": "Pending", **status},
-    }
-
-
-def waiting(reason: str, message: str = "", **status: Any) -> dict[str, Any]:
-    state = {"waiting": {"reason": reason, "message": message}}
-    return pod(containerStatuses=[{"image": "repo/image:tag", "state": state, "restartCount": 0, **status}])
-
-
-PULL = 'Back-off pulling image "repo/image:tag"'
-KILLED = {"lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
-READY = [{"type": "Ready", "status": "True"}]
-FULL = "0/3 nodes are available: 3 Insufficient memory."
-
-
-def test_worker_that_ends_for_want_of_its_scheduler_is_not_the_trouble() -> None:
-    crashed = waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1, "reason": "Error"}})
-    assert kubernetes.trouble([pod("scheduler", phase="Running"), crashed], []) is None
-    assert kubernetes.trouble([pod("scheduler", phase="Running", conditions=READY), crashed], []) is not None
-
-
-@pytest.mark.parametrize(
-    ("found", "words"),
-    [
-        (waiting("ImagePullBackOff", PULL), "cannot pull its image repo/image:tag: ImagePullBackOff, Back-off pulling"),
-        (waiting("InvalidImageName"), "InvalidImageName"),
-        (waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"), "run as root"),
-        (waiting("CrashLoopBackOff", **KILLED), "killed for using more memory than its limit"),
-        (
-            waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 2, "reason": "Error"}}),
-            "CrashLoopBackOff, exit code 2",
-        ),
-        (
-            pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": FULL}]),
-            f"a worker is unschedulable, no node has room for it: {FULL}",
-        ),
-        (pod(phase="Failed", reason="Evicted", message="low on memory"), "ended by Kubernetes: Evicted, low on memory"),
-    ],
-)
-def test_trouble_of_a_pod_is_named_in_its_own_words(found: dict[str, Any], words: str) -> None:
-    told = kubernetes.trouble([pod("scheduler", phase="Running", conditions=READY), found], [])
-    assert told is not None
-    assert words in told.reason
-    assert told.remedy
-
-
-def test_quota_and_admission_are_named_from_events() -> None:
-    quota = {"reason": "FailedCreate", "message": "pods is forbidden: exceeded quota: team, used: pods=5"}
-    policy = {"reason": "FailedCreate", "message": 'violates PodSecurity "restricted:latest"'}
-    assert "quota of the namespace is used up" in str(kubernetes.trouble([], [quota]))
-    assert "Kubernetes refuses the pods: violates PodSecurity" in str(kubernetes.trouble([], [policy]))
-    assert kubernetes.trouble([], [{"reason": "Killing", "message": "x"}]) is None
-
-
-def test_a_healthy_or_starting_pod_is_no_trouble() -> None:
-    assert kubernetes.trouble([pod(phase="Running"), waiting("ContainerCreating")], []) is None
-
-
-def test_secrets_and_walls_of_text_do_not_get_into_a_reason() -> None:
-    told = kubernetes.trouble([waiting("ErrImagePull", "https://me:canary@registry/v2 " + "x" * 5000)], [])
-    assert told is not None
-    assert "canary" not in told.reason
-    assert len(told.reason) < 500
-
-
-def test_patience_ends_only_if_the_same_trouble_lasts() -> None:
-    patience = cluster.Patience()
-    assert not patience.over(None)
-    assert not patience.over(Trouble("a", "do a", patience=100))
-    assert patience.over(Trouble("b", "do b", patience=0))
-    assert not patience.over(Trouble("a", "do a", patience=100))
-
-
-def test_a_quota_is_compared_with_what_is_needed() -> None:
-    status = {
-        "hard": {"pods": "10", "requests.cpu": "4", "limits.memory": "8Gi"},
-        "used": {"pods": "3", "requests.cpu": "2500m"},
-    }
-    quota = {"metadata": {"name": "team"}, "status": status}
-    assert list(kubernetes.shortage(quota, {"pods": 3, "cpu": 1.5, "memory": 2**33})) == []
-    assert list(kubernetes.shortage(quota, {"pods": 8, "cpu": 1.6, "memory": 2**33 + 1})) == [
-        "team: pods 10, used 3, needed 8",
-        "team: requests.cpu 4, used 2500m, needed 1.6",
-        "team: limits.memory 8Gi, used 0, needed 8.58993e+09",
-    ]
-
-
-def test_the_dashboard_is_reached_through_the_proxy_of_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster.util, "find_spec", lambda _name: object())
-    monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)
-    assert cluster.dashboard_link("127.0.0.1:8787") == "http://127.0.0.1:8787/status"
-    monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/jane/")
-    assert cluster.dashboard_link("127.0.0.1:8787") == "/user/jane/proxy/8787/status"
-    assert cluster.dashboard_link("10.1.2.3:8787") == "/user/jane/proxy/10.1.2.3:8787/status"
-    assert cluster.dashboard_link("") == ""
 
 
 # --- What was left behind --------------------------------------------------------------------------
@@ -742,7 +537,7 @@ def left_behind(name: str, host: str = "", process: str = "0 0") -> dict[str, An
 
 def test_a_cluster_whose_removal_was_refused_can_be_closed_again(operated: type[Operated]) -> None:
     mine = cluster.Cluster(cluster.describe("kubernetes", image="x:y", workers=1))
-    inner = cluster._Kubernetes(cluster.describe("kubernetes", image="x:y", workers=1))
+    inner = providers._Kubernetes(cluster.describe("kubernetes", image="x:y", workers=1))
     mine._provider = inner
     inner._cluster.create()
     operated.refused.add(inner.name)

@@ -1,0 +1,121 @@
+"""What Kubernetes says, in words for people, and what goes to it; `tests/kubernetes` has the clusters."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from higgsnb import kubernetes
+
+
+def test_only_addresses_without_secrets_reach_the_pods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
+    monkeypatch.setenv("HIGGSNB_ALLOW_HOSTS", "data.example.org")
+    found = kubernetes.environment({"MINE": "1"})
+    assert "HIGGSNB_MIRROR" not in found
+    assert (found["HIGGSNB_ALLOW_HOSTS"], found["MINE"]) == ("data.example.org", "1")
+    assert "distributed.http.scheduler.api" in json.loads(found["DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES"])
+    monkeypatch.setenv("HIGGSNB_MIRROR", "https://mirror.example.org/cms")
+    assert kubernetes.environment({})["HIGGSNB_MIRROR"] == "https://mirror.example.org/cms"
+    monkeypatch.setenv("HIGGSNB_MIRROR", "https://me:canary@mirror.example.org/cms")
+    with pytest.raises(ValueError, match=r"HIGGSNB_MIRROR = .* has a secret") as failure:
+        kubernetes.environment({})
+    assert "canary" not in str(failure.value)
+
+
+def test_users_whose_names_look_alike_have_different_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    labels = set()
+    for name in ("jane@example.org", "jane-example.org", "jane.example.org", "a" * 200, "Ω"):
+        monkeypatch.setenv("JUPYTERHUB_USER", name)
+        label = kubernetes.user_label()
+        assert len(label) <= 63
+        assert label.replace("-", "").isalnum()
+        labels.add(label)
+    assert len(labels) == 5
+
+
+def pod(component: str = "worker", **status: Any) -> dict[str, Any]:
+    """A pod as the API gives it, as far as it matters."""
+    return {
+        "metadata": {"name": "x", "labels": {"dask.org/component": component}},
+        "spec": {"containers": [{"image": "repo/image:tag"}]},
+        "status": {"phase": "Pending", **status},
+    }
+
+
+def waiting(reason: str, message: str = "", **status: Any) -> dict[str, Any]:
+    state = {"waiting": {"reason": reason, "message": message}}
+    return pod(containerStatuses=[{"image": "repo/image:tag", "state": state, "restartCount": 0, **status}])
+
+
+PULL = 'Back-off pulling image "repo/image:tag"'
+KILLED = {"lastState": {"terminated": {"exitCode": 137, "reason": "OOMKilled"}}}
+READY = [{"type": "Ready", "status": "True"}]
+FULL = "0/3 nodes are available: 3 Insufficient memory."
+
+
+def test_worker_that_ends_for_want_of_its_scheduler_is_not_the_trouble() -> None:
+    crashed = waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1, "reason": "Error"}})
+    assert kubernetes.trouble([pod("scheduler", phase="Running"), crashed], []) is None
+    assert kubernetes.trouble([pod("scheduler", phase="Running", conditions=READY), crashed], []) is not None
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        (waiting("ImagePullBackOff", PULL), "cannot pull its image repo/image:tag: ImagePullBackOff, Back-off pulling"),
+        (waiting("InvalidImageName"), "InvalidImageName"),
+        (waiting("CreateContainerConfigError", "container has runAsNonRoot and image will run as root"), "run as root"),
+        (waiting("CrashLoopBackOff", **KILLED), "killed for using more memory than its limit"),
+        (
+            waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 2, "reason": "Error"}}),
+            "CrashLoopBackOff, exit code 2",
+        ),
+        (
+            pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": FULL}]),
+            f"a worker is unschedulable, no node has room for it: {FULL}",
+        ),
+        (pod(phase="Failed", reason="Evicted", message="low on memory"), "ended by Kubernetes: Evicted, low on memory"),
+    ],
+)
+def test_trouble_of_a_pod_is_named_in_its_own_words(found: dict[str, Any], words: str) -> None:
+    told = kubernetes.trouble([pod("scheduler", phase="Running", conditions=READY), found], [])
+    assert told is not None
+    assert words in told.reason
+    assert told.remedy
+
+
+def test_quota_and_admission_are_named_from_events() -> None:
+    quota = {"reason": "FailedCreate", "message": "pods is forbidden: exceeded quota: team, used: pods=5"}
+    policy = {"reason": "FailedCreate", "message": 'violates PodSecurity "restricted:latest"'}
+    assert "quota of the namespace is used up" in str(kubernetes.trouble([], [quota]))
+    assert "Kubernetes refuses the pods: violates PodSecurity" in str(kubernetes.trouble([], [policy]))
+    assert kubernetes.trouble([], [{"reason": "Killing", "message": "x"}]) is None
+
+
+def test_a_healthy_or_starting_pod_is_no_trouble() -> None:
+    assert kubernetes.trouble([pod(phase="Running"), waiting("ContainerCreating")], []) is None
+
+
+def test_secrets_and_walls_of_text_do_not_get_into_a_reason() -> None:
+    told = kubernetes.trouble([waiting("ErrImagePull", "https://me:canary@registry/v2 " + "x" * 5000)], [])
+    assert told is not None
+    assert "canary" not in told.reason
+    assert len(told.reason) < 500
+
+
+def test_a_quota_is_compared_with_what_is_needed() -> None:
+    status = {
+        "hard": {"pods": "10", "requests.cpu": "4", "limits.memory": "8Gi"},
+        "used": {"pods": "3", "requests.cpu": "2500m"},
+    }
+    quota = {"metadata": {"name": "team"}, "status": status}
+    assert list(kubernetes.shortage(quota, {"pods": 3, "cpu": 1.5, "memory": 2**33})) == []
+    assert list(kubernetes.shortage(quota, {"pods": 8, "cpu": 1.6, "memory": 2**33 + 1})) == [
+        "team: pods 10, used 3, needed 8",
+        "team: requests.cpu 4, used 2500m, needed 1.6",
+        "team: limits.memory 8Gi, used 0, needed 8.58993e+09",
+    ]
