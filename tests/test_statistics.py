@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -46,12 +47,12 @@ def counts(channel: int, masses: list[float]) -> np.ndarray:
 
 
 @pytest.fixture
-def mixed(tmp_path) -> Campaign:
-    """Data, signal and background without any file: the tests make up what was counted."""
+def mixed() -> Campaign:
+    """Data, signal and background without any file: the tests make up what was counted. Same names, same toys."""
     return campaign(
-        dataset("data", "data", tmp_path / "data.root"),
-        dataset("higgs", "higgs", tmp_path / "higgs.root", cross_section_pb=0.001),
-        dataset("zz", "zz", tmp_path / "zz.root", cross_section_pb=0.004),
+        dataset("data", "data", Path("data.root")),
+        dataset("higgs", "higgs", Path("higgs.root"), cross_section_pb=0.001),
+        dataset("zz", "zz", Path("zz.root"), cross_section_pb=0.004),
     )
 
 
