@@ -11,6 +11,7 @@ remedy. Every wait has a deadline, and what was begun is removed when it cannot 
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import threading
 import time
@@ -52,6 +53,7 @@ if TYPE_CHECKING:
 
     from distributed import Client
 
+log = logging.getLogger(__name__)
 
 __all__ = [
     "KINDS",
@@ -333,7 +335,7 @@ def launch(
         Seconds until at least one worker must be ready. With fewer than wanted by then, the cluster is ready all the
         same, and its state says why.
     on_state
-        Called with each new `ClusterState`, from whatever thread.
+        Called with each new `ClusterState`, from whatever thread; what it raises is logged.
     cancel
         Set it from another thread, and a start under way is broken off within about a second with `ClusterError`; what
         was made is removed, by a thread if that takes longer. Without effect once the cluster is ready.
@@ -405,13 +407,21 @@ class Cluster:
         with self._lock:
             before, self._state = self._state, replace(self._state, **changes)
             changed = self._state != before
-        if changed and self._on_state is not None:
+        if changed:
+            self._report()
+
+    def _report(self) -> None:
+        """Tell the state; an error of who is told must not end a cluster's life, or leave it without its end."""
+        if self._on_state is None:
+            return
+        try:
             self._on_state(self._state)
+        except Exception:
+            log.exception("on_state failed for %r", self._state.phase)
 
     def start(self) -> None:
         """Check, start and wait; remove everything and raise if it cannot be done. `launch` calls this."""
-        if self._on_state is not None:
-            self._on_state(self._state)
+        self._report()
         atexit.register(self.close)
         try:
             self._start(time.monotonic() + self._described.deadline)

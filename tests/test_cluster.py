@@ -190,6 +190,21 @@ def test_an_idle_or_broken_scheduler_is_told() -> None:
         assert "the ledger resumes" in mine.state.remedy
 
 
+def test_an_observer_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def fail(state: cluster.ClusterState) -> None:
+        raise LookupError(state.phase)
+
+    before = dask_children()
+    with cluster.launch("local", workers=1, memory="500MB", on_state=fail) as mine:
+        mine.adapt(0, 1)
+        wait_for(lambda: mine.state.workers_ready == 0, f"no worker, since there is no work: {mine}")
+        mine.scale(1)
+        wait_for(lambda: (mine.state.phase, mine.state.workers_ready) == ("ready", 1), f"one worker again: {mine}")
+    assert mine.state.phase == "closed"
+    assert dask_children() == before
+    assert "LookupError: closed" in caplog.text
+
+
 class Stalling:
     """A client whose end presses Ctrl-C if asked to, and then lasts until it is let go."""
 
