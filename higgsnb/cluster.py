@@ -508,7 +508,7 @@ class Cluster:
         ask = executors.Cluster(client).ask
         what = "the versions of the workers"
         try:
-            tasks.compare_all(*within(30, lambda: ask(tasks.versions), what, cancel=self._cancel))
+            tasks.compare_all(*within(PREFLIGHT_SECONDS, lambda: ask(tasks.versions), what, cancel=self._cancel))
         except tasks.VersionError as error:
             raise ClusterError(
                 str(error).partition("\n")[0],
