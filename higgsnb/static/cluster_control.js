@@ -109,6 +109,13 @@ class Scaling {
     for (const one of this.range) show(one, this.adapt.checked);
   }
 
+  // Only when a cluster comes up: later somebody may be writing here.
+  begin(workers, most) {
+    [this.workers.value, this.minimum.value, this.maximum.value] = [workers, 1, most].map(String);
+    this.adapt.checked = false;
+    this.turn();
+  }
+
   send(model) {
     const { workers, minimum, maximum } = this;
     if (!this.adapt.checked) model.send({ do: "scale", workers: workers.valueAsNumber });
@@ -118,8 +125,8 @@ class Scaling {
   update({ cluster, choice }) {
     const up = Boolean(cluster) && ["ready", "scaling"].includes(cluster.phase);
     show(this.element, up);
-    if (up && !this.workers.value) this.workers.value = String(cluster.workers_wanted);
-    if (up && !this.maximum.value) [this.minimum.value, this.maximum.value] = ["1", String(choice.workers)];
+    if (up && !this.up) this.begin(cluster.workers_wanted, choice.workers);
+    this.up = up;
   }
 }
 
@@ -161,7 +168,6 @@ function clusterControl({ model, el }) {
     enable(fetch, !gone && !busy);
     show(dashboard, state.dashboard !== "");
     set(dashboard, "href", state.dashboard || null);
-    set(root, "aria-busy", Boolean(busy));
     root.dataset.phase = cluster ? cluster.phase : "none";
   }
   model.on("change:state", update);

@@ -2,7 +2,8 @@
 // anywhere, and text is set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-let serial = 0;
+let followed = "";  // the address whose link was followed last; each widget has its own copy of this file
+const PATIENCE = 5000;  // milliseconds
 // JupyterLab would take the arrow keys for its notebook; it looks at the focused element first.
 const OWN_KEYS = "data-lm-suppress-shortcuts";
 const FOCUSABLE = ["input", "button", "select", "textarea", "summary"];
@@ -27,6 +28,11 @@ function amount(value) {
   if (value === 0) return "0";
   if (Math.abs(value) >= 100000) return value.toPrecision(3).replace(/e\+?/, "e");
   return Number.isInteger(value) || Math.abs(value) >= 1000 ? value.toFixed(0) : value.toFixed(Math.abs(value) >= 1 ? 1 : 2);
+}
+
+// Screen readers say again what is written again.
+function write(node, text) {
+  if (node.textContent !== text) node.textContent = text;
 }
 
 const plain = (value) => String(Number(value.toFixed(6)));
@@ -279,29 +285,38 @@ function drawEvent(target, shown, setup) {
 
 // --- The explorer ----------------------------------------------------------------------------------------------------
 
+// What a link asks for, and a complaint of what it asks in vain: it may be damaged, or made with other data or another version.
 function fromAddress(setup) {
   if (!location.hash.startsWith("#higgsnb=")) return null;
   const given = new URLSearchParams(location.hash.slice(1));
-  const base = setup.selections.find((selection) => selection.name === given.get("higgsnb"));
-  if (!base) return null;
-  const cuts = { ...base.cuts };
-  for (const control of setup.controls) {
-    const value = Number(given.get(control.cut));
-    if (given.has(control.cut) && Number.isFinite(value)) cuts[control.cut] = Math.min(control.high, Math.max(control.low, value));
+  const [[, name], ...wanted] = given;
+  const base = setup.selections.find((selection) => selection.name === name);
+  if (!base) return { complaint: `The link asks for the selection “${name.slice(0, 40)}”, which is not here. It is not followed.` };
+  const cuts = { ...base.cuts }, vain = [];
+  for (const [cut, text] of wanted) {
+    const control = setup.controls.find((one) => one.cut === cut);
+    const value = text.trim() === "" ? NaN : Number(text);
+    if (control && Number.isFinite(value)) cuts[cut] = Math.min(control.high, Math.max(control.low, value));
+    if (!control || cuts[cut] !== value) vain.push(`${cut}=${text}`.slice(0, 40));
   }
-  return { base: base.name, cuts };
+  const more = vain.length > 3 ? ", …" : "";
+  const complaint = vain.length ? `The link cannot be followed in ${vain.slice(0, 3).join(", ")}${more}. The sliders say what is set.` : "";
+  return { base: base.name, cuts, complaint };
 }
 
+// Without the token by which a hub lets its user in: whoever has it can run code in the session.
 function address(base, changes) {
-  const query = new URLSearchParams({ higgsnb: base, ...changes });
-  return `${location.origin}${location.pathname}${location.search}#${query}`;
+  const page = new URL(location.href);
+  page.searchParams.delete("token");
+  page.hash = new URLSearchParams({ higgsnb: base, ...changes });
+  return page.href;
 }
 
 function renderExplorer({ model, el }) {
   const setup = model.get("setup");
-  const id = `hgx${(serial += 1)}`;
+  const id = `hgx-${Math.random().toString(36).slice(2)}`;  // also among other widgets of the page
   const chosenBin = () => (model.get("bin") < 0 ? undefined : model.get("bin"));
-  const state = { cuts: { ...model.get("cuts") }, base: model.get("base"), asked: model.get("asked"), waiting: false, dirty: false, idle: null, roving: chosenBin() };
+  const state = { cuts: { ...model.get("cuts") }, base: model.get("base"), asked: model.get("asked"), waiting: false, dirty: false, idle: null, patience: null, roving: chosenBin() };
   const cutsOf = (base) => (setup.selections.find((selection) => selection.name === base) || setup.selections[0]).cuts;
 
   // Only one question is on its way at a time; what changed meanwhile goes with the next one. Other views of the same
@@ -310,6 +325,7 @@ function renderExplorer({ model, el }) {
     if (state.waiting && Date.now() - state.waiting < 3000) { state.dirty = true; return; }
     state.waiting = Date.now();
     state.dirty = false;
+    state.patience ??= setTimeout(() => write(silence, "Python has not answered yet: the numbers belong to the cuts of before. If this stays, reload the page, or run the notebook again."), PATIENCE);
     state.asked = Math.max(state.asked, model.get("asked")) + 1;
     model.set("base", state.base);
     model.set("cuts", { ...state.cuts });
@@ -327,11 +343,17 @@ function renderExplorer({ model, el }) {
     showCuts();
     ask();
   }
-  function begin(base, cuts) {
+  function begin(base, cuts, complaint = "") {
+    write(vain, complaint);
     state.base = base;
     state.cuts = { ...cuts };
     showCuts();
     ask();
+  }
+  function follow() {
+    const given = location.hash === followed ? null : fromAddress(setup);
+    followed = location.hash;
+    if (given) begin(given.base || state.base, given.cuts || state.cuts, given.complaint);
   }
   function look(cut) {
     if (model.get("focus") === cut) return;
@@ -349,7 +371,7 @@ function renderExplorer({ model, el }) {
         type: "range", id: `${id}-${control.cut}`, "aria-labelledby": `${name.id} ${id}-${control.cut}-label`, min: control.low, max: control.high, step: control.step, disabled: Boolean(off), "data-cut": control.cut,
         oninput: (event) => change(control.cut, Number(event.target.value)), onfocus: () => look(control.cut), onpointerdown: () => look(control.cut),
       });
-      const output = html("output", { for: input.id });
+      const output = html("output", { for: input.id, "aria-live": "off" });
       const label = html("label", { id: `${input.id}-label`, for: input.id }, control.label + (off ? ` (${off})` : ""));
       const row = html("div", { class: off ? "cut off" : "cut" }, label, output, input);
       sliders[control.cut] = { control, input, output, row };
@@ -363,7 +385,7 @@ function renderExplorer({ model, el }) {
       const value = state.cuts[cut];
       if (document.activeElement !== input || Number(input.value) !== value) input.value = value;
       input.setAttribute("aria-valuetext", withUnit(value, control.unit));
-      output.textContent = withUnit(value, control.unit);
+      write(output, withUnit(value, control.unit));
       row.classList.toggle("changed", value !== published[cut]);
     }
     bases.forEach((button) => button.setAttribute("aria-pressed", button.dataset.base === state.base ? "true" : "false"));
@@ -373,7 +395,7 @@ function renderExplorer({ model, el }) {
   const bases = setup.selections.map((selection) => html("button", { type: "button", "data-base": selection.name, title: selection.title, onclick: () => begin(selection.name, selection.cuts) }, selection.name));
   const reset = html("button", { type: "button", class: "reset", onclick: () => begin(state.base, cutsOf(state.base)) }, "Reset cuts");
   const keep = html("button", { type: "button", class: "keep", onclick: () => { model.set("kept", { base: state.base, cuts: { ...state.cuts } }); model.save_changes(); } }, "Keep for comparison");
-  const forget = html("button", { type: "button", class: "forget", hidden: true, onclick: () => { model.set("kept", {}); model.save_changes(); } }, "Forget");
+  const forget = html("button", { type: "button", class: "forget", hidden: true, onclick: () => { keep.focus(); model.set("kept", {}); model.save_changes(); } }, "Forget");
   const variable = html("select", { id: `${id}-variable`, onchange: (event) => { model.set("bin", -1); model.set("variable", event.target.value); model.save_changes(); } }, setup.variables.map((one) => html("option", { value: one.name }, one.label)));
   const link = html("input", { type: "text", readonly: true, "aria-label": "Link to this page with these cuts", onfocus: (event) => event.target.select() });
   const code = html("textarea", { rows: 6, readonly: true, "aria-label": "Python code that repeats this selection", onfocus: (event) => event.target.select() });
@@ -391,6 +413,7 @@ function renderExplorer({ model, el }) {
   // what is shown
   const status = html("p", { role: "status", "aria-live": "polite", class: "status" });
   const problem = html("p", { role: "alert", class: "banner" });
+  const vain = html("p", { role: "status", class: "banner" }), silence = html("p", { role: "status", class: "banner" });
   const main = html("div", { class: "figure" }), mainLegend = html("div"), one = html("div", { class: "figure" }), oneText = html("p", { class: "hint" });
   const yieldTable = html("div", { class: "scroll yields" }), flowTable = html("div", { class: "scroll" }), withoutTable = html("div", { class: "scroll" });
   const list = html("div"), eventView = html("div", { class: "event" });
@@ -459,7 +482,7 @@ function renderExplorer({ model, el }) {
     if (!view.yields) return;
     const names = view.yields.map((row) => row.process);
     const rows = setup.controls.filter((control) => !setup.off[control.cut]).map((control) => {
-      const found = removed.rows && removed.rows[control.cut];
+      const found = removed.asked === view.asked && removed.rows[control.cut];
       return { cells: [`${control.group}: ${control.label}`, ...names.map((name) => (found ? (name === "data" ? found[name].toFixed(0) : amount(found[name])) : "…"))] };
     });
     rows.push({ cells: ["all cuts", ...view.yields.map((row) => (row.process === "data" ? row.all.toFixed(0) : amount(row.all)))], last: true });
@@ -469,7 +492,7 @@ function renderExplorer({ model, el }) {
     const listing = model.get("listing"), chosen = model.get("place");
     if (!listing.rows || model.get("bin") < 0) { list.replaceChildren(html("p", { class: "hint" }, "Choose a bin of the spectrum (click it, or use Tab, the arrow keys and Enter) to list the events in it.")); return; }
     const rows = listing.rows.map((row) => html("tr", { class: row.place.join() === chosen.join() ? "chosen" : "" },
-      html("th", { scope: "row" }, html("button", { type: "button", "data-event": row.place.join("-"), "data-key": row.place.join("-"), "aria-label": `Show event ${row.name}`, onclick: () => { state.jump = true; model.set("place", row.place); model.save_changes(); } }, row.name)),
+      html("th", { scope: "row" }, html("button", { type: "button", "data-event": row.place.join("-"), "data-key": row.place.join("-"), "aria-label": `Show event ${row.name}`, onclick: () => lookAt(row.place) }, row.name)),
       html("td", {}, label(row.process)), html("td", {}, row.channel), html("td", {}, row.mass_4l.toFixed(1)), html("td", {}, row.mass_z1.toFixed(1)), html("td", {}, row.mass_z2.toFixed(1))));
     const more = listing.total > listing.rows.length ? `, the first ${listing.rows.length} of them` : "";
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
@@ -482,20 +505,31 @@ function renderExplorer({ model, el }) {
       if (again) again.focus();
     }
   }
-  function showEvent() {
+  function showEvent(jump = false) {
+    const stay = eventView.contains(document.activeElement);
     drawEvent(eventView, model.get("event"), setup);
-    if (state.jump && model.get("event").leptons) { state.jump = false; const heading = eventView.querySelector("h3"); heading.focus(); }
+    const heading = eventView.querySelector("h3");
+    if (heading && (jump || stay)) heading.focus();
+  }
+  function lookAt(place) {
+    if (place.join() === model.get("place").join()) { showEvent(true); return; }
+    state.jump = true;
+    model.set("place", place);
+    model.save_changes();
   }
   function answer() {
     const view = model.get("view");
     state.waiting = false;
-    problem.textContent = view.error || "";
+    clearTimeout(state.patience);
+    state.patience = null;
+    write(silence, "");
+    write(problem, view.error || "");
     if (view.asked >= state.asked && !state.dirty) { state.asked = view.asked; state.cuts = { ...model.get("cuts") }; state.base = model.get("base"); }
     showCuts();
     drawMain();
     drawOne();
     drawTables();
-    status.textContent = view.summary;
+    write(status, view.summary);
     link.value = address(view.base, view.changes);
     code.value = view.snippet;
     forget.hidden = !view.kept;
@@ -504,7 +538,7 @@ function renderExplorer({ model, el }) {
   }
 
   const root = html("section", { class: "hgx", "aria-label": "Cut explorer" }, html("div", { class: "body" },
-    html("h2", {}, setup.title), html("p", {}, setup.subtitle), html("p", { class: "banner" }, setup.note), problem,
+    html("h2", {}, setup.title), html("p", {}, setup.subtitle), html("p", { class: "banner" }, setup.note), silence, vain, problem,
     html("div", { class: "bar", role: "group", "aria-label": "Published selections" }, html("span", {}, "Selection:"), bases, reset, keep, forget),
     html("div", { class: "columns" },
       html("div", { class: "controls" }, groups),
@@ -519,19 +553,19 @@ function renderExplorer({ model, el }) {
   el.append(root);
   variable.value = model.get("variable");
 
-  const watch = { "change:view": answer, "change:distribution": drawOne, "change:without": () => { drawWithout(); if (!model.get("without").complete && !state.waiting) later(); }, "change:listing": drawList, "change:place": drawList, "change:bin": () => { state.roving = chosenBin() ?? state.roving; drawMain(); drawList(); }, "change:event": showEvent,
+  const watch = { "change:view": answer, "change:distribution": drawOne, "change:without": () => { drawWithout(); if (!model.get("without").complete && !state.waiting) later(); }, "change:listing": drawList, "change:place": drawList, "change:bin": () => { state.roving = chosenBin() ?? state.roving; drawMain(); drawList(); }, "change:event": () => { showEvent(state.jump); state.jump = false; },
     "change:variable": () => { state.roving = undefined; variable.value = model.get("variable"); } };
   for (const [name, call] of Object.entries(watch)) model.on(name, call);
   let seen = 0;
   const resized = new ResizeObserver(() => { const { width } = sizes(); if (Math.abs(width - seen) > 2) { seen = width; drawMain(); drawOne(); showEvent(); } });
   resized.observe(main);
-  const given = fromAddress(setup);
   showCuts();
   answer();
   drawList();
   showEvent();
-  if (given) begin(given.base, given.cuts);
-  return () => { resized.disconnect(); clearTimeout(state.idle); for (const [name, call] of Object.entries(watch)) model.off(name, call); };
+  follow();
+  window.addEventListener("hashchange", follow);
+  return () => { resized.disconnect(); window.removeEventListener("hashchange", follow); clearTimeout(state.idle); clearTimeout(state.patience); for (const [name, call] of Object.entries(watch)) model.off(name, call); };
 }
 
 function renderEvent({ model, el }) {

@@ -323,7 +323,6 @@ function liveHistogram({ model, el }) {
     write(start, label === "Resume" && !state.resumable ? "Start again" : label);
     enable(start, !busy);
     enable(stop, busy && state.phase !== "stopping");
-    set(root, "aria-busy", busy);
     problem(trouble, state.problem);
     for (const view of views) view.update(state);
     if (drawing.clientWidth) picture.update(state, drawing.clientWidth);

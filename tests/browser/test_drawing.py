@@ -210,6 +210,16 @@ def test_everything_has_a_name_for_screen_readers(
         assert page.evaluate(nameless) == []
 
 
+def test_nothing_is_marked_busy_as_some_screen_readers_hide_that_with_its_buttons(
+    visit: Callable[..., Visit], live: LiveHistogram, panel: ClusterControl
+) -> None:
+    starting = {**panel.state["cluster"], "phase": "starting"}
+    for widget, changes in ((live, {"phase": "running"}), (panel, {"busy": "starting", "cluster": starting})):
+        page = visit(viewport=WIDE).show(widget, **changes)
+        assert page.get_by_role("button", name="Stop").is_visible()
+        assert page.locator("[aria-busy=true]").count() == 0
+
+
 def contrast(one: tuple[float, ...], other: tuple[float, ...]) -> float:
     """The contrast of two colours, 1 to 21, as WCAG 2.2 defines it."""
 
@@ -338,6 +348,26 @@ def test_panel_scales_adapts_only_when_asked_and_links_the_dashboard(
     assert page.get_by_role("link", name="Dashboard").get_attribute("href") == "/user/me/proxy/8787/status"
     assert page.locator("[aria-current=step]").inner_text() == "ready"
     page.screenshot(path=artefacts / "cluster_ready.png")
+
+
+def test_scale_begins_with_what_a_new_cluster_has_and_is_not_written_over(
+    visit: Callable[..., Visit], panel: ClusterControl
+) -> None:
+    page = visit(viewport=WIDE).show(panel)
+
+    def tell(**changes: Any) -> None:
+        page.evaluate("(next) => window.update(next)", plain({**panel.state, "cluster": {**ready, **changes}}))
+
+    ready, field = panel.state["cluster"], page.get_by_label("Workers wanted")
+    field.fill("")
+    tell(workers_ready=4)
+    page.keyboard.type("10")
+    page.get_by_role("button", name="Apply").click()
+    assert sent(page) == [{"do": "scale", "workers": 10}]
+    page.get_by_label("adapt to the work").check()
+    tell(phase="closed")
+    tell(workers_wanted=2)
+    assert (field.is_visible(), field.input_value()) == (True, "2")
 
 
 def test_start_of_a_cluster_can_be_broken_off(visit: Callable[..., Visit], panel: ClusterControl) -> None:

@@ -13,7 +13,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -370,12 +370,13 @@ ALONE = """async ([script, style, state]) => {
         off: (name, call) => { listeners[name] = (listeners[name] || []).filter((one) => one !== call); },
     };
     window.take = (answer) => Object.entries(answer).forEach(([name, value]) => set(name, value));
-    const module = await import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
-    window.show = (name) => {
+    const load = () => import(URL.createObjectURL(new Blob([script], {type: 'text/javascript'})));
+    const own = await load();  // anywidget loads it once for a widget, and once more for another widget
+    window.show = async (name, another) => {
         const place = document.createElement('div');
         place.id = name;
         document.body.append(place);
-        module.default.render({model, el: place});
+        window.remove = (another ? await load() : own).default.render({model, el: place});
     };
 }"""
 
@@ -383,20 +384,22 @@ ALONE = """async ([script, style, state]) => {
 class Alone:
     """Views of one widget on a page, and the widget itself in this process."""
 
-    def __init__(self, page: Any, widget: Any, *names: str) -> None:
+    def __init__(self, page: Any, widget: Any, *names: str, address: str = "about:blank") -> None:
         self.page, self.widget, self.errors = page, widget, []
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.set_default_timeout(1000 * SECONDS)
         page.expose_function("ask", self.answer)
+        page.route("http://127.0.0.1/**", lambda route: route.fulfill(body="", content_type="text/html"))
+        page.goto(address)
         page.set_content("<!doctype html><html lang=en><body></body></html>")
         files = [Path(higgsnb.__file__).parent / "static" / f"explorer.{kind}" for kind in ("js", "css")]
         page.evaluate(ALONE, [*(file.read_text(encoding="utf-8") for file in files), self.state()])
         for name in names:
             self.show(name)
 
-    def show(self, name: str) -> None:
-        """Show the widget once more."""
-        self.page.evaluate("(name) => window.show(name)", name)
+    def show(self, name: str, *, another: bool = False) -> None:
+        """Show the widget once more, or as if it were another one."""
+        self.page.evaluate("([name, another]) => window.show(name, another)", [name, another])
         self.page.wait_for_selector(f"#{name} .bin")
 
     def state(self) -> dict[str, Any]:
@@ -432,15 +435,27 @@ class Alone:
 
 
 @pytest.fixture
-def alone(browser: Any, tmp_path: Path) -> Iterator[Alone]:
-    """The explorer of the toy campaign, seen once."""
+def alone_at(browser: Any, tmp_path: Path) -> Iterator[Callable[[str], Alone]]:
+    """A function that shows the explorer of the toy campaign once, as a page of that address."""
     from higgsnb.explorer import CutExplorer
 
     context = browser.new_context(viewport={"width": 1200, "height": 900})
-    found = Alone(context.new_page(), CutExplorer("toy", skims_folder=tmp_path, workers=1), "one")
-    yield found
+    opened: list[Alone] = []
+
+    def open_at(address: str) -> Alone:
+        widget = CutExplorer("toy", skims_folder=tmp_path, workers=1)
+        opened.append(Alone(context.new_page(), widget, "one", address=address))
+        return opened[-1]
+
+    yield open_at
     context.close()
-    assert found.errors == []
+    assert [error for one in opened for error in one.errors] == []
+
+
+@pytest.fixture
+def alone(alone_at: Callable[[str], Alone]) -> Alone:
+    """The explorer of the toy campaign, seen once."""
+    return alone_at("about:blank")
 
 
 FOCUS = "document.activeElement.className"
@@ -528,3 +543,184 @@ def test_chosen_event_is_the_row_that_is_marked_while_cuts_move(alone: Alone) ->
 def test_shaded_part_is_said_to_fail_and_not_to_be_all_that_is_lost(alone: Alone) -> None:
     text = alone.page.locator("p.hint", has_text="After all other cuts").inner_text()
     assert text.endswith("Candidates in the shaded part fail; their event may have another candidate that passes.")
+
+
+# --- Links ---------------------------------------------------------------------------------------------------------
+
+PAGE = "http://127.0.0.1/user/ada/voila/render/dashboard.ipynb"
+
+
+def wait_for_base(alone: Alone, base: str) -> None:
+    alone.wait(f"document.querySelector('[data-base={base}]').getAttribute('aria-pressed') === 'true'")
+
+
+def complaints(alone: Alone) -> str:
+    return "".join(alone.page.locator(".banner[role]").all_inner_texts())
+
+
+def test_link_to_share_does_not_give_away_the_token_of_the_session(alone_at: Callable[[str], Alone]) -> None:
+    alone = alone_at(f"{PAGE}?token=secret&theme=dark")
+    alone.press("one", "muon_pt_min")
+    assert alone.page.locator(".share input").input_value() == f"{PAGE}?theme=dark#higgsnb=open2012&muon_pt_min=5.5"
+
+
+def test_link_is_followed_in_a_page_that_is_open_until_the_view_is_gone(alone_at: Callable[[str], Alone]) -> None:
+    alone = alone_at(PAGE)
+    alone.page.evaluate("location.hash = '#higgsnb=aod2012&muon_pt_min=20'")
+    wait_for_base(alone, "aod2012")
+    alone.wait("document.querySelector('.share input').value.endsWith('higgsnb=aod2012&muon_pt_min=20')")
+    assert alone.values("muon_pt_min") == [alone.widget.cuts["muon_pt_min"]] == [20.0]
+    asked = alone.widget.asked
+    alone.page.evaluate("""() => {
+        window.remove();
+        const changed = new Promise((done) => addEventListener('hashchange', () => done(), { once: true }));
+        location.hash = '#higgsnb=df103';
+        return changed;
+    }""")
+    assert (alone.widget.base, alone.widget.asked) == ("aod2012", asked)
+
+
+def test_link_does_not_undo_what_was_moved_since_when_the_widget_is_shown_again(
+    alone_at: Callable[[str], Alone],
+) -> None:
+    alone = alone_at(f"{PAGE}#higgsnb=aod2012&muon_pt_min=20")
+    wait_for_base(alone, "aod2012")
+    alone.press("one", "muon_pt_min", times=2)
+    alone.show("two")
+    assert alone.values("muon_pt_min") == [21.0, 21.0]
+    alone.press("two", "muon_pt_min")
+    alone.wait("[...document.querySelectorAll('[data-cut=muon_pt_min]')].every((one) => one.value === '21.5')")
+
+
+@pytest.mark.parametrize(
+    ("link", "said", "base", "cuts"),
+    [
+        ("higgsnb=mine&muon_pt_min=20", ["“mine”"], "open2012", {}),
+        ("higgsnb=" + "x" * 100_000, [f"“{'x' * 40}”"], "open2012", {}),
+        (
+            "higgsnb=aod2012&muon_pt_min=&z2_mass_min=abc&electron_pt_min=20",
+            ["muon_pt_min=,", "z2_mass_min=abc."],
+            "aod2012",
+            {"electron_pt_min": 20.0},
+        ),
+        ("higgsnb=aod2012&jet_pt_min=4&muon_pt_min=1e9", ["jet_pt_min=4", "muon_pt_min=1e9"], "aod2012", None),
+        ("higgsnb=aod2012&electron_pt_min=20", [], "aod2012", {"electron_pt_min": 20.0}),
+    ],
+    ids=["selection", "huge", "values", "cuts", "good"],
+)
+def test_what_cannot_be_followed_of_a_link_is_said(
+    alone_at: Callable[[str], Alone], link: str, said: list[str], base: str, cuts: dict[str, float] | None
+) -> None:
+    alone = alone_at(f"{PAGE}#{link}")
+    alone.wait("document.querySelector('.share input').value.includes('#higgsnb=')")
+    wait_for_base(alone, base)
+    text = complaints(alone)
+    assert all(part in text for part in said)
+    assert (text != "") == bool(said)
+    if cuts is not None:
+        published = next(one["cuts"] for one in alone.widget.setup["selections"] if one["name"] == base)
+        assert alone.widget.cuts == {**published, **cuts}
+    alone.page.locator("button.reset").click()
+    assert complaints(alone) == ""
+
+
+# --- More than one, slow, and unseen -------------------------------------------------------------------------------
+
+
+def test_label_belongs_to_the_slider_beside_it_with_two_explorers_on_a_page(alone: Alone) -> None:
+    alone.show("two", another=True)
+    names = alone.page.evaluate("[...document.querySelectorAll('[id]')].map((one) => one.id)")
+    assert len(names) == len(set(names))
+    alone.page.locator("#two .cut label").first.click()
+    assert alone.page.evaluate("document.querySelector('#two').contains(document.activeElement)")
+
+
+def test_numbers_of_before_are_said_to_be_so_while_python_is_silent(alone: Alone) -> None:
+    page = alone.page
+    page.evaluate("""() => {
+        const real = window.ask, held = [];
+        window.ask = (sent) => new Promise((done) => held.push(() => real(sent).then(done)));
+        window.answer = () => { window.ask = real; held.forEach((one) => one()); };
+    }""")
+    page.locator("[data-cut=muon_pt_min]").fill("30")
+    said = "document.querySelector('.hgx').textContent.includes('Python has not answered')"
+    alone.wait(said)
+    page.evaluate("window.answer()")
+    alone.wait(f"!{said}")
+    assert (alone.widget.cuts["muon_pt_min"], complaints(alone)) == (30.0, "")
+
+
+def test_screen_reader_hears_of_a_moved_cut_only_what_it_changes(alone: Alone) -> None:
+    page = alone.page
+    assert page.evaluate("[...document.querySelectorAll('output')].every((one) => one.ariaLive === 'off')")
+    page.evaluate("""() => {
+        window.written = new Set();
+        const note = ({ target }) => written.add(target.htmlFor?.value || target.className);
+        const observer = new MutationObserver((changes) => changes.forEach(note));
+        const told = document.querySelectorAll('output, [role=status], [role=alert]');
+        told.forEach((one) => observer.observe(one, { childList: true, characterData: true, subtree: true }));
+    }""")
+    before = alone.widget.view["summary"]
+    slider = page.locator("[data-cut=muon_pt_min]")
+    slider.fill("30")
+    alone.wait(f"document.querySelector('.status').textContent !== {json.dumps(before)}")
+    assert sorted(page.evaluate("[...written]")) == sorted([slider.get_attribute("id"), "status"])
+
+
+def test_button_that_vanishes_hands_the_focus_on(alone: Alone) -> None:
+    page = alone.page
+    page.locator(".keep").focus()
+    page.keyboard.press("Enter")
+    alone.wait("!document.querySelector('.forget').hidden")
+    page.locator(".forget").focus()
+    page.keyboard.press("Enter")
+    alone.wait("document.querySelector('.forget').hidden")
+    assert page.evaluate(FOCUS) == "keep"
+
+
+def test_yields_without_one_cut_never_stand_beside_those_of_other_cuts(alone: Alone) -> None:
+    page = alone.page
+    table = "[...document.querySelectorAll('table')].find((one) => one.textContent.includes('cut removed'))"
+    cells = f"[...{table}.querySelectorAll('tbody tr:not(.last) td')].map((cell) => cell.textContent)"
+    alone.wait(f"!{cells}.includes('…')")
+    page.evaluate("""() => {
+        const real = window.ask;
+        window.ask = (sent) => ('rest' in sent ? new Promise(() => {}) : real(sent));
+    }""")
+    before = alone.widget.view["summary"]
+    page.locator("[data-cut=muon_pt_min]").fill("30")
+    alone.wait(f"document.querySelector('.status').textContent !== {json.dumps(before)}")
+    assert set(page.evaluate(cells)) == {"…"}
+
+
+def test_focus_is_with_the_event_that_was_chosen_again_and_a_new_size_does_not_move_it(alone: Alone) -> None:
+    page, heading = alone.page, "document.activeElement.localName === 'h3'"
+    page.locator(".bin").nth(7).click()
+    alone.wait("document.querySelector('.list button')")
+    for _ in range(2):
+        page.locator(".list button").nth(2).click()
+        alone.wait(heading)
+    drawn = "document.querySelector('.event .views svg').getAttribute('viewBox')"
+    for width, stays in ((900, heading), (800, "document.activeElement.dataset.cut === 'muon_pt_min'")):
+        before = page.evaluate(drawn)
+        page.set_viewport_size({"width": width, "height": 900})
+        alone.wait(f"{drawn} !== '{before}'")
+        assert page.evaluate(stays)
+        page.locator("[data-cut=muon_pt_min]").focus()
+
+
+def test_print_has_the_colours_for_paper_in_the_dark_theme_too(alone: Alone) -> None:
+    page = alone.page
+    alone.press("one", "muon_pt_min")
+    page.locator(".bin").nth(7).click()
+    page.locator(".list button").first.click()
+    alone.wait("document.querySelector('.event h3')")
+    colours = """['.z1-text', '.z2-text', '.cut.changed output'].map((name) => {
+        const style = getComputedStyle(document.querySelector(name));
+        return name.endsWith('text') ? style.fill : style.color;
+    })"""
+    light = page.evaluate(colours)
+    page.evaluate("document.body.dataset.jpThemeLight = 'false'")
+    assert not set(page.evaluate(colours)) & set(light)
+    page.emulate_media(media="print")
+    assert page.evaluate(colours) == light
