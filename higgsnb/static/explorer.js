@@ -4,6 +4,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 let followed = "";  // the address whose link was followed last; each widget has its own copy of this file
 const PATIENCE = 5000;  // milliseconds
+const NARROW = 480;  // pixels: a phone shows the sliders below the spectrum, at first one group of them
 // JupyterLab would take the arrow keys for its notebook; it looks at the focused element first.
 const OWN_KEYS = "data-lm-suppress-shortcuts";
 const FOCUSABLE = ["input", "button", "select", "textarea", "summary"];
@@ -414,7 +415,7 @@ function renderExplorer({ model, el }) {
   const status = html("p", { role: "status", "aria-live": "polite", class: "status" });
   const problem = html("p", { role: "alert", class: "banner" });
   const vain = html("p", { role: "status", class: "banner" }), silence = html("p", { role: "status", class: "banner" });
-  const main = html("div", { class: "figure" }), mainLegend = html("div"), one = html("div", { class: "figure" }), oneText = html("p", { class: "hint" });
+  const main = html("div", { class: "figure main" }), mainLegend = html("div"), one = html("div", { class: "figure" }), oneText = html("p", { class: "hint" });
   const yieldTable = html("div", { class: "scroll yields" }), flowTable = html("div", { class: "scroll" }), withoutTable = html("div", { class: "scroll" });
   const list = html("div"), eventView = html("div", { class: "event" });
   const sizes = () => { const width = Math.max(280, main.clientWidth || 700); return { width, textSize: width < 480 ? 14 : lettersOf(main) }; };
@@ -509,7 +510,7 @@ function renderExplorer({ model, el }) {
     const stay = eventView.contains(document.activeElement);
     drawEvent(eventView, model.get("event"), setup);
     const heading = eventView.querySelector("h3");
-    if (heading && (jump || stay)) heading.focus();
+    if (heading && (jump || stay)) heading.focus({ preventScroll: !jump });
   }
   function lookAt(place) {
     if (place.join() === model.get("place").join()) { showEvent(true); return; }
@@ -541,10 +542,12 @@ function renderExplorer({ model, el }) {
     html("h2", {}, setup.title), html("p", {}, setup.subtitle), html("p", { class: "banner" }, setup.note), silence, vain, problem,
     html("div", { class: "bar", role: "group", "aria-label": "Published selections" }, html("span", {}, "Selection:"), bases, reset, keep, forget),
     html("div", { class: "columns" },
-      html("div", { class: "controls" }, groups),
-      html("div", { class: "figures" },
-        status,
-        html("div", { class: "bar" }, html("label", { for: variable.id }, "Spectrum of"), variable), main, mainLegend, yieldTable,
+      html("div", { class: "explore" },
+        html("div", { class: "controls" }, groups),
+        html("div", { class: "spectrum" },
+          status,
+          html("div", { class: "bar" }, html("label", { for: variable.id }, "Spectrum of"), variable), main, mainLegend, yieldTable)),
+      html("div", { class: "more" },
         html("h3", {}, "The cut that you move"), one, oneText,
         html("h3", {}, "Events in one bin"), list, eventView,
         html("details", {}, html("summary", {}, "Cutflow: one cut after the other"), html("p", { class: "hint" }, "Events that pass a cut and all before it. Up to “best candidate” an event may count in two channels."), flowTable),
@@ -557,7 +560,15 @@ function renderExplorer({ model, el }) {
     "change:variable": () => { state.roving = undefined; variable.value = model.get("variable"); } };
   for (const [name, call] of Object.entries(watch)) model.on(name, call);
   let seen = 0;
-  const resized = new ResizeObserver(() => { const { width } = sizes(); if (Math.abs(width - seen) > 2) { seen = width; drawMain(); drawOne(); showEvent(); } });
+  const resized = new ResizeObserver(() => {
+    const { width } = sizes();
+    if (Math.abs(width - seen) <= 2) return;
+    if (!seen && width < NARROW) groups.slice(1).forEach((group) => { group.open = false; });
+    seen = width;
+    drawMain();
+    drawOne();
+    showEvent();
+  });
   resized.observe(main);
   showCuts();
   answer();

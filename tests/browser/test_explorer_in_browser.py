@@ -285,6 +285,7 @@ def test_page_fits_its_screen_and_is_legible(
         page.locator(".hgx .bin").nth(18).click()
         visit.wait(".hgx .list button").click()
         visit.wait(".hgx .event h3")
+        page.evaluate("scrollTo(0, 0)")
         page.screenshot(path=pictures / f"{name}.png", full_page=True)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         sizes = page.evaluate(
@@ -293,6 +294,28 @@ def test_page_fits_its_screen_and_is_legible(
                 .map((node) => parseFloat(getComputedStyle(node).fontSize))"""
         )
         assert min(sizes) >= least
+
+
+SEEN = """(cut) => {
+    const box = (found) => document.querySelector(found).getBoundingClientRect();
+    const figure = box('.hgx .main'), slider = box(`[data-cut=${cut}]`);
+    return { top: figure.top >= 0, apart: figure.bottom <= slider.top, bottom: slider.bottom <= innerHeight };
+}"""
+
+
+def test_spectrum_stays_in_sight_on_a_phone_while_any_slider_is_moved(
+    browser: Any, voila: Server, pictures: Path
+) -> None:
+    with visiting(browser, voila.address, viewport={"width": 390, "height": 844}) as visit:
+        visit.wait(".hgx .bin")
+        page, before = visit.page, visit.yields()
+        page.locator(".hgx .controls summary", has_text="Four leptons").click()
+        for cut in ("muon_pt_min", "lepton_pt_leading", "lepton_pt_subleading"):
+            visit.slider(cut).focus()
+            assert page.evaluate(SEEN, cut) == {"top": True, "apart": True, "bottom": True}
+        visit.slider("lepton_pt_leading").fill("50")
+        assert visit.wait_for_yields(other_than=before) < before
+        page.screenshot(path=pictures / "phone_slider.png")
 
 
 OVERLAPS = """() => {
