@@ -9,11 +9,13 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib import metadata
+from importlib import metadata, util
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 import higgsnb
 
@@ -21,8 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"
 BASE = {
     # What repo2docker's environment for Python 3.11 brings and the package uses, too.
-    "attrs", "idna", "importlib-metadata", "jinja2", "markupsafe", "packaging", "psutil", "python-dateutil", "pyyaml",
-    "six", "tornado", "typing-extensions", "tzdata", "zipp",
+    "attrs", "idna", "importlib-metadata", "jinja2", "markupsafe", "packaging", "psutil", "pyyaml", "six", "tornado",
+    "tzdata", "zipp",
 }  # fmt: skip
 JUPYTER = {
     "comm", "ipykernel", "ipython", "ipywidgets", "jinja2", "jupyter", "jupyterhub", "jupyterlab", "jupyterlab-widgets",
@@ -193,24 +195,58 @@ def test_repo2docker_recognises_the_python_version(dockerfile: str) -> None:
 # --- An empty environment --------------------------------------------------------------------------
 
 
-@pytest.mark.slow
-def test_environment_in_an_empty_one_runs_post_build_and_the_first_notebook(tmp_path: Path) -> None:
-    """Everything that the pip section lists, beside a bare kernel; takes minutes and needs a package index."""
+@pytest.fixture(scope="module")
+def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The Python of an environment with all that the pip section lists beside a bare kernel."""
     if sys.version_info[:2] != (3, 11):
         pytest.skip("Binder has Python 3.11: run this test with it")
-    subprocess.run([sys.executable, "-m", "venv", tmp_path / "empty"], check=True)
-    python = tmp_path / "empty" / "bin" / "python"
+    folder = tmp_path_factory.mktemp("binder") / "empty"
+    subprocess.run([sys.executable, "-m", "venv", folder], check=True)
     listed = [f"{name}=={version}" for name, version in pins().items()]
-    subprocess.run([python, "-m", "pip", "install", "-q", "ipykernel", "nbclient", *listed], check=True)
+    subprocess.run([folder / "bin" / "pip", "install", "-q", "ipykernel", "nbclient", *listed], check=True)
+    return folder / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_environment_in_an_empty_one_runs_post_build_and_the_first_notebook(empty: Path, tmp_path: Path) -> None:
+    """Takes minutes and needs a package index."""
     shutil.copytree(
         ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".git", "results", ".*_cache"), symlinks=True
     )
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
-        "PATH": f"{python.parent}{os.pathsep}{os.environ['PATH']}",
+        "PATH": f"{empty.parent}{os.pathsep}{os.environ['PATH']}",
         "HIGGSNB_CACHE": str(tmp_path / "cache"),
         "HOME": str(tmp_path),
     }
     subprocess.run([tmp_path / "copy" / "binder" / "postBuild"], env=environment, check=True)
     first = tmp_path / "copy" / "notebooks" / "00_start_here.ipynb"
-    subprocess.run([python.parent / "jupyter-execute", first], env=environment, cwd=tmp_path, check=True)
+    subprocess.run([empty.parent / "jupyter-execute", first], env=environment, cwd=tmp_path, check=True)
+
+
+def brought_by_binder() -> dict[str, str]:
+    """The versions that repo2docker's own environment has, by name."""
+    lock = Path("buildpacks", "conda", "environment.py-3.11-linux-64.lock")
+    folder = util.find_spec("repo2docker")
+    if folder is None or folder.origin is None:
+        pytest.skip("jupyter-repo2docker is not installed: pip install jupyter-repo2docker")
+    text = (Path(folder.origin).parent / lock).read_text(encoding="utf-8")
+    found = re.findall(r"/([^/]+)-([^-/]+)-[^-/]+\.(?:conda|tar\.bz2)(?:#\w+)?$", text, re.MULTILINE)
+    versions = {canonicalize_name(name): version for name, version in found}
+    return {"nbconvert": versions["nbconvert-core"], **versions}  # conda-forge splits it
+
+
+@pytest.mark.slow
+def test_binder_brings_what_is_not_pinned_and_new_enough(empty: Path) -> None:
+    """Else pip would replace it by whatever is the newest on that day."""
+    base, listed, unfit = brought_by_binder(), pins(), []
+    assert base["jupyterlab"]
+    installed = metadata.distributions(path=[str(next(empty.parents[1].glob("lib/python*/site-packages")))])
+    for one in (one for one in installed if canonicalize_name(one.name) in listed):
+        for needs in map(Requirement, one.requires or []):
+            name = canonicalize_name(needs.name)
+            if name in listed or (needs.marker and not needs.marker.evaluate({"extra": ""})):
+                continue
+            if name not in base or not needs.specifier.contains(base[name]):
+                unfit.append(f"{one.name} needs {needs}, Binder brings {base.get(name)}")
+    assert not unfit, "\n".join(sorted(unfit))
