@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from higgsnb import cluster, diagnosis, kubernetes, providers
+from higgsnb import cluster, diagnosis, kubernetes, provenance, providers, tasks
 from higgsnb.__main__ import main
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
@@ -188,6 +188,21 @@ def test_an_idle_or_broken_scheduler_is_told() -> None:
         wait_for(lambda: mine.state.phase == "failed", f"the loss is told: {mine.state}", 60)
         assert "the scheduler has ended" in mine.state.reason
         assert "the ledger resumes" in mine.state.remedy
+
+
+def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = dask_children()
+    tasks.versions.cache_clear()
+    monkeypatch.setattr(provenance, "version", lambda: "0.0")
+    try:
+        with pytest.raises(
+            cluster.ClusterError, match=r"worker tcp://.* other versions .*: higgsnb 0\.0 .* here and"
+        ) as failure:
+            cluster.launch("local", workers=1, memory="500MB")
+    finally:
+        tasks.versions.cache_clear()
+    assert "or install the same versions" in failure.value.remedy
+    assert dask_children() == before
 
 
 def test_an_observer_that_fails_changes_nothing(caplog: pytest.LogCaptureFixture) -> None:
