@@ -303,7 +303,7 @@ SEEN = """(cut) => {
 }"""
 
 
-def test_spectrum_stays_in_sight_on_a_phone_while_any_slider_is_moved(
+def test_spectrum_stays_in_sight_on_a_phone_while_any_slider_is_moved_and_all_cuts_are_printed(
     browser: Any, voila: Server, pictures: Path
 ) -> None:
     with visiting(browser, voila.address, viewport={"width": 390, "height": 844}) as visit:
@@ -316,6 +316,11 @@ def test_spectrum_stays_in_sight_on_a_phone_while_any_slider_is_moved(
         visit.slider("lepton_pt_leading").fill("50")
         assert visit.wait_for_yields(other_than=before) < before
         page.screenshot(path=pictures / "phone_slider.png")
+        folded = page.locator(".hgx .cut output", has_text="40 GeV").first  # of the Z bosons
+        shown = "(one) => one.checkVisibility({ contentVisibilityAuto: true, visibilityProperty: true })"
+        assert not folded.evaluate(shown)
+        page.emulate_media(media="print")
+        assert folded.evaluate(shown)
 
 
 OVERLAPS = """() => {
@@ -361,6 +366,12 @@ def test_page_prints_whole(browser: Any, voila: Server, pictures: Path) -> None:
         assert page.locator(".hgx .bin").first.is_visible()
         height = page.evaluate("document.documentElement.scrollHeight")
         assert height >= page.locator(".hgx").bounding_box()["height"]
+        around = "for (let one = document.querySelector('.hgx'); one; one = one.parentElement) found.push(one)"
+        assert page.evaluate(f"""() => {{
+            const found = [];
+            {around};
+            return found.every((one) => getComputedStyle(one).breakInside === 'auto');
+        }}"""), "a box around the explorer would begin on a new sheet of paper"
         page.pdf(path=pictures / "print.pdf", format="A4", print_background=True)
         assert (pictures / "print.pdf").stat().st_size > 20_000
 
