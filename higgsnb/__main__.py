@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from higgsnb import __version__
+from higgsnb.errors import HiggsnbError, describe
 
 if TYPE_CHECKING:
     from higgsnb.analysis import Result, Yield
@@ -50,17 +51,15 @@ class Commands(click.Group):
 
 def _is_expected(error: Exception) -> bool:
     """Whether an error tells of bad input, and not of a fault in this package."""
-    named = ("FileError", "VersionError", "ClusterError")
-    return isinstance(error, (ValueError, OSError)) or type(error).__name__ in named
+    return isinstance(error, (HiggsnbError, ValueError, OSError))
 
 
 def _shortened(error: Exception) -> str:
     """Return at most three lines of an error; an unexpected one names its type and how to see more."""
-    lines = [line for line in str(error).splitlines() if line.strip()][:3]
-    if _is_expected(error) and lines:
-        return "\n".join(lines)
-    what = f"unexpected {type(error).__name__}: {' '.join(lines)}"
-    return f"{what}\nRun `higgsnb --debug …` to see where, and please report it."
+    message, hint = describe(error)
+    if not _is_expected(error):
+        message = f"unexpected {type(error).__name__}: {message}"
+    return "\n".join([line for line in f"{message}\n{hint}".splitlines() if line.strip()][:3])
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -14,20 +14,17 @@ from collections import Counter, deque
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
+from higgsnb.errors import NondeterminismError
+
 MOST_STRIKES = 3
 """Lost so many times alone, a unit counts as poison."""
-
-
-class NondeterminismError(RuntimeError):
-    """The same unit of work gave two different results: the computation cannot be trusted."""
 
 
 def nondeterminism(dataset: int, file: int, start: int, stop: int) -> NondeterminismError:
     """Return the error for a part of a file, by its place in the catalogue."""
     return NondeterminismError(
         f"entries {start} to {stop} of file {file} of dataset {dataset} gave two different results; "
-        "the machine or the code is not deterministic\n"
-        "Nothing was overwritten. Run `higgsnb run --fresh` on another machine and compare."
+        "the machine or the code is not deterministic"
     )
 
 

@@ -343,12 +343,14 @@ class Failure:
     file: str
     error: str
     message: str
+    hint: str
 
     def as_dict(self) -> dict[str, str]:
-        """Return the failure as it stands in ``result.json``; the remedy is what follows the message's first line."""
-        first, _, rest = self.message.partition("\n")
+        """Return the failure as it stands in ``result.json``, where the hint is called remedy."""
         file = provenance.public_name(self.file)
-        return {"dataset": self.dataset, "file": file, "error": self.error, "message": first, "remedy": rest.strip()}
+        return {
+            "dataset": self.dataset, "file": file, "error": self.error, "message": self.message, "remedy": self.hint,
+        }  # fmt: skip
 
 
 class Coverage(NamedTuple):

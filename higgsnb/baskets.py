@@ -30,18 +30,8 @@ import numba
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.blocks import (
-    UNCOMPRESSED,
-    Buffer,
-    ByteSource,
-    DamagedFileError,
-    Fetch,
-    Notes,
-    Seen,
-    UnexpectedFormError,
-    damaged,
-    inflate,
-)
+from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, damaged, inflate
+from higgsnb.errors import DamagedFileError
 
 Integers = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]

@@ -21,6 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from higgsnb.errors import DamagedFileError
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -33,10 +35,6 @@ Seen = set[tuple[str, bool]]
 
 class UnexpectedFormError(ValueError):
     """The tree is legal, but not of the form that is read here; plain uproot can read it."""
-
-
-class DamagedFileError(ValueError):
-    """The file contradicts itself or fails a checksum; reading it in another way would not help."""
 
 
 def damaged(location: str, what: str) -> DamagedFileError:

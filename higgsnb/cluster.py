@@ -28,13 +28,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 from higgsnb import executors, kubernetes, tasks
 from higgsnb.diagnosis import Check
+from higgsnb.errors import ApiError, ClusterError, VersionError
 from higgsnb.files import redact
-from higgsnb.kubernetes import ApiError, Leftover, Trouble
+from higgsnb.kubernetes import Leftover, Trouble
 from higgsnb.providers import (
     BATCH,
     GATEWAY_OPTIONS,
     POLL_SECONDS,
-    ClusterError,
     Description,
     Patience,
     Provider,
@@ -509,9 +509,9 @@ class Cluster:
         what = "the versions of the workers"
         try:
             tasks.compare_all(*within(PREFLIGHT_SECONDS, lambda: ask(tasks.versions), what, cancel=self._cancel))
-        except tasks.VersionError as error:
+        except VersionError as error:
             raise ClusterError(
-                str(error).partition("\n")[0],
+                error.message,
                 "Use the image of this session for the workers (image=), or install the same versions here.",
             ) from error
 
@@ -645,8 +645,8 @@ class Cluster:
 
     def _failed(self, error: ClusterError, left: str) -> None:
         """Tell why it failed, and what may be left."""
-        reason = f"{error.reason} ({left})" if left else error.reason
-        self._update(phase="failed", workers_ready=0, reason=reason, remedy=error.remedy)
+        reason = f"{error.message} ({left})" if left else error.message
+        self._update(phase="failed", workers_ready=0, reason=reason, remedy=error.hint)
 
     def close(self) -> None:
         """Remove the cluster and everything that belongs to it; a second time does nothing.

@@ -22,6 +22,7 @@ from typing import Any, Protocol
 from urllib.parse import unquote, urlsplit
 
 from higgsnb import files
+from higgsnb.errors import CampaignError
 
 __all__ = [
     "Campaign",
@@ -42,10 +43,6 @@ PLANNED = {"cms2016"}  # campaigns that are announced but not in the catalogue
 CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # a folder has this name
 SCHEMES = ("file", "http", "https", "root", "toy")
 _MISSING = object()
-
-
-class CampaignError(ValueError):
-    """A campaign that cannot be used: unknown name, or a TOML file with something wrong in it."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -391,15 +388,16 @@ def _likely(dataset: Dataset, counts: list[int | None], surplus: int) -> str:
     return f"{surplus:,} too many: a file may belong to another dataset, or `events` is wrong"
 
 
-def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], str]:
+def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], tuple[str, str]]:
     """Find files that are listed under two addresses: of the same UUID, number of entries and size.
 
     Returns
     -------
-    dict of (int, int) to str
-        For each that is there again, by its place in the catalogue, a message that names both addresses.
+    dict of (int, int) to (str, str)
+        For each that is there again, by its place in the catalogue, a message that names both addresses, and a hint.
     """
-    problems, seen = {}, dict[tuple[object, ...], str]()
+    problems: dict[tuple[int, int], tuple[str, str]] = {}
+    seen: dict[tuple[object, ...], str] = {}
     for (index, number), info in sorted(opened.items(), key=lambda item: item[0]):
         if info.uuid is None:
             continue
@@ -408,8 +406,8 @@ def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> 
         first = seen.setdefault((info.uuid, info.entries, info.bytes), place)
         if first != place:
             problems[index, number] = (
-                f"{place} is the same file as {first} (UUID {info.uuid}, {info.entries:,} events)\n"
-                "Remove one, or give the other as one of its `alternatives`."
+                f"{place} is the same file as {first} (UUID {info.uuid}, {info.entries:,} events)",
+                "Remove one, or give the other as one of its `alternatives`.",
             )
     return problems
 

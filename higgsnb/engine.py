@@ -17,14 +17,22 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import accounts, analysis, datasets, events, luminosity, provenance, tasks, transfer
-from higgsnb.accounts import Accounts, Batch, NondeterminismError
+from higgsnb import accounts, analysis, datasets, errors, events, luminosity, provenance, tasks, transfer
+from higgsnb.accounts import Accounts, Batch
 from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
-from higgsnb.executors import Cluster, SchedulerLostError, Threads, WorkerLostError, available_cores, opened
+from higgsnb.errors import (
+    FileError,
+    LedgerError,
+    NondeterminismError,
+    SchedulerLostError,
+    VersionError,
+    WorkerLostError,
+)
+from higgsnb.executors import Cluster, Threads, available_cores, opened
 from higgsnb.files import redact
-from higgsnb.ledger import Ledger, LedgerError, Record, Sum, unit_keys
+from higgsnb.ledger import Ledger, Record, Sum, unit_keys
 from higgsnb.selection import STREAM_CHANNELS
-from higgsnb.tasks import Outcome, VersionError, Work
+from higgsnb.tasks import Outcome, Work
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign, Chunk
@@ -71,10 +79,6 @@ EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 
 """
 READ_SHARE = {"outreach": 0.9, "nanoaod": 0.03, "csv": 1.0}
 """Part of a file's bytes that lies in the branches that are read."""
-
-
-class FileError(RuntimeError):
-    """A file that could not be analysed, raised with ``on_error="strict"``; the message is that of the cause."""
 
 
 @dataclass
@@ -132,12 +136,13 @@ class _Run:
         """Return how the work went, for the ``run`` block of a result: it may differ between runs of the same thing."""
         return {"backend": self.executor.name, "workers": self.executor.workers, "tries": dict(self.tries)}
 
-    def fail(self, key: FileKey, error: str, message: str, cause: Exception | None = None) -> None:
+    def fail(self, key: FileKey, error: str, message: str, hint: str, cause: Exception | None = None) -> None:
         """Note a file that could not be analysed; raise in strict mode."""
         dataset = self.campaign.datasets[key[0]]
         if self.strict:
-            raise FileError(message) from cause
-        self.failures.setdefault(key, Failure(dataset.name, dataset.files[key[1]].url, error, redact(message)))
+            raise FileError(message, hint) from cause
+        url = dataset.files[key[1]].url
+        self.failures.setdefault(key, Failure(dataset.name, url, error, redact(message), redact(hint)))
 
     def file_of(self, unit: int) -> FileKey:
         """Return the file that a unit is a part of."""
@@ -307,14 +312,14 @@ def _note_file(state: _Run, key: FileKey, future: Future[FileInfo]) -> None:
     try:
         state.files[key] = future.result()
     except (OSError, ValueError) as error:
-        state.fail(key, type(error).__name__, str(error), error)
+        state.fail(key, type(error).__name__, *errors.describe(error), error)
 
 
 def _check_files(state: _Run) -> None:
     """Leave out files that are there already under another address; hold the rest against the catalogue's totals."""
     for place, message in datasets.same_files(state.campaign, state.files).items():
         del state.files[place]
-        state.fail(place, "DuplicateFileError", message)
+        state.fail(place, "DuplicateFileError", *message)
     datasets.check_totals(state.campaign, {place: info.entries for place, info in state.files.items()})
 
 
@@ -537,7 +542,7 @@ def _receive(state: _Run, batch: Batch, future: Future[list[Outcome]]) -> None:
         state.books.give_back(batch)
         return
     except WorkerLostError as error:
-        for unit in state.books.lose(batch, error.strikes):
+        for unit in state.books.lose(batch, error.failures):
             _blame(state, unit, "The others were counted. Look at this part of the file, or give workers more memory.")
         return
     if state.ledger is not None:  # a unit that failed has not ended its process
@@ -545,7 +550,7 @@ def _receive(state: _Run, batch: Batch, future: Future[list[Outcome]]) -> None:
     for unit, outcome in zip(batch.units, outcomes, strict=True):
         if outcome.record is None:
             if state.books.fail(unit):
-                state.fail(state.file_of(unit), outcome.error, outcome.message)
+                state.fail(state.file_of(unit), outcome.error, outcome.message, outcome.hint)
                 chunk = state.chunks[unit]
                 if outcome.sections is not None:
                     place = (chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop)
@@ -575,7 +580,7 @@ def _blame(state: _Run, unit: int, remedy: str) -> None:
     what = f"entries {', '.join(ranges)} ended the worker each time they were tried ({cause})"
     if key not in state.failures or len(ranges) > 1:
         state.failures.pop(key, None)
-        state.fail(key, "PoisonUnitError", f"{chunk.file.url}: {what}\n{remedy}")
+        state.fail(key, "PoisonUnitError", f"{chunk.file.url}: {what}", remedy)
 
 
 def _what_is_kept(state: _Run) -> str:

@@ -29,7 +29,8 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import files, survivors
-from higgsnb.blocks import DamagedFileError, UnexpectedFormError
+from higgsnb.blocks import UnexpectedFormError
+from higgsnb.errors import DamagedFileError, SchemaError, UnreadableError
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
 if TYPE_CHECKING:
@@ -69,14 +70,6 @@ CSV_COLUMNS = (
     "Event",
     *(f"{name}{i}" for i in range(1, 5) for name in ("PID", "pt", "eta", "phi", "Q")),
 )
-
-
-class SchemaError(ValueError):
-    """A file whose branches are not those of its schema."""
-
-
-class UnreadableError(OSError):
-    """A file that is there but cannot be read: not ROOT, truncated, a corrupted block."""
 
 
 @dataclass(frozen=True)

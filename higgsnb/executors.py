@@ -18,6 +18,8 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, TypeVar
 
+from higgsnb.errors import SchedulerLostError, WorkerLostError
+
 Value = TypeVar("Value")
 
 PARENT_SECONDS = 1.0
@@ -30,18 +32,6 @@ GATHER_SECONDS = 60.0
 """How long a finished result may take to come here."""
 WORKERS_SECONDS = 120.0
 """How long a cluster may be without any worker."""
-
-
-class WorkerLostError(RuntimeError):
-    """The process that did the work died. ``strikes`` is the number of deaths behind it."""
-
-    def __init__(self, message: str, strikes: int = 1) -> None:
-        super().__init__(message)
-        self.strikes = strikes
-
-
-class SchedulerLostError(ConnectionError):
-    """The Dask cluster is gone, or has no workers, and did not come back in time."""
 
 
 def available_cores() -> int:
@@ -222,7 +212,7 @@ class Cluster:
         try:
             outer.set_result(inner.result(timeout=GATHER_SECONDS))
         except KilledWorker as error:
-            outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", self.STRIKES))
+            outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", failures=self.STRIKES))
         except (CancelledError, FutureCancelledError, OSError) as error:
             if inner.status == "error":  # the call's own
                 outer.set_exception(error)

@@ -37,14 +37,13 @@ from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
 from higgsnb import transfer
+from higgsnb.errors import ChecksumError, TransferError
 from higgsnb.transfer import (
-    ChecksumError,
     OtherSizeError,
     Part,
     PlaceError,
     Progress,
     RemoteFile,
-    TransferError,
     Tries,
     Wanted,
     error_for,

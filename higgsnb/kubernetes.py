@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from higgsnb.diagnosis import Check
+from higgsnb.errors import ApiError
 from higgsnb.files import redact
 
 if TYPE_CHECKING:
@@ -69,14 +70,6 @@ RIGHTS: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("", "events"): ("get", "list"),
 }
 """The rules of the shipped Role, ``binder/hub/manifests/dask-user.yaml``; a test holds them together."""
-
-
-class ApiError(RuntimeError):
-    """A request that the Kubernetes API refused or did not answer; ``status`` is 0 if there was no answer."""
-
-    def __init__(self, message: str, status: int = 0) -> None:
-        super().__init__(message)
-        self.status = status
 
 
 @dataclass(frozen=True)
@@ -240,10 +233,10 @@ class Api:
                 return self.run(attempt(), max(left, 0.1))
             except kr8s.ServerError as error:
                 status = error.response.status_code if error.response is not None else 0
-                failure = ApiError(str(error), status)
+                failure = ApiError(str(error), status=status)
                 if status not in RETRIED:
                     raise failure from error
-                failure = ApiError(f"{what} was answered with {status} for {seconds:.0f} s", status)
+                failure = ApiError(f"{what} was answered with {status} for {seconds:.0f} s", status=status)
             except (httpx.TransportError, OSError, kr8s.APITimeoutError, FutureTimeoutError) as error:
                 failure = ApiError(f"{what} had no answer in {seconds:.0f} s ({_words(error)})")
             except (ValueError, KeyError, LookupError) as error:  # what kr8s says of a kubeconfig it cannot use

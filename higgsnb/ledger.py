@@ -28,8 +28,9 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import histograms, luminosity
-from higgsnb.accounts import NondeterminismError, nondeterminism
+from higgsnb.accounts import nondeterminism
 from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges
+from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
 
 try:
@@ -238,10 +239,6 @@ INSERT INTO attempts VALUES (?1, 1, 1, ?2)
 ON CONFLICT (key) DO UPDATE SET begun = begun + 1, open = open + 1, alone = alone + ?2
 """
 _END = "UPDATE attempts SET open = 0, alone = 0 WHERE key = ?"
-
-
-class LedgerError(OSError):
-    """A ledger that cannot be used: held by another client, unreadable, of another version, on a full disk."""
 
 
 class Attempts(NamedTuple):

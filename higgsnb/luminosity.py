@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import files
+from higgsnb.errors import LumiDataError, LumiMaskError
 
 __all__ = [
     "Account",
@@ -31,12 +32,12 @@ __all__ = [
     "LumiSections",
     "LumiTable",
     "Mask",
-    "MaskError",
+    "LumiMaskError",
     "Progress",
     "SectionSum",
     "Segments",
     "Span",
-    "TableError",
+    "LumiDataError",
     "account",
     "catalogue",
     "check_inputs",
@@ -56,14 +57,6 @@ PACKED = np.dtype("<i8")  # sections in a file
 LARGEST = 2**31 - 1  # run and section numbers, so that the packed number stays positive
 # powers of ten that turn 1/unit into 1/fb
 UNITS = {"b": -15, "mb": -12, "ub": -9, "nb": -6, "pb": -3, "fb": 0, "ab": 3}
-
-
-class MaskError(ValueError):
-    """A file that is not a golden JSON."""
-
-
-class TableError(ValueError):
-    """A file that is not a brilcalc table by lumi section, or a table that lacks sections."""
 
 
 def pack(run: npt.ArrayLike, section: npt.ArrayLike) -> Ints:
@@ -161,13 +154,13 @@ class LumiSections:
 
         Raises
         ------
-        TableError
+        LumiDataError
             If the table lacks a section; ``sections & table.sections`` is what it can answer for.
         """
         lost = self - table.sections
         if len(lost):
             run, section = divmod(int(lost.keys[0]), 2**32)
-            raise TableError(
+            raise LumiDataError(
                 f"the table lacks {len(lost)} of {len(self)} sections (run {run}, section {section} …)\n"
                 "give a table that covers them, or intersect with table.sections first"
             )
@@ -187,7 +180,7 @@ class Mask:
 
         Raises
         ------
-        MaskError
+        LumiMaskError
             If the text is not ``{"run": [[first, last], …], …}``; names the run.
         FileNotFoundError, higgsnb.files.TransferError
             If it cannot be had.
@@ -196,18 +189,18 @@ class Mask:
         try:
             content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
         except ValueError as error:
-            reason = error if isinstance(error, MaskError) else f"not JSON: {error}"
-            raise MaskError(f"{files.redact(os.fspath(location))}: {reason}") from None
+            reason = error if isinstance(error, LumiMaskError) else f"not JSON: {error}"
+            raise LumiMaskError(f"{files.redact(os.fspath(location))}: {reason}") from None
         try:
             return cls.of(content)
-        except MaskError as error:
-            raise MaskError(f"{files.redact(os.fspath(location))}: {error}") from None
+        except LumiMaskError as error:
+            raise LumiMaskError(f"{files.redact(os.fspath(location))}: {error}") from None
 
     @classmethod
     def of(cls, ranges: Mapping[str, Any]) -> Mask:
         """Make a mask from the content of a golden JSON; overlapping ranges are joined."""
         if not isinstance(ranges, Mapping):
-            raise MaskError(f'expected {{"run": [[first, last], …]}}, got a {type(ranges).__name__}')
+            raise LumiMaskError(f'expected {{"run": [[first, last], …]}}, got a {type(ranges).__name__}')
         pairs = sorted(pair for run, spans in ranges.items() for pair in _intervals(run, spans))
         joined: list[list[int]] = []
         for start, stop in pairs:
@@ -257,19 +250,19 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise MaskError(f"run {key} is listed twice; join its ranges")
+            raise LumiMaskError(f"run {key} is listed twice; join its ranges")
         found[key] = value
     return found
 
 
 def _intervals(run: str, spans: Any) -> Iterator[tuple[int, int]]:
     if not re.fullmatch(r"\d{1,10}", run) or not 0 < int(run) <= LARGEST:
-        raise MaskError(f"expected a run number as key, got '{run[:40]}'")
+        raise LumiMaskError(f"expected a run number as key, got '{run[:40]}'")
     if not isinstance(spans, list):
-        raise MaskError(f"run {run}: expected a list of [first, last], got {str(spans)[:40]}")
+        raise LumiMaskError(f"run {run}: expected a list of [first, last], got {str(spans)[:40]}")
     for span in spans:
         if not _is_span(span):
-            raise MaskError(f"run {run}: expected [first, last] with 0 <= first <= last, got {str(span)[:40]}")
+            raise LumiMaskError(f"run {run}: expected [first, last] with 0 <= first <= last, got {str(span)[:40]}")
         yield int(run) << 32 | span[0], int(run) << 32 | span[1]
 
 
@@ -295,7 +288,7 @@ def read_table(location: str | os.PathLike[str]) -> LumiTable:
 
     Raises
     ------
-    TableError
+    LumiDataError
         If a column, a unit or a number is missing or wrong (names the line), or a section is there twice.
     FileNotFoundError, higgsnb.files.TransferError
         If it cannot be had.
@@ -305,7 +298,7 @@ def read_table(location: str | os.PathLike[str]) -> LumiTable:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
-        raise TableError(f"{label}: not a text file; expected brilcalc's CSV") from None
+        raise LumiDataError(f"{label}: not a text file; expected brilcalc's CSV") from None
     columns = _header(lines, label)
     rows = [_row(text, number, columns, label) for number, text in enumerate(lines, 1) if text and text[0] != "#"]
     keys = np.array([row[0] for row in rows], dtype=np.int64)
@@ -313,7 +306,7 @@ def read_table(location: str | os.PathLike[str]) -> LumiTable:
     twice = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(twice):
         run, section = divmod(int(keys[order][twice[0]]), 2**32)
-        raise TableError(f"{label}: run {run}, section {section} is there twice; give each section one line")
+        raise LumiDataError(f"{label}: run {run}, section {section} is there twice; give each section one line")
     values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 2)[order]
     return LumiTable(LumiSections(keys[order]), values[:, 0].copy(), values[:, 1].copy())
 
@@ -335,20 +328,20 @@ def _header(lines: Iterable[str], label: str) -> _Columns:
         found = {name.partition("(")[0].partition(":")[0]: at for at, name in enumerate(names)}
         lacking = [name for name in ("ls", "delivered", "recorded") if name not in found]
         if lacking:
-            raise TableError(
+            raise LumiDataError(
                 f"{label}: no column '{lacking[0]}' among {', '.join(names)}\nmake the table with brilcalc lumi --byls"
             )
         delivered, recorded = found["delivered"], found["recorded"]
         factors = (_to_fb(names[delivered], label), _to_fb(names[recorded], label))
         return _Columns(found["run"], found["ls"], delivered, recorded, factors)
-    raise TableError(f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'; expected brilcalc's CSV")
+    raise LumiDataError(f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'; expected brilcalc's CSV")
 
 
 def _to_fb(column: str, label: str) -> float:
     """Find the factor that turns a column into 1/fb from the unit in its name, as ``recorded(1e3/pb)``."""
     match = re.fullmatch(r"\w+\((\d+(?:\.\d+)?(?:e[+-]?\d+)?)?(hz)?/([munpfa]?b)\)", column)
     if match is None:
-        raise TableError(f"{label}: no unit in '{column}'; expected one as (/pb), (/ub) or (hz/ub)")
+        raise LumiDataError(f"{label}: no unit in '{column}'; expected one as (/pb), (/ub) or (hz/ub)")
     factor = float(match[1] or 1) * (SECTION_SECONDS if match[2] else 1.0)
     return factor * 10.0 ** UNITS[match[3]]
 
@@ -362,11 +355,11 @@ def _row(text: str, number: int, columns: _Columns, label: str) -> tuple[int, fl
         section = int(second or 0) or int(first)
         delivered, recorded = float(cells[columns.delivered]), float(cells[columns.recorded])
     except (ValueError, IndexError, csv.Error):
-        raise TableError(f"{label}: line {number} cannot be read: {text[:80]}") from None
+        raise LumiDataError(f"{label}: line {number} cannot be read: {text[:80]}") from None
     if not (0 < run <= LARGEST and 0 <= section <= LARGEST):
-        raise TableError(f"{label}: line {number}: run {run}, section {section} are out of range")
+        raise LumiDataError(f"{label}: line {number}: run {run}, section {section} are out of range")
     if not (0 <= delivered < math.inf and 0 <= recorded < math.inf):
-        raise TableError(f"{label}: line {number}: luminosity must not be negative: {text[:80]}")
+        raise LumiDataError(f"{label}: line {number}: luminosity must not be negative: {text[:80]}")
     return run << 32 | section, delivered * columns.factors[0], recorded * columns.factors[1]
 
 
@@ -628,7 +621,7 @@ def catalogue(golden_json: str | None, luminosity_table: str | None) -> Catalogu
 
     Raises
     ------
-    MaskError, TableError, FileNotFoundError, higgsnb.files.TransferError
+    LumiMaskError, LumiDataError, FileNotFoundError, higgsnb.files.TransferError
         As `Mask.load` and `read_table` do.
     """
     if golden_json is None and luminosity_table is None:
@@ -651,12 +644,12 @@ def kept_mask(golden_json: str, digest: str | None = None) -> Mask:
 
     Raises
     ------
-    MaskError
+    LumiMaskError
         If it is not the one of that digest; and as `Mask.load` does.
     """
     mask = _kept_mask(golden_json, _stamp(golden_json))
     if digest is not None and mask.digest != digest:
-        raise MaskError(
+        raise LumiMaskError(
             f"{files.redact(golden_json)}: is not the golden JSON that it was when the run began\n"
             "It has changed, or workers see another one than this process; run again."
         )
@@ -694,7 +687,7 @@ def check_inputs(campaign: Inputs) -> None:
 
     Raises
     ------
-    MaskError, TableError, FileNotFoundError, higgsnb.files.TransferError, higgsnb.files.ChecksumError
+    LumiMaskError, LumiDataError, FileNotFoundError, higgsnb.files.TransferError, higgsnb.files.ChecksumError
         As `Mask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``.
     """
     for key, location, read in (
@@ -706,6 +699,6 @@ def check_inputs(campaign: Inputs) -> None:
         label = files.redact(location)
         try:
             read(location)
-        except (MaskError, TableError, OSError) as error:
+        except (LumiMaskError, LumiDataError, OSError) as error:
             reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
             raise type(error)(f"{key} = {label}: {reason.removeprefix(f'{label}: ')}") from None

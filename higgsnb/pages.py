@@ -25,18 +25,8 @@ import numpy.typing as npt
 import xxhash
 
 from higgsnb.baskets import Array, Columns, Enough, Integers, Survivors, elements_of, four_leptons, joined
-from higgsnb.blocks import (
-    UNCOMPRESSED,
-    Buffer,
-    ByteSource,
-    DamagedFileError,
-    Fetch,
-    Notes,
-    Seen,
-    UnexpectedFormError,
-    damaged,
-    inflate,
-)
+from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, damaged, inflate
+from higgsnb.errors import DamagedFileError
 
 _LEAF, _COLLECTION = 0, 1
 _PROJECTED = 0x02

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from higgsnb import kubernetes
 from higgsnb.diagnosis import Check, memory_limit
+from higgsnb.errors import ClusterError
 from higgsnb.files import redact
 from higgsnb.kubernetes import Trouble
 
@@ -40,14 +41,6 @@ WORKER_LEAST = 500_000_000
 NOTEBOOK_LEAST = 400_000_000
 """Bytes kept free for the notebook and the scheduler, which share the session's limit with local workers."""
 POLL_SECONDS = 0.5
-
-
-class ClusterError(RuntimeError):
-    """A cluster that could not be started or changed: ``reason`` in one sentence, and the ``remedy``."""
-
-    def __init__(self, reason: str, remedy: str) -> None:
-        super().__init__(f"{reason}\n{remedy}" if remedy else reason)
-        self.reason, self.remedy = reason, remedy
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,9 @@ import numpy.typing as npt
 from higgsnb import analysis, events, histograms, kernel, pairings, skims
 from higgsnb.analysis import Result
 from higgsnb.datasets import Chunk
+from higgsnb.errors import SelectionError
 from higgsnb.pairings import Held, Pairings
-from higgsnb.selection import CHANNELS, Cut, Selection, SelectionError
+from higgsnb.selection import CHANNELS, Cut, Selection
 
 if TYPE_CHECKING:
     from pathlib import Path

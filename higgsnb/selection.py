@@ -30,6 +30,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.errors import SelectionError
+
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
 
@@ -45,10 +47,6 @@ SENTINEL = -999.0
 
 STREAM_CHANNELS = {"DoubleMu": (FOUR_MUONS, TWO_EACH), "DoubleElectron": (FOUR_ELECTRONS,)}
 """Channels that ``aod2012`` and ``df103`` take from a stream of data; a dataset without a stream gives all three."""
-
-
-class SelectionError(ValueError):
-    """A selection that does not exist or makes no sense."""
 
 
 class Cut(IntEnum):

@@ -13,8 +13,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higgsnb import kernel, provenance, transfer
+from higgsnb import errors, kernel, provenance, transfer
 from higgsnb.analysis import sections_of
+from higgsnb.errors import VersionError
 from higgsnb.files import redact
 from higgsnb.ledger import Record, pack
 
@@ -22,13 +23,6 @@ if TYPE_CHECKING:
     from higgsnb.analysis import Integers, Tally
     from higgsnb.datasets import Chunk
     from higgsnb.selection import Selection
-
-
-NO_MEMORY = "the worker had no memory left\nGive workers more memory, or use smaller chunks (--chunk-events)."
-
-
-class VersionError(RuntimeError):
-    """Client and workers do not run the same versions: their numbers could differ."""
 
 
 class Work(NamedTuple):
@@ -47,14 +41,15 @@ class Work(NamedTuple):
 class Outcome(NamedTuple):
     """What came of one chunk.
 
-    A record with its sha256, or the kind of error, its message and the lumi sections that are lost (where they could be
-    read); the seconds it took, and how often each remote file had to be asked, where that was more than once.
+    A record with its sha256, or the kind of error, its message and hint, and the lumi sections that are lost (where
+    they could be read); the seconds it took, and how often each remote file was asked, where that was more than once.
     """
 
     record: Record | None
     sha256: bytes
     error: str
     message: str
+    hint: str
     sections: Integers | None
     seconds: float
     tries: dict[str, int]
@@ -155,17 +150,18 @@ def _warm_up() -> None:
 def _do_one(chunk: Chunk, work: Work) -> Outcome:
     """Count one chunk; what is wrong with its file becomes part of the outcome."""
     before = time.perf_counter()
-    record, error, message = None, "", ""
+    record, error, message, hint = None, "", "", ""
     sections: Integers | None = None
     try:
         with _limited(work.unit_seconds):
             record = pack(work.analyse(chunk, work.selection, skims_folder=work.skims_folder))
     except (OSError, ValueError, MemoryError) as caught:
         error = type(caught).__name__
-        message = redact(str(caught)) or NO_MEMORY
+        message, hint = (redact(text) for text in errors.describe(caught))
         sections = _lost_sections(chunk, work)
     sha256 = b"" if record is None else record.sha256()
-    return Outcome(record, sha256, error, message, sections, time.perf_counter() - before, transfer.take_tries())
+    seconds = time.perf_counter() - before
+    return Outcome(record, sha256, error, message, hint, sections, seconds, transfer.take_tries())
 
 
 def _lost_sections(chunk: Chunk, work: Work) -> Integers | None:

@@ -34,6 +34,8 @@ from urllib.error import URLError
 from urllib.parse import quote, unquote, urljoin, urlsplit, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
+from higgsnb.errors import ChecksumError, TransferError
+
 __all__ = [
     "ChecksumError",
     "OtherSizeError",
@@ -78,14 +80,6 @@ SECRET_NAME = re.compile(r"auth|token|sig|secret|pass|pwd|cred|key|jwt|session|x
 NETWORK = frozenset({"http", "https", "root"})
 
 Progress = Callable[[int, "int | None"], None]
-
-
-class TransferError(OSError):
-    """A file could not be brought here; the message names each place tried, why, and the next step."""
-
-
-class ChecksumError(OSError):
-    """A file is not the one that the catalogue describes: size or adler32 differ."""
 
 
 def redact(text: str) -> str:

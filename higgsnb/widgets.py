@@ -29,7 +29,7 @@ import numpy.typing as npt
 import traitlets
 
 from higgsnb import cluster as clusters
-from higgsnb import engine, files, histograms, plots
+from higgsnb import engine, errors, files, histograms, plots
 from higgsnb.analysis import Result
 from higgsnb.explorer import CutExplorer, EventDisplay
 from higgsnb.selection import CHANNELS
@@ -88,7 +88,9 @@ def _static(*names: str) -> str:
 
 
 def _problem(error: BaseException) -> dict[str, str]:
-    """Say an exception in words: errors of this package have the remedy in the lines after the first."""
+    """Describe an exception: what is wrong, and what to do about it."""
+    if isinstance(error, errors.HiggsnbError):
+        return {"what": files.redact(error.message), "remedy": files.redact(error.hint)}
     what, _, remedy = files.redact(str(error)).partition("\n")
     if remedy:
         return {"what": what, "remedy": remedy}

@@ -9,7 +9,8 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
-from higgsnb.accounts import MOST_STRIKES, Accounts, Batch, NondeterminismError
+from higgsnb.accounts import MOST_STRIKES, Accounts, Batch
+from higgsnb.errors import NondeterminismError
 
 UNITS = 23
 

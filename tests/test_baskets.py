@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from higgsnb import baskets
 from higgsnb.baskets import BasketReader, Columns, Survivors
-from higgsnb.blocks import DamagedFileError, RemoteBlocks, UnexpectedFormError
+from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.errors import DamagedFileError
 from higgsnb.files import RemoteFile
 from higgsnb.survivors import open_survivors
 

@@ -9,7 +9,8 @@ import pytest
 
 from higgsnb import events
 from higgsnb.datasets import Chunk, File
-from higgsnb.events import SchemaError, UnreadableError, inspect, read_leptons
+from higgsnb.errors import SchemaError, UnreadableError
+from higgsnb.events import inspect, read_leptons
 from higgsnb.selection import Leptons
 
 CELLS = {

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from outreach import write as outreach_file
 
 from higgsnb import datasets, engine, files, selection, toy
-from higgsnb.datasets import Campaign, CampaignError, Dataset, File
+from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.errors import CampaignError
 from higgsnb.events import FileInfo, inspect
 
 GOOD = """
@@ -440,7 +441,7 @@ def opened(folder: Path, total: int, listed: str) -> Campaign:
     campaign = datasets.load(path)
     infos = {(0, number): inspect(file, "outreach") for number, file in enumerate(campaign.files)}
     for message in datasets.same_files(campaign, infos).values():
-        raise CampaignError(message)
+        raise CampaignError(*message)
     datasets.check_totals(campaign, {place: info.entries for place, info in infos.items()})
     return campaign
 

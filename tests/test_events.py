@@ -13,7 +13,8 @@ from outreach import branches, write
 
 from higgsnb import events, survivors
 from higgsnb.datasets import Chunk, File
-from higgsnb.events import SchemaError, UnreadableError, inspect, read_leptons
+from higgsnb.errors import SchemaError, UnreadableError
+from higgsnb.events import inspect, read_leptons
 from higgsnb.selection import Leptons
 
 NANOAOD = {

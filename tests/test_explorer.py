@@ -16,7 +16,8 @@ from traitlets import TraitError
 from higgsnb import engine, explorer, exploring, histograms, selection
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
-from higgsnb.selection import CHANNELS, SelectionError
+from higgsnb.errors import SelectionError
+from higgsnb.selection import CHANNELS
 
 OPEN = selection.load("open2012")
 SCRIPT = (explorer.STATIC / "explorer.js").read_text(encoding="utf-8")

@@ -16,8 +16,9 @@ from scipy.stats import chi2
 from higgsnb import datasets, engine, exploring, histograms, kernel, pairings, selection, statistics
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
+from higgsnb.errors import SelectionError
 from higgsnb.sample import AXES, Outcome, Sample
-from higgsnb.selection import CHANNELS, Cut, Selection, SelectionError
+from higgsnb.selection import CHANNELS, Cut, Selection
 
 NAMES = ("open2012", "aod2012", "df103")
 OPEN = selection.load("open2012")

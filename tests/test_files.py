@@ -19,7 +19,7 @@ import pytest
 from http_server import Fault, FileServer
 
 from higgsnb import files, toy, transfer
-from higgsnb.files import ChecksumError, TransferError
+from higgsnb.errors import ChecksumError, TransferError
 
 DATA = b"root" + random.Random(1).randbytes(200_000)
 SUM = f"{zlib.adler32(DATA):08x}"

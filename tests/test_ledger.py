@@ -20,7 +20,8 @@ from outreach import campaign, dataset, events_of, to_toml, write
 from higgsnb import analysis, datasets, engine, ledger, provenance, results, selection
 from higgsnb.analysis import Result, Tally
 from higgsnb.datasets import Campaign, chunks
-from higgsnb.ledger import Ledger, LedgerError, NondeterminismError, merge_records, pack
+from higgsnb.errors import LedgerError, NondeterminismError
+from higgsnb.ledger import Ledger, merge_records, pack
 
 OPEN = selection.load("open2012")
 

@@ -13,17 +13,16 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from higgsnb.errors import LumiDataError, LumiMaskError
 from higgsnb.luminosity import (
     SECTION_SECONDS,
     FileProgress,
     LumiSections,
     Mask,
-    MaskError,
     Progress,
     SectionSum,
     Segments,
     Span,
-    TableError,
     account,
     catalogue,
     check_inputs,
@@ -137,7 +136,7 @@ BAD_MASKS = {
 def test_bad_mask_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "Cert.txt"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(MaskError, match=words) as caught:
+    with pytest.raises(LumiMaskError, match=words) as caught:
         Mask.load(path)
     assert str(caught.value).startswith(str(path))
 
@@ -222,7 +221,7 @@ def test_sections_that_the_table_lacks_are_not_taken_for_zero(tmp_path: Path) ->
     path.write_text(HEADER + row(1, "1:1", 3, 2))
     table = read_table(path)
     wanted = sections([(1, 1), (1, 2), (7, 5)])
-    with pytest.raises(TableError, match=r"lacks 2 of 3 sections \(run 1, section 2 …\)\n.*intersect"):
+    with pytest.raises(LumiDataError, match=r"lacks 2 of 3 sections \(run 1, section 2 …\)\n.*intersect"):
         wanted.integrated(table)
     assert (wanted & table.sections).integrated(table) == pytest.approx(0.002)
 
@@ -250,7 +249,7 @@ BAD_TABLES = {
 def test_bad_table_is_named(tmp_path: Path, text: str, words: str) -> None:
     path = tmp_path / "a.csv"
     path.write_bytes(text.encode("latin-1"))
-    with pytest.raises(TableError, match=words) as caught:
+    with pytest.raises(LumiDataError, match=words) as caught:
         read_table(path)
     assert str(caught.value).startswith(str(path))
 
@@ -275,10 +274,10 @@ def test_good_inputs_pass(tmp_path: Path) -> None:
     ("key", "content", "kind", "words"),
     [
         ("golden_json", None, FileNotFoundError, "a.txt: not found at any place"),
-        ("golden_json", "{", MaskError, "not JSON"),
-        ("golden_json", '{"1": [[2, 1]]}', MaskError, "run 1: expected"),
+        ("golden_json", "{", LumiMaskError, "not JSON"),
+        ("golden_json", '{"1": [[2, 1]]}', LumiMaskError, "run 1: expected"),
         ("luminosity_table", None, FileNotFoundError, "a.txt: not found at any place"),
-        ("luminosity_table", "x", TableError, "no header"),
+        ("luminosity_table", "x", LumiDataError, "no header"),
     ],
 )
 def test_bad_input_is_named_with_its_key(
@@ -296,7 +295,7 @@ def test_bad_input_is_named_with_its_key(
 
 def test_secret_in_the_address_of_an_input_is_not_told(http_server: FileServer) -> None:
     http_server.add("/c.json", b"{")
-    with pytest.raises(MaskError, match=r"^golden_json = http://127.*c\.json\?authz=\*\*\*: not JSON") as caught:
+    with pytest.raises(LumiMaskError, match=r"^golden_json = http://127.*c\.json\?authz=\*\*\*: not JSON") as caught:
         check_inputs(Inputs(golden_json=f"{http_server.base}/c.json?authz=c4n4ry"))
     assert "c4n4ry" not in str(caught.value)
 

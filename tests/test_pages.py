@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from test_baskets import DATA, READABLE, outcomes, read
 
 from higgsnb.baskets import Columns
-from higgsnb.blocks import DamagedFileError, RemoteBlocks, UnexpectedFormError
+from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.errors import DamagedFileError
 from higgsnb.pages import PageReader
 from higgsnb.survivors import open_survivors
 

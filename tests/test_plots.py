@@ -94,7 +94,7 @@ def a_result(
         units={(index, 0): ((0, round(EVENTS * share)),) for index in read},
         counts={index: some_counts(campaign.datasets[index].process, share, index) for index in read},
     )
-    failures = {(index, 0): Failure("any", "any.root", "OSError", "gone") for index in range(failed)}
+    failures = {(index, 0): Failure("any", "any.root", "OSError", "gone", "Fetch it again.") for index in range(failed)}
     return Result(campaign, selection.load("open2012"), tally, {}, failures)
 
 

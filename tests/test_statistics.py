@@ -290,7 +290,7 @@ def two_streams(tmp_path, *, missing: tuple[str, ...], failed: bool = False) -> 
     part = result_of(one, masses, channel=0, missing=missing)
     more = result_of(one, masses, channel=1, missing=missing)
     filled = {i: part.tally.counts[i] + more.tally.counts[i] for i in part.tally.counts}
-    failures = {(0, 0): Failure("mu", "mu.root", "OSError", "gone")} if failed else {}
+    failures = {(0, 0): Failure("mu", "mu.root", "OSError", "gone", "Fetch it again.")} if failed else {}
     return dataclasses.replace(part, tally=dataclasses.replace(part.tally, counts=filled), failures=failures)
 
 

@@ -14,7 +14,8 @@ from http_server import Fault, FileServer
 from outreach import write
 
 from higgsnb import files, transfer
-from higgsnb.files import RemoteFile, TransferError
+from higgsnb.errors import TransferError
+from higgsnb.files import RemoteFile
 
 DATA = random.Random(2).randbytes(50_000)
 

@@ -20,7 +20,8 @@ from outreach import campaign
 from test_baskets import outcomes
 
 from higgsnb import datasets, engine, events, selection, transfer
-from higgsnb.datasets import Campaign, CampaignError, Dataset, File
+from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.errors import CampaignError
 
 N_FILES = 200
 OPEN = selection.load("open2012")

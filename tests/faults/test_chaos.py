@@ -12,8 +12,8 @@ from killers import LOG, WORK, Cluster, committed, numbers
 from zygote import NOTHING, Zygote, forking
 
 from higgsnb import datasets, engine, selection
-from higgsnb.accounts import NondeterminismError
 from higgsnb.analysis import Result
+from higgsnb.errors import NondeterminismError
 from higgsnb.ledger import Ledger, Record, merge_records
 
 SEED = 19_640_831

@@ -18,7 +18,8 @@ from outreach import campaign, dataset, to_toml
 
 from higgsnb import engine, results, selection
 from higgsnb.datasets import Campaign
-from higgsnb.ledger import Ledger, LedgerError
+from higgsnb.errors import LedgerError
+from higgsnb.ledger import Ledger
 
 OPEN = selection.load("open2012")
 CHUNK_EVENTS = 10

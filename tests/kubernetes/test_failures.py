@@ -32,10 +32,10 @@ def start_fails(kube: Kube, words: str, remedy: str, **options: Any) -> cluster.
     with pytest.raises(cluster.ClusterError, match=words) as failure:
         cluster.launch("kubernetes", on_state=states.append, **whole)
     error = failure.value
-    assert remedy in error.remedy
+    assert remedy in error.hint
     assert len(str(error).splitlines()) <= 3
     state = states[-1]
-    assert (state.phase, state.workers_ready, state.remedy) == ("failed", 0, error.remedy)
+    assert (state.phase, state.workers_ready, state.remedy) == ("failed", 0, error.hint)
     assert kube.objects() == []
     return error
 
@@ -121,8 +121,8 @@ def test_5_a_crash_loop_with_its_last_words(faulty: Kube) -> None:
     error = start_fails(
         faulty, "the scheduler ends again and again: CrashLoopBackOff", "same versions", image="dask:crash"
     )
-    assert "its last words: " in error.reason
-    assert "crash injected" in error.reason
+    assert "its last words: " in error.message
+    assert "crash injected" in error.message
 
 
 def test_6_workers_for_which_no_node_has_room(user: Kube) -> None:
