@@ -11,7 +11,7 @@ import numpy as np
 from higgsnb import engine
 
 README = Path(__file__).resolve().parents[1] / "README.md"
-HEADING = "## A cluster, and a spectrum that grows\n"
+HEADING = "## A cluster, and a histogram that fills live\n"
 
 
 def example() -> str:
