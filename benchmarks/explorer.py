@@ -48,7 +48,7 @@ def load(path: Path, entries: int) -> Sample:
     files = (File(url=str(path), events=entries),)
     one = Campaign(
         name="benchmark", title="benchmark", schema="outreach", luminosity_fb=10.0, luminosity_uncertainty=0.02,
-        energy_tev=8.0, selection="open2012", stream_precedence=("DoubleMu", "DoubleElectron"),
+        energy_tev=8.0, selection="open2012", primary_dataset_precedence=("DoubleMu", "DoubleElectron"),
         datasets=(Dataset(name="signal", process="higgs", files=files, cross_section_pb=1.0),),
     )  # fmt: skip
     *_, result = engine.run(one, selection.load("open2012"))

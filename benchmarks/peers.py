@@ -44,7 +44,7 @@ def _histogram(candidates: Any) -> Bins:
 
 def _own_columns() -> Any:
     from higgsnb.events import BRANCHES
-    from higgsnb.survivors import columns_for
+    from higgsnb.preselected import columns_for
 
     return columns_for(BRANCHES)
 
@@ -56,7 +56,7 @@ def _chunk(path: str, checked: bool, bounds: tuple[int, int]) -> Bins:
     """Read, select and count one range of entries; each worker keeps the file open."""
     from higgsnb import kernel, selection
     from higgsnb.events import BRANCHES
-    from higgsnb.survivors import open_survivors, to_leptons
+    from higgsnb.preselected import open_survivors, to_leptons
 
     if path not in _reader:
         _reader[path] = open_survivors(path, _own_columns(), checked=checked)
@@ -100,7 +100,7 @@ def inflation_only(path: str, workers: int) -> Pass:
     """No analysis at all: decompress the content of the baskets that the analysis needs. The limit of the approach."""
     from isal import igzip_lib
 
-    from higgsnb.survivors import open_survivors
+    from higgsnb.preselected import open_survivors
 
     reader = open_survivors(path, _own_columns(), checked=False)
     blocks = [block for name in reader.columns.names for block in _zlib_blocks(reader, reader._branches[name])]

@@ -53,7 +53,8 @@ def cpu_of(work: Callable[[], object]) -> float:
 
 def pipeline(folder: Path, events: int) -> list[Row]:
     """Read, select, fill, add up and sum: `engine.run` on one worker against reader and kernel alone."""
-    from higgsnb import engine, kernel, selection, survivors
+    from higgsnb import engine, kernel, selection
+    from higgsnb import preselected as survivors
     from higgsnb.datasets import Campaign, Dataset, File
     from higgsnb.events import BRANCHES
 
@@ -83,7 +84,8 @@ def pipeline(folder: Path, events: int) -> list[Row]:
 _READ = """
 import sys
 from pathlib import Path
-from higgsnb import kernel, selection, survivors
+from higgsnb import kernel, selection
+from higgsnb import preselected as survivors
 from higgsnb.events import BRANCHES
 chosen = selection.load("open2012")
 with survivors.open_survivors(sys.argv[1], survivors.columns_for(BRANCHES), checked=False) as reader:

@@ -3,7 +3,7 @@
 A `Tally` is what has been counted. Tallies of disjoint chunks add up in any order and grouping to the same value,
 because everything in them is an integer, a set of entry ranges, or a row that is brought into the order of the
 catalogue in the end. A `Result` is a tally seen against its campaign: normalised, freed of events that stand in two
-streams, and with its coverage.
+primary datasets, and with its coverage.
 """
 
 from __future__ import annotations
@@ -51,10 +51,14 @@ ChunkKey = tuple[int, int, int, int]
 """A chunk by its place in the catalogue: (dataset, file, first entry, entry after the last)."""
 
 PB_PER_FB = 1000.0
-STREAM_ORDER = ("DoubleMu", "DoubleElectron")
-"""Precedence of streams where a campaign states none."""
-CHANNEL_STREAMS = {FOUR_MUONS: {"DoubleMu"}, FOUR_ELECTRONS: {"DoubleElectron"}, TWO_EACH: set(STREAM_ORDER)}
-"""Which of these streams hold events of a channel at all."""
+PRIMARY_DATASET_ORDER = ("DoubleMu", "DoubleElectron")
+"""Precedence of primary datasets where a campaign states none."""
+CHANNEL_PRIMARY_DATASETS = {
+    FOUR_MUONS: {"DoubleMu"},
+    FOUR_ELECTRONS: {"DoubleElectron"},
+    TWO_EACH: set(PRIMARY_DATASET_ORDER),
+}
+"""Which of these primary datasets hold events of a channel at all."""
 FEW_EVENTS = 5
 """Events in a lumi section below which more than exp(-5) = 0.7 % of the sections are expected to have none."""
 
@@ -209,8 +213,8 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         events.check_weights(chunk)
     read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
     read, n_events, segments = certified(read, chunk)
-    candidates = select(read.leptons, selection, chunk.stream)
-    candidates.cutflow[list(selection.channels(chunk.stream)), Cut.ALL] += n_events - read.leptons.n_events
+    candidates = select(read.leptons, selection, chunk.primary_dataset)
+    candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
     return Tally(
@@ -448,19 +452,20 @@ class Result:
     def coverage(self) -> Coverage:
         """Files, events and luminosity done, and their totals; files of unknown length count as the average one.
 
-        The luminosity is in proportion to the events of all data, or, by lumi sections, the mean over the streams.
+        The luminosity is in proportion to the events of all data, or, by lumi sections, the mean over the primary
+        datasets.
         """
         keys = [key for index in range(len(self.campaign.datasets)) for key in self._keys(index)]
         files = sum(self._is_done(key) for key in keys)
         done = sum(stop - start for ranges in self.tally.units.values() for start, stop in ranges)
         total = round(self._total(range(len(self.campaign.datasets))))
-        luminosity_fb, streams = self.campaign.luminosity_fb, list(self._streams.values())
-        if not streams:
+        luminosity_fb, primary_datasets = self.campaign.luminosity_fb, list(self._primary_datasets.values())
+        if not primary_datasets:
             share = 1.0
         elif self.luminosity_source == "events":
-            share = self._fraction([index for indices in streams for index in indices])
+            share = self._fraction([index for indices in primary_datasets for index in indices])
         else:
-            share = sum(self._recorded([indices]) for indices in streams) / len(streams)
+            share = sum(self._recorded([indices]) for indices in primary_datasets) / len(primary_datasets)
         return Coverage((files, len(keys)), (done, total), (luminosity_fb * share, luminosity_fb))
 
     def _keys(self, dataset: int) -> list[FileKey]:
@@ -507,28 +512,28 @@ class Result:
     def luminosity_shares(self) -> dict[str, float]:
         """Which part of the luminosity has been processed, per channel; 1 in a campaign without data.
 
-        By lumi sections (`luminosity_source`), a stream's share is the recorded luminosity of its processed sections
-        over that of all sections. By events, it is taken to be that of its events.
+        By lumi sections (`luminosity_source`), the share of a primary dataset is the recorded luminosity of its
+        processed sections over that of all sections. By events, it is taken to be that of its events.
 
-        Where a channel is the union of two streams (2e2mu), either stream holds nearly all events of the channel, and
-        an event in both is counted once. By lumi sections, a section that is processed in either stream therefore
+        Where a channel is the union of two primary datasets (2e2mu), either of them holds nearly all events of the
+        channel, and an event in both is counted once. By lumi sections, a section that is processed in either therefore
         counts, once: with only those of both, the data of the other sections would stand against no prediction, and
-        with the larger of the two shares, two streams that are done in different sections would be taken for one. What
-        remains is the inefficiency of one stream alone in sections that only one has processed. By events nobody knows
-        which sections these are: the stream that is further counts, which is right as long as the chunks of both are
+        with the larger of the two shares, two that are done in different sections would be taken for one. What
+        remains is the inefficiency of one alone in sections that only one has processed. By events nobody knows
+        which sections these are: the one that is further counts, which is right as long as the chunks of both are
         done in the same order, as `datasets.chunks` lays them out, and too low if they are not.
         """
         return {name: self._luminosity_share(channel) for channel, name in enumerate(CHANNELS)}
 
     def _luminosity_share(self, channel: int) -> float:
         """Return the processed part of the luminosity in one channel."""
-        if not self._streams:
+        if not self._primary_datasets:
             return 1.0
         feeding = [
             indices
-            for stream, indices in self._streams.items()
-            if channel in self.selection.channels(stream)
-            and (stream not in STREAM_ORDER or stream in CHANNEL_STREAMS[channel])
+            for primary_dataset, indices in self._primary_datasets.items()
+            if channel in self.selection.channels(primary_dataset)
+            and (primary_dataset not in PRIMARY_DATASET_ORDER or primary_dataset in CHANNEL_PRIMARY_DATASETS[channel])
         ]
         if self.luminosity_source == "events":
             return max((self._fraction(indices) for indices in feeding), default=0.0)
@@ -537,18 +542,18 @@ class Result:
     # -- lumi sections
 
     @cached_property
-    def _streams(self) -> dict[str | None, list[int]]:
-        """The datasets of data by stream, as indices into the catalogue."""
-        streams: dict[str | None, list[int]] = defaultdict(list)
+    def _primary_datasets(self) -> dict[str | None, list[int]]:
+        """The datasets of data by primary dataset, as indices into the catalogue."""
+        primary_datasets: dict[str | None, list[int]] = defaultdict(list)
         for index, dataset in enumerate(self.campaign.datasets):
             if dataset.is_data:
-                streams[dataset.stream].append(index)
-        return dict(streams)
+                primary_datasets[dataset.primary_dataset].append(index)
+        return dict(primary_datasets)
 
     @cached_property
     def _catalogue(self) -> Catalogue | None:
         """The lumi sections of the campaign; None if it names neither golden JSON nor table, or has no data."""
-        if not self._streams:
+        if not self._primary_datasets:
             return None
         return luminosity.catalogue(self.campaign.golden_json, self.campaign.luminosity_table)
 
@@ -561,13 +566,13 @@ class Result:
     def processed_sections(self) -> dict[str, LumiSections]:
         """The lumi sections of each dataset of data of which every event has been counted.
 
-        They and `lost_sections` are disjoint; over all datasets of a stream they are all sections of the campaign:
+        They and `lost_sections` are disjoint; over all eras of a primary dataset they are all sections of the campaign:
         those in golden JSON and luminosity table, or in whichever it names. Without either both are empty dictionaries.
 
         A section of which some events were counted and some are pending or failed is lost. A section without any event
-        is in no file: it counts as processed once every event of its stream has been counted, and as lost until then.
-        So a table by lumi section suits files with events in nearly every section; with files of a few selected events
-        the luminosity of a partial result would be far too low (`luminosity_notes` warns).
+        is in no file: it counts as processed once every event of its primary dataset has been counted, and as lost
+        until then. So a table by lumi section suits files with events in nearly every section; with files of a few
+        selected events the luminosity of a partial result would be far too low (`luminosity_notes` warns).
         """
         return {self.campaign.datasets[index].name: one.processed for index, one in self._accounts.items()}
 
@@ -582,7 +587,7 @@ class Result:
         if self._catalogue is None:
             return {}
         found: dict[int, Account] = {}
-        for indices in self._streams.values():
+        for indices in self._primary_datasets.values():
             complete = all(self._is_done(key) for index in indices for key in self._keys(index))
             progress = {index: self._progress(index) for index in indices}
             found |= luminosity.account(self._catalogue.sections, progress, complete=complete)
@@ -612,11 +617,13 @@ class Result:
         ranges = self.tally.units.get((dataset, file), ())
         return not any(first <= start and stop <= last for first, last in ranges)
 
-    def _recorded(self, streams: list[list[int]]) -> float:
-        """Return the share of the recorded luminosity in the sections that at least one of some streams processed."""
+    def _recorded(self, primary_datasets: list[list[int]]) -> float:
+        """Return the share of the recorded luminosity in the sections that any of these primary datasets processed."""
         if self._catalogue is None:
             return 0.0
-        done = [luminosity.of_stream(self._accounts[index] for index in indices) for indices in streams]
+        done = [
+            luminosity.of_primary_dataset(self._accounts[index] for index in indices) for indices in primary_datasets
+        ]
         return self._catalogue.integrated(luminosity.union(done)) / self._catalogue.total
 
     @cached_property
@@ -670,18 +677,20 @@ class Result:
 
     @cached_property
     def _all_rows(self) -> Table:
-        """Every selected candidate in the order of the catalogue, also those found again in another stream."""
+        """Every selected candidate in the order of the catalogue, also those found again in another primary dataset."""
         return _in_order(self.tally.blocks)
 
     @cached_property
     def duplicates(self) -> npt.NDArray[np.bool_]:
-        """Which rows are events of data that an earlier stream, or an earlier file, holds already."""
+        """Which rows are events of data that an earlier primary dataset, or an earlier file, holds already."""
         return find_duplicates(self._all_rows, self.precedence(), one_per_event=self.selection.one_per_event)
 
     def precedence(self) -> Integers:
         """Return the rank of each dataset for `find_duplicates`, −1 for simulation, which is never compared."""
-        order = self.campaign.stream_precedence or STREAM_ORDER
-        ranks = [order.index(d.stream) if d.stream in order else len(order) for d in self.campaign.datasets]
+        order = self.campaign.primary_dataset_precedence or PRIMARY_DATASET_ORDER
+        ranks = [
+            order.index(d.primary_dataset) if d.primary_dataset in order else len(order) for d in self.campaign.datasets
+        ]
         return np.array([r if d.is_data else -1 for r, d in zip(ranks, self.campaign.datasets, strict=True)], np.int64)
 
     @cached_property
@@ -715,7 +724,8 @@ class Result:
         """
         return {
             dataset.name: {
-                CHANNELS[channel]: self._cutflow(index, channel) for channel in self.selection.channels(dataset.stream)
+                CHANNELS[channel]: self._cutflow(index, channel)
+                for channel in self.selection.channels(dataset.primary_dataset)
             }
             for index, dataset in enumerate(self.campaign.datasets)
             if index in self.tally.cutflow
@@ -760,7 +770,7 @@ class Result:
 
     @property
     def duplicates_removed(self) -> dict[str, int]:
-        """Selected candidates that another stream or file held already, by dataset."""
+        """Selected candidates that another primary dataset or file held already, by dataset."""
         found = np.bincount(self._all_rows.dataset[self.duplicates], minlength=len(self.campaign.datasets))
         return {dataset.name: int(n) for dataset, n in zip(self.campaign.datasets, found, strict=True) if n}
 

@@ -31,7 +31,7 @@ from higgsnb.errors import (
 from higgsnb.executors import Cluster, Threads, available_cores, opened
 from higgsnb.files import redact
 from higgsnb.ledger import Ledger, Record, Sum, unit_keys
-from higgsnb.selection import STREAM_CHANNELS
+from higgsnb.selection import PRIMARY_DATASET_CHANNELS
 from higgsnb.tasks import Outcome, Work
 
 if TYPE_CHECKING:
@@ -220,7 +220,7 @@ def run(
     """
     if on_error not in ON_ERROR:
         raise ValueError(f"on_error = {on_error!r}; expected one of {', '.join(ON_ERROR)}")
-    _check_streams(campaign, selection)
+    _check_primary_datasets(campaign, selection)
     luminosity.check_inputs(campaign)
     with ExitStack() as stack:
         executor = stack.enter_context(opened(client, workers))
@@ -238,13 +238,14 @@ def run(
         yield state.result()
 
 
-def _check_streams(campaign: Campaign, selection: Selection) -> None:
-    """Complain about data whose stream the selection takes no channel from."""
+def _check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
+    """Complain about data whose primary dataset the selection takes no channel from."""
     for dataset in campaign.datasets:
-        if dataset.is_data and not selection.channels(dataset.stream):
+        if dataset.is_data and not selection.channels(dataset.primary_dataset):
             raise ValueError(
-                f"selection {selection.name} takes no channel from stream {dataset.stream!r} of {dataset.name}; "
-                f"it knows {', '.join(STREAM_CHANNELS)}\nUse open2012, which takes all channels from all streams."
+                f"selection {selection.name} takes no channel from primary dataset {dataset.primary_dataset!r} of "
+                f"{dataset.name}; it knows {', '.join(PRIMARY_DATASET_CHANNELS)}\n"
+                "Use open2012, which takes all channels from all primary datasets."
             )
 
 
@@ -416,7 +417,7 @@ def _identity(state: _Run, key: FileKey) -> dict[str, Any]:
         "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
         "marks": _marks(state, key),
         "schema": state.campaign.schema,
-        "stream": dataset.stream,
+        "primary_dataset": dataset.primary_dataset,
         "is_data": dataset.is_data,
         "sections": dataset.is_data and state.campaign.has_sections,
         "selection": state.selection.digest,

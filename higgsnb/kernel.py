@@ -630,7 +630,7 @@ def warm_up() -> None:
     select(Leptons(**columns), load("open2012"))
 
 
-def select(leptons: Leptons, selection: Selection, stream: str | None = None) -> Candidates:
+def select(leptons: Leptons, selection: Selection, primary_dataset: str | None = None) -> Candidates:
     """Apply a selection to a chunk of events.
 
     Parameters
@@ -639,8 +639,8 @@ def select(leptons: Leptons, selection: Selection, stream: str | None = None) ->
         The events, see `Leptons`.
     selection
         What to keep.
-    stream
-        Stream of data that the events come from (``"DoubleMu"``, …), or None; decides the channels in ``aod2012`` and
+    primary_dataset
+        Primary dataset that the events come from (``"DoubleMu"``, …), or None; decides the channels in ``aod2012`` and
         ``df103``.
 
     Returns
@@ -651,7 +651,7 @@ def select(leptons: Leptons, selection: Selection, stream: str | None = None) ->
     muons, electrons = columns_of(leptons, "muon"), columns_of(leptons, "electron")
     possible, most = survey(leptons.muon_offsets, leptons.electron_offsets)
     rows = _rows(possible if selection.one_per_event else possible * len(CHANNELS))
-    wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(stream))
+    wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(primary_dataset))
     stage = np.where(wanted, 0, -1).astype(np.int8) * np.ones((leptons.n_events, 1), np.int8)
     unusable = np.zeros((2, len(QUANTITIES)), np.int64)
     n = _run(

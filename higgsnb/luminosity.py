@@ -43,7 +43,7 @@ __all__ = [
     "check_inputs",
     "join_spans",
     "kept_mask",
-    "of_stream",
+    "of_primary_dataset",
     "packed",
     "read_table",
     "unfinished",
@@ -553,24 +553,24 @@ class Account(NamedTuple):
 
 
 def account(everything: LumiSections, datasets: Mapping[Name, Progress], *, complete: bool) -> dict[Name, Account]:
-    """Divide the sections of a stream into processed and lost ones, for each of its datasets.
+    """Divide the sections of a primary dataset into processed and lost ones, for each of its datasets.
 
     Parameters
     ----------
     everything
         The sections of mask and table.
     datasets
-        How far each dataset of the stream is (its eras).
+        How far each dataset of the primary dataset is (its eras).
     complete
-        Whether every event of the stream has been counted.
+        Whether every event of the primary dataset has been counted.
 
     Returns
     -------
     dict
         An `Account` by dataset.
-        Both together are ``everything`` but for the sections that only another dataset of the stream has shown; over
-        all datasets of the stream they are ``everything``. A section without any event is in no file: it counts as
-        processed if the stream is complete, until then as lost.
+        Both together are ``everything`` but for the sections that only another of these datasets has shown; over all of
+        them they are ``everything``. A section without any event is in no file: it counts as
+        processed if the primary dataset is complete, until then as lost.
     """
     found = {}
     for name, one in datasets.items():
@@ -587,8 +587,8 @@ def union(parts: Iterable[LumiSections]) -> LumiSections:
     return LumiSections(np.unique(np.concatenate(keys)) if keys else np.empty(0, np.int64))
 
 
-def of_stream(accounts: Iterable[Account]) -> LumiSections:
-    """Return the sections of a stream that no dataset of it lost a part of."""
+def of_primary_dataset(accounts: Iterable[Account]) -> LumiSections:
+    """Return the sections of a primary dataset that no dataset of it lost a part of."""
     accounts = list(accounts)
     return union(one.processed for one in accounts) - union(one.lost for one in accounts)
 

@@ -19,13 +19,13 @@ ANSWER = (
     "analysis",
     "baskets",
     "blocks",
-    "events",
+    "read",
     "histograms",
     "kernel",
     "luminosity",
     "pages",
     "selection",
-    "survivors",
+    "preselected",
 )
 """Modules of this package whose code can change what is counted in a chunk."""
 

@@ -254,7 +254,9 @@ class Sample:
     def _prepare(self, part: Part, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
         """Yield the calls that together select one part; each works on a range of its events."""
         n = len(part.held.muons)
-        wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(self.campaign.datasets[part.dataset].stream))
+        wanted = np.isin(
+            np.arange(len(CHANNELS)), selection.channels(self.campaign.datasets[part.dataset].primary_dataset)
+        )
         grading = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
         recipe = (selection.algorithm, selection.z_mass, selection.integer_pairing, *grading, *wanted)
         if selection.one_per_event:
@@ -382,7 +384,7 @@ def _cutflow(passed: Integers, part: Part, selection: Selection, dataset: Datase
     flow[:, Cut.ALL] = part.n_events
     flow[:, Cut.LEPTONS] = part.possible[int(selection.algorithm == "df103")]
     flow[:, Cut.UNIQUE] = flow[:, Cut.BEST_CANDIDATE]
-    flow[[c for c in range(len(CHANNELS)) if c not in selection.channels(dataset.stream)]] = 0
+    flow[[c for c in range(len(CHANNELS)) if c not in selection.channels(dataset.primary_dataset)]] = 0
     return flow
 
 
@@ -400,9 +402,18 @@ def _chunks(result: Result) -> Iterator[Chunk]:
             cuts = [start, *inner, stop]
             for low, high in pairwise(cuts):
                 yield Chunk(
-                    dataset.name, d, f, dataset.files[f], result.campaign.schema, dataset.stream, dataset.is_data,
-                    low, high, mask, None, dataset.is_data and result.campaign.has_sections,
-                )  # fmt: skip
+                    dataset=dataset.name,
+                    dataset_index=d,
+                    file_index=f,
+                    file=dataset.files[f],
+                    schema=result.campaign.schema,
+                    primary_dataset=dataset.primary_dataset,
+                    is_data=dataset.is_data,
+                    start=low,
+                    stop=high,
+                    golden_json=mask,
+                    sections=dataset.is_data and result.campaign.has_sections,
+                )
 
 
 def _read(chunk: Chunk, reach: Selection, skims_folder: Path | None) -> Part:

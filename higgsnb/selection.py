@@ -45,8 +45,8 @@ LARGEST = 1e12
 SENTINEL = -999.0
 """What the outreach files hold where a quantity does not exist."""
 
-STREAM_CHANNELS = {"DoubleMu": (FOUR_MUONS, TWO_EACH), "DoubleElectron": (FOUR_ELECTRONS,)}
-"""Channels that ``aod2012`` and ``df103`` take from a stream of data; a dataset without a stream gives all three."""
+PRIMARY_DATASET_CHANNELS = {"DoubleMu": (FOUR_MUONS, TWO_EACH), "DoubleElectron": (FOUR_ELECTRONS,)}
+"""Channels that ``aod2012`` and ``df103`` take from a primary dataset; data that name none give all three."""
 
 
 class Cut(IntEnum):
@@ -83,7 +83,7 @@ CUT_NAMES = (
     "best candidate",
     "unique",
 )
-"""Names of `Cut`, as they stand in every cutflow. ``unique`` is counted once all streams are known."""
+"""Names of `Cut`, as they stand in every cutflow. ``unique`` is counted once all primary datasets are known."""
 
 QUANTITIES = ("pt", "eta", "phi", "mass", "charge", "dxy", "dxy_error", "dz", "dz_error", "isolation")
 """Quantities of a lepton that cuts use, in the order of `Flavour` and of `Candidates.unusable`."""
@@ -151,9 +151,9 @@ class Candidates(NamedTuple):
     ``event_index`` (n,) int64 index into the chunk's events; ``channel`` (n,) int8 index into `CHANNELS`; ``lepton``
     (n, 4) int64 index into the muon or electron columns and ``flavour`` (n, 4) int8 13 or 11, both in the order Z1
     harder, Z1 softer, Z2 harder, Z2 softer; ``mass_4l``, ``mass_z1``, ``mass_z2`` (n,) float64 in GeV. ``cutflow`` (3,
-    len(Cut)) int64 counts events per channel (its last column, ``unique``, equals the one before until streams are
-    compared). ``unusable`` (2, len(QUANTITIES)) int64 counts muons and electrons with a sentinel or non-finite value,
-    in events with enough leptons for a channel.
+    len(Cut)) int64 counts events per channel (its last column, ``unique``, equals the one before until primary
+    datasets are compared). ``unusable`` (2, len(QUANTITIES)) int64 counts muons and electrons with a sentinel or
+    non-finite value, in events with enough leptons for a channel.
     """
 
     event_index: Integers
@@ -263,11 +263,11 @@ class Selection:
         """Whether an event has at most one candidate (else one per channel)."""
         return self.algorithm == "open2012"
 
-    def channels(self, stream: str | None) -> tuple[int, ...]:
-        """Return the channels (indices into `CHANNELS`) that this selection takes from a stream of data."""
-        if self.algorithm == "open2012" or stream is None:
+    def channels(self, primary_dataset: str | None) -> tuple[int, ...]:
+        """Return the channels (indices into `CHANNELS`) that this selection takes from a primary dataset."""
+        if self.algorithm == "open2012" or primary_dataset is None:
             return (FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH)
-        return STREAM_CHANNELS.get(stream, ())
+        return PRIMARY_DATASET_CHANNELS.get(primary_dataset, ())
 
 
 NUMBERS = tuple(field.name for field in dataclasses.fields(Selection) if field.type in ("float", "bool"))

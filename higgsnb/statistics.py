@@ -28,7 +28,7 @@ from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
 from higgsnb import histograms
-from higgsnb.analysis import CHANNEL_STREAMS, STREAM_ORDER
+from higgsnb.analysis import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
@@ -266,15 +266,15 @@ def _read_channels(result: Result) -> list[int]:
 
 
 def _unread(result: Result) -> str:
-    """Name the channels without luminosity, and the streams of data that would give it; empty if there are none."""
+    """Name the channels without luminosity, and the primary datasets that would give it; empty if there are none."""
     channels = sorted(set(range(len(CHANNELS))) - set(_read_channels(result)))
-    streams = [
-        stream
-        for stream in STREAM_ORDER
-        if any(stream in CHANNEL_STREAMS[one] and one in result.selection.channels(stream) for one in channels)
+    missing = [
+        name
+        for name in PRIMARY_DATASET_ORDER
+        if any(name in CHANNEL_PRIMARY_DATASETS[one] and one in result.selection.channels(name) for one in channels)
     ]
     names = ", ".join(CHANNELS[channel] for channel in channels)
-    return f"without {names}: no luminosity of {' or '.join(streams)} processed" if channels else ""
+    return f"without {names}: no luminosity of {' or '.join(missing)} processed" if channels else ""
 
 
 def _note(result: Result) -> str:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from hypothesis import strategies as st
-from oracle import CHANNELS_OF_STREAM, COLUMNS, ELECTRON, MUON, PDG_MASS, Lepton
+from oracle import CHANNELS_OF_PRIMARY_DATASET, COLUMNS, ELECTRON, MUON, PDG_MASS, Lepton
 
 from higgsnb.selection import Leptons
 
@@ -479,14 +479,16 @@ Selected = set[tuple[int, int, int, str]]  # the same and the channel
 class Outreach:
     """Files in the outreach schema, and what each selection keeps of each."""
 
-    files: dict[str, Path]  # by stream; "simulated" holds every event once
+    files: dict[str, Path]  # by primary dataset; "simulated" holds every event once
     events: dict[str, list[tuple[Id, Drawn]]]
     expected: dict[str, Selected]  # by selection, over all events, each (run, luminosity block, event) once
 
-    def expected_in(self, stream: str, selection: str) -> Selected:
+    def expected_in(self, primary_dataset: str, selection: str) -> Selected:
         """What is expected from one file alone."""
-        ids = {which for which, _ in self.events[stream]}
-        channels = CHANNELS_OF_STREAM[None if stream == "simulated" or selection == "open2012" else stream]
+        ids = {which for which, _ in self.events[primary_dataset]}
+        channels = CHANNELS_OF_PRIMARY_DATASET[
+            None if primary_dataset == "simulated" or selection == "open2012" else primary_dataset
+        ]
         return {row for row in self.expected[selection] if row[:3] in ids and row[3] in channels}
 
 
@@ -494,7 +496,7 @@ def write_outreach_with_decoys(folder: Path, shared_data: Path) -> Outreach:
     """Write the 278 real candidates, with drawn isolation and impact parameters that pass, among the decoys.
 
     The events with muons are in ``DoubleMu.root``, those with electrons in ``DoubleElectron.root``: as in the real
-    streams, each 2e2mu event is in both.
+    primary datasets, each 2e2mu event is in both.
     """
     real = [(_real_id(n, row), _with_quality(row.leptons, n)) for n, row in enumerate(read_record5200(shared_data))]
     false = [((190_000 + n // 20, 1 + n % 20, 2**33 + n), decoy.leptons) for n, decoy in enumerate(decoys())]
@@ -505,9 +507,9 @@ def write_outreach_with_decoys(folder: Path, shared_data: Path) -> Outreach:
         "DoubleElectron": [item for item in everything if any(lepton.flavour == ELECTRON for lepton in item[1])],
         "simulated": everything,
     }
-    files = {stream: folder / f"{stream}.root" for stream in events}
-    for stream, path in files.items():
-        write_outreach(path, events[stream])
+    files = {primary_dataset: folder / f"{primary_dataset}.root" for primary_dataset in events}
+    for primary_dataset, path in files.items():
+        write_outreach(path, events[primary_dataset])
     expected = {name: _expected(name, shared_data, [which for which, _ in false]) for name in REAL_DROPPED}
     return Outreach(files, events, expected)
 

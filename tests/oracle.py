@@ -18,7 +18,7 @@ PDG_MASS = {MUON: 0.1056583755, ELECTRON: 0.00051099895}  # GeV, PDG 2022; for s
 SENTINEL = -999.0
 
 CHANNELS = ("4mu", "4e", "2e2mu")
-CHANNELS_OF_STREAM = {
+CHANNELS_OF_PRIMARY_DATASET = {
     None: CHANNELS,
     "DoubleMu": ("4mu", "2e2mu"),
     "DoubleElectron": ("4e",),
@@ -395,11 +395,11 @@ def best_of(candidates: Sequence[Candidate], cuts: Any) -> Candidate:
     )
 
 
-def select_event(event: Event, cuts: Any, stream: str | None = None) -> Outcome:
+def select_event(event: Event, cuts: Any, primary_dataset: str | None = None) -> Outcome:
     """Apply one selection (anything with the attributes of ``higgsnb.selection.Selection``) to one event."""
     outcome = Outcome()
     passed: list[Candidate] = []
-    for channel in CHANNELS if cuts.algorithm == "open2012" else CHANNELS_OF_STREAM[stream]:
+    for channel in CHANNELS if cuts.algorithm == "open2012" else CHANNELS_OF_PRIMARY_DATASET[primary_dataset]:
         reached, candidates = EXPLORE[cuts.algorithm](event, channel, cuts)
         for candidate in candidates:
             stage = furthest_of_candidate(candidate, event, cuts)
@@ -415,9 +415,9 @@ def select_event(event: Event, cuts: Any, stream: str | None = None) -> Outcome:
     return outcome
 
 
-def select(leptons: Any, cuts: Any, stream: str | None = None) -> list[Outcome]:
+def select(leptons: Any, cuts: Any, primary_dataset: str | None = None) -> list[Outcome]:
     """Apply one selection to every event of a chunk."""
-    return [select_event(event, cuts, stream) for event in read_events(leptons)]
+    return [select_event(event, cuts, primary_dataset) for event in read_events(leptons)]
 
 
 def cutflow(outcomes: Sequence[Outcome]) -> list[list[int]]:

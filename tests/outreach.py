@@ -62,7 +62,7 @@ def campaign(*datasets: Dataset, **options: Any) -> Campaign:
     """A campaign of these datasets at 10 /fb."""
     defaults: dict[str, Any] = {
         "name": "test", "title": "test", "schema": "outreach", "luminosity_fb": 10.0, "luminosity_uncertainty": 0.02,
-        "energy_tev": 8.0, "selection": "open2012", "stream_precedence": ("DoubleMu", "DoubleElectron"),
+        "energy_tev": 8.0, "selection": "open2012", "primary_dataset_precedence": ("DoubleMu", "DoubleElectron"),
     }  # fmt: skip
     return Campaign(datasets=datasets, **{**defaults, **options})
 
@@ -87,7 +87,7 @@ def to_toml(one: Campaign, path: Path) -> Path:
     text = HEAD
     for d in one.datasets:
         text += f'[[dataset]]\nname = "{d.name}"\nprocess = "{d.process}"\n'
-        text += f'stream = "{d.stream}"\n' if d.stream else "cross_section_pb = 1.0\n"
+        text += f'primary_dataset = "{d.primary_dataset}"\n' if d.primary_dataset else "cross_section_pb = 1.0\n"
         text += "".join(f'[[dataset.file]]\nurl = "{file.url}"\n' for file in d.files)
     path.write_text(text, encoding="utf-8")
     return path

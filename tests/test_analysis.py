@@ -1,4 +1,4 @@
-"""Counting: chunks add up in any order, an event of two streams counts once; partial results are normalised."""
+"""Counting: chunks add up in any order, an event of two primary datasets once; partial results are normalised."""
 
 from __future__ import annotations
 
@@ -31,15 +31,15 @@ def leptons() -> Leptons:
 
 
 @pytest.fixture(scope="module")
-def two_streams(leptons: Leptons, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """Two streams that share a third of their events, and simulation with the very same events."""
-    folder = tmp_path_factory.mktemp("streams")
+def two_primary_datasets(leptons: Leptons, tmp_path_factory: pytest.TempPathFactory) -> Campaign:
+    """Two primary datasets that share a third of their events, and simulation with the very same events."""
+    folder = tmp_path_factory.mktemp("primary_datasets")
     muons = write(folder / "mu.root", events_of(leptons, 0, 2000))
     electrons = write(folder / "e.root", events_of(leptons, 1000, 3000))
     simulation = write(folder / "mc.root", leptons)
     return campaign(
-        dataset("e", "data", electrons, stream="DoubleElectron"),
-        dataset("mu", "data", muons, stream="DoubleMu"),
+        dataset("e", "data", electrons, primary_dataset="DoubleElectron"),
+        dataset("mu", "data", muons, primary_dataset="DoubleMu"),
         dataset("mc", "higgs", simulation, cross_section_pb=0.5),
     )
 
@@ -67,46 +67,48 @@ def identity(of: Result) -> tuple[object, ...]:
 @settings(max_examples=12, deadline=None)
 @given(order=st.randoms(use_true_random=False), groups=st.integers(1, 7), chunk_events=st.sampled_from([97, 500, 3000]))
 def test_any_chunking_order_and_grouping_gives_the_same_result(
-    two_streams: Campaign, order: object, groups: int, chunk_events: int
+    two_primary_datasets: Campaign, order: object, groups: int, chunk_events: int
 ) -> None:
-    expected = identity(result(two_streams, run(two_streams, 700)))
-    tallies = run(two_streams, chunk_events)
+    expected = identity(result(two_primary_datasets, run(two_primary_datasets, 700)))
+    tallies = run(two_primary_datasets, chunk_events)
     order.shuffle(tallies)  # type: ignore[attr-defined]
     summed = [merge(tallies[i::groups]) for i in range(groups)]
-    assert identity(result(two_streams, summed)) == expected
+    assert identity(result(two_primary_datasets, summed)) == expected
 
 
-def test_addition_commutes_and_zero_is_neutral(two_streams: Campaign) -> None:
-    a, b, *_ = run(two_streams)
-    assert identity(result(two_streams, [a + b])) == identity(result(two_streams, [b + a]))
-    assert identity(result(two_streams, [a + Tally()])) == identity(result(two_streams, [a]))
+def test_addition_commutes_and_zero_is_neutral(two_primary_datasets: Campaign) -> None:
+    a, b, *_ = run(two_primary_datasets)
+    assert identity(result(two_primary_datasets, [a + b])) == identity(result(two_primary_datasets, [b + a]))
+    assert identity(result(two_primary_datasets, [a + Tally()])) == identity(result(two_primary_datasets, [a]))
 
 
-def test_adding_leaves_the_summands_alone(two_streams: Campaign) -> None:
-    tallies = run(two_streams)
+def test_adding_leaves_the_summands_alone(two_primary_datasets: Campaign) -> None:
+    tallies = run(two_primary_datasets)
     before = [tally.counts[next(iter(tally.counts))].copy() for tally in tallies]
     merge(tallies)
     for tally, counts in zip(tallies, before, strict=True):
         np.testing.assert_array_equal(next(iter(tally.counts.values())), counts)
 
 
-def test_events_counted_twice_are_refused(two_streams: Campaign) -> None:
-    tally = run(two_streams)[0]
+def test_events_counted_twice_are_refused(two_primary_datasets: Campaign) -> None:
+    tally = run(two_primary_datasets)[0]
     with pytest.raises(ValueError, match="were counted twice"):
         tally + tally
 
 
-def test_results_add_up_and_different_ones_are_refused(two_streams: Campaign) -> None:
-    first, second = run(two_streams)[:4], run(two_streams)[4:]
-    total = result(two_streams, first) + result(two_streams, second)
-    assert identity(total) == identity(result(two_streams, first + second))
-    other = result(two_streams, second, OPEN.replace(muon_pt_min=6))
+def test_results_add_up_and_different_ones_are_refused(two_primary_datasets: Campaign) -> None:
+    first, second = run(two_primary_datasets)[:4], run(two_primary_datasets)[4:]
+    total = result(two_primary_datasets, first) + result(two_primary_datasets, second)
+    assert identity(total) == identity(result(two_primary_datasets, first + second))
+    other = result(two_primary_datasets, second, OPEN.replace(muon_pt_min=6))
     with pytest.raises(ValueError, match="results of different selections cannot be added"):
-        result(two_streams, first) + other
+        result(two_primary_datasets, first) + other
 
 
-def test_event_in_both_streams_is_counted_once_and_for_double_mu(leptons: Leptons, two_streams: Campaign) -> None:
-    found = result(two_streams, run(two_streams))
+def test_event_in_both_primary_datasets_is_counted_once_and_for_double_mu(
+    leptons: Leptons, two_primary_datasets: Campaign
+) -> None:
+    found = result(two_primary_datasets, run(two_primary_datasets))
     truth = kernel.select(leptons, OPEN)
     data = found.candidates.rows(found.candidates.dataset < 2)
     assert sorted(data.event.tolist()) == sorted(leptons.event[truth.event_index].tolist())
@@ -116,13 +118,13 @@ def test_event_in_both_streams_is_counted_once_and_for_double_mu(leptons: Lepton
     assert found.duplicates_removed == {"e": np.count_nonzero((mine >= 1000) & (mine < 2000))}
 
 
-def test_simulation_is_never_compared_with_data(two_streams: Campaign, leptons: Leptons) -> None:
-    found = result(two_streams, run(two_streams))
+def test_simulation_is_never_compared_with_data(two_primary_datasets: Campaign, leptons: Leptons) -> None:
+    found = result(two_primary_datasets, run(two_primary_datasets))
     assert found.yields["higgs"]["4e"].events == np.count_nonzero(kernel.select(leptons, OPEN).channel == 1)
 
 
-def test_cutflow_counts_before_duplicates_and_unique_after(two_streams: Campaign, leptons: Leptons) -> None:
-    found = result(two_streams, run(two_streams))
+def test_cutflow_counts_before_duplicates_and_unique_after(two_primary_datasets: Campaign, leptons: Leptons) -> None:
+    found = result(two_primary_datasets, run(two_primary_datasets))
     expected = kernel.select(events_of(leptons, 1000, 3000), OPEN).cutflow
     for channel, name in enumerate(CHANNELS):
         flow = dict(found.cutflow["e"][name])
@@ -135,13 +137,17 @@ def test_cutflow_counts_before_duplicates_and_unique_after(two_streams: Campaign
 
 
 @pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-def test_order_of_the_catalogue_does_not_change_what_is_kept(two_streams: Campaign, order: tuple[int, ...]) -> None:
-    permuted = dataclasses.replace(two_streams, datasets=tuple(two_streams.datasets[i] for i in order))
+def test_order_of_the_catalogue_does_not_change_what_is_kept(
+    two_primary_datasets: Campaign, order: tuple[int, ...]
+) -> None:
+    permuted = dataclasses.replace(
+        two_primary_datasets, datasets=tuple(two_primary_datasets.datasets[i] for i in order)
+    )
     kept = result(permuted, run(permuted)).candidates
     names = np.array([d.name for d in permuted.datasets])
     rows = sorted(zip(names[kept.dataset].tolist(), kept.event.tolist(), kept.mass_4l.tolist(), strict=True))
-    reference = result(two_streams, run(two_streams)).candidates
-    names = np.array([d.name for d in two_streams.datasets])
+    reference = result(two_primary_datasets, run(two_primary_datasets)).candidates
+    names = np.array([d.name for d in two_primary_datasets.datasets])
     assert rows == sorted(
         zip(names[reference.dataset].tolist(), reference.event.tolist(), reference.mass_4l.tolist(), strict=True)
     )
@@ -152,77 +158,83 @@ def test_same_event_twice_in_one_file_is_counted_once(leptons: Leptons, tmp_path
         np.concatenate((c, c if not n.endswith("offsets") else c[1:] + c[-1]))
         for n, c in zip(Leptons._fields, leptons, strict=True)
     ))  # fmt: skip
-    one = campaign(dataset("mu", "data", write(tmp_path / "f.root", doubled), stream="DoubleMu"))
+    one = campaign(dataset("mu", "data", write(tmp_path / "f.root", doubled), primary_dataset="DoubleMu"))
     tally = analyse(Chunk("mu", 0, 0, one.datasets[0].files[0], "outreach", "DoubleMu", True, 0, 6000, None), OPEN)
     found = Result(one, OPEN, tally, {(0, 0): FileInfo(6000, "TTree", 1, "u")})
     assert len(found.candidates.event) == len(kernel.select(leptons, OPEN).channel)
 
 
-def test_channels_of_aod2012_come_from_their_streams(two_streams: Campaign) -> None:
+def test_channels_of_aod2012_come_from_their_primary_datasets(two_primary_datasets: Campaign) -> None:
     aod = selection.load("aod2012")
-    found = result(two_streams, run(two_streams, sel=aod), aod)
+    found = result(two_primary_datasets, run(two_primary_datasets, sel=aod), aod)
     assert set(found.cutflow["mu"]) == {"4mu", "2e2mu"}
     assert set(found.cutflow["e"]) == {"4e"}
     assert set(found.cutflow["mc"]) == set(CHANNELS)
 
 
-def test_weight_is_luminosity_times_cross_section_over_processed_events(two_streams: Campaign) -> None:
-    found = result(two_streams, run(two_streams))
+def test_weight_is_luminosity_times_cross_section_over_processed_events(two_primary_datasets: Campaign) -> None:
+    found = result(two_primary_datasets, run(two_primary_datasets))
     assert found.weights["mc"]["4mu"] == pytest.approx(10.0 * 0.5 * 1000 / 3000)
     one = found.yields["higgs"]["2e2mu"]
     assert one.expected == pytest.approx(one.events * 5000 / 3000)
     assert one.stat_error == pytest.approx(np.sqrt(one.events) * 5000 / 3000)
 
 
-def test_partial_result_is_normalised_to_what_was_processed(two_streams: Campaign) -> None:
-    half = result(two_streams, run(two_streams, 100, fraction=0.5))
+def test_partial_result_is_normalised_to_what_was_processed(two_primary_datasets: Campaign) -> None:
+    half = result(two_primary_datasets, run(two_primary_datasets, 100, fraction=0.5))
     assert half.coverage == ((0, 3), (3500, 7000), (5.0, 10.0))
     assert not half.complete
     assert half.weights["mc"]["4mu"] == pytest.approx(5.0 * 0.5 * 1000 / 1500)
 
 
-def test_luminosity_of_a_channel_is_that_of_its_streams(two_streams: Campaign) -> None:
-    only_muons = [t for t in run(two_streams) if 0 not in t.counts]
-    found = result(two_streams, only_muons)
+def test_luminosity_of_a_channel_is_that_of_its_primary_datasets(two_primary_datasets: Campaign) -> None:
+    only_muons = [t for t in run(two_primary_datasets) if 0 not in t.counts]
+    found = result(two_primary_datasets, only_muons)
     assert found.weights["mc"]["4mu"] == pytest.approx(10.0 * 0.5 * 1000 / 3000)
     assert found.weights["mc"]["4e"] == 0.0
 
 
 @pytest.mark.parametrize(("name", "share"), [("open2012", 1.0), ("aod2012", 0.0)])
-def test_2e2mu_has_the_luminosity_of_the_streams_that_its_selection_reads(
-    two_streams: Campaign, name: str, share: float
+def test_2e2mu_has_the_luminosity_of_the_primary_datasets_that_its_selection_reads(
+    two_primary_datasets: Campaign, name: str, share: float
 ) -> None:
     sel = selection.load(name)
-    only_electrons = [tally for tally in run(two_streams, sel=sel) if 1 not in tally.counts]
-    assert result(two_streams, only_electrons, sel).luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": share}
+    only_electrons = [tally for tally in run(two_primary_datasets, sel=sel) if 1 not in tally.counts]
+    assert result(two_primary_datasets, only_electrons, sel).luminosity_shares == {
+        "4mu": 0.0,
+        "4e": 1.0,
+        "2e2mu": share,
+    }
 
 
-def test_file_of_unknown_length_counts_as_the_average_one(two_streams: Campaign) -> None:
-    muons = two_streams.datasets[1]
+def test_file_of_unknown_length_counts_as_the_average_one(two_primary_datasets: Campaign) -> None:
+    muons = two_primary_datasets.datasets[1]
     more = dataclasses.replace(muons, files=(*muons.files, File(url="nowhere.root")))
-    one = dataclasses.replace(two_streams, datasets=(two_streams.datasets[0], more, two_streams.datasets[2]))
-    found = result(one, run(two_streams))
+    one = dataclasses.replace(
+        two_primary_datasets, datasets=(two_primary_datasets.datasets[0], more, two_primary_datasets.datasets[2])
+    )
+    found = result(one, run(two_primary_datasets))
     assert found.coverage == ((3, 4), (7000, 9000), (pytest.approx(20 / 3), 10.0))
     assert found.luminosity_shares == {"4mu": 0.5, "4e": 1.0, "2e2mu": 1.0}
 
 
-def test_golden_json_leaves_simulation_alone(two_streams: Campaign, tmp_path: Path) -> None:
+def test_golden_json_leaves_simulation_alone(two_primary_datasets: Campaign, tmp_path: Path) -> None:
     (tmp_path / "cert.json").write_text('{"7": [[1, 2]]}')
-    masked = dataclasses.replace(two_streams, golden_json=str(tmp_path / "cert.json"))
-    found, whole = result(masked, run(masked)), result(two_streams, run(two_streams))
+    masked = dataclasses.replace(two_primary_datasets, golden_json=str(tmp_path / "cert.json"))
+    found, whole = result(masked, run(masked)), result(two_primary_datasets, run(two_primary_datasets))
     assert found.yields["higgs"] == whole.yields["higgs"]
     assert found.masked == {"e": 2000, "mu": 2000}
     assert sum(one.events for one in found.yields["data"].values()) == 0
 
 
-def test_dataset_not_begun_is_not_predicted(two_streams: Campaign) -> None:
-    found = result(two_streams, [t for t in run(two_streams) if 2 not in t.counts])
+def test_dataset_not_begun_is_not_predicted(two_primary_datasets: Campaign) -> None:
+    found = result(two_primary_datasets, [t for t in run(two_primary_datasets) if 2 not in t.counts])
     assert found.unpredicted == ("mc",)
     assert found.yields["higgs"]["4mu"] == (0, 0, 0)
 
 
-def test_histograms_equal_a_fill_of_the_candidates(two_streams: Campaign) -> None:
-    found = result(two_streams, run(two_streams))
+def test_histograms_equal_a_fill_of_the_candidates(two_primary_datasets: Campaign) -> None:
+    found = result(two_primary_datasets, run(two_primary_datasets))
     for index, name in enumerate(("e", "mu", "mc")):
         rows = found.candidates.rows(found.candidates.dataset == index)
         np.testing.assert_array_equal(found.counts[name], histograms.fill(rows.variables))
@@ -257,10 +269,12 @@ def test_empty_chunk_counts_nothing(tmp_path: Path) -> None:
 
 # --- an event found again, whatever the order
 
-STREAMS = ("DoubleMu", "DoubleElectron", "MuonEG")
+PRIMARY_DATASETS = ("DoubleMu", "DoubleElectron", "MuonEG")
 EVENTS = st.tuples(st.integers(1, 2), st.integers(1, 2), st.integers(1, 6), st.integers(0, 2))  # run … channel
 FILES = st.lists(EVENTS, min_size=1, max_size=8)
-ERAS = st.lists(st.tuples(st.sampled_from(STREAMS), st.lists(FILES, min_size=1, max_size=3)), min_size=1, max_size=4)
+ERAS = st.lists(
+    st.tuples(st.sampled_from(PRIMARY_DATASETS), st.lists(FILES, min_size=1, max_size=3)), min_size=1, max_size=4
+)
 
 
 def block(dataset: int, file: int, rows: Sequence[tuple[int, int, int, int]]) -> Table:
@@ -278,16 +292,20 @@ def block(dataset: int, file: int, rows: Sequence[tuple[int, int, int, int]]) ->
 def kept_events(eras: Any, sel: selection.Selection, order: Any) -> tuple[list[tuple[Any, ...]], int]:
     """What is kept of a campaign of these eras whose files land in some order, and how many rows there were."""
     datasets_ = [
-        dataset(str(d), "data", *(Path(f"/{d}-{f}.root") for f in range(len(files))), stream=stream)
-        for d, (stream, files) in enumerate(eras)
+        dataset(str(d), "data", *(Path(f"/{d}-{f}.root") for f in range(len(files))), primary_dataset=primary_dataset)
+        for d, (primary_dataset, files) in enumerate(eras)
     ]
     blocks = [block(d, f, rows) for d, (_, files) in enumerate(eras) for f, rows in enumerate(files)]
     order.shuffle(blocks)
-    kept = Result(campaign(*datasets_, stream_precedence=STREAMS), sel, merge(Tally(blocks=(b,)) for b in blocks))
+    kept = Result(
+        campaign(*datasets_, primary_dataset_precedence=PRIMARY_DATASETS),
+        sel,
+        merge(Tally(blocks=(b,)) for b in blocks),
+    )
     rows = kept.candidates
-    streams = [eras[d][0] for d in rows.dataset.tolist()]
+    primary_datasets = [eras[d][0] for d in rows.dataset.tolist()]
     columns = (c.tolist() for c in (rows.run, rows.luminosity_block, rows.event, rows.channel))
-    return sorted(zip(streams, *columns, strict=True)), sum(map(len, (b.run for b in blocks)))
+    return sorted(zip(primary_datasets, *columns, strict=True)), sum(map(len, (b.run for b in blocks)))
 
 
 @given(eras=ERAS, order=st.randoms(use_true_random=False))
@@ -295,17 +313,23 @@ def test_the_same_events_are_kept_whatever_the_order_of_chunks_datasets_and_file
     aod = selection.load("aod2012")  # an event may be in several channels: (event, channel) is compared
     kept, n_rows = kept_events(eras, aod, order)
     oracle = {}
-    for stream, files in eras:
+    for primary_dataset, files in eras:
         for event in itertools.chain.from_iterable(files):
-            oracle[event] = min(oracle.get(event, stream), stream, key=STREAMS.index)
-    assert kept == sorted((stream, *event) for event, stream in oracle.items())
-    permuted = [(stream, order.sample(files, len(files))) for stream, files in order.sample(eras, len(eras))]
+            oracle[event] = min(oracle.get(event, primary_dataset), primary_dataset, key=PRIMARY_DATASETS.index)
+    assert kept == sorted((primary_dataset, *event) for event, primary_dataset in oracle.items())
+    permuted = [
+        (primary_dataset, order.sample(files, len(files))) for primary_dataset, files in order.sample(eras, len(eras))
+    ]
     assert kept_events(permuted, aod, order) == (kept, n_rows)
     once, _ = kept_events(permuted, OPEN, order)  # one candidate per event: the channel does not tell events apart
-    streams: dict[tuple[int, ...], str] = {}
-    for (*event, _), stream in oracle.items():
-        streams[tuple(event)] = min(streams.get(tuple(event), stream), stream, key=STREAMS.index)
-    assert sorted(row[:4] for row in once) == sorted((stream, *event) for event, stream in streams.items())
+    primary_datasets: dict[tuple[int, ...], str] = {}
+    for (*event, _), primary_dataset in oracle.items():
+        primary_datasets[tuple(event)] = min(
+            primary_datasets.get(tuple(event), primary_dataset), primary_dataset, key=PRIMARY_DATASETS.index
+        )
+    assert sorted(row[:4] for row in once) == sorted(
+        (primary_dataset, *event) for event, primary_dataset in primary_datasets.items()
+    )
 
 
 # --- lumi sections
@@ -320,7 +344,7 @@ class BySection:
 
 @pytest.fixture(scope="module")
 def by_section(tmp_path_factory: pytest.TempPathFactory) -> BySection:
-    """Two eras of one stream, of two files each that share a section, and another stream with the same sections."""
+    """Two eras of one primary dataset, of two files each that share a section, and another with the same sections."""
     folder = tmp_path_factory.mktemp("sections")
     leptons = random_leptons(1500, seed=31)
     draw = np.random.default_rng(7)
@@ -333,7 +357,7 @@ def by_section(tmp_path_factory: pytest.TempPathFactory) -> BySection:
         for f, (start, stop) in enumerate(itertools.pairwise(edges)):
             paths.append(write(folder / f"{name}{f}.root", events_of(marked, start, stop)))
             truth[d, f] = key[start:stop].tolist()
-        made.append(dataset(name, "data", *paths, stream="DoubleElectron" if name == "e" else "DoubleMu"))
+        made.append(dataset(name, "data", *paths, primary_dataset="DoubleElectron" if name == "e" else "DoubleMu"))
     assert key[310] == key[311]  # a section in two files
     mc = dataset("mc", "zz", write(folder / "mc.root", leptons), cross_section_pb=0.5)
     (folder / "cert.json").write_text('{"200000": [[3, 20], [22, 58], [70, 75]]}')
@@ -430,9 +454,9 @@ def test_processed_and_lost_sections_are_those_of_a_look_at_every_event(
     one = named(by_section, mask=mask, table=table)
     found, states = seen(by_section, one, chunk_events, lambda _: str(draw.choice(allowed)))
     sections = everything(mask=mask, table=True) if table else everything(mask=True, table=False)
-    for stream in (("b", "c"), ("e",)):
+    for primary_dataset in (("b", "c"), ("e",)):
         union = set()
-        for name in stream:
+        for name in primary_dataset:
             processed = set(found.processed_sections[name].keys.tolist())
             lost = set(found.lost_sections[name].keys.tolist())
             assert not processed & lost
@@ -524,9 +548,9 @@ def test_complete_run_has_all_the_luminosity_also_of_sections_without_events(by_
     assert 200_000 << 32 | 71 in found.processed_sections["e"].keys  # no event is in section 71
 
 
-def test_only_one_finished_stream_gives_2e2mu_its_luminosity(by_section: BySection) -> None:
+def test_only_one_finished_primary_dataset_gives_2e2mu_its_luminosity(by_section: BySection) -> None:
     one = named(by_section, mask=True, table=True)
-    found, _ = seen(by_section, one, 400, lambda c: "done" if c.stream == "DoubleElectron" else "unknown")
+    found, _ = seen(by_section, one, 400, lambda c: "done" if c.primary_dataset == "DoubleElectron" else "unknown")
     assert found.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
     assert found.coverage.luminosity_fb == (5.0, 10.0)
 

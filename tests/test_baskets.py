@@ -23,7 +23,7 @@ from higgsnb.baskets import BasketReader, Columns, Survivors
 from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.errors import DamagedFileError
 from higgsnb.files import RemoteFile
-from higgsnb.survivors import open_survivors
+from higgsnb.preselected import open_survivors
 
 DATA = Path(__file__).parent / "data"
 ROOT_FILES = ("embedded.root", "generated-offsets.root", "unaligned.root")
@@ -383,7 +383,7 @@ import sys
 from pathlib import Path
 from basket_files import COLUMNS
 from higgsnb.files import RemoteFile
-from higgsnb.survivors import open_survivors
+from higgsnb.preselected import open_survivors
 with open_survivors(sys.argv[1], COLUMNS) as reader:
     n = sum(part.n_read for part in reader.windows())
 print(n, next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))

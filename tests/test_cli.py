@@ -30,16 +30,16 @@ schema = "outreach"
 luminosity_fb = 10.0
 luminosity_uncertainty = 0.02
 energy_tev = 8
-stream_precedence = ["DoubleMu", "DoubleElectron"]
+primary_dataset_precedence = ["DoubleMu", "DoubleElectron"]
 [[dataset]]
 name = "mu"
 process = "data"
-stream = "DoubleMu"
+primary_dataset = "DoubleMu"
 file = [{{ url = "{mu}"{extra} }}]
 [[dataset]]
 name = "e"
 process = "data"
-stream = "DoubleElectron"
+primary_dataset = "DoubleElectron"
 file = [{{ url = "{e}" }}]
 [[dataset]]
 name = "mc"

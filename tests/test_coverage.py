@@ -25,7 +25,7 @@ EVENTS = 2000
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """Two streams and a simulation, with lumi sections of 20 events each, a golden JSON and a luminosity table."""
+    """Two primary datasets and a simulation, with lumi sections of 20 events, a golden JSON and a luminosity table."""
     folder = tmp_path_factory.mktemp("coverage")
     leptons = random_leptons(EVENTS, seed=13)
     marked = leptons._replace(run=np.full(EVENTS, 7), luminosity_block=np.arange(EVENTS) // 20 + 1)
@@ -33,8 +33,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     rows = "\n".join(f"7:1,{n}:{n},0.2,0.1" for n in range(1, 101))
     (folder / "byls.csv").write_text(f"#run:fill,ls,delivered(/fb),recorded(/fb)\n{rows}\n")
     return campaign(
-        dataset("mu", "data", write(folder / "mu.root", marked, basket=500), stream="DoubleMu"),
-        dataset("e", "data", write(folder / "e.root", marked, basket=500), stream="DoubleElectron"),
+        dataset("mu", "data", write(folder / "mu.root", marked, basket=500), primary_dataset="DoubleMu"),
+        dataset("e", "data", write(folder / "e.root", marked, basket=500), primary_dataset="DoubleElectron"),
         dataset("mc", "higgs", write(folder / "mc.root", events_of(leptons, 0, 1000)), cross_section_pb=0.01),
         golden_json=str(folder / "cert.json"),
         luminosity_table=str(folder / "byls.csv"),
@@ -48,7 +48,7 @@ def last(one: Campaign, **options: Any) -> Result:
 
 
 def damaged(one: Campaign, folder: Path, branch: str, *baskets: int) -> Campaign:
-    """The campaign with some damaged baskets in the file of the first stream."""
+    """The campaign with some damaged baskets in the file of the first primary dataset."""
     import uproot
 
     path = Path(one.datasets[0].files[0].url)

@@ -27,7 +27,7 @@ schema = "outreach"
 luminosity_fb = 11.58
 luminosity_uncertainty = 0.026
 energy_tev = 8
-stream_precedence = ["DoubleMu", "DoubleElectron"]
+primary_dataset_precedence = ["DoubleMu", "DoubleElectron"]
 
 [[dataset]]
 name = "signal"
@@ -43,7 +43,7 @@ adler32 = "1DAFC1D7"
 [[dataset]]
 name = "muons"
 process = "data"
-stream = "DoubleMu"
+primary_dataset = "DoubleMu"
 file = [{ url = "https://host/muons.root" }, { url = "/abs/more.root" }]
 """
 
@@ -72,8 +72,8 @@ def test_cms2012_has_the_published_totals() -> None:
     assert [dataset.record for dataset in campaign.datasets] == list(range(12361, 12369))
     assert len({dataset.doi for dataset in campaign.datasets}) == 8
     assert (campaign.luminosity_fb, campaign.luminosity_uncertainty, campaign.energy_tev) == (11.58, 0.026, 8)
-    data = [(dataset.name, dataset.stream) for dataset in campaign.datasets if dataset.is_data]
-    assert all(f"_{stream}" in name for name, stream in data)
+    data = [(dataset.name, dataset.primary_dataset) for dataset in campaign.datasets if dataset.is_data]
+    assert all(f"_{primary_dataset}" in name for name, primary_dataset in data)
 
 
 def test_cms2012_expects_the_events_of_the_public_example() -> None:
@@ -128,8 +128,8 @@ def test_toy_catalogue_is_what_the_generator_makes() -> None:
     campaign = datasets.load("toy")
     assert campaign.simulated
     assert campaign.luminosity_fb == toy.LUMINOSITY_FB
-    made = [(one.name, one.process, one.stream, one.cross_section_pb, one.scale) for one in toy.DATASETS]
-    told = [(one.name, one.process, one.stream, one.cross_section_pb, one.scale) for one in campaign.datasets]
+    made = [(one.name, one.process, one.primary_dataset, one.cross_section_pb, one.scale) for one in toy.DATASETS]
+    told = [(one.name, one.process, one.primary_dataset, one.cross_section_pb, one.scale) for one in campaign.datasets]
     assert told == made
     assert [file.url for file in campaign.files] == [f"toy:{one.name}.root" for one in toy.DATASETS]
     assert [one.events for one in campaign.datasets] == [one.events for one in toy.DATASETS]
@@ -180,7 +180,7 @@ def test_campaign_file_is_read_as_written(write, tmp_path: Path) -> None:  # typ
         luminosity_uncertainty=0.026,
         energy_tev=8.0,
         selection="open2012",
-        stream_precedence=("DoubleMu", "DoubleElectron"),
+        primary_dataset_precedence=("DoubleMu", "DoubleElectron"),
         datasets=(
             Dataset(
                 "signal",
@@ -199,7 +199,7 @@ def test_campaign_file_is_read_as_written(write, tmp_path: Path) -> None:  # typ
             Dataset(
                 "muons",
                 "data",
-                stream="DoubleMu",
+                primary_dataset="DoubleMu",
                 files=(File("https://host/muons.root"), File("/abs/more.root")),
             ),
         ),
@@ -221,6 +221,16 @@ def test_paths_are_relative_to_the_file_not_to_the_reader(  # type: ignore[no-un
     assert campaign.files[0].url == str(tmp_path / "data" / "signal.root")
 
 
+def test_old_name_of_the_primary_dataset_is_read_with_a_note(write, caplog: pytest.LogCaptureFixture) -> None:  # type: ignore[no-untyped-def]
+    expected = datasets.load(write(GOOD))
+    assert not caplog.text
+    old = GOOD.replace("primary_dataset_precedence", "stream_precedence").replace("primary_dataset =", "stream =")
+    assert datasets.load(write(old)) == expected
+    assert "top level" not in caplog.text
+    assert "[campaign]: the key 'stream_precedence' is now called 'primary_dataset_precedence'" in caplog.text
+    assert "'muons': the key 'stream' is now called 'primary_dataset'" in caplog.text
+
+
 MISTAKES = {
     "no table": ("[campaign]", "[campagne]", r"\[campaign\]|unknown key 'campagne'"),
     "unknown campaign key": (
@@ -235,8 +245,8 @@ MISTAKES = {
     ),
     "unknown dataset key": (
         'process = "higgs"',
-        'process = "higgs"\nsteam = 1',
-        "number 1 'signal': unknown key 'steam'; nearest: 'stream'",
+        'process = "higgs"\nprimery_dataset = 1',
+        "number 1 'signal': unknown key 'primery_dataset'; nearest: 'primary_dataset'",
     ),
     "unknown file key": (
         "adler32",
@@ -278,7 +288,7 @@ MISTAKES = {
         '"data"',
         "cross_section_pb: expected no such key: data has weight 1",
     ),
-    "data with a scale": ('stream = "DoubleMu"', "scale = 2.0", "scale: expected no such key: data"),
+    "data with a scale": ('primary_dataset = "DoubleMu"', "scale = 2.0", "scale: expected no such key: data"),
     "simulation without a cross section": (
         "cross_section_pb = 0.0065",
         "",
@@ -307,12 +317,17 @@ MISTAKES = {
         "alternatives: expected a list",
     ),
     "same dataset name": ('"muons"', '"signal"', "two datasets are called 'signal'"),
-    "unknown stream": (
-        'stream = "DoubleMu"',
-        'stream = "DoubleMuon"',
-        "not in stream_precedence; nearest: 'DoubleMu'",
+    "unknown primary dataset": (
+        'primary_dataset = "DoubleMu"',
+        'primary_dataset = "DoubleMuon"',
+        "not in primary_dataset_precedence; nearest: 'DoubleMu'",
     ),
-    "stream twice": ('"DoubleElectron"', '"DoubleMu"', "a list without repetitions"),
+    "primary dataset under both names": (
+        'primary_dataset = "DoubleMu"',
+        'primary_dataset = "DoubleMu"\nstream = "DoubleMu"',
+        "'muons': both 'primary_dataset' and 'stream', its old name\nRemove 'stream'",
+    ),
+    "primary dataset twice": ('"DoubleElectron"', '"DoubleMu"', "a list without repetitions"),
     "not TOML": ("[[dataset]]", "[[dataset", "not valid TOML: .*line 10"),
     "simulated in quotes": (
         "energy_tev",
@@ -553,7 +568,7 @@ def test_digest_follows_what_can_change_the_answer_and_nothing_else(write, tmp_p
         replace(base, luminosity_uncertainty=0.03),
         replace(base, schema="nanoaod"),
         replace(base, energy_tev=7.0),
-        replace(base, stream_precedence=("DoubleElectron", "DoubleMu")),
+        replace(base, primary_dataset_precedence=("DoubleElectron", "DoubleMu")),
         replace(base, golden_json=None),
         replace(base, simulated=True),
         replace(base, datasets=(muons, signal)),
@@ -678,9 +693,9 @@ def test_chunk_is_small_when_pickled_and_comes_back_equal() -> None:
     chunk = datasets.chunks(campaign, {}, 1_000_000)[-1]
     assert pickle.loads(pickle.dumps(chunk)) == chunk  # noqa: S301
     assert len(pickle.dumps(chunk)) < 1000
-    assert (chunk.schema, chunk.stream, chunk.is_data) == (
+    assert (chunk.schema, chunk.primary_dataset, chunk.is_data) == (
         "outreach",
-        campaign.datasets[chunk.dataset_index].stream,
+        campaign.datasets[chunk.dataset_index].primary_dataset,
         True,
     )
 

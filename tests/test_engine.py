@@ -24,8 +24,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     leptons = random_leptons(4000, seed=8)
     paths = [write(folder / f"{i}.root", events_of(leptons, 500 * i, 500 * i + 700), basket=211) for i in range(6)]
     return campaign(
-        dataset("mu", "data", *paths[:3], stream="DoubleMu"),
-        dataset("e", "data", *paths[3:5], stream="DoubleElectron"),
+        dataset("mu", "data", *paths[:3], primary_dataset="DoubleMu"),
+        dataset("e", "data", *paths[3:5], primary_dataset="DoubleElectron"),
         dataset("mc", "zz", paths[5], cross_section_pb=1.0),
     )
 
@@ -105,9 +105,9 @@ def test_damage_in_the_middle_of_a_file_loses_only_what_is_damaged(one: Campaign
     assert result.tally.units == {(0, 0): ((0, 211), (422, 700))}
 
 
-def test_stream_that_the_selection_does_not_know_is_refused(one: Campaign) -> None:
-    strange = dataclasses.replace(one, datasets=(dataclasses.replace(one.datasets[0], stream="SingleMu"),))
-    with pytest.raises(ValueError, match="takes no channel from stream 'SingleMu'"):
+def test_primary_dataset_that_the_selection_does_not_know_is_refused(one: Campaign) -> None:
+    strange = dataclasses.replace(one, datasets=(dataclasses.replace(one.datasets[0], primary_dataset="SingleMu"),))
+    with pytest.raises(ValueError, match="takes no channel from primary dataset 'SingleMu'"):
         last(strange, selection.load("aod2012"))
     assert last(strange).complete
 

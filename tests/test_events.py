@@ -11,7 +11,8 @@ import uproot
 from generators import pack, random_leptons
 from outreach import branches, write
 
-from higgsnb import events, survivors
+from higgsnb import events
+from higgsnb import preselected as survivors
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import SchemaError, UnreadableError
 from higgsnb.events import inspect, read_leptons

@@ -29,8 +29,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     leptons = random_leptons(3000, seed=31)
     paths = [write(folder / f"{i}.root", events_of(leptons, 400 * i, 400 * i + 900)) for i in range(4)]
     return campaign(
-        dataset("mu", "data", *paths[:2], stream="DoubleMu"),
-        dataset("e", "data", paths[2], stream="DoubleElectron"),
+        dataset("mu", "data", *paths[:2], primary_dataset="DoubleMu"),
+        dataset("e", "data", paths[2], primary_dataset="DoubleElectron"),
         dataset("mc", "zz", paths[3], cross_section_pb=1.0),
     )
 
@@ -149,7 +149,7 @@ def test_inputs_that_change_during_a_run_are_named_and_not_recorded(
     golden.write_text('{"1": [[1, 1000]]}')
     copy = tmp_path / "copy.root"
     copy.write_bytes(source.read_bytes())
-    masked = campaign(dataset("mu", "data", copy, stream="DoubleMu"), golden_json=str(golden))
+    masked = campaign(dataset("mu", "data", copy, primary_dataset="DoubleMu"), golden_json=str(golden))
     options = {"chunk_events": 1, "workers": 1, "ledger": tmp_path / "l.sqlite"}
     partial = engine.run(masked, OPEN, **options)
     next(partial)
@@ -195,7 +195,7 @@ def test_files_that_the_workers_of_a_cluster_do_not_see_are_refused_before_the_s
 ) -> None:
     (tmp_path / "mine.root").write_bytes(Path(one.datasets[0].files[0].url).read_bytes())
     monkeypatch.chdir(tmp_path)  # the workers stay where they were started
-    mine = campaign(dataset("mu", "data", Path("mine.root"), stream="DoubleMu"))
+    mine = campaign(dataset("mu", "data", Path("mine.root"), primary_dataset="DoubleMu"))
     with pytest.raises(ValueError, match=r"reads mine\.root, which worker tcp://.* cannot see\nGive addresses"):
         next(engine.run(mine, OPEN, client=dask_client))
     assert last(mine).complete

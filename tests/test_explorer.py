@@ -29,8 +29,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     leptons = random_leptons(2500, seed=28)
     paths = [write(folder / f"{i}.root", events_of(leptons, 500 * i, 500 * i + 500)) for i in range(4)]
     return campaign(
-        dataset("mu", "data", paths[0], stream="DoubleMu"),
-        dataset("e", "data", paths[1], stream="DoubleElectron"),
+        dataset("mu", "data", paths[0], primary_dataset="DoubleMu"),
+        dataset("e", "data", paths[1], primary_dataset="DoubleElectron"),
         dataset("h", "higgs", paths[2], cross_section_pb=0.5),
         dataset("mc", "zz", paths[3], cross_section_pb=1.0),
         title="A <b>test</b> & more",
@@ -424,7 +424,9 @@ def test_cut_that_has_no_meaning_in_the_data_is_off(tmp_path: Path) -> None:
         other = dataclasses.replace(result, tally=dataclasses.replace(result.tally, not_applied={0: frozenset(some)}))
         expected = {"electron_isolation_max": "not in these data"} if "electron_isolation" in some else {}
         assert explorer._off(other) == expected
-    two = dataclasses.replace(result.campaign, datasets=(*result.campaign.datasets, dataset("e", "data", stream="e")))
+    two = dataclasses.replace(
+        result.campaign, datasets=(*result.campaign.datasets, dataset("e", "data", primary_dataset="e"))
+    )
     assert explorer._off(dataclasses.replace(partial, campaign=two)) == {}  # the other dataset has it
 
 

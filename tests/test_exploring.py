@@ -37,7 +37,7 @@ CHANGES: list[dict[str, float]] = [
 
 @pytest.fixture(scope="module")
 def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
-    """Overlapping files: events are in two streams and in two files of one stream."""
+    """Overlapping files: events are in two primary datasets and in two files of one primary dataset."""
     folder = tmp_path_factory.mktemp("exploring")
     leptons = random_leptons(4000, seed=18)
     places = (0, 1, 2, 2, 3, 4, 5, 4)
@@ -46,8 +46,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
         for number, i in enumerate(places)
     ]
     return campaign(
-        dataset("mu", "data", *paths[:3], stream="DoubleMu"),
-        dataset("e", "data", *paths[3:6], stream="DoubleElectron"),
+        dataset("mu", "data", *paths[:3], primary_dataset="DoubleMu"),
+        dataset("e", "data", *paths[3:6], primary_dataset="DoubleElectron"),
         dataset("h", "higgs", paths[6], cross_section_pb=0.5),
         dataset("mc", "zz", paths[7], cross_section_pb=1.0),
     )
@@ -219,7 +219,7 @@ def test_many_small_tasks_on_many_threads_give_the_same(sample: Sample, monkeypa
             np.testing.assert_array_equal(mine.picked[index], theirs.picked[index])
 
 
-def test_events_in_two_streams_are_counted_once_and_some_are_there(one: Campaign, sample: Sample) -> None:
+def test_events_in_two_primary_datasets_are_counted_once_and_some_are_there(one: Campaign, sample: Sample) -> None:
     result = run(one, OPEN)
     assert sum(result.duplicates_removed.values()) > 20
     assert sum(part.twin.sum() for part in sample.parts) > 100
@@ -258,8 +258,8 @@ def parts(one: Campaign, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     table = folder / "luminosity.csv"
     table.write_text("#run:fill,ls,time,beamstatus,E(GeV),delivered(/ub),recorded(/ub),avgpu,source\n" + rows)
     by_section = campaign(
-        dataset("mu", "data", paths[0], stream="DoubleMu"),
-        dataset("e", "data", paths[1], stream="DoubleElectron"),
+        dataset("mu", "data", paths[0], primary_dataset="DoubleMu"),
+        dataset("e", "data", paths[1], primary_dataset="DoubleElectron"),
         dataset("h", "higgs", paths[2], cross_section_pb=0.5),
         dataset("mc", "zz", paths[3], cross_section_pb=1.0),
         luminosity_table=str(table),

@@ -32,8 +32,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     leptons = random_leptons(3000, seed=21)
     paths = [write(folder / f"{i}.root", events_of(leptons, 400 * i, 400 * i + 900)) for i in range(4)]
     return campaign(
-        dataset("mu", "data", *paths[:2], stream="DoubleMu"),
-        dataset("e", "data", paths[2], stream="DoubleElectron"),
+        dataset("mu", "data", *paths[:2], primary_dataset="DoubleMu"),
+        dataset("e", "data", paths[2], primary_dataset="DoubleElectron"),
         dataset("mc", "zz", paths[3], cross_section_pb=1.0),
     )
 
@@ -123,7 +123,15 @@ def _other_file(one: Campaign) -> Campaign:
 
 @pytest.mark.parametrize(
     ("what", "n_again"),
-    [("cut", 36), ("code", 36), ("library", 36), ("file", 9), ("stream", 18), ("golden json", 27), ("chunks", 72)],
+    [
+        ("cut", 36),
+        ("code", 36),
+        ("library", 36),
+        ("file", 9),
+        ("primary_dataset", 18),
+        ("golden json", 27),
+        ("chunks", 72),
+    ],
 )
 def test_nothing_stale_is_used(
     one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, n_again: int
@@ -138,8 +146,8 @@ def test_nothing_stale_is_used(
         monkeypatch.setattr(provenance, "libraries", lambda: {"numpy": "0.1"})
     elif what == "file":
         changed = _other_file(one)
-    elif what == "stream":
-        first = dataclasses.replace(one.datasets[0], stream="DoubleElectron")
+    elif what == "primary_dataset":
+        first = dataclasses.replace(one.datasets[0], primary_dataset="DoubleElectron")
         changed = dataclasses.replace(one, datasets=(first, *one.datasets[1:]))
     elif what == "golden json":
         (tmp_path / "cert.json").write_text('{"1": [[1, 2]]}')

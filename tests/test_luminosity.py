@@ -388,7 +388,7 @@ def test_unfinished_sections_are_those_that_may_go_on(
 
 
 @given(SETS, SETS, SETS, SETS, SETS, st.booleans())
-def test_processed_and_lost_are_all_sections_of_the_stream(
+def test_processed_and_lost_are_all_sections_of_the_primary_dataset(
     everything: list[tuple[int, int]],
     seen_b: list[tuple[int, int]],
     seen_c: list[tuple[int, int]],

@@ -241,7 +241,7 @@ schema = "outreach"
 luminosity_fb = 11.58
 luminosity_uncertainty = 0.026
 energy_tev = 8
-stream_precedence = ["DoubleMu", "DoubleElectron"]
+primary_dataset_precedence = ["DoubleMu", "DoubleElectron"]
 """
 
 

@@ -17,7 +17,7 @@ from higgsnb.baskets import Columns
 from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.errors import DamagedFileError
 from higgsnb.pages import PageReader
-from higgsnb.survivors import open_survivors
+from higgsnb.preselected import open_survivors
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

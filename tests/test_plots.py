@@ -123,7 +123,7 @@ CASES = {
     "other process": {"processes": "higgs zz zx tth data"},
     "sample missing": {"share": 0.5, "left_out": "ZZTo4mu"},
     "empty": {"share": 0.0},
-    "long title": {"title": "HIGGS BOSON TO FOUR LEPTONS, RUNS 2012B AND 2012C, MUON AND ELECTRON STREAMS"},
+    "long title": {"title": "HIGGS BOSON TO FOUR LEPTONS, RUNS 2012B AND 2012C, MUON AND ELECTRON PRIMARY DATASETS"},
     "everything": {"share": 0.37, "failed": 2, "left_out": "ZZTo4mu", "name": "toy", "simulated": True},
 }
 

@@ -152,14 +152,14 @@ def outreach(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Out
     return made.write_outreach_with_decoys(tmp_path_factory.mktemp("outreach"), shared_data)
 
 
-def chunk_of(path: Path, schema: str, start: int, stop: int, stream: str | None = None) -> datasets.Chunk:
+def chunk_of(path: Path, schema: str, start: int, stop: int, primary_dataset: str | None = None) -> datasets.Chunk:
     return datasets.Chunk(
         dataset=path.stem,
         dataset_index=0,
         file_index=0,
         file=datasets.File(str(path)),
         schema=schema,
-        stream=stream,
+        primary_dataset=primary_dataset,
         is_data=True,
         start=start,
         stop=stop,
@@ -167,37 +167,39 @@ def chunk_of(path: Path, schema: str, start: int, stop: int, stream: str | None 
     )
 
 
-def selected(chunk: Leptons, name: str, stream: str | None) -> set[tuple[int, int, int, str]]:
-    found = kernel.select(chunk, hs.load(name), stream)
+def selected(chunk: Leptons, name: str, primary_dataset: str | None) -> set[tuple[int, int, int, str]]:
+    found = kernel.select(chunk, hs.load(name), primary_dataset)
     return {
         (int(chunk.run[i]), int(chunk.luminosity_block[i]), int(chunk.event[i]), hs.CHANNELS[c])
         for i, c in zip(found.event_index, found.channel, strict=True)
     }
 
 
-@pytest.mark.parametrize("stream", ["DoubleMu", "DoubleElectron", "simulated"])
+@pytest.mark.parametrize("primary_dataset", ["DoubleMu", "DoubleElectron", "simulated"])
 @pytest.mark.parametrize("name", SELECTED)
-def test_events_hidden_among_decoys_are_found(name: str, stream: str, outreach: Outreach) -> None:
+def test_events_hidden_among_decoys_are_found(name: str, primary_dataset: str, outreach: Outreach) -> None:
     """By run, luminosity block, event and channel, before any file: what the builder says is what both select."""
-    given = None if stream == "simulated" else stream
-    ids, made_up = zip(*outreach.events[stream], strict=True)
-    chunk, expected = pack(made_up, ids), outreach.expected_in(stream, name)
+    given = None if primary_dataset == "simulated" else primary_dataset
+    ids, made_up = zip(*outreach.events[primary_dataset], strict=True)
+    chunk, expected = pack(made_up, ids), outreach.expected_in(primary_dataset, name)
     assert selected(chunk, name, given) == expected
     outcomes = oracle.select(chunk, hs.load(name), given)
     assert {(*ids[i], c.channel) for i, outcome in enumerate(outcomes) for c in outcome.selected} == expected
 
 
 @pytest.mark.parametrize("n_chunks", [1, 4])
-@pytest.mark.parametrize("stream", ["DoubleMu", "DoubleElectron", "simulated"])
+@pytest.mark.parametrize("primary_dataset", ["DoubleMu", "DoubleElectron", "simulated"])
 @pytest.mark.parametrize("name", SELECTED)
-def test_events_hidden_in_outreach_files_are_found(name: str, stream: str, n_chunks: int, outreach: Outreach) -> None:
-    given = None if stream == "simulated" else stream
-    edges = np.linspace(0, len(outreach.events[stream]), n_chunks + 1).astype(int).tolist()
+def test_events_hidden_in_outreach_files_are_found(
+    name: str, primary_dataset: str, n_chunks: int, outreach: Outreach
+) -> None:
+    given = None if primary_dataset == "simulated" else primary_dataset
+    edges = np.linspace(0, len(outreach.events[primary_dataset]), n_chunks + 1).astype(int).tolist()
     got: set[tuple[int, int, int, str]] = set()
     for start, stop in pairwise(edges):
-        chunk = events.read_leptons(chunk_of(outreach.files[stream], "outreach", start, stop, given))
+        chunk = events.read_leptons(chunk_of(outreach.files[primary_dataset], "outreach", start, stop, given))
         got |= selected(chunk, name, given)
-    assert got == outreach.expected_in(stream, name)
+    assert got == outreach.expected_in(primary_dataset, name)
 
 
 @pytest.mark.parametrize("file", CSV_FILES)
@@ -237,9 +239,14 @@ def test_analysis_of_the_record_counts_278(shared_data: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["open2012", "aod2012", "df103"])
-def test_run_over_both_streams_keeps_exactly_the_expected_events_once(outreach: Outreach, name: str) -> None:
-    streams = ("DoubleElectron", "DoubleMu")
-    one = campaign(*(dataset(stream, "data", outreach.files[stream], stream=stream) for stream in streams))
+def test_run_over_both_primary_datasets_keeps_exactly_the_expected_events_once(outreach: Outreach, name: str) -> None:
+    primary_datasets = ("DoubleElectron", "DoubleMu")
+    one = campaign(
+        *(
+            dataset(primary_dataset, "data", outreach.files[primary_dataset], primary_dataset=primary_dataset)
+            for primary_dataset in primary_datasets
+        )
+    )
     *_, result = engine.run(one, hs.load(name), chunk_events=100)
     rows = result.candidates
     kept = list(zip(rows.run.tolist(), rows.luminosity_block.tolist(), rows.event.tolist(), rows.channel, strict=True))

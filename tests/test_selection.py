@@ -131,9 +131,9 @@ def furthest(event: Leptons, cuts: Selection, channel: str) -> str:
 # Kernel and twin
 
 
-def assert_same(chunk: Leptons, cuts: Selection, stream: str | None = None) -> Candidates:
+def assert_same(chunk: Leptons, cuts: Selection, primary_dataset: str | None = None) -> Candidates:
     """Kernel and twin agree on events, channels, leptons, masses and cutflow; return what the kernel found."""
-    found, outcomes = kernel.select(chunk, cuts, stream), oracle.select(chunk, cuts, stream)
+    found, outcomes = kernel.select(chunk, cuts, primary_dataset), oracle.select(chunk, cuts, primary_dataset)
     assert rows(found) == expected_rows(outcomes)
     np.testing.assert_allclose(masses(found), expected_masses(outcomes), rtol=1e-9)
     assert found.cutflow[:, : Cut.UNIQUE].tolist() == oracle.cutflow(outcomes)
@@ -147,10 +147,12 @@ def test_kernel_equals_slow_twin(name: str, leptons: Leptons) -> None:
     assert (np.bincount(found.channel, minlength=3) > 100).all()
 
 
-@pytest.mark.parametrize("stream", ["DoubleMu", "DoubleElectron"])
+@pytest.mark.parametrize("primary_dataset", ["DoubleMu", "DoubleElectron"])
 @pytest.mark.parametrize("name", ["open2012", "aod2012", "df103"])
-def test_kernel_equals_slow_twin_in_each_stream(name: str, stream: str, events: list[made.Drawn]) -> None:
-    assert_same(pack(events[:5000]), SELECTIONS[name], stream)
+def test_kernel_equals_slow_twin_in_each_primary_dataset(
+    name: str, primary_dataset: str, events: list[made.Drawn]
+) -> None:
+    assert_same(pack(events[:5000]), SELECTIONS[name], primary_dataset)
 
 
 @pytest.mark.parametrize("name", ["open2012", "aod2012", "df103", "df103 integer"])
@@ -610,13 +612,13 @@ def test_equal_pt_is_decided_by_stored_order_in_aod2012() -> None:
 
 
 @pytest.mark.parametrize(
-    ("stream", "channels"),
+    ("primary_dataset", "channels"),
     [(None, ["4mu", "4e", "2e2mu"]), ("DoubleMu", ["4mu", "2e2mu"]), ("DoubleElectron", ["4e"])],
 )
-def test_streams_give_their_channels(stream: str | None, channels: list[str]) -> None:
+def test_primary_datasets_give_their_channels(primary_dataset: str | None, channels: list[str]) -> None:
     events = pack([make() for make in EVENTS.values()])
     for name in SHIPPED:
-        found = [hs.CHANNELS[c] for c in kernel.select(events, SELECTIONS[name], stream).channel]
+        found = [hs.CHANNELS[c] for c in kernel.select(events, SELECTIONS[name], primary_dataset).channel]
         assert Counter(found) == Counter(list(EVENTS) if name == "open2012" else channels)
 
 

@@ -277,11 +277,11 @@ def test_expected_significance_of_a_window_has_the_uncertainty_of_all_background
     assert made.background_variances["zz"].sum() == pytest.approx(0.04**2 * 50 + 0.2**2 * 7)
 
 
-def two_streams(tmp_path, *, missing: tuple[str, ...], failed: bool = False) -> Result:
-    """Flat masses in all channels of simulation; in data those of the streams that have been read."""
+def two_primary_datasets(tmp_path, *, missing: tuple[str, ...], failed: bool = False) -> Result:
+    """Flat masses in all channels of simulation; in data those of the primary datasets that have been read."""
     one = campaign(
-        dataset("mu", "data", tmp_path / "mu.root", stream="DoubleMu"),
-        dataset("e", "data", tmp_path / "e.root", stream="DoubleElectron"),
+        dataset("mu", "data", tmp_path / "mu.root", primary_dataset="DoubleMu"),
+        dataset("e", "data", tmp_path / "e.root", primary_dataset="DoubleElectron"),
         dataset("higgs", "higgs", tmp_path / "higgs.root", cross_section_pb=0.001),
         dataset("zz", "zz", tmp_path / "zz.root", cross_section_pb=0.004),
     )
@@ -294,22 +294,22 @@ def two_streams(tmp_path, *, missing: tuple[str, ...], failed: bool = False) -> 
     return dataclasses.replace(part, tally=dataclasses.replace(part.tally, counts=filled), failures=failures)
 
 
-def test_channel_without_luminosity_is_left_out_and_its_stream_named(tmp_path) -> None:
-    part = two_streams(tmp_path, missing=("mu",), failed=True)
+def test_channel_without_luminosity_is_left_out_and_its_primary_dataset_named(tmp_path) -> None:
+    part = two_primary_datasets(tmp_path, missing=("mu",), failed=True)
     assert part.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
     fit, window = statistics.fit_signal_strength(part), statistics.window_significance(part)
     assert {channel for channel, _, _ in fit.model.bins} == {"4e"}
-    assert fit.model.observed.sum() == 3  # the muons in events of the other stream have no prediction
+    assert fit.model.observed.sum() == 3  # the muons in events of the other primary dataset have no prediction
     assert (window.observed, window.signal) == (3, pytest.approx(3.0))
     scan = statistics.scan_windows(part, n_toys=10)
     assert scan.observed.max() == 3
     for found in (fit, window, scan):
         assert "without 4mu: no luminosity of DoubleMu processed" in repr(found)
-    assert "without" not in repr(statistics.fit_signal_strength(two_streams(tmp_path, missing=())))
+    assert "without" not in repr(statistics.fit_signal_strength(two_primary_datasets(tmp_path, missing=())))
 
 
 def test_simulation_without_any_data_is_refused_with_the_cause(tmp_path) -> None:
-    none = two_streams(tmp_path, missing=("mu", "e"), failed=True)
+    none = two_primary_datasets(tmp_path, missing=("mu", "e"), failed=True)
     for test in (statistics.window_significance, statistics.fit_signal_strength, statistics.scan_windows):
         with pytest.raises(ValueError, match=r"no data have been read yet, only simulation; 1 files failed"):
             test(none)

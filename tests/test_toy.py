@@ -292,14 +292,14 @@ def test_prompt_leptons_pass_and_non_prompt_ones_mostly_fail() -> None:
     assert 0.2 < rates[2] < 0.45
 
 
-# --- the streams
+# --- the primary datasets
 
 
 def identity(found: dict[str, Array]) -> list[tuple[int, int, int]]:
     return list(zip(*(found[key].tolist() for key in ("run", "luminosityBlock", "event")), strict=True))
 
 
-def test_streams_overlap_with_identical_content(columns: dict[str, dict[str, Array]]) -> None:
+def test_primary_datasets_overlap_with_identical_content(columns: dict[str, dict[str, Array]]) -> None:
     muon, electron = columns["Run2012_DoubleMu"], columns["Run2012_DoubleElectron"]
     common = set(identity(muon)) & set(identity(electron))
     assert 0.003 < len(common) / len(identity(electron)) < 0.05
@@ -307,7 +307,7 @@ def test_streams_overlap_with_identical_content(columns: dict[str, dict[str, Arr
     assert all(np.array_equal(kept[0][name], kept[1][name]) for name in SCHEMA)
 
 
-def test_streams_are_ordered_in_time_without_repetition(columns: dict[str, dict[str, Array]]) -> None:
+def test_primary_datasets_are_ordered_in_time_without_repetition(columns: dict[str, dict[str, Array]]) -> None:
     for name in ("Run2012_DoubleMu", "Run2012_DoubleElectron"):
         found = identity(columns[name])
         assert found == sorted(set(found))
@@ -315,7 +315,7 @@ def test_streams_are_ordered_in_time_without_repetition(columns: dict[str, dict[
         assert 198022 <= found[-1][0] <= 203742  # 2012C
 
 
-def test_first_tenth_of_both_streams_covers_the_same_period(columns: dict[str, dict[str, Array]]) -> None:
+def test_first_tenth_of_both_primary_datasets_covers_the_same_period(columns: dict[str, dict[str, Array]]) -> None:
     sections = [(run, section) for run, first, last in toy.RUNS for section in range(first, last + 1)]
     place = {section: i / len(sections) for i, section in enumerate(sections)}
     ends = [identity(columns[name]) for name in ("Run2012_DoubleMu", "Run2012_DoubleElectron")]
@@ -530,10 +530,10 @@ def test_expected_yields_are_those_of_the_public_example(selected: dict[str, dic
 
 def test_pseudo_data_are_typical_of_the_expectation(selected: dict[str, dict[str, Array]]) -> None:
     """4mu from DoubleMu, 4e from DoubleElectron: nearly free of losses by the trigger."""
-    for channel, stream in (("4mu", "Run2012_DoubleMu"), ("4e", "Run2012_DoubleElectron")):
+    for channel, primary_dataset in (("4mu", "Run2012_DoubleMu"), ("4e", "Run2012_DoubleElectron")):
         for low, high in ((70, 118), (118, 130), (130, 800)):
             mean = sum(expected(selected, one.name, low, high)[channel] for one in toy.DATASETS[:5])
-            masses = selected[stream][channel]
+            masses = selected[primary_dataset][channel]
             seen = int(((masses > low) & (masses < high)).sum())
             assert stats.poisson.cdf(seen, mean) > 0.02, (channel, low, seen, mean)
             assert stats.poisson.sf(seen - 1, mean) > 0.02, (channel, low, seen, mean)

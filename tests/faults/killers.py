@@ -53,7 +53,7 @@ schema = "outreach"
 luminosity_fb = 10.0
 luminosity_uncertainty = 0.02
 energy_tev = 8
-stream_precedence = ["DoubleMu", "DoubleElectron"]
+primary_dataset_precedence = ["DoubleMu", "DoubleElectron"]
 """
 
 
@@ -82,7 +82,7 @@ def described(n_files: int, n_chunks: int, *, chunk_events: int = 1000) -> Campa
     """
     base, more = divmod(n_chunks, n_files)
     paths = [Path(f"/none/{index:06d}.root") for index in range(n_files)]
-    whole = campaign(dataset("mu", "data", *paths, stream="DoubleMu"))
+    whole = campaign(dataset("mu", "data", *paths, primary_dataset="DoubleMu"))
     files = tuple(
         datasets.File(
             url=file.url, events=(base + (index < more)) * chunk_events - 1, bytes=1_000_000 + index,
@@ -90,7 +90,7 @@ def described(n_files: int, n_chunks: int, *, chunk_events: int = 1000) -> Campa
         )
         for index, file in enumerate(whole.datasets[0].files)
     )  # fmt: skip
-    first = datasets.Dataset(name="mu", process="data", stream="DoubleMu", files=files)
+    first = datasets.Dataset(name="mu", process="data", primary_dataset="DoubleMu", files=files)
     return campaign(first)
 
 

@@ -33,7 +33,8 @@ def one(tmp_path_factory: pytest.TempPathFactory) -> Campaign:
     contents(folder, 4)
     paths = [folder / f"content{i}.root" for i in range(4)]
     return campaign(
-        dataset("mu", "data", *paths[:2], stream="DoubleMu"), dataset("zz", "zz", *paths[2:], cross_section_pb=1.0)
+        dataset("mu", "data", *paths[:2], primary_dataset="DoubleMu"),
+        dataset("zz", "zz", *paths[2:], cross_section_pb=1.0),
     )
 
 

@@ -28,7 +28,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import files, survivors
+from higgsnb import files
+from higgsnb import preselected as survivors
 from higgsnb.blocks import UnexpectedFormError
 from higgsnb.errors import DamagedFileError, SchemaError, UnreadableError
 from higgsnb.selection import ELECTRON, MUON, Leptons

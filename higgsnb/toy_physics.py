@@ -2,7 +2,7 @@
 
 Everything here is *simulated*; no collision was recorded. The campaign lets every notebook and command work
 without a network, with files that look to the reader like the public ones of 2012: TTree ``Events``, 32
-branches, sentinels where a quantity does not exist, and two data streams that overlap.
+branches, sentinels where a quantity does not exist, and two primary datasets that overlap.
 
 What is exact and what is not
 -----------------------------
@@ -27,7 +27,7 @@ section x scale. They are tuned so that the selection ``aod2012`` expects, in 70
 
 Pseudo-data are drawn from the same processes with Poisson counts at 11.58 /fb, among two- and three-lepton
 collisions (Z, tt-like, Z + fake, QCD-like) that no selection of four isolated leptons keeps. Emulated
-dilepton triggers split them in two streams; a collision that fires both is in both files, identical in
+dilepton triggers split them in two primary datasets; a collision that fires both is in both files, identical in
 every branch. The triggers keep 97 % or more of the selected four-lepton collisions, but DoubleMu alone only
 two thirds of 2e2mu.
 
@@ -91,7 +91,7 @@ class ToyDataset:
 
     name: str
     process: str
-    stream: str | None
+    primary_dataset: str | None
     cross_section_pb: float | None
     scale: float
     events: int | None
@@ -673,7 +673,7 @@ def rejected_collisions(rng: np.random.Generator, n: int) -> Particles:
 
 
 def _spoiled_pair(rng: np.random.Generator, flavour: Array) -> Iterator[Particles]:
-    """Two harder non-prompt leptons of one flavour, never isolated: they feed the overlap of the streams."""
+    """Two harder non-prompt leptons of one flavour, never isolated: they feed the overlap of the primary datasets."""
     for _ in range(2):
         part = _nonprompt(rng, flavour, floor=8.0, slope=10.0)
         yield part._replace(spoiled=np.ones(len(part.event), bool))
@@ -918,7 +918,7 @@ def simulation_blocks(dataset: ToyDataset, n: int, seed: int) -> Iterator[Block]
 
 
 def data_blocks(rejected: int, seed: int) -> Iterator[tuple[Block, dict[str, Array]]]:
-    """Yield the pseudo-data in order of time: blocks, and per stream which events fired its trigger."""
+    """Yield the pseudo-data in order of time: blocks, and per primary dataset which events fired its trigger."""
     signal = _four_lepton_data(seed)
     total = rejected + signal.n_events
     rng = generator(seed, "data", 0, "times")
@@ -978,7 +978,7 @@ def _numbers(rng: np.random.Generator, start: int, stop: int, total: int) -> Blo
 def _triggers(rng: np.random.Generator, columns: Block) -> dict[str, Array]:
     """Emulate dilepton triggers: two muons above about 17 and 8 GeV, two electrons above about 17 and 12."""
     fired = {}
-    for stream, name, thresholds, width, plateau in (
+    for primary_dataset, name, thresholds, width, plateau in (
         ("DoubleMu", "Muon", (17.0, 8.0), 0.6, 0.99),
         ("DoubleElectron", "Electron", (17.0, 12.0), 0.8, 0.99),
     ):
@@ -989,7 +989,7 @@ def _triggers(rng: np.random.Generator, columns: Block) -> dict[str, Array]:
             there = counts > rank
             chance[~there] = 0.0
             chance[there] *= _turn_on(pt[starts[there] + rank], threshold, width)
-        fired[stream] = rng.random(len(counts)) < chance
+        fired[primary_dataset] = rng.random(len(counts)) < chance
     return fired
 
 
@@ -1171,11 +1171,11 @@ def _write_simulation(folder: Path, dataset: ToyDataset, scale: float, seed: int
 
 
 def _write_data(folder: Path, scale: float, seed: int) -> dict[str, Any]:
-    writers = {d.stream: _Writer(folder, d.name, seed) for d in DATASETS if d.stream}
+    writers = {d.primary_dataset: _Writer(folder, d.name, seed) for d in DATASETS if d.primary_dataset}
     try:
         for block, fired in data_blocks(round(REJECTED * scale), seed):
-            for stream, writer in writers.items():
-                writer.write(_select(block, fired[str(stream)]))
+            for primary_dataset, writer in writers.items():
+                writer.write(_select(block, fired[str(primary_dataset)]))
         return {writer.name: writer.finish() for writer in writers.values()}
     finally:
         for writer in writers.values():
@@ -1209,7 +1209,7 @@ def make(
     scale = _scale(events)
     folder.mkdir(parents=True, exist_ok=True)
     jobs: list[Callable[[], dict[str, Any]]] = [functools.partial(_write_data, folder, scale, seed)]
-    jobs += [functools.partial(_write_simulation, folder, d, scale, seed) for d in DATASETS if not d.stream]
+    jobs += [functools.partial(_write_simulation, folder, d, scale, seed) for d in DATASETS if not d.primary_dataset]
     with ThreadPoolExecutor(workers or 2) as pool:
         entries = [future.result() for future in [pool.submit(job) for job in jobs]]
     _save_manifest(folder, seed, events, {name: entry for part in entries for name, entry in part.items()})

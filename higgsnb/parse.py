@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import logging
 import math
 import os
 import re
@@ -42,6 +43,7 @@ DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2
 PLANNED = {"cms2016"}  # campaigns that are announced but not in the catalogue
 CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # a folder has this name
 SCHEMES = ("file", "http", "https", "root", "toy")
+log = logging.getLogger(__name__)
 _MISSING = object()
 
 
@@ -76,7 +78,7 @@ class Dataset:
 
     name: str
     process: str
-    stream: str | None = None
+    primary_dataset: str | None = None
     cross_section_pb: float | None = None
     scale: float = 1.0
     files: tuple[File, ...] = ()
@@ -117,7 +119,7 @@ class Campaign:
     datasets: tuple[Dataset, ...]
     golden_json: str | None = None
     luminosity_table: str | None = None
-    stream_precedence: tuple[str, ...] = ()
+    primary_dataset_precedence: tuple[str, ...] = ()
     simulated: bool = False
     normalisation: str | None = None
     source: str = field(default="", compare=False)
@@ -174,7 +176,7 @@ class Chunk:
     file_index: int
     file: File
     schema: str
-    stream: str | None
+    primary_dataset: str | None
     is_data: bool
     start: int
     stop: int
@@ -277,7 +279,7 @@ def chunks(campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fr
                     number,
                     file,
                     campaign.schema,
-                    dataset.stream,
+                    dataset.primary_dataset,
                     dataset.is_data,
                     start,
                     stop,
@@ -433,7 +435,7 @@ def _identity(campaign: Campaign) -> dict[str, Any]:
         "energy_tev": campaign.energy_tev,
         "simulated": campaign.simulated,
         "normalisation": campaign.normalisation,
-        "stream_precedence": campaign.stream_precedence,
+        "primary_dataset_precedence": campaign.primary_dataset_precedence,
         "golden_json": _content(campaign.golden_json),
         "luminosity_table": _content(campaign.luminosity_table),
         "datasets": [_dataset_identity(dataset) for dataset in campaign.datasets],
@@ -441,7 +443,7 @@ def _identity(campaign: Campaign) -> dict[str, Any]:
 
 
 def _dataset_identity(dataset: Dataset) -> dict[str, Any]:
-    keys = ("name", "process", "stream", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
+    keys = ("name", "process", "primary_dataset", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
     return {
         **{key: getattr(dataset, key) for key in keys},
         **({} if dataset.stated_events is None else {"events": dataset.stated_events}),
@@ -486,7 +488,7 @@ def _parse(text: str, *, label: str, folder: Path) -> Campaign:
         raise CampaignError(f"{label}: no dataset; add at least one [[dataset]] with name, process and file")
     campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder) for body in bodies))
     _check_names(campaign, label)
-    _check_streams(campaign, label)
+    _check_primary_datasets(campaign, label)
     _check_duplicates(campaign, label)
     _check_totals(campaign, label)
     return campaign
@@ -508,7 +510,7 @@ def _campaign(table: _Table, label: str, folder: Path, *, datasets: tuple[Datase
         luminosity_table=None
         if luminosity_table is None
         else table.location("luminosity_table", luminosity_table, folder),
-        stream_precedence=table.texts("stream_precedence"),
+        primary_dataset_precedence=table.texts(table.renamed("stream_precedence", "primary_dataset_precedence")),
         simulated=table.flag("simulated"),
         normalisation=table.optional_text("normalisation"),
         source=label,
@@ -548,7 +550,7 @@ def _dataset(table: _Table, folder: Path) -> Dataset:
     dataset = Dataset(
         name=name,
         process=process,
-        stream=table.optional_text("stream"),
+        primary_dataset=table.optional_text(table.renamed("stream", "primary_dataset")),
         cross_section_pb=table.optional_number("cross_section_pb", above=0),
         scale=table.number("scale", 1.0, above=0),
         files=tuple(_file(body, folder) for body in table.tables("file")),
@@ -612,6 +614,18 @@ class _Table:
     def get(self, key: str, default: object = _MISSING) -> Any:
         self.known.append(key)
         return self.values.get(key, default)
+
+    def renamed(self, old: str, new: str) -> str:
+        """Return the key that the table uses; the old one is accepted for one release, with a note."""
+        if old not in self.values:
+            return new
+        if new in self.values:
+            raise CampaignError(
+                f"{self.file}: {self.label}: both '{new}' and '{old}', its old name", f"Remove '{old}'."
+            )
+        log.warning("%s: %s: the key '%s' is now called '%s'; please rename it.", self.file, self.label, old, new)
+        self.known.append(new)
+        return old
 
     def finish(self) -> None:
         unknown = sorted(set(self.values) - set(self.known))
@@ -756,13 +770,13 @@ def _check_names(campaign: Campaign, label: str) -> None:
         seen.add(dataset.name)
 
 
-def _check_streams(campaign: Campaign, label: str) -> None:
-    order = campaign.stream_precedence
+def _check_primary_datasets(campaign: Campaign, label: str) -> None:
+    order = campaign.primary_dataset_precedence
     for dataset in campaign.datasets:
-        if order and dataset.is_data and dataset.stream is not None and dataset.stream not in order:
+        if order and dataset.is_data and dataset.primary_dataset is not None and dataset.primary_dataset not in order:
             raise CampaignError(
-                f"{label}: dataset '{dataset.name}': stream '{dataset.stream}' is not in "
-                f"stream_precedence{_nearest(dataset.stream, order)}\nlisted: {', '.join(order)}"
+                f"{label}: dataset '{dataset.name}': primary dataset '{dataset.primary_dataset}' is not in "
+                f"primary_dataset_precedence{_nearest(dataset.primary_dataset, order)}\nlisted: {', '.join(order)}"
             )
 
 

@@ -1,0 +1,7 @@
+"""Stands for `higgsnb.parse` while that is being split."""
+
+import sys
+
+from higgsnb import parse
+
+sys.modules[__name__] = parse
