@@ -1,11 +1,15 @@
+#!/usr/bin/env -S uv run --script
+# /// script
+# dependencies = ["nox>=2025.5"]
+# ///
 """Sessions for developers: ``nox -l`` lists them, ``nox -s lint`` runs one."""
 
 from __future__ import annotations
 
 import nox
 
-nox.needs_version = ">=2024.10"
-nox.options.sessions = ["lint", "tests"]
+nox.needs_version = ">=2025.5"
+nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.error_on_missing_interpreters = False
 
 PYTHONS = ("3.11", "3.12", "3.13")
@@ -13,11 +17,9 @@ PYTHONS = ("3.11", "3.12", "3.13")
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style and types."""
+    """Check style, types, spelling, workflows, changelog fragments and commit subjects."""
     session.install("-e", ".[dev]")
-    session.run("ruff", "check", ".")
-    session.run("ruff", "format", "--check", ".")
-    session.run("mypy")
+    session.run(".ci/lint", external=True)
 
 
 @nox.session(python=PYTHONS)
@@ -27,45 +29,49 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or ["tests"]))
 
 
-@nox.session
+@nox.session(default=False)
 def slow(session: nox.Session) -> None:
     """Run the tests that take minutes."""
     session.install("-e", ".[test]")
     session.run("pytest", "-m", "slow", *(session.posargs or ["tests"]))
 
 
-@nox.session
+@nox.session(default=False)
 def faults(session: nox.Session) -> None:
     """Kill, cut and damage whatever can be; ``-- --long`` does it for hours."""
     session.install("-e", ".[test]")
     session.run("pytest", "-m", "faults", *(session.posargs or ["tests/faults"]))
 
 
-@nox.session
+@nox.session(default=False)
 def notebooks(session: nox.Session) -> None:
     """Run every notebook from top to bottom."""
     session.install("-e", ".[test]")
     session.run("pytest", "notebooks", *session.posargs)
 
 
-@nox.session
+@nox.session(default=False)
 def browser(session: nox.Session) -> None:
     """Run the tests that need a browser."""
     session.install("-e", ".[test,notebook]")
     session.run("pytest", "-m", "browser", *session.posargs)
 
 
-@nox.session(python="3.11", venv_backend="uv")
+@nox.session(python="3.11", venv_backend="uv", default=False)
 def minimums(session: nox.Session) -> None:
     """Run the tests with the oldest versions of the dependencies that `pyproject.toml` allows."""
     session.install("--resolution", "lowest-direct", "-e", ".[test]")
     session.run("pytest", *(session.posargs or ["tests"]))
 
 
-@nox.session
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Run the benchmarks; arguments after ``--`` choose among them."""
     session.install("-e", ".")
     chosen = session.posargs or ["benchmarks/throughput.py", "benchmarks/pipeline.py"]
     for script in chosen:
         session.run("python", script)
+
+
+if __name__ == "__main__":
+    nox.main()

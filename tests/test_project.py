@@ -74,6 +74,12 @@ def test_ci_script_can_be_executed_and_is_valid_bash() -> None:
     subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
 
 
+def test_ci_runs_every_python_of_the_classifiers() -> None:
+    versions = re.findall(r"Python :: (3\.\d+)", read("pyproject.toml"))
+    assert f"for version in {' '.join(versions)}; do" in read(".ci/run")
+    assert f"python: {json.dumps(versions)}" in read(".github/workflows/tests.yml")
+
+
 def test_command_line_entry_is_the_module() -> None:
     assert project()["scripts"] == {"higgsnb": "higgsnb.__main__:main"}
 
@@ -87,6 +93,12 @@ def test_version_is_the_same_everywhere() -> None:
     citation = dict(re.findall(r"^(version|date-released): (\S+)$", read("CITATION.cff"), re.MULTILINE))
     assert newest == higgsnb.__version__
     assert citation == {"version": higgsnb.__version__, "date-released": date}
+
+
+def test_dependency_groups_are_the_extras_of_the_same_name() -> None:
+    groups = tomllib.loads(read("pyproject.toml"))["dependency-groups"]
+    assert groups == {name: [f"higgsnb[{name}]"] for name in ("test", "dev")}
+    assert set(groups) <= set(project()["optional-dependencies"])
 
 
 def imported(folder: str) -> set[str]:
@@ -191,3 +203,119 @@ def test_binder_installs_what_the_lock_pins() -> None:
 def test_root_links_lead_to_what_binder_reads(name: str) -> None:
     assert (ROOT / name).is_symlink()
     assert (ROOT / name).read_text() == (ROOT / "binder" / name).read_text()
+
+
+# --- Habits ----------------------------------------------------------------------------------------
+
+
+def checked(message: str, folder: Path) -> subprocess.CompletedProcess[str]:
+    """What Git's hook says about a commit message."""
+    path = folder / "message"
+    path.write_text(message, encoding="utf-8")
+    return subprocess.run([ROOT / ".ci" / "commits", path], capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "engine: retry lost batches\n\nA line of the body may be longer than the subject, up to what fits on a screen.",
+        "tests, ci: use one list of Pythons",
+        "events/fast: " + "x" * 59,
+        "Merge branch 'engine'",
+        'Revert "engine: retry lost batches"',
+    ],
+)
+def test_good_commit_message_is_accepted(message: str, tmp_path: Path) -> None:
+    found = checked(message, tmp_path)
+    assert (found.returncode, found.stdout, found.stderr) == (0, "", "")
+
+
+@pytest.mark.parametrize(
+    ("message", "fault"),
+    [
+        ("events/fast: " + "x" * 60, "73 characters"),
+        ("retry lost batches", "expected 'area: verb"),
+        ("Engine: retry lost batches", "expected 'area: verb"),
+        ("engine: retry lost batches.", "without a full stop"),
+        ("engine: fixed the loss of batches", "'fixed' is not imperative"),
+    ],
+)
+def test_bad_commit_message_is_refused_with_the_reason(message: str, fault: str, tmp_path: Path) -> None:
+    found = checked(message, tmp_path)
+    assert found.returncode == 1
+    assert fault in found.stdout
+
+
+def test_subjects_are_not_checked_where_there_is_no_history(tmp_path: Path) -> None:
+    (tmp_path / ".ci").mkdir()
+    copy = tmp_path / ".ci" / "commits"
+    copy.write_text(read(".ci/commits"), encoding="utf-8")
+    found = subprocess.run([sys.executable, copy], capture_output=True, text=True, check=False)
+    assert found.returncode == 0
+    assert "not checked" in found.stdout
+
+
+def test_changelog_fragments_are_named_by_kind_and_not_empty() -> None:
+    kinds = {kind["directory"] for kind in tomllib.loads(read("pyproject.toml"))["tool"]["towncrier"]["type"]}
+    name = re.compile(rf"(\d+|\+[a-z-]+)\.({'|'.join(sorted(kinds))})(\.\d+)?\.md")
+    fragments = [path for path in (ROOT / "changes").iterdir() if path.name != "README.md"]
+    assert [path.name for path in fragments if not name.fullmatch(path.name)] == []
+    assert [path.name for path in fragments if not path.read_text(encoding="utf-8").strip()] == []
+    assert set(re.findall(r"`12\.(\w+)\.md`", read("changes/README.md"))) == kinds
+
+
+WING = {
+    "__init__.py": '__all__ = ["shops", "trains"]\n',
+    "shops.py": "from .trains import arrive\n\n\ndef buy():\n    return arrive()\n",
+    "trains/__init__.py": 'from .timetable import arrive\n\n__all__ = ["arrive"]\n',
+    "trains/timetable.py": '''\
+def arrive():
+    """Two lines
+
+    of a docstring do not count."""
+    time = _time()
+    return time
+
+
+def _time():
+    return _clock() + _clock()
+
+
+def _clock():
+    def tick():
+        return 1
+
+    return tick()
+
+
+class Train:
+    def leave(self):
+        pass
+''',
+}
+
+
+def test_house_measures_a_small_package_as_counted_by_hand(tmp_path: Path) -> None:
+    package = tmp_path / "town"
+    for name, text in WING.items():
+        (package / name).parent.mkdir(exist_ok=True, parents=True)
+        (package / name).write_text(text, encoding="utf-8")
+    command = [sys.executable, ROOT / "benchmarks" / "house.py", package]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert dict(re.findall(r"^(\S.*?)  +(\S.*)$", table, re.MULTILINE)) == {
+        "modules": "4",
+        "lines": "31",
+        "lines of a module, median": "4",
+        "entries at the top": "3",
+        "floors": "2",
+        "arrows between entries": "1",
+        "arrows upwards": "0",
+        "functions per 100 lines": "19.4",
+        "longest function body": "4",
+        "longest class": "3",
+        "private : public definitions": "2 : 3",
+        "private functions": "2",
+        "… with exactly one caller": "1",
+        "public names of the entries": "2",
+        "commit subjects over 72": "0 of 0",
+    }
