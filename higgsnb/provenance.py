@@ -19,6 +19,7 @@ ANSWER = (
     "analysis",
     "baskets",
     "blocks",
+    "compiled",
     "events",
     "histograms",
     "kernel",
