@@ -26,11 +26,11 @@ from functools import reduce
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
 from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, damaged, inflate
+from higgsnb.compiled import rule
 from higgsnb.errors import DamagedFileError
 
 Integers = npt.NDArray[np.int64]
@@ -503,7 +503,7 @@ def _counts(work: _Work, counter: str) -> npt.NDArray[Any]:
     return counts[start - edges[0] : stop - edges[0]]
 
 
-@numba.njit(nogil=True, cache=True)
+@rule
 def add_up(counts: npt.NDArray[Any], offsets: Integers) -> None:
     """Fill ``offsets`` (n + 1,) with zero and the running sum of ``counts`` (n,), eight times faster than `numpy`."""
     total = np.int64(0)

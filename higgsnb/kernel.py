@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections import namedtuple
-from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb import compiled
+from higgsnb.compiled import rule
 from higgsnb.selection import (
     ALGORITHMS,
     CHANNELS,
@@ -37,11 +37,6 @@ from higgsnb.selection import (
     Selection,
     load,
 )
-
-# Rules load what they need of an array before the first `and`, `or` or `if`: behind a branch, numba counts the
-# references to all arrays of the tuple again, which costs a hundred times as much as the rule itself.
-rule = numba.njit(nogil=True, cache=True, error_model="numpy", inline="never")
-
 
 Cuts = namedtuple("Cuts", ("algorithm", *NUMBERS))  # type: ignore[misc]  # noqa: PYI024 - the fields of a Selection
 """The numbers of a `Selection` as the kernel takes them, the algorithm by its index."""
@@ -607,17 +602,7 @@ def count_passed(stage: npt.NDArray[np.int8]) -> Integers:
 
 def is_compiled() -> bool:
     """Whether the compiled kernel lies on disk from an earlier run; if not, the first use takes about ten seconds."""
-    return any(Path(select_events.stats.cache_path or ".").glob("kernel.select_events-*.nbi"))
-
-
-def _run(*arguments: Any) -> int:
-    """Run the kernel; compiled code that another version of this package left behind is thrown away first."""
-    try:
-        return int(select_events(*arguments))
-    except AttributeError:  # numba's index names a class that no longer exists
-        for path in Path(select_events.stats.cache_path or ".").glob("kernel.*.nb[ci]"):
-            path.unlink(missing_ok=True)
-        return int(select_events(*arguments))
+    return compiled.FOLDER is not None and any(compiled.FOLDER.glob("kernel.select_events-*.nbi"))
 
 
 def warm_up() -> None:
@@ -654,7 +639,7 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
     wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(primary_dataset))
     stage = np.where(wanted, 0, -1).astype(np.int8) * np.ones((leptons.n_events, 1), np.int8)
     unusable = np.zeros((2, len(QUANTITIES)), np.int64)
-    n = _run(
+    n = select_events(
         leptons.muon_offsets, muons, leptons.electron_offsets, electrons,
         cuts_of(selection), wanted, _event(most), stage, rows, unusable,
     )  # fmt: skip

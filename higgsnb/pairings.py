@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.compiled import rule
 from higgsnb.kernel import (
     EVENT,
     Quadruple,
@@ -29,7 +30,6 @@ from higgsnb.kernel import (
     pair_mass,
     pick_hardest,
     quadruple,
-    rule,
     set_momentum,
     total_charge,
     usable,

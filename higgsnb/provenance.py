@@ -19,6 +19,7 @@ ANSWER = (
     "analysis",
     "baskets",
     "blocks",
+    "compiled",
     "read",
     "histograms",
     "kernel",

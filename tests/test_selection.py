@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -685,31 +682,3 @@ def test_integer_pairing_never_makes_a_z_of_two_equal_charges() -> None:
     )
     assert len(kernel.select(event, hs.load("df103")).channel) == 0
     assert oracle.select(event, hs.load("df103"))[0].selected == []
-
-
-_LEFT_BEHIND = """
-import pickle, sys
-sys.path.insert(0, sys.argv[1])
-from generators import random_leptons
-from higgsnb import kernel, selection
-class Gone: pass
-kernel.Gone, Gone.__module__, Gone.__qualname__ = Gone, "higgsnb.kernel", "Gone"
-folder = kernel.Path(kernel.select_events.stats.cache_path)
-if sys.argv[2] == "spoil":
-    for path in folder.glob("kernel.s*_*.nbi"):  # those of rules that take an event
-        version, _, _ = path.read_bytes().partition(b"\\x80")
-        path.write_bytes(version + pickle.dumps(((0.0, 0), {"x": Gone()})))
-else:
-    del kernel.Gone
-print(len(kernel.select(random_leptons(300), selection.load("open2012")).channel) if sys.argv[2] != "spoil" else 0)
-"""
-
-
-@pytest.mark.slow
-def test_compiled_code_of_another_version_is_thrown_away(tmp_path: Path) -> None:
-    found = []
-    for what in ("make", "spoil", "use"):
-        command = [sys.executable, "-c", _LEFT_BEHIND, str(Path(__file__).parent), what]
-        environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path)}
-        found.append(subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout)
-    assert found[0] == found[2] != ""

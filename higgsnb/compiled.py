@@ -1,0 +1,152 @@
+"""Compiled functions: the decorator, and where the compiled code is kept.
+
+A function compiled by numba contains the functions it calls and the constants it uses, from whatever module they come,
+but numba's own cache looks at the module of the outer function only. Here compiled code lies in a folder named by a
+hash over the sources of all modules that have such functions or constants: after any change in one of them nothing old
+is used. The time of modification of a source plays no part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numba
+import numpy as np
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+
+SOURCES = ("baskets", "compiled", "kernel", "pairings", "selection")
+"""Modules with compiled functions, or with constants used in them."""
+UNUSED_SECONDS = 86_400.0
+"""Code of other sources, or of other versions of numba and NumPy, is removed if it has not been used for that long."""
+
+_PACKAGE = Path(__file__).resolve().parent
+_CONFIG: Any = numba.config
+
+
+def _key() -> str:
+    """Return the hash (hex) over everything that decides what is compiled, other than Python and the processor."""
+    digest = hashlib.sha256(f"numba {numba.__version__}, numpy {np.__version__}".encode())
+    for name in SOURCES:
+        digest.update(name.encode() + b"\0" + (_PACKAGE / f"{name}.py").read_bytes() + b"\0")
+    return digest.hexdigest()[:24]
+
+
+def _bases() -> Iterator[Path]:
+    """Yield where compiled code may be kept, best first: ``NUMBA_CACHE_DIR``, beside the sources, the cache folder."""
+    if _CONFIG.CACHE_DIR:
+        yield Path(_CONFIG.CACHE_DIR).absolute()
+    yield _PACKAGE / "__pycache__"
+    from higgsnb import files
+
+    yield files.cache_folder()
+
+
+def _folder(key: str) -> Path | None:
+    """Return the folder for compiled code, or None if none can be written to; remove what is no longer used."""
+    bases = _bases()
+    while True:
+        try:
+            folder = next(bases) / f"compiled-{key}"
+            is_new = not folder.exists()
+            folder.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=folder).close()
+            os.utime(folder)  # in use
+        except StopIteration:
+            return None
+        except OSError:
+            continue
+        if is_new:
+            _remove_unused(folder)
+        return folder
+
+
+def _remove_unused(folder: Path) -> None:
+    """Remove compiled code beside ``folder``, also that which earlier versions of this package left there.
+
+    A process that still needs it compiles again.
+    """
+    for path in (*folder.parent.glob("compiled-*"), *folder.parent.glob("*.nb[ci]")):
+        with suppress(OSError):
+            if path != folder and time.time() - path.stat().st_mtime > UNUSED_SECONDS:
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
+KEY = _key()
+FOLDER = _folder(KEY)
+"""Where compiled code is kept; None if no folder can be written to, so that every process compiles for itself."""
+
+
+class _Locator(_CacheLocator):
+    """Tells numba the folder, and that code found there is up to date."""
+
+    def __init__(self, function: Any) -> None:
+        self._py_file = function.__code__.co_filename
+        self._line = function.__code__.co_firstlineno
+
+    def get_cache_path(self) -> str:
+        return str(FOLDER)
+
+    def get_source_stamp(self) -> str:
+        return KEY
+
+    def get_disambiguator(self) -> str:
+        return str(self._line)
+
+
+class _Files(CompileResultCacheImpl):
+    """How numba names the files, and turns compiled code into bytes and back."""
+
+    def __init__(self, function: Any) -> None:
+        self._lineno = function.__code__.co_firstlineno
+        self._locator = _Locator(function)
+        name = f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}"
+        self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
+
+
+class _Cache(FunctionCache):
+    """numba's cache, in which a file that cannot be read or written is no reason to stop."""
+
+    _impl_class = _Files
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        try:
+            found = super().load_overload(sig, target_context)
+        except Exception:  # noqa: BLE001 - a damaged pickle can raise anything
+            with suppress(OSError):
+                self.flush()
+            return None
+        # Two processes that compile at the same time can give their code the same name.
+        return found if found is None or tuple(found.signature.args) == tuple(sig) else None
+
+    def save_overload(self, sig: Any, data: Any) -> None:
+        with suppress(OSError):
+            super().save_overload(sig, data)
+
+
+@cache
+def _is_unchanged(module: str) -> bool:  # noqa: ARG001 - asked anew for every module
+    """Whether the sources are still those of the key when a module is imported, perhaps long after this one."""
+    return _key() == KEY
+
+
+def rule(function: Any) -> Any:
+    """Compile a function when it is first called, and keep the compiled code.
+
+    Division by zero gives infinity or NaN, as in NumPy. Rules load what they need of an array before the first ``and``,
+    ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
+    times as much as the rule itself.
+    """
+    compiled: Any = numba.njit(nogil=True, error_model="numpy", inline="never")(function)
+    if FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+        compiled._cache = _Cache(function)
+    return compiled

@@ -1,0 +1,195 @@
+"""Compiled code is never older than the sources it was made of."""
+
+from __future__ import annotations
+
+import ast
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import higgsnb
+from higgsnb import compiled
+
+PACKAGE = Path(higgsnb.__file__).parent
+
+# Twice the same four muons; the last one of the second event has no isolation.
+USERS = """
+import json
+import numpy as np
+from higgsnb import baskets, kernel, pairings, selection
+
+n, z = 8, np.zeros(8)
+pt, eta, phi = np.tile([50.0, 41.0, 20.0, 11.0], 2), np.tile([0.1, 0.4, -0.2, 0.3], 2), np.tile([0, 3.0, 1.5, -1.3], 2)
+charge, small, isolation = np.tile([1, -1], 4), np.full(n, 0.01), np.r_[np.full(n - 1, 0.1), -999.0]
+columns = [c.astype(np.float32) for c in (pt, eta, phi, z, charge, z, small, z, small, isolation)]
+columns[4] = charge.astype(np.int32)
+muons, electrons = kernel.Flavour._make(columns), kernel.Flavour._make(c[:0] for c in columns)
+offsets, none, two = np.array([0, 4, 8]), np.zeros(3, np.int64), np.ones(2, np.int64)
+cuts = selection.load("open2012").replace(mass_4l_min=0, z1_mass_min=0, z2_mass_min=0, z1_mass_max=1e6, z2_mass_max=1e6)
+found = kernel.select(selection.Leptons(two, two, two.astype(np.uint64), offsets, *muons, none, *electrons), cuts)
+held, which, possible = pairings.hold(offsets, muons, none, electrons, kernel.cuts_of(cuts))
+total = np.empty(3, np.int64)
+baskets.add_up(np.array([2, 3], np.uint32), total)
+print(json.dumps({
+    "selected": found.mass_4l.tolist(), "unusable": found.unusable.sum(),
+    "pairings": np.unique(np.round(pairings.pair_all(held, 91.2).rows["mass_4l"], 6)).tolist(), "held": len(which),
+    "pair": kernel.pair_mass(held.leptons, 0, 1), "offsets": total.tolist(),
+}, default=int))
+"""
+
+READER = """
+import json
+import numpy as np
+from higgsnb import baskets
+
+total = np.empty(3, np.int64)
+baskets.add_up(np.array([2, 3], np.uint32), total)
+stats, loaded = baskets.add_up.stats, sum(baskets.add_up.stats.cache_hits.values())
+print(json.dumps({"offsets": total.tolist(), "folder": str(stats.cache_path), "loaded": loaded}))
+"""
+
+CHANGES = {
+    "kernel.py": ("energy**2 - px**2", "energy**2 + px**2"),
+    "selection.py": ("SENTINEL = -999.0", "SENTINEL = -998.0"),
+    "baskets.py": ("total = np.int64(0)", "total = np.int64(7)"),
+}
+
+
+class Copy:
+    """A copy of the package that can be changed, and what its compiled functions return."""
+
+    def __init__(self, folder: Path) -> None:
+        self.package = folder / "higgsnb"
+        shutil.copytree(PACKAGE, self.package, ignore=shutil.ignore_patterns("__pycache__", "static"))
+
+    def run(self, code: str, **variables: str) -> dict[str, Any]:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
+        # Python's own cache would go by the time of modification.
+        environment |= {"PYTHONPATH": str(self.package.parent), "PYTHONDONTWRITEBYTECODE": "1", **variables}
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment,
+            cwd=self.package.parent,
+        )  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        return dict(json.loads(done.stdout))
+
+    def change(self, name: str, old: str, new: str) -> None:
+        """Change a source; neither its length nor its time of modification tells."""
+        path = self.package / name
+        text, times = path.read_text(encoding="utf-8"), path.stat()
+        assert (text.count(old), len(old)) == (1, len(new))
+        path.write_text(text.replace(old, new), encoding="utf-8")
+        os.utime(path, ns=(times.st_atime_ns, times.st_mtime_ns))
+
+
+def masses(sign: int) -> tuple[float, float]:
+    """The invariant mass of all four massless muons and of the first two, with ±px² in the formula."""
+    pt, eta, phi = np.array([[50.0, 0.1, 0.0], [41.0, 0.4, 3.0], [20.0, -0.2, 1.5], [11.0, 0.3, -1.3]], np.float32).T
+    vectors = np.array([pt * np.cosh(eta), pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)], np.float64)
+    four, two = (float(np.sqrt(np.dot([1, sign, -1, -1], vectors[:, :n].sum(axis=1) ** 2))) for n in (4, 2))
+    return four, two
+
+
+def answers(sign: int, good_events: int, unusable: int, offsets: list[int]) -> dict[str, Any]:
+    four, two = masses(sign)
+    return {
+        "selected": pytest.approx([four] * good_events, rel=1e-5),
+        "pairings": pytest.approx([four], rel=1e-5),
+        "pair": pytest.approx(two, rel=1e-5),
+        "held": good_events, "unusable": unusable, "offsets": offsets,
+    }  # fmt: skip
+
+
+def own_names(tree: ast.Module) -> dict[str, str]:
+    """Names that a module imports from other modules of the package, and from which."""
+    return {
+        alias.name: node.module.removeprefix("higgsnb.")
+        for node in tree.body
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("higgsnb.")
+        for alias in node.names
+    }
+
+
+def used_by_rules(tree: ast.Module) -> set[str]:
+    """All names in the functions of a module that are compiled."""
+    rules = [
+        node
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and "rule" in [ast.unparse(d) for d in node.decorator_list]
+    ]
+    return {name.id for node in rules for name in ast.walk(node) if isinstance(name, ast.Name)}
+
+
+def test_key_covers_every_module_with_a_rule_or_a_constant_of_a_rule() -> None:
+    for path in PACKAGE.glob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert "njit" not in ast.unparse(tree) or path.stem == "compiled"
+        used = used_by_rules(tree)
+        if used:
+            assert path.stem in compiled.SOURCES
+            assert {module for name, module in own_names(tree).items() if name in used} <= set(compiled.SOURCES)
+
+
+def test_same_sources_are_compiled_once_whenever_they_were_written(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    first = copy.run(READER)
+    for path in copy.package.glob("*.py"):
+        os.utime(path)
+    assert copy.run(READER) == {**first, "loaded": 1}
+    assert (first["offsets"], first["loaded"]) == ([0, 2, 5], 0)
+    assert Path(first["folder"]).parent == copy.package / "__pycache__"
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_damaged_code_is_compiled_anew(tmp_path: Path, kind: str) -> None:
+    copy, cache = Copy(tmp_path), {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first = copy.run(READER, **cache)
+    assert Path(first["folder"]).parent == tmp_path / "cache"
+    for path in Path(first["folder"]).glob(f"*.{kind}"):
+        path.write_bytes(path.read_bytes()[:-100])
+    assert copy.run(READER, **cache) == first
+    assert copy.run(READER, **cache) == {**first, "loaded": 1}
+
+
+def test_without_a_folder_to_write_to_every_process_compiles_for_itself(tmp_path: Path) -> None:
+    copy, blocked = Copy(tmp_path), tmp_path / "file"
+    blocked.touch()
+    (copy.package / "__pycache__").touch()
+    found = copy.run(READER, NUMBA_CACHE_DIR=str(blocked), HIGGSNB_CACHE=str(blocked))
+    assert found == {"offsets": [0, 2, 5], "folder": "None", "loaded": 0}
+    found = copy.run(READER, HIGGSNB_CACHE=str(tmp_path / "cache"))
+    assert Path(found["folder"]).parent == tmp_path / "cache"
+
+
+def test_new_sources_remove_code_that_has_not_been_used_for_a_day(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(compiled, "_bases", lambda: iter([tmp_path]))
+    now = time.time()
+    for name, days in (
+        ("compiled-old", 2),
+        ("compiled-new", 0),
+        ("kernel.select_events-506.py311.nbi", 2),
+        ("x.pyc", 2),
+    ):
+        (tmp_path / name).touch() if "." in name else (tmp_path / name).mkdir()
+        os.utime(tmp_path / name, (now - 86_500 * days,) * 2)
+    assert compiled._folder("key") == tmp_path / "compiled-key"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["compiled-key", "compiled-new", "x.pyc"]
+
+
+@pytest.mark.slow
+def test_every_user_of_a_changed_rule_or_constant_changes(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    assert copy.run(USERS) == answers(-1, 1, 1, [0, 2, 5])
+    for name, (old, new) in CHANGES.items():
+        copy.change(name, old, new)
+    assert copy.run(USERS) == answers(+1, 2, 0, [7, 9, 12])
