@@ -34,6 +34,7 @@ from higgsnb.selection import (
     Selection,
     missing_quantities,
 )
+from higgsnb.spectrum import Spectrum, Yield, normalise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -363,17 +364,6 @@ class Coverage(NamedTuple):
     files: tuple[int, int]
     events: tuple[int, int]
     luminosity_fb: tuple[float, float]
-
-
-class Yield(NamedTuple):
-    """Events of a process in a channel.
-
-    Counted, expected at the processed luminosity, statistical error of ``expected``.
-    """
-
-    events: int
-    expected: float
-    stat_error: float
 
 
 @dataclass(frozen=True, repr=False)
@@ -811,6 +801,20 @@ class Result:
         """Simulated datasets of which nothing has been processed: the prediction lacks them."""
         return tuple(d.name for d in self.campaign.datasets if d.name not in self.weights)
 
+    def spectrum(self, name: str = "mass_4l") -> Spectrum:
+        """Return data and prediction in the bins of one histogram, by channel; `Spectrum.combined` adds these up.
+
+        KeyError names the known histograms.
+        """
+        counts = {dataset: histograms.counts_of(counts, name)[:, 1:-1] for dataset, counts in self.counts.items()}
+        return self._normalised(histograms.axis(name).edges, counts)
+
+    def _normalised(self, edges: npt.ArrayLike, counts: Mapping[str, Integers]) -> Spectrum:
+        """Return the spectrum of counts (3, bins) by dataset; of what is not read yet nothing is expected."""
+        weights = {name: np.array([*by_channel.values()]) for name, by_channel in self.weights.items()}
+        none = np.zeros(len(CHANNELS))
+        return normalise(edges, [(d, counts[d.name], weights.get(d.name, none)) for d in self.campaign.datasets])
+
     @cached_property
     def yields(self) -> dict[str, dict[str, Yield]]:
         """Events per process and channel, over all masses."""
@@ -823,18 +827,8 @@ class Result:
 
     def _yields(self, count: Callable[[Integers], Integers]) -> dict[str, dict[str, Yield]]:
         """Return yields per process and channel from what ``count`` takes out of each dataset's counts."""
-        processes = dict.fromkeys(dataset.process for dataset in self.campaign.datasets)
-        return {process: self._process_yields(process, count) for process in processes}
-
-    def _process_yields(self, process: str, count: Callable[[Integers], Integers]) -> dict[str, Yield]:
-        """Return one process's yields per channel."""
-        names = [d.name for d in self.campaign.datasets if d.process == process and d.name in self.weights]
-        numbers = {name: count(self.counts[name]) for name in names}
-        yields = {}
-        for index, channel in enumerate(CHANNELS):
-            n = [(int(numbers[name][index]), self.weights[name][channel]) for name in names]
-            yields[channel] = Yield(sum(c for c, _ in n), sum(c * w for c, w in n), sum(c * w * w for c, w in n) ** 0.5)
-        return yields
+        counts = {name: count(counts)[:, np.newaxis] for name, counts in self.counts.items()}
+        return self._normalised([0.0, np.inf], counts).yields()
 
     @cached_property
     def provenance(self) -> dict[str, Any]:

@@ -6,16 +6,15 @@ Everything here is a function of a `Sample` and a `Selection` and returns what J
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import gammaincinv
 
-from higgsnb import datasets, histograms, statistics
+from higgsnb import datasets, histograms, plots, statistics
 from higgsnb import selection as selections
 from higgsnb.analysis import Table
 from higgsnb.pairings import Held
@@ -24,6 +23,7 @@ from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
+    from higgsnb.spectrum import Spectrum
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -129,64 +129,31 @@ def spectrum(found: Outcome, name: str) -> dict[str, Any]:
     ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
     """
     axis = histograms.axis(name)
-    counts = {index: array[:, 1:-1] for index, array in found.histogram(name).items()}
-    heights, data = _by_role(found, counts)
-    edges = axis.edges
-    shown: dict[str, Any] = {
-        "name": name,
-        "label": f"{axis.label} [{axis.unit}]" if axis.unit else axis.label,
-        "unit": axis.unit,
-        "edges": edges.tolist(),
-        "processes": {process: array.sum(axis=0).tolist() for process, array in heights.items()},
-        "data": None,
-    }
-    if data is not None:
-        shown |= _points(data.sum(axis=0))
-    return shown
+    label = f"{axis.label} [{axis.unit}]" if axis.unit else axis.label
+    return {"name": name, "label": label, "unit": axis.unit, **_shown(found.spectrum(name))}
 
 
-def _points(counts: Integers) -> dict[str, list[float]]:
-    """Return counts and the limits of their error bars."""
-    tail = (1.0 - 0.6827) / 2.0
-    low = np.where(counts > 0, gammaincinv(np.maximum(counts, 1), tail), 0.0)
-    return {"data": counts.tolist(), "low": low.tolist(), "high": gammaincinv(counts + 1.0, 1.0 - tail).tolist()}
-
-
-def _by_role(
-    found: Outcome, counts: Mapping[int, npt.NDArray[Any]]
-) -> tuple[dict[str, Floats], npt.NDArray[Any] | None]:
-    """Split counts of each dataset into the expected events of each simulated process and the data (None: none)."""
-    datasets = found.sample.campaign.datasets
-    simulated = found.by_process({i: array for i, array in counts.items() if not datasets[i].is_data})
-    data = [array for i, array in counts.items() if datasets[i].is_data]
-    return simulated, sum(data[1:], data[0]) if data else None
+def _shown(by_channel: Spectrum) -> dict[str, Any]:
+    """Return a spectrum, all channels together, as JSON can hold it."""
+    combined = by_channel.combined()
+    processes = {process: heights.tolist() for process, heights in combined.stack.items()}
+    shown = {"edges": combined.edges.tolist(), "processes": processes, "data": None}
+    if combined.data is None:
+        return shown
+    low, high = plots.garwood(combined.data)
+    return shown | {"data": combined.data.tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
 def yields(found: Outcome) -> list[dict[str, Any]]:
-    """Return one row a process, the data last: events in each channel, in all, and in the window around the Higgs."""
+    """Return one row per process, the data last: events in each channel, in all, and in the window around the Higgs."""
+    totals = {index: array.sum(axis=1, keepdims=True) for index, array in found.histogram("mass_z1").items()}
+    inside = found.spectrum("mass_4l").between(*WINDOW).yields()
     rows = []
-    inside = _window_bins()
-    masses = {index: array[:, inside] for index, array in found.histogram("mass_4l").items()}
-    totals = {index: array.sum(axis=1) for index, array in found.histogram("mass_z1").items()}
-    all_heights, all_data = _by_role(found, totals)
-    window_heights, window_data = _by_role(found, masses)
-    for process, heights in all_heights.items():
-        rows.append(_yield_row(process, heights, window_heights[process].sum()))
-    if all_data is not None and window_data is not None:
-        rows.append(_yield_row("data", all_data, window_data.sum()))
+    for process, per_channel in found.normalised([0.0, np.inf], totals).yields().items():
+        channels = {channel: one.expected for channel, one in per_channel.items()}
+        window = sum(one.expected for one in inside[process].values())
+        rows.append({"process": process, "channels": channels, "all": sum(channels.values()), "window": window})
     return rows
-
-
-def _window_bins() -> slice:
-    """Return which bins of ``mass_4l``, with its underflow, are in the window."""
-    low, high = (int(np.argmin(np.abs(histograms.axis("mass_4l").edges - edge))) for edge in WINDOW)
-    return slice(low + 1, high + 1)
-
-
-def _yield_row(process: str, channels: npt.NDArray[Any], window: float) -> dict[str, Any]:
-    """Return one row of the table of yields."""
-    numbers = dict(zip(CHANNELS, map(float, channels), strict=True))
-    return {"process": process, "channels": numbers, "all": float(channels.sum()), "window": float(window)}
 
 
 def expected_significance(
@@ -235,14 +202,12 @@ def cutflow(found: Outcome) -> list[dict[str, Any]]:
     flows = {index: array.astype(np.float64) for index, array in found.cutflow.items()}
     for array in flows.values():
         array[:, Cut.ALL] /= max(1, int(np.count_nonzero(array[:, Cut.ALL])))
-    heights, data = _by_role(found, flows)
-    rows = []
-    for cut in Cut:
-        numbers = {process: float(array[:, cut].sum()) for process, array in heights.items()}
-        if data is not None:
-            numbers["data"] = float(data[:, cut].sum())
-        rows.append({"cut": CUT_NAMES[cut], "events": numbers})
-    return rows
+    counted = found.normalised(np.arange(len(Cut) + 1), flows).combined()
+    left = counted.stack if counted.data is None else counted.stack | {"data": counted.data}
+    return [
+        {"cut": CUT_NAMES[cut], "events": {process: float(events[cut]) for process, events in left.items()}}
+        for cut in Cut
+    ]
 
 
 # --- Without one cut -----------------------------------------------------------------------------------------------
@@ -271,14 +236,11 @@ def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
         values, channels = quantity(part, found, cut)
         bins = np.searchsorted(edges, values, side="right") + channels * (BINS + 2)
         counts[part.dataset] = np.bincount(bins, minlength=len(CHANNELS) * (BINS + 2)).reshape(-1, BINS + 2)[:, 1:-1]
-    heights, data = _by_role(found, counts)
     return {
         "cut": cut,
         "label": f"{one.quantity} [{one.unit}]" if one.unit else one.quantity,
         "unit": one.unit,
-        "edges": edges.tolist(),
-        "processes": {process: array.sum(axis=0).tolist() for process, array in heights.items()},
-        **({"data": None} if data is None else _points(data.sum(axis=0))),
+        **_shown(found.normalised(edges, counts)),
         "keeps": "above" if one.is_lower_limit else "below",
         "yields": {row["process"]: row["all"] for row in yields(found)},
     }

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from higgsnb.analysis import Result
     from higgsnb.datasets import Campaign
     from higgsnb.sample import Outcome, Part
-    from higgsnb.statistics import StrengthFit
+    from higgsnb.statistics import FitResult
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
@@ -534,12 +534,12 @@ def events_between(result: Result, low: float, high: float) -> Sheet:
     return Sheet(columns, listed, coverage_text(result))
 
 
-def draw_scan(fit: StrengthFit) -> Figure:
+def draw_scan(fit: FitResult) -> Figure:
     """Draw how much worse the fit becomes for other signal strengths; dashed where it is one standard deviation."""
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.4))
         axes = _axes(figure, "signal strength (1 = as predicted)", "−2 ln L above its minimum", fit.model.note)
-        axes.plot(fit.scan_strength, fit.scan_deviance, color="#0072B2", linewidth=1.8)
+        axes.plot(fit.scan_strength, fit.scan_twice_nll, color="#0072B2", linewidth=1.8)
         axes.axhline(1.0, color="0.3", linestyle="--", linewidth=0.9)
         for strength in (fit.signal_strength - fit.error_low, fit.signal_strength + fit.error_high):
             axes.axvline(strength, color="0.6", linestyle=":", linewidth=0.9)

@@ -13,7 +13,6 @@ import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +26,8 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.special import betainc, gammainc, gammaincinv, ndtri
 
+from higgsnb.spectrum import stack_order
+
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.transforms import Bbox
 
     from higgsnb.analysis import Result
+    from higgsnb.spectrum import Spectrum
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -65,21 +67,6 @@ class ShownFigure(Figure):
         return data.getvalue(), {"width": width, "height": height}
 
 
-@dataclass(frozen=True)
-class _Spectrum:
-    """What is drawn: counts of the data and expected events per process, in the bins of one histogram."""
-
-    edges: Floats
-    data: Integers | None  # None: the campaign has no data
-    predictions: dict[str, Floats]  # from the bottom of the stack to its top
-    variance: Floats  # of the summed prediction, from the finite number of simulated events
-
-    @property
-    def total(self) -> Floats:
-        """Expected events per bin, all processes together."""
-        return sum(self.predictions.values(), np.zeros(len(self.edges) - 1))
-
-
 def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = None) -> Figure:
     """Draw data and prediction over one of a result's histograms, by default the four-lepton mass.
 
@@ -104,9 +91,9 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
     Raises
     ------
     KeyError
-        If the result has no histogram of that name; lists those it has.
+        If there is no histogram of that name; lists those there are.
     """
-    spectrum = _spectrum(result, histogram)
+    spectrum = result.spectrum(histogram).combined()
     with styled():
         figure, panel, lower = _panels(ax, spectrum)
         size = _font_size(panel)
@@ -216,42 +203,6 @@ def _probability_at_least(threshold: Floats, mean: Floats, variance: Floats) -> 
     return np.asarray(np.where(certain, exact, smeared))
 
 
-def _spectrum(result: Result, name: str) -> _Spectrum:
-    """Sum one histogram over channels and datasets; simulated counts are multiplied by their weights."""
-    if name not in result.histograms:
-        raise KeyError(f"no histogram {name!r} in this result; it has {', '.join(sorted(result.histograms))}")
-    histogram: Any = result.histograms[name]
-    datasets, channels, variable = histogram.axes
-    counts = np.asarray(histogram.values(), dtype=np.int64)
-    heights: dict[str, Floats] = {}
-    data = None
-    variance = np.zeros(len(variable))
-    for dataset in result.campaign.datasets:
-        rows = counts[datasets.index(dataset.name)]
-        if dataset.is_data:
-            data = rows.sum(axis=0) + (0 if data is None else data)
-            continue
-        weights = _weights(result, dataset.name, tuple(channels))
-        heights[dataset.process] = heights.get(dataset.process, 0.0) + weights @ rows
-        variance = variance + weights**2 @ rows
-    stack = {process: heights[process] for process in stack_order(heights)}
-    return _Spectrum(np.asarray(variable.edges), data, stack, variance)
-
-
-def _weights(result: Result, dataset: str, channels: tuple[str, ...]) -> Floats:
-    """Return the expected events per counted event of each channel; 0 for a dataset that is not read yet."""
-    weights = result.weights.get(dataset)
-    if weights is None:
-        return np.zeros(len(channels))
-    return np.array([weights[channel] for channel in channels])
-
-
-def stack_order(processes: dict[str, Floats]) -> list[str]:
-    """Return the processes from the bottom of the stack to its top: unknown ones first, Higgs last."""
-    known = list(COLOURS)
-    return sorted(processes, key=lambda name: (known.index(name) if name in known else -1, name))
-
-
 def colour(process: str, others: list[str]) -> str:
     """Return the colour of a process; ``others`` are those that have no fixed one."""
     return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
@@ -277,7 +228,7 @@ def styled() -> Iterator[None]:
         yield
 
 
-def _panels(ax: Axes | None, spectrum: _Spectrum) -> tuple[Figure, Axes, Axes | None]:
+def _panels(ax: Axes | None, spectrum: Spectrum) -> tuple[Figure, Axes, Axes | None]:
     """Return the figure, the panel of the spectrum, and the lower one if there are data and a prediction."""
     if ax is not None:
         figure = ax.get_figure(root=True)
@@ -286,7 +237,7 @@ def _panels(ax: Axes | None, spectrum: _Spectrum) -> tuple[Figure, Axes, Axes | 
         return figure, ax, None
     figure = ShownFigure(figsize=SIZE_INCHES)
     margins = {"left": 0.105, "right": 0.975, "bottom": 0.1, "top": 0.94}
-    if spectrum.data is None or not spectrum.predictions:
+    if spectrum.data is None or not spectrum.stack:
         return figure, figure.subplots(gridspec_kw=margins), None
     panel, lower = figure.subplots(
         2, 1, sharex=True, gridspec_kw={"height_ratios": (3.6, 1), "hspace": 0.07, **margins}
@@ -300,12 +251,14 @@ def _font_size(panel: Axes) -> float:
     return float(np.clip(1.85 * width, 5.0, 11.5))
 
 
-def _draw_prediction(panel: Axes, spectrum: _Spectrum) -> list[tuple[Any, str]]:
+def _draw_prediction(panel: Axes, spectrum: Spectrum) -> list[tuple[Any, str]]:
     """Draw the stack and its uncertainty; return what a legend needs, from the bottom to the top."""
-    others = [process for process in spectrum.predictions if process not in COLOURS]
+    processes = stack_order(spectrum.stack)
+    others = [process for process in processes if process not in COLOURS]
     entries: list[tuple[Any, str]] = []
     bottom = np.zeros(len(spectrum.edges) - 1)
-    for process, heights in spectrum.predictions.items():
+    for process in processes:
+        heights = spectrum.stack[process]
         patch = panel.stairs(bottom + heights, spectrum.edges, baseline=bottom, fill=True, label=process)
         patch.set(facecolor=colour(process, others), edgecolor="none")
         entries.append((patch, f"{LABELS.get(process, process)}  ({_amount(heights.sum())})"))
@@ -313,7 +266,7 @@ def _draw_prediction(panel: Axes, spectrum: _Spectrum) -> list[tuple[Any, str]]:
     return [_draw_uncertainty(panel, spectrum), *entries] if entries else []
 
 
-def _draw_uncertainty(panel: Axes, spectrum: _Spectrum) -> tuple[Any, str]:
+def _draw_uncertainty(panel: Axes, spectrum: Spectrum) -> tuple[Any, str]:
     total, error = spectrum.total, np.sqrt(spectrum.variance)
     panel.stairs(total, spectrum.edges, color="0.15", linewidth=0.8)
     band = panel.stairs(total + error, spectrum.edges, baseline=total - error, fill=True, hatch="//////")
@@ -321,7 +274,7 @@ def _draw_uncertainty(panel: Axes, spectrum: _Spectrum) -> tuple[Any, str]:
     return band, "Simulation stat. unc."
 
 
-def _draw_data(panel: Axes, spectrum: _Spectrum, size: float, *, simulated: bool) -> list[tuple[Any, str]]:
+def _draw_data(panel: Axes, spectrum: Spectrum, size: float, *, simulated: bool) -> list[tuple[Any, str]]:
     """Draw the points of the bins that are not empty; return what a legend needs."""
     if spectrum.data is None:
         return []
@@ -396,7 +349,7 @@ def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: flo
     return note
 
 
-def _draw_inside(panel: Axes, result: Result, spectrum: _Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
+def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
     """Write what stands inside the frame, from its top: coverage if partial, then legend and selection."""
     artists: list[Artist] = []
     top = 1.0
@@ -480,7 +433,7 @@ def _draw_legend(panel: Axes, entries: list[tuple[Any, str]], size: float, top: 
     )
 
 
-def _make_room(panel: Axes, spectrum: _Spectrum, boxes: list[Bbox]) -> None:
+def _make_room(panel: Axes, spectrum: Spectrum, boxes: list[Bbox]) -> None:
     """Raise the upper end of the axis until nothing drawn reaches the boxes, given in axes coordinates."""
     upper = spectrum.total + np.sqrt(spectrum.variance)
     if spectrum.data is not None:
@@ -493,7 +446,7 @@ def _make_room(panel: Axes, spectrum: _Spectrum, boxes: list[Bbox]) -> None:
     panel.set_ylim(0, limit or 1.0)
 
 
-def _draw_deviation(lower: Axes, spectrum: _Spectrum) -> None:
+def _draw_deviation(lower: Axes, spectrum: Spectrum) -> None:
     data = 0 if spectrum.data is None else spectrum.data
     sigmas = np.nan_to_num(deviation(data, spectrum.total, spectrum.variance))
     limit = max(3.4, 1.15 * np.abs(sigmas).max(initial=0.0))

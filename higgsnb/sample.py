@@ -23,6 +23,7 @@ from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
 from higgsnb.pairings import Held, Pairings
 from higgsnb.selection import CHANNELS, Cut, Selection
+from higgsnb.spectrum import Spectrum, normalise
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -102,15 +103,16 @@ class Outcome:
         index = [axis.name for axis in AXES].index(name)
         return {i: counts[:, _STARTS[index] : _STARTS[index + 1]] for i, counts in self.counts.items()}
 
-    def by_process(self, counts: Mapping[int, npt.NDArray[Any]]) -> dict[str, Floats]:
-        """Add up counts (3, …) of each dataset to expected events of each process, data unweighted."""
-        found: dict[str, Floats] = {}
-        for index, array in counts.items():
-            if index in self.weights:
-                weights = self.weights[index].reshape(-1, *(1,) * (array.ndim - 1))
-                process = self.sample.campaign.datasets[index].process
-                found[process] = found.get(process, 0.0) + weights * array
-        return found
+    def normalised(self, edges: npt.ArrayLike, counts: Mapping[int, npt.NDArray[Any]]) -> Spectrum:
+        """Return the spectrum of counts (3, bins) of each dataset, by index."""
+        datasets = self.sample.campaign.datasets
+        rows = [(datasets[i], array, self.weights[i]) for i, array in counts.items() if i in self.weights]
+        return normalise(edges, rows)
+
+    def spectrum(self, name: str) -> Spectrum:
+        """Return data and prediction in the bins of one histogram, by channel, as `Result.spectrum`."""
+        counts = {index: array[:, 1:-1] for index, array in self.histogram(name).items()}
+        return self.normalised(histograms.axis(name).edges, counts)
 
 
 class _Listed(NamedTuple):

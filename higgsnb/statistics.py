@@ -1,12 +1,12 @@
 """Is it a signal, and how much of it: counts in a window, a binned likelihood, toys, and a scan for a peak anywhere.
 
-What these numbers leave out: the mass of the particle is not fitted (templates stand where the simulation has them);
-luminosity, cross sections, lepton scale and efficiencies are taken as known, unless the normalisation of a process is
-left free; the reducible background is what the simulation says. What they hold: the Poisson fluctuations of the data
-and, where asked, the finite number of simulated events.
+Not included: the mass of the particle is not fitted (the templates stay where the simulation has them); luminosity,
+cross sections, lepton scale and efficiencies are taken as known, unless the normalisation of a process is
+unconstrained; the reducible background is taken from simulation. Included: the Poisson fluctuations of the data and,
+optionally, the finite number of simulated events.
 
-Every random number comes from a counter (Philox) whose key is made from the campaign, the selection and the purpose:
-the same call gives the same toys anywhere, and toy number 7 is the same one whether 10 or 10,000 are made.
+Every random number comes from a counter-based generator (Philox) whose key is made from the campaign, the selection and
+the purpose: the same call gives the same toys anywhere, and toy number 7 is the same whether 10 or 10,000 are made.
 
 References: Cowan, Cranmer, Gross, Vitells, Eur. Phys. J. C 71 (2011) 1554 (likelihood ratio, Asimov); Cousins,
 Linnemann, Tucker, Nucl. Instrum. Meth. A 595 (2008) 480 (uncertain background); Barlow, Beeston, Comput. Phys. Commun.
@@ -27,12 +27,13 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
-from higgsnb import histograms
 from higgsnb.analysis import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
+from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.analysis import Result
+    from higgsnb.spectrum import Spectrum
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -41,9 +42,9 @@ SIGNAL = "higgs"
 LEAST_SIMULATED = 10
 """Bins of a fit are joined until each holds this many simulated background events."""
 TOYS = 1000
-_TINY = 1e-12  # what a prediction is at least, in events: the logarithm of zero is nobody's likelihood
-_SCALE_LIMITS = (0.0, 20.0)  # of a free normalisation, in units of the prediction
-_SCALES = (0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 6.0, 12.0)  # where the search for it looks first
+_TINY = 1e-12  # floor of a prediction, in events, that avoids log(0)
+_NORM_FACTOR_LIMITS = (0.0, 20.0)  # of an unconstrained normalisation, in units of the prediction
+_NORM_FACTORS = (0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 6.0, 12.0)  # start of the search for it
 _ZOOMS = 9  # each makes the steps 5.5 times finer
 _SEARCHES = 3
 
@@ -54,11 +55,11 @@ _SEARCHES = 3
 def significance(p_value: float) -> float:
     """Return how many standard deviations a one-sided p-value is: 0.1587 is 1 σ, 2.87e-7 is 5 σ; negative above 0.5."""
     if not 0.0 <= p_value <= 1.0:
-        raise ValueError(f"p-value {p_value}; expected a probability from 0 to 1")
+        raise OptionError(f"p-value {p_value}; expected a probability from 0 to 1")
     return -float(ndtri(p_value))
 
 
-def tail_probability(sigmas: float) -> float:
+def p_value_of(sigmas: float) -> float:
     """Return the one-sided p-value of so many standard deviations, the inverse of `significance`."""
     return float(ndtr(-sigmas))
 
@@ -84,7 +85,7 @@ def poisson_p_value(observed: int, background: float, background_error: float = 
     """
     _check_not_negative(observed=observed, background=background, background_error=background_error)
     if background <= 0.0:
-        raise ValueError("no background is expected; without one every event is a signal and no p-value exists")
+        raise OptionError("no background is expected", "Without any background there is no p-value.")
     if observed == 0:
         return 1.0
     if background_error <= 1e-9 * background:
@@ -107,7 +108,7 @@ def asimov_significance(signal: float, background: float, background_error: floa
     """
     _check_not_negative(signal=signal, background=background, background_error=background_error)
     if background <= 0.0:
-        raise ValueError("no background is expected; no significance exists without one")
+        raise OptionError("no background is expected", "Without any background there is no significance.")
     s, b, variance = signal, background, background_error**2
     if background_error <= 1e-6 * background:
         return math.sqrt(max(0.0, 2.0 * ((s + b) * math.log1p(s / b) - s)))
@@ -119,7 +120,7 @@ def asimov_significance(signal: float, background: float, background_error: floa
 def _check_not_negative(**numbers: float) -> None:
     for name, number in numbers.items():
         if not (math.isfinite(number) and number >= 0.0):
-            raise ValueError(f"{name} = {number}; expected a finite number that is not negative")
+            raise OptionError(f"{name} = {number}; expected a finite number that is not negative")
 
 
 # --- One window ------------------------------------------------------------------------------------------------
@@ -127,7 +128,7 @@ def _check_not_negative(**numbers: float) -> None:
 
 @dataclass(frozen=True, repr=False)
 class WindowTest:
-    """How surprising the number of events in a mass window is if there is only background.
+    """The number of events in a mass window compared with background alone.
 
     Attributes
     ----------
@@ -146,7 +147,7 @@ class WindowTest:
     expected_significance
         Median if the signal is there (Asimov), with the uncertainty of the background.
     note
-        What the result lacks, empty if it is complete.
+        What is missing from the result; empty if it is complete.
     """
 
     window: str
@@ -162,7 +163,7 @@ class WindowTest:
     note: str = ""
 
     def __repr__(self) -> str:
-        """Say in words what was found."""
+        """Return the result in words."""
         lines = [
             f"Window {self.window} GeV: {self.observed} events observed",
             f"  background  {self.background:.2f} ± {self.background_error:.2f} events, signal {self.signal:.2f}",
@@ -173,7 +174,7 @@ class WindowTest:
         return "\n".join(lines + ([f"  {self.note}"] if self.note else []))
 
 
-def window_significance(
+def counting_test(
     result: Result, window: str = "118-130", *, signal: str = SIGNAL, background_uncertainty: float = 0.0
 ) -> WindowTest:
     """Compare the number of events in a mass window with the background, all channels together.
@@ -181,13 +182,13 @@ def window_significance(
     Parameters
     ----------
     result
-        A result; a partial one is allowed, and the answer says so.
+        A result; may be partial, which the note then says.
     window
         Name of a window, see `histograms.WINDOWS`.
     signal
-        The process that is looked for; all other simulated processes are background.
+        The process to look for; all other simulated processes are background.
     background_uncertainty
-        Relative uncertainty of the background that is added (in quadrature) to that of the simulation's finite size.
+        Relative uncertainty of the background, added in quadrature to that from the finite simulation.
 
     Raises
     ------
@@ -200,73 +201,77 @@ def window_significance(
     if window not in result.windows:
         raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
     _check_not_negative(background_uncertainty=background_uncertainty)
-    counts = result.windows[window]
-    roles = _roles(result, signal)
+    counted = result.windows[window]
     channels = [CHANNELS[channel] for channel in _read_channels(result)]
-    yields = {role: [counts[name][channel] for name in roles[role] for channel in channels] for role in roles}
-    observed = sum(one.events for one in yields["data"])
-    expected = {role: sum(one.expected for one in yields[role]) for role in ("signal", "background")}
-    variance = sum(one.stat_error**2 for one in yields["background"])
-    background = expected["background"]
+    backgrounds = [counted[process][channel] for process in _backgrounds(result, signal) for channel in channels]
+    observed = sum(counted["data"][channel].events for channel in channels)
+    expected_signal = sum(counted[signal][channel].expected for channel in channels)
+    background = sum(one.expected for one in backgrounds)
+    variance = sum(one.stat_error**2 for one in backgrounds)
     error = math.hypot(math.sqrt(variance), background_uncertainty * background)
     if background <= 0.0:
-        raise ValueError(f"no background is expected in {window} GeV; choose a wider window or simulate more")
+        raise OptionError(
+            f"no background is expected in {window} GeV", "Choose a wider window, or simulate more events."
+        )
     known, uncertain = poisson_p_value(observed, background), poisson_p_value(observed, background, error)
     return WindowTest(
         window=window,
         observed=observed,
         background=background,
         background_error=error,
-        signal=expected["signal"],
+        signal=expected_signal,
         p_value=known,
         significance=significance(known),
         p_value_uncertain=uncertain,
         significance_uncertain=significance(uncertain),
-        expected_significance=asimov_significance(expected["signal"], background, error),
+        expected_significance=asimov_significance(expected_signal, background, error),
         note=_note(result),
     )
 
 
-def _roles(result: Result, signal: str) -> dict[str, list[str]]:
-    """Return the processes that are data, signal and background."""
-    roles: dict[str, list[str]] = {"data": [], "signal": [], "background": []}
-    for dataset in result.campaign.datasets:
-        role = "data" if dataset.is_data else "signal" if dataset.process == signal else "background"
-        if dataset.process not in roles[role]:
-            roles[role].append(dataset.process)
-    return roles
+def _backgrounds(result: Result, signal: str) -> list[str]:
+    """Return the simulated processes other than the signal, in the order of the campaign."""
+    processes = dict.fromkeys(dataset.process for dataset in result.campaign.datasets if not dataset.is_data)
+    return [process for process in processes if process != signal]
 
 
 def _check_usable(result: Result, signal: str) -> None:
-    """Complain about a result that nothing can be tested with."""
-    roles = _roles(result, signal)
-    name = result.campaign.name
-    if not roles["data"]:
-        raise ValueError(f"campaign {name!r} has no data to test; use one with data, or `asimov_significance`")
-    if not roles["background"]:
-        raise ValueError(f"campaign {name!r} has no simulated background to compare with; add a dataset for it")
-    if not roles["signal"]:
-        known = ", ".join(roles["background"])
-        raise KeyError(f"no simulated process {signal!r} in campaign {name!r}; it has {known}: pass signal=...")
+    """Raise a ValueError or KeyError if nothing can be tested with a result."""
+    backgrounds, campaign = _backgrounds(result, signal), result.campaign
+    if not any(dataset.is_data for dataset in campaign.datasets):
+        raise OptionError(
+            f"campaign {campaign.name!r} has no data to test", "Use a campaign with data, or `asimov_significance`."
+        )
+    if not backgrounds:
+        raise OptionError(
+            f"campaign {campaign.name!r} has no simulated background to compare with", "Add a dataset for it."
+        )
+    if not any(dataset.process == signal and not dataset.is_data for dataset in campaign.datasets):
+        known = ", ".join(backgrounds)
+        raise KeyError(
+            f"no simulated process {signal!r} in campaign {campaign.name!r}; it has {known}: pass signal=..."
+        )
     if not result.coverage.events[0]:
-        raise ValueError("nothing has been read yet; let the run go on")
+        raise OptionError("nothing has been read yet", "Wait until the run has read some events.")
     if result.unpredicted:
-        raise ValueError(
-            f"the prediction lacks {', '.join(result.unpredicted)}, of which nothing has been read\n"
-            "Let the run go on, or leave these datasets out of the campaign."
+        raise OptionError(
+            f"the prediction lacks {', '.join(result.unpredicted)}, of which nothing has been read",
+            "Wait until the run has read some of them, or leave these datasets out of the campaign.",
         )
     if not _read_channels(result):
         failed = f"; {len(result.failed)} files failed, see result.failed" if result.failed else ""
-        raise ValueError(f"no data have been read yet, only simulation{failed}\nLet the run go on.")
+        raise OptionError(
+            f"no data have been read yet, only simulation{failed}", "Wait until the run has read some data."
+        )
 
 
 def _read_channels(result: Result) -> list[int]:
-    """Return the channels of which any luminosity has been processed: no others can be compared with a prediction."""
+    """Return the channels with processed luminosity; no others can be compared with a prediction."""
     return [channel for channel, name in enumerate(CHANNELS) if result.luminosity_shares[name] > 0.0]
 
 
 def _unread(result: Result) -> str:
-    """Name the channels without luminosity, and the primary datasets that would give it; empty if there are none."""
+    """Return a note on the channels without luminosity and the primary datasets that would give it, or an empty text."""
     channels = sorted(set(range(len(CHANNELS))) - set(_read_channels(result)))
     missing = [
         name
@@ -278,12 +283,12 @@ def _unread(result: Result) -> str:
 
 
 def _note(result: Result) -> str:
-    """Return what a result lacks, in a few words."""
+    """Return what is missing from a result, in a few words."""
     return "; ".join(filter(None, (_coverage_note(result), _unread(result))))
 
 
 def _coverage_note(result: Result) -> str:
-    """Return how much of the campaign a result is, and of what kind."""
+    """Return how much of the campaign a result covers, and whether it is simulated."""
     kind = "simulated collisions" if result.simulated else ""
     if result.complete:
         return kind
@@ -298,7 +303,7 @@ def _coverage_note(result: Result) -> str:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Model:
-    """Observed counts and expected events in bins: strength × signal + Σ scale × background.
+    """Observed counts and expected events in bins: strength × signal + Σ norm factor × background.
 
     Attributes
     ----------
@@ -308,16 +313,16 @@ class Model:
         (n,) events expected at strength 1, and their variance from the finite simulation.
     backgrounds, background_variances
         The same for every background process.
-    free
+    unconstrained
         Background processes whose normalisation is fitted.
     use_simulation_error
         Whether the finite number of simulated events is a source of uncertainty.
     bins
         For each bin the channel and its edges in GeV.
     key
-        What random numbers are made from: campaign, selection, variable.
+        Seed of the random numbers: campaign, selection, variable.
     note
-        What the result lacks.
+        What is missing from the result.
     """
 
     observed: Floats
@@ -325,59 +330,59 @@ class Model:
     signal_variance: Floats
     backgrounds: Mapping[str, Floats]
     background_variances: Mapping[str, Floats]
-    free: tuple[str, ...] = ()
+    unconstrained: tuple[str, ...] = ()
     use_simulation_error: bool = True
     bins: tuple[tuple[str, float, float], ...] = ()
     key: str = ""
     note: str = ""
 
     def __repr__(self) -> str:
-        """Say in one line what is compared."""
+        """Return one line: bins, events observed and expected."""
         background = sum(float(values.sum()) for values in self.backgrounds.values())
         return (
             f"Model of {len(self.observed)} bins: {self.observed.sum():g} events observed, "
             f"{self.signal.sum():.2f} signal and {background:.2f} background expected"
         )
 
-    def expectation(self, strength: float | Floats, scales: Floats) -> tuple[Floats, Floats]:
-        """Return expected events and their variance, each (n,), at a signal strength and the free scales.
+    def expectation(self, strength: float | Floats, norm_factors: Floats) -> tuple[Floats, Floats]:
+        """Return expected events and their variance, each (n,), at a signal strength and norm factors.
 
-        Also for m of both at once: strength (m, 1), scales (free, m, 1), the result (m, n).
+        Also for m of both at once: strength (m, 1), norm_factors (unconstrained, m, 1), the result (m, n).
         """
         mean, variance = strength * self.signal, strength**2 * self.signal_variance
-        factors = dict(zip(self.free, scales, strict=True))
+        factors = dict(zip(self.unconstrained, norm_factors, strict=True))
         for process, events in self.backgrounds.items():
             factor = factors.get(process, 1.0)
             mean = mean + factor * events
             variance = variance + factor**2 * self.background_variances[process]
         return np.maximum(mean, _TINY), variance if self.use_simulation_error else np.zeros_like(variance)
 
-    def deviance(self, strength: float, scales: Floats) -> float:
-        """Return −2 ln of the likelihood over that of a model that fits every bin exactly."""
-        mean, variance = self.expectation(strength, scales)
-        return float(_deviance(self.observed, mean, variance).sum())
+    def twice_nll(self, strength: float, norm_factors: Floats) -> float:
+        """Return −2 ln of the likelihood ratio to a model that fits every bin exactly (the deviance)."""
+        mean, variance = self.expectation(strength, norm_factors)
+        return float(_twice_nll(self.observed, mean, variance).sum())
 
     def with_observed(self, observed: Floats) -> Model:
-        """Return the same model with other data, as for a toy."""
+        """Return the same model with other data, for instance those of a toy."""
         return replace(self, observed=np.asarray(observed, np.float64))
 
-    def lowest_strength(self, scales: Floats) -> Floats:
+    def lowest_strength(self, norm_factors: Floats) -> Floats:
         """Return the signal strength, negative, below which the prediction of some bin would be negative.
 
-        One for scales (free,), m for scales (free, m, 1).
+        One for norm_factors (unconstrained,), m for norm_factors (unconstrained, m, 1).
         """
-        background, has_signal = self.expectation(0.0, scales)[0], self.signal > 0
+        background, has_signal = self.expectation(0.0, norm_factors)[0], self.signal > 0
         return np.asarray((1e-6 - 1.0) * (background[..., has_signal] / self.signal[has_signal]).min(axis=-1))
 
     @property
     def highest_strength(self) -> float:
-        """The signal strength at which there would be a hundred times as much signal as there are events at all."""
+        """The signal strength at which the signal is a hundred times all observed and background events."""
         events = self.observed.sum() + sum(values.sum() for values in self.backgrounds.values())
         return float(100.0 * (events + 1.0) / self.signal.sum())
 
 
-def _deviance(observed: Floats, mean: Floats, variance: Floats) -> Floats:
-    """Return the deviance of each bin.
+def _twice_nll(observed: Floats, mean: Floats, variance: Floats) -> Floats:
+    """Return −2 ln of the likelihood ratio of each bin, see `Model.twice_nll`.
 
     Where the prediction has a variance, its true value is a nuisance parameter with a Gaussian constraint, eliminated
     in closed form (Conway, eq. 8).
@@ -398,25 +403,25 @@ def model(
     low: float | None = None,
     high: float | None = None,
     signal: str = SIGNAL,
-    free: Sequence[str] = (),
+    unconstrained: Sequence[str] = (),
     use_simulation_error: bool = True,
 ) -> Model:
     """Make the binned model of a result: the bins of one histogram, each channel by itself.
 
     Neighbouring bins of a channel are joined, from the left, until each holds `LEAST_SIMULATED` simulated background
-    events: the data play no part in that.
+    events, whatever the data.
 
     Parameters
     ----------
     result
-        A result; a partial one is allowed, and the answer says so.
+        A result; may be partial, which the note then says.
     variable
         Name of a histogram.
     low, high
-        Range of the variable; both have to be edges of bins. Default: the whole axis.
+        Range of the variable; both have to be bin edges. Default: the whole axis.
     signal
         The process whose strength is fitted.
-    free
+    unconstrained
         Background processes whose normalisation is fitted, too.
     use_simulation_error
         Whether the finite number of simulated events is a source of uncertainty.
@@ -426,76 +431,50 @@ def model(
     KeyError
         If there is no such histogram or process; names the known ones.
     ValueError, TypeError
-        If there are no data, no background or no signal in the range, low and high are no edges, or free is no tuple.
+        If there are no data, no background or no signal in the range, low or high is not a bin edge, or unconstrained
+        is a str.
     """
     _check_usable(result, signal)
-    roles = _roles(result, signal)
-    if isinstance(free, str):
-        raise TypeError(f"free = {free!r}; expected a tuple of processes: ({free!r},)")
-    for process in free:
-        if process not in roles["background"]:
-            raise KeyError(f"no background process {process!r} to leave free; known: {', '.join(roles['background'])}")
-    if len(set(free)) < len(free):
-        raise ValueError(f"free = {', '.join(free)}; expected each process once")
-    edges = histograms.axis(variable).edges
-    first, last = _bin_range(edges, low, high)
-    counts = _template_counts(result, variable, first, last)
-    groups = _groups(counts, roles["background"], edges[first : last + 1])
-    joined = {name: _join(columns, groups) for name, columns in counts.items()}
-    if not joined[signal][1].sum() > 0.0:
-        raise ValueError(f"no {signal} events are expected in this range of {variable}; widen it or loosen the cuts")
-    data = sum((joined[name][1] for name in roles["data"]), np.zeros(len(groups)))
+    backgrounds = _backgrounds(result, signal)
+    if isinstance(unconstrained, str):
+        raise TypeError(f"unconstrained = {unconstrained!r}; expected a tuple of processes: ({unconstrained!r},)")
+    for process in unconstrained:
+        if process not in backgrounds:
+            raise KeyError(f"no background process {process!r}; known: {', '.join(backgrounds)}")
+    if len(set(unconstrained)) < len(unconstrained):
+        raise OptionError(f"unconstrained = {', '.join(unconstrained)}", "Give each process once.")
+    whole = result.spectrum(variable)
+    bins, spectrum = whole.bins_between(low, high), whole.between(low, high)
+    groups = _groups(spectrum, backgrounds, _read_channels(result))
+
+    def joined(values: npt.NDArray[Any] | None) -> Floats:
+        return np.array([np.asarray(values)[channel, start:stop].sum() for channel, start, stop in groups], np.float64)
+
+    if not joined(spectrum.stack[signal]).sum() > 0.0:
+        raise OptionError(
+            f"no {signal} events are expected in this range of {variable}", "Widen the range, or loosen the cuts."
+        )
     return Model(
-        observed=data,
-        signal=joined[signal][1],
-        signal_variance=joined[signal][2],
-        backgrounds={name: joined[name][1] for name in roles["background"]},
-        background_variances={name: joined[name][2] for name in roles["background"]},
-        free=tuple(free),
+        observed=joined(spectrum.data),
+        signal=joined(spectrum.stack[signal]),
+        signal_variance=joined(spectrum.variances[signal]),
+        backgrounds={process: joined(spectrum.stack[process]) for process in backgrounds},
+        background_variances={process: joined(spectrum.variances[process]) for process in backgrounds},
+        unconstrained=tuple(unconstrained),
         use_simulation_error=use_simulation_error,
-        bins=tuple((CHANNELS[channel], edges[first + start], edges[first + stop]) for channel, start, stop in groups),
-        key=f"{result.campaign.digest} {result.selection.digest} {variable} {first} {last}",
+        bins=tuple((CHANNELS[channel], spectrum.edges[start], spectrum.edges[stop]) for channel, start, stop in groups),
+        key=f"{result.campaign.digest} {result.selection.digest} {variable} {bins.start} {bins.stop}",
         note=_note(result),
     )
 
 
-def _bin_range(edges: Floats, low: float | None, high: float | None) -> tuple[int, int]:
-    """Return the first bin and the one after the last."""
-    found = []
-    for name, limit in (("low", edges[0] if low is None else low), ("high", edges[-1] if high is None else high)):
-        nearest = int(np.argmin(np.abs(edges - limit)))
-        if abs(edges[nearest] - limit) > 1e-9:
-            raise ValueError(f"{name} = {limit:g} is no edge of a bin; the nearest one is {edges[nearest]:g}")
-        found.append(nearest)
-    if found[0] >= found[1]:
-        raise ValueError(f"low = {low} is not below high = {high}")
-    return found[0], found[1]
-
-
-_Template = tuple[Integers, Floats, Floats]  # counts, expected events, variance; (channels, bins) or (bins,)
-
-
-def _template_counts(result: Result, variable: str, first: int, last: int) -> dict[str, _Template]:
-    """Return for every process counts, expected events and their variance, each (3, last − first).
-
-    Channels of which no luminosity has been processed hold nothing.
-    """
-    templates: dict[str, _Template] = {}
-    read = np.isin(np.arange(len(CHANNELS)), _read_channels(result))[:, None]
-    for dataset in result.campaign.datasets:
-        counts = histograms.counts_of(result.counts[dataset.name], variable)[:, 1:-1][:, first:last] * read
-        weights = np.array([[result.weights[dataset.name][channel]] for channel in CHANNELS])
-        one = (counts, counts * weights, counts * weights**2)
-        before = templates.get(dataset.process, (0, 0.0, 0.0))
-        templates[dataset.process] = (before[0] + one[0], before[1] + one[1], before[2] + one[2])
-    return templates
-
-
-def _groups(counts: Mapping[str, _Template], backgrounds: list[str], edges: Floats) -> list[tuple[int, int, int]]:
+def _groups(spectrum: Spectrum, backgrounds: list[str], channels: list[int]) -> list[tuple[int, int, int]]:
     """Return the joined bins as (channel, first bin, one after the last)."""
-    simulated = sum((counts[name][0] for name in backgrounds), np.zeros((len(CHANNELS), len(edges) - 1), np.int64))
+    simulated = sum((spectrum.simulated[process] for process in backgrounds), np.zeros((), np.int64))
+    counted = np.asarray(spectrum.data) + sum(spectrum.simulated.values())
+    end = len(spectrum.edges) - 1
     groups: list[tuple[int, int, int]] = []
-    for channel in range(len(CHANNELS)):
+    for channel in channels:
         starts, held = [0], 0
         for index, number in enumerate(simulated[channel]):
             held += number
@@ -503,34 +482,20 @@ def _groups(counts: Mapping[str, _Template], backgrounds: list[str], edges: Floa
                 starts.append(index + 1)
                 held = 0
         if len(starts) > 1:
-            starts[-1] = len(edges) - 1  # what is left at the end goes to the last bin
+            starts[-1] = end  # the bins left over at the end are joined to the last one
             groups.extend((channel, start, stop) for start, stop in pairwise(starts))
-        elif simulated[channel].sum() or any(template[0][channel].sum() for template in counts.values()):
-            groups.append((channel, 0, len(edges) - 1))
-    _check_background(counts, backgrounds, groups)
-    return groups
-
-
-def _check_background(
-    counts: Mapping[str, _Template], backgrounds: list[str], groups: list[tuple[int, int, int]]
-) -> None:
-    """Complain about a bin without any background."""
-    for channel, start, stop in groups:
-        if not sum(counts[name][1][channel, start:stop].sum() for name in backgrounds) > 0.0:
-            raise ValueError(
-                f"no background is expected in channel {CHANNELS[channel]} in this range\n"
-                "Widen it, or let the run go on: too few simulated events have been read."
-            )
+        elif counted[channel].any():
+            groups.append((channel, 0, end))
     if not groups:
-        raise ValueError("no event of any process is in this range; widen it or loosen the cuts")
-
-
-def _join(template: _Template, groups: list[tuple[int, int, int]]) -> _Template:
-    """Return a template in the joined bins, each (len(groups),)."""
-    counts, expected, variance = (
-        np.array([column[channel, start:stop].sum() for channel, start, stop in groups]) for column in template
-    )
-    return counts, expected.astype(np.float64), variance.astype(np.float64)
+        raise OptionError("no event of any process is in this range", "Widen the range, or loosen the cuts.")
+    background = sum((spectrum.stack[process] for process in backgrounds), np.zeros(()))
+    for channel, start, stop in groups:
+        if not background[channel, start:stop].sum() > 0.0:
+            raise OptionError(
+                f"no background is expected in channel {CHANNELS[channel]} in this range",
+                "Widen the range, or wait until more simulated events have been read.",
+            )
+    return groups
 
 
 # --- The fit ---------------------------------------------------------------------------------------------------
@@ -538,78 +503,78 @@ def _join(template: _Template, groups: list[tuple[int, int, int]]) -> _Template:
 
 @dataclass(frozen=True)
 class _Best:
-    """Where the likelihood is largest, and how large: strength, free scales, deviance."""
+    """The maximum of the likelihood."""
 
     strength: float
-    scales: Floats
-    deviance: float
+    norm_factors: Floats
+    twice_nll: float
 
 
 def _fit(model: Model, strength: float | None = None) -> _Best:
-    """Maximise the likelihood over the free scales and, unless it is given, the strength.
+    """Maximise the likelihood over the norm factors and, unless it is given, the strength.
 
-    With a finite simulation there may be several maxima, also at the edge of what is possible: a search that starts at
-    one point may end at the wrong one. So all that is possible is first looked at in coarse steps.
+    With a finite simulation there may be several maxima, also at the edge of the allowed range, and a search from one
+    starting point may end at the wrong one. A coarse grid over the whole range therefore comes first.
     """
     if not model.signal.sum() > 0.0:
         raise ValueError("no signal is expected in any bin; its strength cannot be fitted")
     points = _grid(model, strength)
-    return _search(model, points, strength) if model.free else _zoom(model, points[0])
+    return _search(model, points, strength) if model.unconstrained else _zoom(model, points[0])
 
 
 def _grid(model: Model, strength: float | None) -> Floats:
-    """Return coarse steps over all that is possible, (1 + free, m); strengths rise if no scale is free."""
-    n = len(model.free)
-    steps = (*_SCALES[:: max(1, n)], _SCALE_LIMITS[1])
-    scales = np.array(list(product(steps, repeat=n))).T
-    lowest = np.atleast_1d(model.lowest_strength(scales[..., None]))
+    """Return a coarse grid over the allowed range, (1 + unconstrained, m); without norm factors strengths rise."""
+    n = len(model.unconstrained)
+    steps = (*_NORM_FACTORS[:: max(1, n)], _NORM_FACTOR_LIMITS[1])
+    norm_factors = np.array(list(product(steps, repeat=n))).T
+    lowest = np.atleast_1d(model.lowest_strength(norm_factors[..., None]))
     if strength is not None:
-        possible = scales[:, lowest <= strength] if n else scales
+        possible = norm_factors[:, lowest <= strength] if n else norm_factors
         return np.concatenate([np.full((1, possible.shape[1]), strength), possible])
     coarse = slice(None, None, 2 if n else 1)
     below = lowest[:, None] * np.linspace(1.0, 0.0, 11)[coarse]
     above = np.tile(model.highest_strength * np.geomspace(1e-5, 1.0, 35)[coarse], (len(lowest), 1))
     strengths = np.concatenate([below, above], axis=1)
-    return np.concatenate([strengths.reshape(1, -1), scales.repeat(strengths.shape[1], axis=1)])
+    return np.concatenate([strengths.reshape(1, -1), norm_factors.repeat(strengths.shape[1], axis=1)])
 
 
-def _deviances(model: Model, points: Floats) -> Floats:
-    """Return the deviance at each of some strengths and scales, (1 + free, m)."""
+def _twice_nlls(model: Model, points: Floats) -> Floats:
+    """Return −2 ln L at each of some strengths and norm factors, (1 + unconstrained, m)."""
     mean, variance = model.expectation(points[0][:, None], points[1:][..., None])
-    return np.asarray(_deviance(model.observed, mean, variance).sum(axis=-1))
+    return np.asarray(_twice_nll(model.observed, mean, variance).sum(axis=-1))
 
 
 def _zoom(model: Model, strengths: Floats) -> _Best:
-    """Return the best of some strengths, looked for between its neighbours in finer and finer steps."""
-    deviances = _deviances(model, strengths[None])
+    """Return the best of some strengths, refined between its neighbours in finer and finer steps."""
+    twice_nll = _twice_nlls(model, strengths[None])
     for _ in range(_ZOOMS if len(strengths) > 1 else 0):
-        best = int(np.argmin(deviances))
+        best = int(np.argmin(twice_nll))
         strengths = np.linspace(strengths[max(best - 1, 0)], strengths[min(best + 1, len(strengths) - 1)], 12)
-        deviances = _deviances(model, strengths[None])
-    best = int(np.argmin(deviances))
-    return _Best(float(strengths[best]), np.empty(0), float(deviances[best]))
+        twice_nll = _twice_nlls(model, strengths[None])
+    best = int(np.argmin(twice_nll))
+    return _Best(float(strengths[best]), np.empty(0), float(twice_nll[best]))
 
 
 def _search(model: Model, points: Floats, strength: float | None) -> _Best:
-    """Minimise the deviance from the best points on, each with other scales.
+    """Minimise −2 ln L, starting from the best points with different norm factors.
 
-    One search does, but near the lowest strength, where the prediction of a bin vanishes: there it may get stuck.
+    One search is enough, except near the lowest strength, where the prediction of a bin vanishes and it may get stuck.
     """
-    deviances = _deviances(model, points)
-    order = np.argsort(deviances, kind="stable")
+    twice_nll = _twice_nlls(model, points)
+    order = np.argsort(twice_nll, kind="stable")
     _, first = np.unique(points[1:, order], axis=1, return_index=True)
     starts = order[np.sort(first)[:_SEARCHES]]
-    best = _Best(float(points[0, starts[0]]), points[1:, starts[0]], float(deviances[starts[0]]))
+    best = _Best(float(points[0, starts[0]]), points[1:, starts[0]], float(twice_nll[starts[0]]))
     for start in starts:
         found = _descend(model, points[:, start], strength)
-        best = min(best, found, key=lambda one: one.deviance)
-        if strength is not None or best.strength > 0.5 * model.lowest_strength(best.scales):
+        best = min(best, found, key=lambda one: one.twice_nll)
+        if strength is not None or best.strength > 0.5 * model.lowest_strength(best.norm_factors):
             break
     return best
 
 
 def _descend(model: Model, start: Floats, strength: float | None) -> _Best:
-    """Minimise the deviance from one point on, where the prediction of no bin is negative."""
+    """Minimise −2 ln L from one starting point, with no bin's prediction negative."""
     from iminuit import Minuit
 
     unit = float((model.signal**2 / model.expectation(1.0, start[1:])[0]).sum() ** -0.5)  # about a standard deviation
@@ -617,50 +582,52 @@ def _descend(model: Model, start: Floats, strength: float | None) -> _Best:
     def possible(values: Floats) -> float:
         return max(float(values[0]), float(model.lowest_strength(values[1:])))
 
-    def deviance(values: Floats) -> float:
+    def twice_nll(values: Floats) -> float:
         inside = possible(values)
-        return float(model.deviance(inside, values[1:]) + ((inside - values[0]) / unit) ** 2)
+        return float(model.twice_nll(inside, values[1:]) + ((inside - values[0]) / unit) ** 2)
 
-    minuit = Minuit(deviance, start, name=("strength", *model.free))
-    minuit.errordef = Minuit.LEAST_SQUARES  # the deviance rises by 1, as a chi-squared does
-    minuit.errors = [unit, *(max(0.1 * scale, 0.01) for scale in start[1:])]
-    minuit.limits = [(None, model.highest_strength), *(_SCALE_LIMITS for _ in model.free)]
+    minuit = Minuit(twice_nll, start, name=("strength", *model.unconstrained))
+    minuit.errordef = Minuit.LEAST_SQUARES  # one standard deviation is where −2 ln L rises by 1
+    minuit.errors = [unit, *(max(0.1 * factor, 0.01) for factor in start[1:])]
+    minuit.limits = [(None, model.highest_strength), *(_NORM_FACTOR_LIMITS for _ in model.unconstrained)]
     minuit.fixed[0] = strength is not None
     minuit.tol = 0.01
     minuit.migrad()
     values = np.array(minuit.values)
     best = possible(values) if strength is None else strength
-    return _Best(best, values[1:], model.deviance(best, values[1:]))
+    return _Best(best, values[1:], model.twice_nll(best, values[1:]))
 
 
 def _statistics(model: Model) -> tuple[float, _Best]:
     """Return q₀ = −2 ln(L(0) / L(best)), which is 0 where the best strength is negative (Cowan et al., eq. 12)."""
     best, none = _fit(model), _fit(model, 0.0)
-    return (max(0.0, none.deviance - best.deviance) if best.strength > 0.0 else 0.0), best
+    return (max(0.0, none.twice_nll - best.twice_nll) if best.strength > 0.0 else 0.0), best
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class StrengthFit:
-    """How much signal there is, in units of the prediction.
+class FitResult:
+    """The fitted signal strength, in units of the prediction.
 
     Attributes
     ----------
     signal_strength, error_low, error_high
-        Best value, and how far below and above it the deviance rises by 1 (both positive). Where no prediction exists
-        any more below the best value, `error_low` reaches to there. `error_high` is infinite where the deviance never
-        rises so far: with one or two simulated signal events a strength of any size is possible.
+        Best value, and how far below and above it −2 ln L rises by 1 (both positive). If the prediction becomes
+        negative before that, `error_low` ends there. `error_high` is infinite if −2 ln L never rises so far: with one
+        or two simulated signal events a strength of any size is possible.
     q0
         −2 ln(L(0) / L(best)), 0 where the best strength is negative: what `Toys.p_value` compares.
     significance, p_value
         Of the observed data against background alone: √q₀, asymptotic (Cowan et al.).
     expected_significance
         The same for data exactly as predicted with strength 1 (Asimov).
-    scales
-        Best normalisation of each free background.
-    scan_strength, scan_deviance
-        (n,) The profile: −2 ln L less its smallest value, with the free scales fitted anew at each strength.
+    norm_factors
+        Best normalisation of each unconstrained background.
+    scan_strength, scan_twice_nll
+        (n,) The profile: −2 ln L less its smallest value, with the norm factors fitted anew at each strength.
+    twice_nll
+        −2 ln L of the best fit, see `Model.twice_nll`.
     goodness_of_fit
-        p-value of the best fit's deviance as a chi-squared: rough where bins hold few events, see `toys`.
+        p-value of `twice_nll` as a chi-squared: rough where bins hold few events, see `toys`.
     degrees_of_freedom
         Bins less fitted parameters.
     model
@@ -674,27 +641,27 @@ class StrengthFit:
     significance: float
     p_value: float
     expected_significance: float
-    scales: Mapping[str, float]
+    norm_factors: Mapping[str, float]
     scan_strength: Floats
-    scan_deviance: Floats
-    deviance: float
+    scan_twice_nll: Floats
+    twice_nll: float
     degrees_of_freedom: int
     goodness_of_fit: float
     model: Model
 
     def __repr__(self) -> str:
-        """Say in words what was found."""
+        """Return the result in words."""
         errors = f"+{self.error_high:.2f} −{self.error_low:.2f}"
-        fit = f"deviance {self.deviance:.1f} for {self.degrees_of_freedom} degrees of freedom"
+        fit = f"−2 ln L {self.twice_nll:.1f} for {self.degrees_of_freedom} degrees of freedom"
         lines = [
             f"Signal strength {self.signal_strength:.2f} {errors} (1 is the prediction; statistical errors)",
             f"  observed      {self.significance:.2f} σ (p = {self.p_value:.2g})",
             f"  expected      {self.expected_significance:.2f} σ if the signal is there",
             f"  fit           {fit}, p = {self.goodness_of_fit:.2g}",
         ]
-        for process, scale in self.scales.items():
-            most = ", the most that is looked at" if scale > 0.999 * _SCALE_LIMITS[1] else ""
-            lines.append(f"  {process:13} × {scale:.2f} fitted{most}")
+        for process, factor in self.norm_factors.items():
+            at_limit = ", the upper limit" if factor > 0.999 * _NORM_FACTOR_LIMITS[1] else ""
+            lines.append(f"  {process:13} × {factor:.2f} fitted{at_limit}")
         if math.isinf(self.error_high):
             lines.append("  no upper limit: the prediction rests on too few simulated signal events")
         return "\n".join(lines + ([f"  {self.model.note}"] if self.model.note else []))
@@ -702,18 +669,18 @@ class StrengthFit:
 
 def fit_signal_strength(
     result: Result | Model,
-    variable: str = "mass_4l",
+    variable: str | None = None,
     *,
     low: float | None = None,
     high: float | None = None,
-    signal: str = SIGNAL,
-    free: Sequence[str] = (),
-    use_simulation_error: bool = True,
+    signal: str | None = None,
+    unconstrained: Sequence[str] | None = None,
+    use_simulation_error: bool | None = None,
     scan_points: int = 41,
-) -> StrengthFit:
-    """Fit how much signal there is, with a binned likelihood in all three channels at once.
+) -> FitResult:
+    """Fit the signal strength with a binned likelihood in all three channels at once.
 
-    Each bin is a Poisson count; its expectation is strength × signal + Σ background. Left out: the mass (templates do
+    Each bin is a Poisson count with expectation strength × signal + Σ background. Not fitted: the mass (templates do
     not move), luminosity, cross sections, lepton scale, efficiencies. The finite simulation is one Gaussian nuisance
     parameter per bin.
 
@@ -721,10 +688,10 @@ def fit_signal_strength(
     ----------
     result
         A result, complete or not, or a `Model` made from one.
-    variable, low, high, signal, free, use_simulation_error
-        See `model`; not with a `Model`, which has its own.
+    variable, low, high, signal, unconstrained, use_simulation_error
+        See `model`, also for the defaults; not with a `Model`, which has its own.
     scan_points
-        How many points the profile has.
+        Number of points of the profile.
 
     Raises
     ------
@@ -734,59 +701,65 @@ def fit_signal_strength(
         If such options come with a `Model`.
     """
     if scan_points < 2:
-        raise ValueError(f"scan_points = {scan_points}; expected at least 2")
-    options = {"low": low, "high": high, "signal": signal, "free": free, "use_simulation_error": use_simulation_error}
-    usual = {"variable": "mass_4l", **(model.__kwdefaults__ or {})}
-    chosen = {name: value for name, value in {"variable": variable, **options}.items() if value != usual[name]}
-    fitted = _model_of(result, chosen)
+        raise OptionError(f"scan_points = {scan_points}; expected at least 2")
+    fitted = _model_of(
+        result,
+        variable=variable,
+        low=low,
+        high=high,
+        signal=signal,
+        unconstrained=unconstrained,
+        use_simulation_error=use_simulation_error,
+    )
     q0, best = _statistics(fitted)
-    lowest = float(fitted.lowest_strength(np.full(len(fitted.free), _SCALE_LIMITS[1])))
+    lowest = float(fitted.lowest_strength(np.full(len(fitted.unconstrained), _NORM_FACTOR_LIMITS[1])))
 
     def rise(strength: float) -> float:
-        return _fit(fitted, strength).deviance - best.deviance
+        return _fit(fitted, strength).twice_nll - best.twice_nll
 
     below, above = _crossings(rise, best.strength, lowest, fitted.highest_strength)
     up = above - best.strength if math.isfinite(above) else max(1.0, best.strength - below)
     scan = np.linspace(
         max(best.strength - 2.5 * (best.strength - below), lowest), best.strength + 2.5 * up, scan_points
     )
-    freedom = len(fitted.observed) - 1 - len(fitted.free)
-    return StrengthFit(
+    freedom = len(fitted.observed) - 1 - len(fitted.unconstrained)
+    return FitResult(
         signal_strength=best.strength,
         error_low=best.strength - below,
         error_high=above - best.strength,
         q0=q0,
         significance=math.sqrt(q0),
-        p_value=tail_probability(math.sqrt(q0)),
+        p_value=p_value_of(math.sqrt(q0)),
         expected_significance=math.sqrt(_statistics(_asimov(fitted))[0]),
-        scales=dict(zip(fitted.free, map(float, best.scales), strict=True)),
+        norm_factors=dict(zip(fitted.unconstrained, map(float, best.norm_factors), strict=True)),
         scan_strength=scan,
-        scan_deviance=np.array([rise(strength) for strength in scan]),
-        deviance=best.deviance,
+        scan_twice_nll=np.array([rise(strength) for strength in scan]),
+        twice_nll=best.twice_nll,
         degrees_of_freedom=freedom,
-        goodness_of_fit=float(chdtrc(freedom, max(0.0, best.deviance))) if freedom > 0 else math.nan,
+        goodness_of_fit=float(chdtrc(freedom, max(0.0, best.twice_nll))) if freedom > 0 else math.nan,
         model=fitted,
     )
 
 
-def _model_of(result: Result | Model, options: Mapping[str, Any]) -> Model:
-    """Return the model of a result made with some options, or a model that is one already and takes none."""
+def _model_of(result: Result | Model, **options: Any) -> Model:
+    """Return the model of a result with the options that are not None, or a given model, which takes none."""
+    given = {name: value for name, value in options.items() if value is not None}
     if not isinstance(result, Model):
-        return model(result, **options)
-    if options:
-        raise TypeError(f"a Model has its options already, got {', '.join(options)}; give them to `statistics.model`")
+        return model(result, **given)
+    if given:
+        raise TypeError(f"a Model has its options already, got {', '.join(given)}; give them to `statistics.model`")
     return result
 
 
 def _asimov(model: Model) -> Model:
     """Return the model with data exactly as expected at strength 1."""
-    return model.with_observed(model.expectation(1.0, np.ones(len(model.free)))[0])
+    return model.with_observed(model.expectation(1.0, np.ones(len(model.unconstrained)))[0])
 
 
 def _crossings(rise: Callable[[float], float], best: float, lowest: float, highest: float) -> tuple[float, float]:
-    """Return the strengths below and above the best one where the deviance has risen by 1.
+    """Return the strengths below and above the best one where −2 ln L has risen by 1.
 
-    Below it is the lowest strength if the deviance does not rise so far, above it is infinity.
+    If it does not rise so far: the lowest strength below, infinity above.
     """
 
     def crossing(inside: float, outside: float) -> float:
@@ -809,14 +782,14 @@ def _crossings(rise: Callable[[float], float], best: float, lowest: float, highe
 
 
 def generator(purpose: str, number: int = 0) -> np.random.Generator:
-    """Return the random numbers that belong to a purpose, and there to a number: counter-based, never global.
+    """Return the generator of a purpose and a number; counter-based, without global state.
 
     Parameters
     ----------
     purpose
         Any text; its sha256 is the key of numpy's Philox.
     number
-        Each has 2¹²⁸ numbers of its own, as the upper half of the counter.
+        The upper half of the counter: each has 2¹²⁸ random numbers of its own.
     """
     digest = hashlib.sha256(purpose.encode()).digest()
     key = np.frombuffer(digest[:16], "<u8")
@@ -825,27 +798,27 @@ def generator(purpose: str, number: int = 0) -> np.random.Generator:
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Toys:
-    """The test statistic in imagined repetitions of the experiment.
+    """The test statistic in pseudo-experiments ("toys").
 
     Attributes
     ----------
     true_strength
-        The signal strength that the toys were made with.
+        The signal strength the toys were generated with.
     statistics
         (n,) q₀ of each toy.
     strengths
         (n,) the fitted strength of each toy.
-    deviances
-        (n,) the deviance of each toy's best fit.
+    twice_nll
+        (n,) −2 ln L of each toy's best fit.
     """
 
     true_strength: float
     statistics: Floats
     strengths: Floats
-    deviances: Floats
+    twice_nll: Floats
 
     def __repr__(self) -> str:
-        """Say in one line what was made."""
+        """Return one line: the number of toys and what was fitted to them."""
         return (
             f"{len(self.statistics)} toys with signal strength {self.true_strength:g}: "
             f"fitted {self.strengths.mean():.2f} ± {self.strengths.std():.2f}, median {self.median_significance:.2f} σ"
@@ -857,19 +830,19 @@ class Toys:
         return float(np.sqrt(np.median(self.statistics)))
 
     def p_value(self, statistic: float) -> tuple[float, float]:
-        """Return the share of toys at least as extreme as a q₀ (`StrengthFit.q0`), and its standard deviation.
+        """Return the share of toys at least as extreme as a q₀ (`FitResult.q0`), and its standard deviation.
 
         (k + 1) / (n + 1) for k of n toys, never exactly 0: the observed experiment counts as one of them.
         """
         return _share_from(self.statistics, statistic)
 
-    def goodness_of_fit(self, deviance: float) -> tuple[float, float]:
-        """Return the share of toys whose best fit is at least as bad as a deviance, and its standard deviation."""
-        return _share_from(self.deviances, deviance)
+    def goodness_of_fit(self, twice_nll: float) -> tuple[float, float]:
+        """Return the share of toys whose best fit has at least this −2 ln L, and its standard deviation."""
+        return _share_from(self.twice_nll, twice_nll)
 
 
 def _share_from(values: Floats, least: float) -> tuple[float, float]:
-    """Return the share of values from one on, and its standard deviation; what differs by rounding only is equal."""
+    """Return the share of values ≥ `least` up to rounding, and its standard deviation."""
     return _share(int(np.count_nonzero(values >= least - 1e-6 * max(1.0, abs(least)))), len(values))
 
 
@@ -880,9 +853,9 @@ def _share(passed: int, number: int) -> tuple[float, float]:
 
 
 def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **options: Any) -> Toys:
-    """Repeat the experiment in imagination: draw the counts of every bin, fit, collect the test statistic.
+    """Make pseudo-experiments: draw the counts of every bin, fit, and collect the test statistic.
 
-    Where the finite simulation counts as a source of uncertainty, the prediction of each bin is drawn, too. Free
+    If the finite simulation counts as a source of uncertainty, the prediction of each bin is drawn, too. Unconstrained
     normalisations are kept at the values fitted to the data with this strength.
 
     Parameters
@@ -890,9 +863,9 @@ def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **opti
     result
         A result, or a `Model` made from one.
     n
-        How many toys.
+        Number of toys.
     strength
-        The signal strength that they are made with: 0 for background alone.
+        The signal strength to generate them with: 0 for background alone.
     **options
         Those of `model`; none with a `Model`.
 
@@ -904,17 +877,17 @@ def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **opti
         If there is no such option, or options come with a `Model`, which has its own.
     """
     if n < 1:
-        raise ValueError(f"n = {n}; expected at least one toy")
+        raise OptionError(f"n = {n}; expected at least one toy")
     _check_not_negative(strength=strength)
-    strength = float(strength)  # its text is part of the key of the random numbers
-    made = _model_of(result, options)
-    mean, variance = made.expectation(strength, _fit(made, strength).scales)
+    strength = float(strength)  # its text is part of the seed
+    made = _model_of(result, **options)
+    mean, variance = made.expectation(strength, _fit(made, strength).norm_factors)
     collected = np.empty((n, 3))
     for number in range(n):
         draws = generator(f"toys {strength!r} {made.key}", number)
         true = np.maximum(draws.normal(mean, np.sqrt(variance)), 0.0) if variance.any() else mean
         statistic, best = _statistics(made.with_observed(draws.poisson(true).astype(np.float64)))
-        collected[number] = statistic, best.strength, best.deviance
+        collected[number] = statistic, best.strength, best.twice_nll
     return Toys(strength, *np.ascontiguousarray(collected.T))
 
 
@@ -923,7 +896,7 @@ def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **opti
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WindowScan:
-    """The most surprising of many windows, and how often chance alone does as well somewhere.
+    """The largest excess in any of many windows, and how often background alone gives one as large.
 
     Attributes
     ----------
@@ -932,16 +905,16 @@ class WindowScan:
     observed, background
         (n,) events in each.
     local_p_values
-        (n,) probability of so many or more in this window, background known.
+        (n,) probability of so many events or more in this window, background known.
     best
         Index of the window with the smallest one.
     global_p_value, global_p_value_error
-        Probability that any window is at least as surprising as the best one, from toys of background alone, and its
-        standard deviation.
+        Probability that the smallest local p-value of background alone is at most that of the best window, from toys,
+        and its standard deviation.
     n_toys
-        How many.
+        Number of toys.
     note
-        What the result lacks.
+        What is missing from the result.
     """
 
     low: Floats
@@ -962,17 +935,11 @@ class WindowScan:
 
     @property
     def global_significance(self) -> float:
-        """The same after the correction for having looked at all windows."""
+        """The same, corrected for having looked at all windows (look-elsewhere effect)."""
         return significance(self.global_p_value)
 
-    @property
-    def trials_factor(self) -> float:
-        """How many times likelier chance is anywhere than there."""
-        local = float(self.local_p_values[self.best])
-        return self.global_p_value / local if local > 0.0 else math.inf
-
     def __repr__(self) -> str:
-        """Say in words what was found."""
+        """Return the result in words."""
         i = self.best
         bound = "<" if self.global_p_value * (self.n_toys + 1) < 1.5 else "="
         everywhere = f"p {bound} {self.global_p_value:.2g} ± {self.global_p_value_error:.1g}"
@@ -995,56 +962,58 @@ def scan_windows(
     signal: str = SIGNAL,
     n_toys: int = 10_000,
 ) -> WindowScan:
-    """Look for an excess anywhere: a window is moved over the spectrum, bin by bin, all channels together.
+    """Slide a window over the spectrum, bin by bin, all channels together, and find the largest excess.
 
-    The background is taken as known. What is left out: windows of other widths, and the uncertainty of the background.
+    The background is taken as known. Not included: windows of other widths, and the uncertainty of the background.
 
     Parameters
     ----------
     result
-        A result; a partial one is allowed, and the answer says so.
+        A result; may be partial, which the note then says.
     low, high
-        Where to look; edges of bins, in GeV.
+        Range of the scan; bin edges, in GeV.
     width
         Width of the window in GeV, a multiple of the bins' width.
     variable
         Name of a histogram.
     signal
-        The process that does not count as background.
+        The process that is not counted as background.
     n_toys
-        How many imagined spectra of background alone.
+        Number of toy spectra of background alone.
 
     Raises
     ------
     KeyError, ValueError
-        As `model` does, and if the width fits no bins or a window expects no background.
+        As `model` does, and if the width is not a multiple of the bin width or a window expects no background.
     """
     _check_usable(result, signal)
     if n_toys < 1:
-        raise ValueError(f"n_toys = {n_toys}; expected at least one toy")
-    edges = histograms.axis(variable).edges
-    first, last = _bin_range(edges, low, high)
+        raise OptionError(f"n_toys = {n_toys}; expected at least one toy")
+    whole = result.spectrum(variable)
+    bins, spectrum = whole.bins_between(low, high), whole.between(low, high)
+    edges, n_bins = spectrum.edges, bins.stop - bins.start
     span = round(width / (edges[1] - edges[0]))
-    if not 1 <= span <= last - first or abs(span * (edges[1] - edges[0]) - width) > 1e-9:
-        raise ValueError(
-            f"width = {width:g}; expected a multiple of the bin width {edges[1] - edges[0]:g}, at most {high - low:g}"
+    if not 1 <= span <= n_bins or abs(span * (edges[1] - edges[0]) - width) > 1e-9:
+        raise OptionError(
+            f"width = {width:g} is not possible",
+            f"Give a multiple of the bin width {edges[1] - edges[0]:g}, at most {high - low:g}.",
         )
-    templates, roles = _template_counts(result, variable, first, last), _roles(result, signal)
-    observed = sum(templates[name][0].sum(axis=0) for name in roles["data"])
-    mean = sum(templates[name][1].sum(axis=0) for name in roles["background"])
+    read = _read_channels(result)
+    observed = np.asarray(spectrum.data)[read].sum(axis=0)
+    mean = sum(spectrum.stack[process][read].sum(axis=0) for process in _backgrounds(result, signal))
     background = _sliding(np.asarray(mean, np.float64), span)
     if not (background > 1e-9).all():
-        empty = edges[first + int(np.argmin(background))]
-        raise ValueError(f"no background is expected in the {width:g} GeV above {empty:g}; widen the window")
+        empty = edges[int(np.argmin(background))]
+        raise OptionError(f"no background is expected in the {width:g} GeV above {empty:g}", "Widen the window.")
     counts = _sliding(np.asarray(observed, np.int64), span)
     local = _p_values(counts, background)
-    draws = generator(f"scan {result.campaign.digest} {result.selection.digest} {variable} {first} {last}")
-    smallest = _p_values(_sliding(draws.poisson(mean, (n_toys, last - first)), span), background).min(axis=-1)
+    draws = generator(f"scan {result.campaign.digest} {result.selection.digest} {variable} {bins.start} {bins.stop}")
+    smallest = _p_values(_sliding(draws.poisson(mean, (n_toys, n_bins)), span), background).min(axis=-1)
     best = int(np.argmin(local))
     share, error = _share(int(np.count_nonzero(smallest <= local[best] * (1.0 + 1e-12))), n_toys)
     return WindowScan(
-        low=edges[first : last - span + 1],
-        high=edges[first + span : last + 1],
+        low=edges[: n_bins - span + 1],
+        high=edges[span:],
         observed=counts,
         background=background,
         local_p_values=local,

@@ -32,7 +32,7 @@ from higgsnb import cluster as clusters
 from higgsnb import engine, errors, files, histograms, plots
 from higgsnb.analysis import Result
 from higgsnb.explorer import CutExplorer, EventDisplay
-from higgsnb.selection import CHANNELS
+from higgsnb.spectrum import stack_order
 
 if TYPE_CHECKING:
     from higgsnb.cluster import Cluster, ClusterState
@@ -173,19 +173,18 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
         If there is no histogram of that name; lists those there are.
     """
     axis = histograms.axis(histogram)
-    heights, variance = _prediction(result, histogram)
-    total = sum(heights.values(), np.zeros(axis.bins))
-    others = [process for process in heights if process not in plots.COLOURS]
-    stack = [_layer(process, heights[process], others) for process in plots.stack_order(heights)]
+    found = result.spectrum(histogram).combined()
+    processes = stack_order(found.stack)
+    others = [process for process in processes if process not in plots.COLOURS]
     label = f"{axis.label} [{axis.unit}]" if axis.unit else axis.label
     return {
         **_texts(result),
         "axis": {"variable": label, "heights": plots.per_bin_label(axis.edges, histogram, label)},
         "edges": axis.edges.tolist(),
-        "data": _data(result, histogram),
-        "stack": stack,
-        "total": _rounded(total),
-        "error": _rounded(np.sqrt(variance)),
+        "data": None if found.data is None else _data(found.data, simulated=result.simulated),
+        "stack": [_layer(process, found.stack[process], others) for process in processes],
+        "total": _rounded(found.total),
+        "error": _rounded(np.sqrt(found.variance)),
         "coverage": result.coverage._asdict(),
         "failed": [failure.as_dict() for failure in result.failed[:MOST_FAILURES_SHOWN]],
         "failed_total": len(result.failed),
@@ -204,21 +203,6 @@ def _texts(result: Result) -> dict[str, str]:
     }
 
 
-def _prediction(result: Result, histogram: str) -> tuple[dict[str, Floats], Floats]:
-    """Return expected events per bin of each process, and the variance of their sum."""
-    heights: dict[str, Floats] = {}
-    variance = np.zeros(histograms.axis(histogram).bins)
-    for dataset in result.campaign.datasets:
-        if dataset.is_data:
-            continue
-        rows = histograms.counts_of(result.counts[dataset.name], histogram)[:, 1:-1]
-        by_channel = result.weights.get(dataset.name, {})
-        weights = np.array([by_channel.get(channel, 0.0) for channel in CHANNELS])
-        heights[dataset.process] = heights.get(dataset.process, 0.0) + np.asarray(weights @ rows, np.float64)
-        variance += weights**2 @ rows
-    return heights, variance
-
-
 def _layer(process: str, heights: Floats, others: list[str]) -> State:
     """Return one process of the stack."""
     return {
@@ -230,16 +214,12 @@ def _layer(process: str, heights: Floats, others: list[str]) -> State:
     }
 
 
-def _data(result: Result, histogram: str) -> State | None:
-    """Return counts per bin with their exact Poisson intervals; None if the campaign has no data."""
-    names = [dataset.name for dataset in result.campaign.datasets if dataset.is_data]
-    if not names:
-        return None
-    counts = sum(histograms.counts_of(result.counts[name], histogram)[:, 1:-1].sum(axis=0) for name in names)
+def _data(counts: npt.NDArray[np.int64], *, simulated: bool) -> State:
+    """Return counts per bin with their exact Poisson intervals."""
     low, high = plots.garwood(counts)
-    label = "Simulated data" if result.simulated else "Data"
-    counted = np.asarray(counts).tolist()
-    return {"label": label, "sum": sum(counted), "counts": counted, "low": _rounded(low), "high": _rounded(high)}
+    label = "Simulated data" if simulated else "Data"
+    bars = {"counts": counts.tolist(), "low": _rounded(low), "high": _rounded(high)}
+    return {"label": label, "sum": int(counts.sum()), **bars}
 
 
 def _rounded(values: Floats) -> list[float]:

@@ -543,7 +543,7 @@ def test_prediction_that_lacks_a_process_promises_nothing_and_says_what_it_lacks
     said = exploring.summary(rows, promise, lacking=lacking)
     assert said.endswith("Higgs bosons. The prediction lacks lost.")
     with pytest.raises(ValueError, match="the prediction lacks lost"):
-        statistics.window_significance(parts["file that failed"])
+        statistics.counting_test(parts["file that failed"])
 
 
 def test_listed_candidates_are_those_of_the_bin_data_first(found: Outcome) -> None:

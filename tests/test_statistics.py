@@ -59,7 +59,8 @@ def mixed() -> Campaign:
 def lowest(made: Model, *scales: float) -> float:
     """The strength at which the first prediction vanishes."""
     background = sum(
-        values * dict(zip(made.free, scales, strict=True)).get(name, 1.0) for name, values in made.backgrounds.items()
+        values * dict(zip(made.unconstrained, scales, strict=True)).get(name, 1.0)
+        for name, values in made.backgrounds.items()
     )
     return -float(min(b / s for b, s in zip(np.asarray(background), made.signal, strict=True) if s > 0))
 
@@ -70,7 +71,7 @@ def random_model(number: int, **options: object) -> Model:
     n = int(draws.integers(2, 7))
     signal, zz, zx = draws.gamma(0.7, 3, n) + 1e-3, draws.gamma(0.8, 4, n) + 0.05, draws.gamma(1, 1, n) + 0.05
     simulated = np.maximum(1, draws.integers(1, 200) * signal / signal.sum())
-    scale = float(draws.choice([0.0, 0.3, 1.0, 3.0])) if options.get("free") else 1.0
+    scale = float(draws.choice([0.0, 0.3, 1.0, 3.0])) if options.get("unconstrained") else 1.0
     mean = draws.choice([0, 1, 3]) * signal + scale * zz + zx
     variances = {"zz": zz**2 / draws.integers(10, 100, n), "zx": zx**2 / draws.integers(10, 100, n)}
     observed = draws.poisson(mean).astype(float)
@@ -140,7 +141,7 @@ def test_a_vanishing_uncertainty_changes_nothing_and_a_growing_one_lowers_the_si
 
 @pytest.mark.parametrize(("sigmas", "p_value"), [(0.0, 0.5), (1.0, 0.158655), (3.0, 1.3499e-3), (5.0, 2.8665e-7)])
 def test_significance_is_one_sided(sigmas: float, p_value: float) -> None:
-    assert statistics.tail_probability(sigmas) == pytest.approx(p_value, rel=1e-4)
+    assert statistics.p_value_of(sigmas) == pytest.approx(p_value, rel=1e-4)
     assert statistics.significance(p_value) == pytest.approx(sigmas, abs=1e-4)
 
 
@@ -192,7 +193,7 @@ def test_without_background_there_is_no_p_value() -> None:
 
 
 def test_window_counts_what_a_hand_would(excess: Result) -> None:
-    found = statistics.window_significance(excess)
+    found = statistics.counting_test(excess)
     # weights: 10 /fb · 4 fb / 1000 = 0.04 a background event, of which 10 a GeV; 0.01 a signal event
     assert (found.observed, found.signal) == (9, pytest.approx(3.0))
     assert found.background == pytest.approx(0.04 * 121, abs=0.05)
@@ -204,8 +205,8 @@ def test_window_counts_what_a_hand_would(excess: Result) -> None:
 
 
 def test_added_uncertainty_is_relative_and_in_quadrature(excess: Result) -> None:
-    plain = statistics.window_significance(excess)
-    added = statistics.window_significance(excess, background_uncertainty=0.3)
+    plain = statistics.counting_test(excess)
+    added = statistics.counting_test(excess, background_uncertainty=0.3)
     assert added.background_error == pytest.approx(math.hypot(plain.background_error, 0.3 * plain.background))
     assert added.p_value == plain.p_value
     assert added.significance_uncertain < plain.significance_uncertain
@@ -213,17 +214,15 @@ def test_added_uncertainty_is_relative_and_in_quadrature(excess: Result) -> None
 
 def test_partial_result_is_tested_and_says_so(excess: Result) -> None:
     part = dataclasses.replace(excess, files={**excess.files, (0, 0): FileInfo(4 * N_SIMULATED, "TTree", 1, None)})
-    found = statistics.window_significance(part)
-    assert found.background == pytest.approx(statistics.window_significance(excess).background / 4)
+    found = statistics.counting_test(part)
+    assert found.background == pytest.approx(statistics.counting_test(excess).background / 4)
     assert "PARTIAL result: 3,000 of 6,000 events" in repr(found)
     assert "PARTIAL" in repr(statistics.fit_signal_strength(part))
     assert "PARTIAL" in repr(statistics.scan_windows(part, n_toys=10))
-    assert "PARTIAL" not in repr(statistics.window_significance(excess))
+    assert "PARTIAL" not in repr(statistics.counting_test(excess))
 
 
-@pytest.mark.parametrize(
-    "test", [statistics.window_significance, statistics.fit_signal_strength, statistics.scan_windows]
-)
+@pytest.mark.parametrize("test", [statistics.counting_test, statistics.fit_signal_strength, statistics.scan_windows])
 def test_what_cannot_be_tested_is_refused_by_name(test, mixed: Campaign) -> None:
     data, higgs, zz = mixed.datasets
     with pytest.raises(ValueError, match="campaign 'test' has no data to test"):
@@ -242,12 +241,12 @@ def test_what_cannot_be_tested_is_refused_by_name(test, mixed: Campaign) -> None
 
 def test_unknown_window_process_histogram_and_edge_name_the_known_ones(excess: Result) -> None:
     with pytest.raises(KeyError, match=r"no window '120-130'; known: 70-181, 80-100"):
-        statistics.window_significance(excess, "120-130")
-    with pytest.raises(KeyError, match="no background process 'higgs' to leave free; known: zz"):
-        statistics.model(excess, free=("higgs",))
+        statistics.counting_test(excess, "120-130")
+    with pytest.raises(KeyError, match="no background process 'higgs'; known: zz"):
+        statistics.model(excess, unconstrained=("higgs",))
     with pytest.raises(KeyError, match="no histogram 'mass'; known: mass_4l"):
         statistics.model(excess, "mass")
-    with pytest.raises(ValueError, match=r"low = 101 is no edge of a bin; the nearest one is 100"):
+    with pytest.raises(ValueError, match=r"low = 101 is not a bin edge\nThe nearest one is 100"):
         statistics.model(excess, low=101.0)
     with pytest.raises(ValueError, match=r"low = 130.0 is not below high = 100.0"):
         statistics.model(excess, low=130.0, high=100.0)
@@ -265,7 +264,7 @@ def test_expected_significance_of_a_window_has_the_uncertainty_of_all_background
     )
     inside = {"data": [125.0] * 9, "higgs": [124.5] * 300, "zx": [120.0] * 4, "zz": [121.0] * 50, "zz_too": [122.0] * 7}
     result = result_of(two, inside)
-    found = statistics.window_significance(result)
+    found = statistics.counting_test(result)
     # weights: 10 /fb · σ / 1000 events
     assert found.background == pytest.approx(0.3 * 4 + 0.04 * 50 + 0.2 * 7)
     assert found.background_error == pytest.approx(math.sqrt(0.3**2 * 4 + 0.04**2 * 50 + 0.2**2 * 7))
@@ -297,7 +296,7 @@ def two_primary_datasets(tmp_path, *, missing: tuple[str, ...], failed: bool = F
 def test_channel_without_luminosity_is_left_out_and_its_primary_dataset_named(tmp_path) -> None:
     part = two_primary_datasets(tmp_path, missing=("mu",), failed=True)
     assert part.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
-    fit, window = statistics.fit_signal_strength(part), statistics.window_significance(part)
+    fit, window = statistics.fit_signal_strength(part), statistics.counting_test(part)
     assert {channel for channel, _, _ in fit.model.bins} == {"4e"}
     assert fit.model.observed.sum() == 3  # the muons in events of the other primary dataset have no prediction
     assert (window.observed, window.signal) == (3, pytest.approx(3.0))
@@ -310,7 +309,7 @@ def test_channel_without_luminosity_is_left_out_and_its_primary_dataset_named(tm
 
 def test_simulation_without_any_data_is_refused_with_the_cause(tmp_path) -> None:
     none = two_primary_datasets(tmp_path, missing=("mu", "e"), failed=True)
-    for test in (statistics.window_significance, statistics.fit_signal_strength, statistics.scan_windows):
+    for test in (statistics.counting_test, statistics.fit_signal_strength, statistics.scan_windows):
         with pytest.raises(ValueError, match=r"no data have been read yet, only simulation; 1 files failed"):
             test(none)
 
@@ -372,12 +371,12 @@ def test_finite_simulation_equals_one_explicit_nuisance_parameter_per_bin() -> N
     assert fit.error_high > plain.error_high
 
 
-def test_free_background_is_measured_beside_the_peak() -> None:
-    beside = many_bins([120.0, 30.0], [0.0, 10.0], [100.0, 15.0], [0.0, 0.0], free=("zz",))
+def test_unconstrained_background_is_measured_beside_the_peak() -> None:
+    beside = many_bins([120.0, 30.0], [0.0, 10.0], [100.0, 15.0], [0.0, 0.0], unconstrained=("zz",))
     fit = statistics.fit_signal_strength(beside)
-    assert fit.scales["zz"] == pytest.approx(1.2, rel=1e-3)
+    assert fit.norm_factors["zz"] == pytest.approx(1.2, rel=1e-3)
     assert fit.signal_strength == pytest.approx((30.0 - 1.2 * 15.0) / 10.0, abs=3e-3)
-    fixed = statistics.fit_signal_strength(dataclasses.replace(beside, free=()))
+    fixed = statistics.fit_signal_strength(dataclasses.replace(beside, unconstrained=()))
     assert fit.significance < fixed.significance
     assert "zz            × 1.20 fitted" in repr(fit)
 
@@ -385,7 +384,7 @@ def test_free_background_is_measured_beside_the_peak() -> None:
 def test_variance_of_the_simulation_grows_as_the_square_of_strength_and_scale() -> None:
     made = Model(
         np.array([9.0, 1.0]), np.array([4.0, 1.0]), np.array([1.5, 0.3]), {"zz": np.array([2.0, 3.0])},
-        {"zz": np.array([0.7, 0.9])}, free=("zz",),
+        {"zz": np.array([0.7, 0.9])}, unconstrained=("zz",),
     )  # fmt: skip
     mean, sigma = 2.0 * made.signal + 3.0 * made.backgrounds["zz"], []
     for signal_variance, background_variance in ((1.5, 0.7), (0.3, 0.9)):
@@ -399,7 +398,7 @@ def test_variance_of_the_simulation_grows_as_the_square_of_strength_and_scale() 
             return 2 * (x - n - n * math.log(x / n)) + ((x - m) / width) ** 2
 
         total += optimize.minimize_scalar(deviance, **bounds).fun
-    assert made.deviance(2.0, np.array([3.0])) == pytest.approx(total, rel=1e-9)
+    assert made.twice_nll(2.0, np.array([3.0])) == pytest.approx(total, rel=1e-9)
 
 
 @pytest.mark.parametrize("number", range(120))
@@ -408,52 +407,52 @@ def test_fit_finds_the_smallest_deviance_of_all_strengths(number: int) -> None:
     best = statistics.fit_signal_strength(made, scan_points=21)
     edge, none = lowest(made) * (1 - 1e-6), np.empty(0)
     strengths = np.concatenate([np.linspace(edge, 0, 1000), np.geomspace(1e-4, 3e3, 3000)])
-    deviances = [made.deviance(strength, none) for strength in strengths]
+    deviances = [made.twice_nll(strength, none) for strength in strengths]
     least = int(np.argmin(deviances))
-    assert best.deviance <= deviances[least] + 1e-9
+    assert best.twice_nll <= deviances[least] + 1e-9
     fine = optimize.minimize_scalar(
-        lambda strength: made.deviance(strength, none),
+        lambda strength: made.twice_nll(strength, none),
         bounds=(strengths[max(least - 1, 0)], strengths[min(least + 1, len(strengths) - 1)]), method="bounded",
     )  # fmt: skip
-    assert best.deviance == pytest.approx(min(fine.fun, deviances[least]), abs=1e-4)
-    assert best.q0 == pytest.approx(max(0.0, deviances[1000 - 1] - best.deviance) if best.signal_strength > 0 else 0.0)
-    assert best.scan_deviance.min() > -1e-6
+    assert best.twice_nll == pytest.approx(min(fine.fun, deviances[least]), abs=1e-4)
+    assert best.q0 == pytest.approx(max(0.0, deviances[1000 - 1] - best.twice_nll) if best.signal_strength > 0 else 0.0)
+    assert best.scan_twice_nll.min() > -1e-6
 
 
 @pytest.mark.parametrize("number", [*range(60), 217, 859])  # in the last two a single search gets stuck
-def test_fit_with_a_free_background_finds_the_smallest_deviance_of_all(number: int) -> None:
-    made = random_model(number, free=("zz",))
+def test_fit_with_an_unconstrained_background_finds_the_smallest_deviance_of_all(number: int) -> None:
+    made = random_model(number, unconstrained=("zz",))
     best = statistics.fit_signal_strength(made, scan_points=3)
 
     def deviance(values: np.ndarray) -> float:
         possible = 0 <= values[1] <= 20 and lowest(made, values[1]) <= values[0]
-        return made.deviance(values[0], values[1:]) if possible else 1e9
+        return made.twice_nll(values[0], values[1:]) if possible else 1e9
 
     tries = [
         optimize.minimize(deviance, [strength * -lowest(made, scale) if strength < 0 else strength, scale],
                           method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-6})
         for strength in (-0.9, -0.4, 0.0, 1.0, 4.0) for scale in (0.05, 0.3, 1.0, 3.0)
     ]  # fmt: skip
-    assert best.deviance <= min(one.fun for one in tries) + 2e-3
-    assert best.deviance == pytest.approx(made.deviance(best.signal_strength, np.array([best.scales["zz"]])))
-    assert best.signal_strength >= lowest(made, best.scales["zz"])
+    assert best.twice_nll <= min(one.fun for one in tries) + 2e-3
+    assert best.twice_nll == pytest.approx(made.twice_nll(best.signal_strength, np.array([best.norm_factors["zz"]])))
+    assert best.signal_strength >= lowest(made, best.norm_factors["zz"])
 
 
-def test_free_background_far_from_its_prediction_is_found_and_counts_as_fitted() -> None:
-    beside = many_bins([500.0, 90.0], [0.0, 10.0], [100.0, 15.0], [0.0, 0.0], free=("zz",))
+def test_unconstrained_background_far_from_its_prediction_is_found_and_counts_as_fitted() -> None:
+    beside = many_bins([500.0, 90.0], [0.0, 10.0], [100.0, 15.0], [0.0, 0.0], unconstrained=("zz",))
     fit = statistics.fit_signal_strength(beside)
-    assert fit.scales["zz"] == pytest.approx(5.0, rel=1e-3)
+    assert fit.norm_factors["zz"] == pytest.approx(5.0, rel=1e-3)
     assert fit.signal_strength == pytest.approx((90.0 - 5.0 * 15.0) / 10.0, abs=3e-3)
     assert fit.degrees_of_freedom == 2 - 2
     assert "× 5.00 fitted\n" in repr(fit) + "\n"
     huge = statistics.fit_signal_strength(beside.with_observed(np.array([3000.0, 450.0])))
-    assert "× 20.00 fitted, the most that is looked at" in repr(huge)
+    assert "× 20.00 fitted, the upper limit" in repr(huge)
     little = beside.with_observed(np.array([10.0, 31.5]))
-    assert statistics.fit_signal_strength(little).scales["zz"] == pytest.approx(0.1, rel=1e-3)
-    wide = many_bins([9.0] * 5, [0.0, 1.0, 4.0, 1.0, 0.0], [8.0] * 5, [0.0] * 5, free=("zz",))
+    assert statistics.fit_signal_strength(little).norm_factors["zz"] == pytest.approx(0.1, rel=1e-3)
+    wide = many_bins([9.0] * 5, [0.0, 1.0, 4.0, 1.0, 0.0], [8.0] * 5, [0.0] * 5, unconstrained=("zz",))
     found = statistics.fit_signal_strength(wide)
     assert found.degrees_of_freedom == 5 - 2
-    assert found.goodness_of_fit == pytest.approx(stats.chi2.sf(found.deviance, 3))
+    assert found.goodness_of_fit == pytest.approx(stats.chi2.sf(found.twice_nll, 3))
 
 
 @pytest.mark.parametrize("simulated", [1, 2, 3])
@@ -474,7 +473,7 @@ def test_signal_of_a_few_simulated_events_has_no_runaway_strength(simulated: int
         assert 0.1 < fit.error_high < 50
         assert "no upper limit" not in repr(fit)
     assert np.isfinite(fit.scan_strength).all()
-    assert np.isfinite(fit.scan_deviance).all()
+    assert np.isfinite(fit.scan_twice_nll).all()
 
 
 def test_without_signal_there_is_no_strength() -> None:
@@ -482,35 +481,35 @@ def test_without_signal_there_is_no_strength() -> None:
         statistics.fit_signal_strength(one_bin(3.0, 0.0, 2.0))
 
 
-def test_process_is_free_once_and_a_model_takes_no_options(excess: Result) -> None:
-    with pytest.raises(ValueError, match="free = zz, zz; expected each process once"):
-        statistics.model(excess, free=("zz", "zz"))
+def test_process_is_unconstrained_once_and_a_model_takes_no_options(excess: Result) -> None:
+    with pytest.raises(ValueError, match="unconstrained = zz, zz\\nGive each process once"):
+        statistics.model(excess, unconstrained=("zz", "zz"))
     made = statistics.model(excess)
     with pytest.raises(TypeError, match="a Model has its options already, got fre"):
         statistics.toys(made, 3, fre=("zz",))
-    with pytest.raises(TypeError, match="a Model has its options already, got free"):
-        statistics.fit_signal_strength(made, free=("zz",))
+    with pytest.raises(TypeError, match="a Model has its options already, got unconstrained"):
+        statistics.fit_signal_strength(made, unconstrained=("zz",))
     with pytest.raises(TypeError, match="fre"):
         statistics.toys(excess, 3, fre=("zz",))
-    with pytest.raises(TypeError, match=r"free = 'zz'; expected a tuple of processes"):
-        statistics.model(excess, free="zz")
+    with pytest.raises(TypeError, match=r"unconstrained = 'zz'; expected a tuple of processes"):
+        statistics.model(excess, unconstrained="zz")
 
 
 def test_profile_is_zero_at_the_best_strength_and_one_at_the_errors() -> None:
     fit = statistics.fit_signal_strength(peak(), scan_points=201)
-    at = np.interp([fit.signal_strength, fit.signal_strength + fit.error_high], fit.scan_strength, fit.scan_deviance)
+    at = np.interp([fit.signal_strength, fit.signal_strength + fit.error_high], fit.scan_strength, fit.scan_twice_nll)
     assert at == pytest.approx([0.0, 1.0], abs=0.01)
-    assert fit.scan_deviance.min() > -1e-6
+    assert fit.scan_twice_nll.min() > -1e-6
 
 
 def test_goodness_of_fit_is_the_chi_squared_tail_and_notices_a_wrong_shape() -> None:
     good = statistics.fit_signal_strength(peak(120.0, 80.0))
-    assert good.deviance == pytest.approx(0.0, abs=1e-3)
+    assert good.twice_nll == pytest.approx(0.0, abs=1e-3)
     assert good.goodness_of_fit == pytest.approx(1.0)
     tilted = peak(120.0, 80.0)
     tilted = tilted.with_observed(tilted.observed * np.linspace(0.6, 1.4, 12))
     bad = statistics.fit_signal_strength(tilted)
-    assert bad.goodness_of_fit == pytest.approx(stats.chi2.sf(bad.deviance, 11))
+    assert bad.goodness_of_fit == pytest.approx(stats.chi2.sf(bad.twice_nll, 11))
     assert bad.goodness_of_fit < 1e-6
 
 
@@ -566,7 +565,7 @@ def test_test_statistic_follows_wilks_and_chernoff() -> None:
     # half of the toys have a negative strength: q0 = 0; of the others q0 follows chi-squared with one degree
     assert np.mean(found < 1e-9) == pytest.approx(0.5, abs=0.05)
     for sigmas in (1.0, 1.64):
-        expected = statistics.tail_probability(sigmas)
+        expected = statistics.p_value_of(sigmas)
         spread = math.sqrt(expected * (1 - expected) / 1500)
         assert np.mean(found >= sigmas**2) == pytest.approx(expected, abs=4 * spread)
 
@@ -610,13 +609,13 @@ def test_toys_belong_to_the_value_of_the_strength_not_to_its_type() -> None:
     assert all(np.array_equal(one, sets[0]) for one in sets)
     # other strength, other numbers: with a signal this small the same ones would give the same counts
     tiny = many_bins([3.0] * 12, [1e-9] * 12, [3.0] * 12, [0.0] * 12, key="tiny")
-    assert not np.array_equal(statistics.toys(tiny, 5).deviances, statistics.toys(tiny, 5, strength=1.0).deviances)
+    assert not np.array_equal(statistics.toys(tiny, 5).twice_nll, statistics.toys(tiny, 5, strength=1.0).twice_nll)
 
 
 def test_random_numbers_of_two_campaigns_and_two_selections_differ(excess: Result) -> None:
     renamed = dataclasses.replace(excess, campaign=dataclasses.replace(excess.campaign, luminosity_uncertainty=0.03))
     tighter = dataclasses.replace(excess, selection=excess.selection.replace(sip_max=3.9))
-    sets = [statistics.toys(one, 5).deviances for one in (excess, renamed, tighter)]
+    sets = [statistics.toys(one, 5).twice_nll for one in (excess, renamed, tighter)]
     p_values = [
         [statistics.scan_windows(one, high=high, n_toys=2000).global_p_value for high in range(151, 182, 6)]
         for one in (excess, renamed, tighter)
@@ -642,9 +641,9 @@ def test_spread_of_toys_is_that_of_the_counts_and_of_the_prediction_together() -
     assert found.std() == pytest.approx(math.sqrt(20.0 + 3.0**2) / 5.0, rel=0.07)  # 4 standard deviations of a width
 
 
-def test_free_scales_of_toys_are_those_of_the_data() -> None:
-    doubled = many_bins([800.0, 60.0], [0.0, 10.0], [400.0, 30.0], [0.0, 0.0], free=("zz",), key="doubled")
-    as_fitted = dataclasses.replace(doubled, backgrounds={"zz": np.array([800.0, 60.0])}, free=())
+def test_norm_factors_of_toys_are_those_of_the_data() -> None:
+    doubled = many_bins([800.0, 60.0], [0.0, 10.0], [400.0, 30.0], [0.0, 0.0], unconstrained=("zz",), key="doubled")
+    as_fitted = dataclasses.replace(doubled, backgrounds={"zz": np.array([800.0, 60.0])}, unconstrained=())
     found = statistics.toys(doubled, 400).strengths.std()
     # the spread of twice the background; were it drawn as predicted, 1 / √2 of it
     assert found == pytest.approx(statistics.toys(as_fitted, 400).strengths.std(), rel=0.15)
@@ -678,7 +677,7 @@ def test_two_separate_windows_have_the_trials_factor_of_two_independent_counts(e
         tails = stats.poisson.sf(np.arange(-1, 60), background)  # P(at least 0, 1, 2, …)
         anywhere *= 1.0 - tails[tails <= least * (1 + 1e-9)].max()
     assert scan.global_p_value == pytest.approx(1.0 - anywhere, abs=4 * scan.global_p_value_error)
-    assert scan.trials_factor > 1.5
+    assert scan.global_p_value > 1.5 * least
 
 
 def test_scan_finds_the_excess_and_corrects_for_having_looked_everywhere(excess: Result) -> None:
@@ -692,14 +691,14 @@ def test_scan_finds_the_excess_and_corrects_for_having_looked_everywhere(excess:
     assert repr(scan).startswith("Largest excess of 25 windows: 11")
 
 
-def test_p_value_too_small_for_a_number_has_an_infinite_trials_factor() -> None:
+def test_p_value_too_small_for_a_number_is_infinitely_significant() -> None:
     one = np.array([1.0])
     scan = statistics.WindowScan(one, one + 1, np.array([60]), one * 1e-8, np.array([0.0]), 0, 1e-4, 1e-4, 10_000)
-    assert (scan.trials_factor, scan.local_significance) == (math.inf, math.inf)
+    assert scan.local_significance == math.inf
 
 
 def test_window_that_fits_no_bins_is_refused(excess: Result) -> None:
-    with pytest.raises(ValueError, match="width = 4; expected a multiple of the bin width 3, at most 81"):
+    with pytest.raises(ValueError, match="width = 4 is not possible\\nGive a multiple of the bin width 3, at most 81"):
         statistics.scan_windows(excess, width=4.0)
     with pytest.raises(ValueError, match="width = 90"):
         statistics.scan_windows(excess, width=90.0)

@@ -25,6 +25,7 @@ from higgsnb import cluster, datasets, engine, executors, plots, selection, widg
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, File
 from higgsnb.selection import Selection
+from higgsnb.spectrum import stack_order
 from higgsnb.widgets import ClusterControl, LiveHistogram, Pace, estimate, spectrum, web_address
 
 CHUNK = 8000
@@ -105,16 +106,16 @@ def same_counts(one: Result, other: Result) -> bool:
 
 @pytest.mark.parametrize("name", ["mass_4l", "mass_z1", "lepton_pt"])
 @pytest.mark.parametrize("which", ["whole", "partial"])
-def test_spectrum_is_that_of_the_figure(request: pytest.FixtureRequest, which: str, name: str) -> None:
+def test_spectrum_is_that_of_the_result(request: pytest.FixtureRequest, which: str, name: str) -> None:
     result = request.getfixturevalue(which)
-    figure, drawn = plots._spectrum(result, name), spectrum(result, name)
-    assert drawn["edges"] == pytest.approx(figure.edges.tolist())
-    assert drawn["data"]["counts"] == figure.data.tolist()
-    assert [layer["process"] for layer in drawn["stack"]] == list(figure.predictions) == ["zx", "zz", "higgs"]
+    expected, drawn = result.spectrum(name).combined(), spectrum(result, name)
+    assert drawn["edges"] == pytest.approx(expected.edges.tolist())
+    assert drawn["data"]["counts"] == expected.data.tolist()
+    assert [layer["process"] for layer in drawn["stack"]] == stack_order(expected.stack) == ["zx", "zz", "higgs"]
     for layer in drawn["stack"]:
-        assert layer["heights"] == pytest.approx(figure.predictions[layer["process"]].tolist(), abs=1e-5)
-    assert drawn["total"] == pytest.approx(figure.total.tolist(), abs=1e-5)
-    assert drawn["error"] == pytest.approx(np.sqrt(figure.variance).tolist(), abs=1e-5)
+        assert layer["heights"] == pytest.approx(expected.stack[layer["process"]].tolist(), abs=1e-5)
+    assert drawn["total"] == pytest.approx(expected.total.tolist(), abs=1e-5)
+    assert drawn["error"] == pytest.approx(np.sqrt(expected.variance).tolist(), abs=1e-5)
 
 
 @pytest.mark.parametrize("which", ["whole", "partial"])

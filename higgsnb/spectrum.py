@@ -1,0 +1,159 @@
+"""Data and prediction per bin: counts, the expected events of each process, and their statistical uncertainty.
+
+Figures, tables, fits and live views all start from a `Spectrum`. `Result.spectrum` gives one of a result's histograms,
+`normalise` makes one of any other counts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb.errors import OptionError
+from higgsnb.selection import CHANNELS
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Dataset
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+
+STACK_ORDER = ("zx", "zz", "higgs")
+"""Processes from the bottom of a stack to its top; any other process is below them."""
+
+
+class Yield(NamedTuple):
+    """Events of a process in a channel.
+
+    Counted, expected at the processed luminosity, statistical error of ``expected``.
+    """
+
+    events: int
+    expected: float
+    stat_error: float
+
+
+@dataclass(frozen=True, eq=False)
+class Spectrum:
+    """Data and prediction in n bins; every array is (n,), or (3, n) by channel.
+
+    Attributes
+    ----------
+    edges
+        (n + 1,) edges of the bins.
+    data
+        Counts of the data; None if there are no data.
+    stack
+        Expected events of each simulated process, in the order of the campaign; `stack_order` is the one to draw in.
+    variances
+        The variance of each entry of `stack` that comes from the finite number of simulated events.
+    simulated
+        The number of simulated events behind each entry of `stack`.
+    """
+
+    edges: Floats
+    data: Integers | None
+    stack: dict[str, Floats]
+    variances: dict[str, Floats]
+    simulated: dict[str, Integers]
+
+    @property
+    def total(self) -> Floats:
+        """Expected events per bin, all processes together."""
+        return sum(self.stack.values(), np.zeros(len(self.edges) - 1))
+
+    @property
+    def variance(self) -> Floats:
+        """Variance of `total`."""
+        return sum(self.variances.values(), np.zeros(len(self.edges) - 1))
+
+    def combined(self) -> Spectrum:
+        """Return the sum over the channels, every array (n,)."""
+        return self._apply(lambda values: values.sum(axis=0))
+
+    def bins_between(self, low: float | None = None, high: float | None = None) -> slice:
+        """Return which bins lie between two edges; default: the ends of the axis.
+
+        Raises
+        ------
+        OptionError
+            If `low` or `high` is not a bin edge (gives the nearest one), or `low` is not below `high`.
+        """
+        found = []
+        for name, limit in (
+            ("low", self.edges[0] if low is None else low),
+            ("high", self.edges[-1] if high is None else high),
+        ):
+            nearest = int(np.argmin(np.abs(self.edges - limit)))
+            if abs(self.edges[nearest] - limit) > 1e-9:
+                raise OptionError(
+                    f"{name} = {limit:g} is not a bin edge", f"The nearest one is {self.edges[nearest]:g}."
+                )
+            found.append(nearest)
+        if found[0] >= found[1]:
+            raise OptionError(f"low = {low} is not below high = {high}")
+        return slice(*found)
+
+    def between(self, low: float | None = None, high: float | None = None) -> Spectrum:
+        """Return the bins between two edges only; OptionError as in `bins_between`."""
+        bins = self.bins_between(low, high)
+        inside = self._apply(lambda values: values[..., bins])
+        return replace(inside, edges=self.edges[bins.start : bins.stop + 1])
+
+    def yields(self) -> dict[str, dict[str, Yield]]:
+        """Return the sums over all bins of a spectrum by channel, per process and channel; the data come last."""
+        found = {
+            process: _yields(counts, self.stack[process], self.variances[process])
+            for process, counts in self.simulated.items()
+        }
+        return found if self.data is None else found | {"data": _yields(self.data, self.data, self.data)}
+
+    def _apply(self, function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Spectrum:
+        def each(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+            return {process: function(values) for process, values in arrays.items()}
+
+        data = None if self.data is None else function(self.data)
+        return Spectrum(self.edges, data, each(self.stack), each(self.variances), each(self.simulated))
+
+
+def normalise(edges: npt.ArrayLike, counted: Iterable[tuple[Dataset, npt.NDArray[Any], Floats]]) -> Spectrum:
+    """Add up the counts of some datasets by process; simulated ones are multiplied by their weights.
+
+    Parameters
+    ----------
+    edges
+        (n + 1,) edges of the bins.
+    counted
+        Of each dataset its counts, (3, n) by channel, and its weights, (3,): expected events per counted one.
+    """
+    data: Integers | None = None
+    stack: dict[str, Floats] = {}
+    variances: dict[str, Floats] = {}
+    simulated: dict[str, Integers] = {}
+    for dataset, counts, weights in counted:
+        if dataset.is_data:
+            data = counts if data is None else data + counts
+            continue
+        expected, none = counts * weights[:, np.newaxis], np.zeros_like(counts)
+        process = dataset.process
+        stack[process] = stack.get(process, 0.0) + expected
+        variances[process] = variances.get(process, 0.0) + expected * weights[:, np.newaxis]
+        simulated[process] = simulated.get(process, none) + counts
+    return Spectrum(np.asarray(edges, np.float64), data, stack, variances, simulated)
+
+
+def stack_order(processes: Iterable[str]) -> list[str]:
+    """Return processes from the bottom of a stack to its top: unknown ones first, by name, the Higgs boson last."""
+    return sorted(processes, key=lambda name: (STACK_ORDER.index(name) if name in STACK_ORDER else -1, name))
+
+
+def _yields(counts: Integers, expected: npt.NDArray[Any], variance: npt.NDArray[Any]) -> dict[str, Yield]:
+    sums = (values.sum(axis=1).tolist() for values in (counts, expected, variance))
+    return {
+        channel: Yield(events, float(mean), float(square**0.5))
+        for channel, events, mean, square in zip(CHANNELS, *sums, strict=True)
+    }
