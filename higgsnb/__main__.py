@@ -5,33 +5,38 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from higgsnb import __version__
-from higgsnb.errors import HiggsnbError, describe
+from higgsnb.errors import HiggsnbError, MissingFileError, OptionError, describe
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Result
-    from higgsnb.datasets import Campaign
+    from higgsnb.analysis import Failure, Result
+    from higgsnb.datasets import Campaign, Dataset, File
     from higgsnb.selection import Selection
     from higgsnb.spectrum import Yield
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
 LEDGER = "ledger.sqlite"
+FAILURES_SHOWN = 10
+"""Of many files that failed in the same way, so many are named on the terminal."""
+LEVELS = ("debug", "info", "warning", "error")
 
 
 class Commands(click.Group):
-    """Turns errors into one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
+    """A group whose errors become one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -46,28 +51,32 @@ class Commands(click.Group):
         except Exception as error:
             if ctx.params.get("debug"):
                 raise
-            click.echo(f"higgsnb: {_shortened(error)}", err=True)
-            ctx.exit(BAD_USAGE if _is_expected(error) else UNEXPECTED)
-
-
-def _is_expected(error: Exception) -> bool:
-    """Whether an error tells of bad input, and not of a fault in this package."""
-    return isinstance(error, (HiggsnbError, ValueError, OSError))
-
-
-def _shortened(error: Exception) -> str:
-    """Return at most three lines of an error; an unexpected one names its type and how to see more."""
-    message, hint = describe(error)
-    if not _is_expected(error):
-        message = f"unexpected {type(error).__name__}: {message}"
-    return "\n".join([line for line in f"{message}\n{hint}".splitlines() if line.strip()][:3])
+            # Bad input, files or network; anything else is a fault in this package.
+            expected = isinstance(error, (HiggsnbError, ValueError, OSError))
+            message, hint = describe(error)
+            if not expected:
+                message = f"unexpected {type(error).__name__}: {message}"
+            lines = [line for line in f"{message}\n{hint}".splitlines() if line.strip()]
+            click.echo("\n".join(["higgsnb: " + lines[0], *lines[1:3]]), err=True)
+            ctx.exit(BAD_USAGE if expected else UNEXPECTED)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="higgsnb")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
-def main(debug: bool) -> None:
+@click.option("--log-level", type=click.Choice(LEVELS), help="Show log messages of this level and above on stderr.")
+@click.option("--verbose", "-v", is_flag=True, help="Short for --log-level info.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool, log_level: str | None, verbose: bool) -> None:  # noqa: ARG001 - see Commands
     """Find the Higgs boson in four leptons: in simulated collisions, in CMS Open Data, or in your own files."""
+    level = log_level or ("info" if verbose else None)
+    if level is not None:
+        logger, handler = logging.getLogger("higgsnb"), logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        ctx.call_on_close(partial(logger.setLevel, logger.level))
+        ctx.call_on_close(partial(logger.removeHandler, handler))
+        logger.setLevel(level.upper())
+        logger.addHandler(handler)
 
 
 campaign_argument = click.argument("name", metavar="[CAMPAIGN]", default="toy")
@@ -101,9 +110,10 @@ fraction_option = click.option(
     default="threads",
     show_default=True,
     metavar="threads|processes|ADDRESS",
-    help="Who does the work: threads; processes, so that a crash costs one chunk only; or the Dask scheduler there.",
+    help="Where to run: threads; processes, so that a crash costs one chunk only; or the Dask scheduler at an address.",
 )
 @click.option(
+    "--chunk-seconds",
     "--unit-seconds",
     type=click.FloatRange(0, min_open=True),
     help="How long one chunk may take before its process is ended (default: 900; not with threads).",
@@ -118,17 +128,17 @@ fraction_option = click.option(
 @chunk_option
 @click.option("--fresh", is_flag=True, help="Forget what earlier runs of the same command have finished.")
 @click.option(
-    "--skim", is_flag=True, help="Keep the leptons of surviving events in the cache: other cuts then run fast."
+    "--skim", is_flag=True, help="Keep the leptons of preselected events in the cache: other cuts then run fast."
 )
 @click.option("--quiet", "-q", is_flag=True, help="No progress, no table; errors only.")
 @click.pass_context
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
-    workers: int | None, scheduler: str, unit_seconds: float | None, on_error: str, chunk_events: int | None,
+    workers: int | None, scheduler: str, chunk_seconds: float | None, on_error: str, chunk_events: int | None,
     fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import engine, files, kernel, results
+    from higgsnb import engine, files, kernel, provenance, results
 
     campaign, selection = _load(name, selection_name)
     folder = Path("results") / campaign.name if out is None else out
@@ -137,27 +147,34 @@ def run(
         click.echo(f"{campaign.title}\nselection {selection.name}: {selection.title}", err=True)
         if not kernel.is_compiled():
             click.echo("compiling the selection for this machine: once, about ten seconds", err=True)
-    clock = _Clock()
+    started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     with _client(scheduler) as client:
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
             on_error=on_error, skims_folder=files.cache_folder() / "skims" if skim else None,
-            ledger=folder / LEDGER, fresh=fresh, unit_seconds=unit_seconds,
+            ledger=folder / LEDGER, fresh=fresh, chunk_seconds=chunk_seconds,
         )  # fmt: skip
-        with closing(partial_results):  # Ctrl-C must not leave pieces that look as if they had ended the process
+        with closing(partial_results):  # on Ctrl-C, the ledger must not blame the chunks in flight
             result = _last(partial_results, quiet=quiet)
-    written = results.write(result, folder, run={**clock.record(), **result.run})
+    run_block = {
+        "started": started.isoformat(timespec="seconds"),
+        "wall_seconds": round(time.perf_counter() - wall, 3),
+        "cpu_seconds": round(time.process_time() - cpu, 3),
+        "machine": provenance.machine(),
+        **result.run,
+    }
+    written = results.write(result, folder, run=run_block)
     try:
         _report(result, written, quiet=quiet)
         sys.stdout.flush()
-    except OSError:  # whoever read our output has gone; the result is written, and its exit code counts
+    except OSError:  # the reader of the output is gone; the result is written, and its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ctx.exit(COMPLETE if result.complete else INCOMPLETE)
 
 
 @contextmanager
 def _client(scheduler: str) -> Iterator[Any]:
-    """Return what `engine.run` takes as ``client``; a connection to a Dask scheduler is closed in the end."""
+    """Return the ``client`` for `engine.run`; a connection to a Dask scheduler is closed on exit."""
     if scheduler in ("threads", "processes"):
         yield scheduler
         return
@@ -166,9 +183,9 @@ def _client(scheduler: str) -> Iterator[Any]:
     try:
         client = Client(scheduler, timeout=f"{CONNECT_SECONDS} s", set_as_default=False)
     except (OSError, ValueError, TypeError) as error:
-        raise OSError(
-            f"no Dask scheduler at {scheduler}: {str(error) or type(error).__name__}\n"
-            "Give an address such as tcp://127.0.0.1:8786, or --scheduler processes."
+        raise OptionError(
+            f"no Dask scheduler at {scheduler}: {str(error) or type(error).__name__}",
+            "Give an address such as tcp://127.0.0.1:8786, or --scheduler processes.",
         ) from error
     with client:
         yield client
@@ -180,24 +197,6 @@ def _load(name: str, selection_name: str | None) -> tuple[Campaign, Selection]:
 
     campaign = datasets.load(name)
     return campaign, selection.load(selection_name or campaign.selection)
-
-
-class _Clock:
-    """Times one run."""
-
-    def __init__(self) -> None:
-        self.started, self.wall, self.cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
-
-    def record(self) -> dict[str, Any]:
-        """Return the ``run`` block of ``result.json``."""
-        from higgsnb import provenance
-
-        return {
-            "started": self.started.isoformat(timespec="seconds"),
-            "wall_seconds": round(time.perf_counter() - self.wall, 3),
-            "cpu_seconds": round(time.process_time() - self.cpu, 3),
-            "machine": provenance.machine(),
-        }
 
 
 def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
@@ -218,10 +217,23 @@ def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
     return result
 
 
+def _failure_lines(failures: Iterable[Failure]) -> Iterator[str]:
+    """Describe failures in one line each, and one for the hint; of those of one kind and hint, the first ten."""
+    kinds: dict[tuple[str, str], list[Failure]] = {}
+    for failure in failures:
+        kinds.setdefault((failure.error, failure.hint), []).append(failure)
+    for (error, hint), some in kinds.items():
+        for failure in some[:FAILURES_SHOWN]:
+            yield f"higgsnb: {failure.dataset}: {error}: {failure.message}"
+        if len(some) > FAILURES_SHOWN:
+            yield f"higgsnb: … {len(some)} files with {error} in all, of which these are the first {FAILURES_SHOWN}"
+        yield f"    {hint}"
+
+
 def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
-    """Print what was found, what is missing, and where it lies."""
-    for failure in result.failed:
-        click.echo(f"higgsnb: {failure.dataset}: {failure.error}: {failure.message}", err=True)
+    """Print what was found, what is missing, and where it was written."""
+    for line in _failure_lines(result.failed):
+        click.echo(line, err=True)
     if not result.complete:
         click.echo(f"higgsnb: INCOMPLETE: {_coverage_line(result)}", err=True)
     if quiet:
@@ -237,7 +249,7 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
 
 
 def _coverage_line(result: Result) -> str:
-    """Return the coverage in words."""
+    """Return the coverage in one line."""
     (files, all_files), (events, all_events), (done, total) = result.coverage
     return f"{files} of {all_files} files, {events:,} of {all_events:,} events, {done:.2f} of {total:.2f} /fb"
 
@@ -289,9 +301,18 @@ def _sum(yields: list[Yield]) -> Yield:
 @click.option(
     "--price", type=click.FloatRange(0), metavar="PER_GB", help="Price of a GB transferred, for the egress cost."
 )
-def plan(name: str, fraction: float, chunk_events: int | None, workers: int | None, price: float | None) -> None:
-    """Say what a run of CAMPAIGN would read and take; nothing is read."""
-    from higgsnb import datasets, engine
+@click.option(
+    "--bandwidth",
+    type=click.FloatRange(0, min_open=True),
+    metavar="MBIT/S",
+    help="Bandwidth of all transfers together (default: 100).",
+)
+def plan(
+    name: str, fraction: float, chunk_events: int | None, workers: int | None, price: float | None,
+    bandwidth: float | None,
+) -> None:  # fmt: skip
+    """Show what a run of CAMPAIGN would read, and how long it would take; nothing is read."""
+    from higgsnb import datasets, engine, estimate, provenance
 
     campaign = datasets.load(name)
     size = chunk_events or engine.CHUNK_EVENTS
@@ -301,15 +322,22 @@ def plan(name: str, fraction: float, chunk_events: int | None, workers: int | No
     click.echo(
         f"{'total':<37}{len(campaign.files):>8}{_number(total):>9}{_number(campaign.events):>15}{_number(campaign.bytes):>18}\n"
     )
-    for line in _estimates(campaign, fraction, workers or engine.available_cores(), price):
-        click.echo(line)
+    found = estimate.of(
+        campaign,
+        cores=workers or provenance.available_cores(),
+        fraction=fraction,
+        bandwidth_mbit=bandwidth or estimate.BANDWIDTH_MBIT,
+    )
+    for what, how_much in found.lines(price_gb=price):
+        click.echo(f"{what:<10}{how_much}")
 
 
-def _plan_row(dataset: Any, fraction: float, chunk_events: int) -> int | None:
-    """Print one dataset's line; return its number of chunks, None if that is not known beforehand."""
+def _plan_row(dataset: Dataset, fraction: float, chunk_events: int) -> int | None:
+    """Print the line of one dataset; return its number of chunks, None if the campaign does not tell."""
+    events = [file.events for file in dataset.files if file.events is not None]
     chunks = None
-    if all(file.events is not None for file in dataset.files):
-        chunks = sum(max(1, -(-round(fraction * file.events) // chunk_events)) for file in dataset.files)
+    if len(events) == len(dataset.files):
+        chunks = sum(max(1, -(-round(fraction * n) // chunk_events)) for n in events)
     click.echo(
         f"{dataset.name:<28}{dataset.process:<9}{len(dataset.files):>8}{_number(chunks):>9}"
         f"{_number(dataset.events):>15}{_number(dataset.bytes):>18}"
@@ -318,28 +346,8 @@ def _plan_row(dataset: Any, fraction: float, chunk_events: int) -> int | None:
 
 
 def _number(number: int | None) -> str:
-    """Return a number with separators, or that it is not known before the files are opened."""
+    """Return a number with separators, or "unknown" if the campaign does not tell."""
     return "unknown" if number is None else f"{number:,}"
-
-
-def _estimates(campaign: Campaign, fraction: float, cores: int, price: float | None) -> Iterator[str]:
-    """Yield the lines of the estimate: bytes to read, core-hours, transfer, price."""
-    from higgsnb import engine
-
-    if campaign.events is not None:
-        seconds = fraction * campaign.events / engine.EVENTS_PER_CORE_SECOND[campaign.schema]
-        yield f"events        {round(fraction * campaign.events):,}"
-        yield f"core-hours    {seconds / 3600:.3g}, about {max(1, round(seconds / cores)):,} s with {cores} cores"
-    remote = [file for file in campaign.files if file.url.startswith(("http:", "https:", "root:"))]
-    if campaign.bytes is None:
-        yield "The sizes of some files are not in the campaign; give `events` and `bytes` of each file for an estimate."
-        return
-    read = fraction * campaign.bytes * engine.READ_SHARE[campaign.schema]
-    transfer = sum(file.bytes or 0 for file in remote) * fraction
-    yield f"to read       {read / 1e9:.3g} GB"
-    yield f"transfer      {transfer / 1e9:.3g} GB at most; files in the cache or a mirror cost nothing"
-    if price is not None:
-        yield f"egress cost   {transfer / 1e9 * price:.2f} at {price:g} a GB"
 
 
 # --- fetch ---------------------------------------------------------------------------------------------------
@@ -356,19 +364,21 @@ def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet
 
     campaign = datasets.load(name)
     chosen = [campaign.dataset(wanted) for wanted in datasets_wanted] or list(campaign.datasets)
-    failed = [file.url for dataset in chosen for file in dataset.files if not _fetch_one(file, quiet=quiet)]
+    found = [_fetch_one(dataset, file, quiet=quiet) for dataset in chosen for file in dataset.files]
+    failed = [failure for failure in found if failure is not None]
+    for line in _failure_lines(failed):
+        click.echo(line, err=True)
     if failed:
-        click.echo(
-            f"higgsnb: {len(failed)} of {sum(len(d.files) for d in chosen)} files could not be fetched", err=True
-        )
+        click.echo(f"higgsnb: {len(failed)} of {len(found)} files could not be fetched", err=True)
     ctx.exit(INCOMPLETE if failed else COMPLETE)
 
 
-def _fetch_one(file: Any, *, quiet: bool) -> bool:
-    """Fetch one file with a progress bar; return whether it is there, and say why if not."""
+def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
+    """Fetch one file with a progress bar and print its path; return the failure if there is one."""
     from tqdm import tqdm
 
     from higgsnb import files, provenance
+    from higgsnb.analysis import Failure
 
     with tqdm(
         unit="B", unit_scale=True, disable=quiet, desc=provenance.public_name(file.url).rsplit("/", 1)[-1]
@@ -379,11 +389,11 @@ def _fetch_one(file: Any, *, quiet: bool) -> bool:
                 progress=lambda done, total: _advance(bar, done, total),
             )  # fmt: skip
         except (OSError, ValueError) as error:
-            click.echo(f"higgsnb: {_shortened(error)}", err=True)
-            return False
+            message, hint = describe(error)
+            return Failure(dataset.name, file.url, type(error).__name__, files.redact(message), files.redact(hint))
     if not quiet:
         click.echo(str(path))
-    return True
+    return None
 
 
 def _advance(bar: Any, done: int, total: int | None) -> None:
@@ -397,7 +407,7 @@ def _advance(bar: Any, done: int, total: int | None) -> None:
 
 @main.group()
 def ledger() -> None:
-    """Look into the ledger of a result directory, or carry it elsewhere (from a Binder session, say)."""
+    """Show the ledger of a result directory, or copy it to another place (from a Binder session, for example)."""
 
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -406,12 +416,12 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists
 @ledger.command("show")
 @folder_argument
 def ledger_show(folder: Path) -> None:
-    """Say how many pieces are finished, and how often any had to be begun again."""
+    """Show how many chunks are finished, and how many had to be started more than once."""
     from higgsnb.ledger import Ledger
 
     with Ledger(_ledger_of(folder)) as opened:
         again = opened.begun_again()
-        click.echo(f"{len(opened):,} pieces finished, {again:,} begun more than once")
+        click.echo(f"{len(opened):,} chunks finished, {again:,} started more than once")
 
 
 @ledger.command("export")
@@ -421,24 +431,24 @@ def ledger_export(folder: Path, file: Path) -> None:
     """Write the ledger of DIR to one FILE, which can be downloaded and imported elsewhere."""
     from higgsnb import ledger as ledgers
 
-    click.echo(f"{file}: {ledgers.export(_ledger_of(folder), file):,} pieces")
+    click.echo(f"{file}: {ledgers.export(_ledger_of(folder), file):,} chunks")
 
 
 @ledger.command("import")
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def ledger_import(folder: Path, file: Path) -> None:
-    """Take over the finished pieces in FILE, so that `higgsnb run --out DIR` goes on from there."""
+    """Add the finished chunks in FILE to the ledger of DIR, so that `higgsnb run --out DIR` resumes from there."""
     from higgsnb.ledger import Ledger
 
     with Ledger(folder / LEDGER) as opened:
-        click.echo(f"{folder / LEDGER}: {opened.absorb(file):,} pieces more")
+        click.echo(f"{folder / LEDGER}: {opened.absorb(file):,} chunks added")
 
 
 def _ledger_of(folder: Path) -> Path:
     """Return the ledger of a result directory."""
     if not (folder / LEDGER).is_file():
-        raise FileNotFoundError(f"{folder} has no {LEDGER}\nGive the directory that `higgsnb run --out DIR` wrote.")
+        raise MissingFileError(f"{folder} has no {LEDGER}", "Give the directory that `higgsnb run --out DIR` wrote.")
     return folder / LEDGER
 
 
@@ -448,7 +458,7 @@ def _ledger_of(folder: Path) -> Path:
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Say what this machine or session can do; every problem with its remedy."""
+    """Check what this machine or session can do; each problem comes with a hint."""
     from higgsnb import cluster, diagnosis
 
     problems = 0

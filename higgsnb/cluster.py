@@ -26,7 +26,7 @@ from numbers import Integral, Real
 from shutil import which
 from typing import TYPE_CHECKING, Any, Self
 
-from higgsnb import executors, kubernetes, tasks
+from higgsnb import executors, kubernetes, versions
 from higgsnb.diagnosis import Check
 from higgsnb.errors import ApiError, ClusterError, VersionError
 from higgsnb.files import redact
@@ -505,10 +505,9 @@ class Cluster:
         client = self._observer
         if client is None:
             return
-        ask = executors.Cluster(client).ask
-        what = "the versions of the workers"
+        ask = partial(executors.DaskCluster(client).ask, versions.installed)
         try:
-            tasks.compare_all(*within(PREFLIGHT_SECONDS, lambda: ask(tasks.versions), what, cancel=self._cancel))
+            versions.check_cluster(*within(PREFLIGHT_SECONDS, ask, "the versions of the workers", cancel=self._cancel))
         except VersionError as error:
             raise ClusterError(
                 error.message,

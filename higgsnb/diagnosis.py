@@ -39,9 +39,7 @@ def checks() -> Iterator[Check]:
     yield _python()
     yield _libraries()
     yield _memory()
-    yield Check(
-        "cores", True, str(len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count())
-    )
+    yield Check("cores", True, str(provenance.available_cores()))
     yield _cache()
     yield _compiler_cache()
     yield _session()

@@ -1,7 +1,7 @@
 """Where work is done: threads of this process, processes of this machine, or a Dask cluster.
 
-All three take a call and return a future. A future that fails with `WorkerLostError` says that the worker died of this
-call or of something beside it; one that is cancelled, that the connection to the cluster was cut.
+All three take a call and return a future. It fails with `WorkerLostError` if the worker died, of this call or of
+another one on the same worker. It is cancelled if the connection to the cluster was cut.
 """
 
 from __future__ import annotations
@@ -16,57 +16,54 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
-from higgsnb.errors import SchedulerLostError, WorkerLostError
+from higgsnb.errors import OptionError, SchedulerLostError, WorkerLostError
+from higgsnb.provenance import available_cores
 
 Value = TypeVar("Value")
 
 PARENT_SECONDS = 1.0
-"""How often a worker process looks whether the process that started it is still there."""
+"""How often a worker process checks that the process that started it is still there."""
 RECONNECT_SECONDS = 40.0
 """How long a cut connection to a cluster may take to come back (Dask itself gives up after 30 s)."""
 ANSWER_SECONDS = 10.0
 """How long a scheduler may take to answer."""
 GATHER_SECONDS = 60.0
-"""How long a finished result may take to come here."""
+"""How long the transfer of a finished result to this process may take."""
 WORKERS_SECONDS = 120.0
 """How long a cluster may be without any worker."""
-
-
-def available_cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+NEW_CLUSTER = "Start a new cluster, then run the same call again."
 
 
 class Threads:
-    """Threads of this process: quick to start, share memory, and die together."""
+    """Threads of this process: quick to start, with shared memory; a crash ends all of them."""
 
     name = "threads"
     isolates = False
     """Whether the death of a worker leaves the others, and this process, alive."""
     batch_seconds = 0.1
-    """About how long the chunks should take that go out together: sending them costs something."""
+    """About how long a batch should take, so that sending it costs little in comparison."""
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.most_under_way = 2 * workers
+        self.max_in_flight = 2 * workers
         self._pool = ThreadPoolExecutor(workers, thread_name_prefix="higgsnb")
 
     def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
-        """Begin a call."""
+        """Start a call in a thread."""
         return self._pool.submit(call, *arguments)
 
-    def await_return(self) -> None:
-        """Nothing to wait for: there is no connection."""
+    def wait_until_connected(self) -> None:
+        """Return at once: there is no connection to wait for."""
 
     def close(self) -> None:
-        """Let it go; a thread that is stuck in the network is not waited for."""
+        """Shut down without waiting for threads blocked on network I/O."""
         self._pool.shutdown(wait=False, cancel_futures=True)
 
 
 class Processes:
-    """Processes of this machine, one call each at a time, so that a death names the call.
+    """Processes of this machine, each with one call at a time, so that it is known which call a process died of.
 
     They are started when first needed, and end with the process that started them, even if that is killed.
     """
@@ -77,53 +74,59 @@ class Processes:
 
     def __init__(self, workers: int) -> None:
         self.workers = workers
-        self.most_under_way = workers
+        self.max_in_flight = workers
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: set[ProcessPoolExecutor] = set()
+        self._broken: list[ProcessPoolExecutor] = []
         self._lock = threading.Lock()
 
     def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
-        """Begin a call in a process of its own."""
+        """Start a call in an idle process, or in a new one."""
         outer: Future[Value] = Future()
         while True:
             with self._lock:
+                broken, self._broken = self._broken, []
                 pool = self._idle.pop() if self._idle else _one_process()
                 self._busy.add(pool)
+            for dead in broken:
+                dead.shutdown(wait=False)
             try:
                 inner = pool.submit(call, *arguments)
-            except BrokenProcessPool:  # it died while it had nothing to do: take another
+            except BrokenProcessPool:  # it died while it was idle: take another
                 with self._lock:
                     self._busy.discard(pool)
-                pool.shutdown(wait=False)
+                    self._broken.append(pool)
                 continue
             inner.add_done_callback(partial(self._finish, pool, outer))
             return outer
 
     def _finish(self, pool: ProcessPoolExecutor, outer: Future[Value], inner: Future[Value]) -> None:
-        """Pass on what came out, and keep the process for the next call unless it died."""
+        """Pass on the result of a call, and keep the process for the next one unless it died.
+
+        The pool is not shut down here: from Python 3.12 on, a broken pool runs the callbacks of its futures while it
+        holds the lock that `shutdown` takes.
+        """
         error = None if inner.cancelled() else inner.exception()
         died = isinstance(error, BrokenProcessPool)
         with self._lock:
             self._busy.discard(pool)
-            if not died:
-                self._idle.append(pool)
+            (self._broken if died else self._idle).append(pool)
         if inner.cancelled():
             outer.cancel()
         elif died:
-            pool.shutdown(wait=False)
             outer.set_exception(WorkerLostError("the worker process died"))
         elif error is not None:
             outer.set_exception(error)
         else:
             outer.set_result(inner.result())
 
-    def await_return(self) -> None:
-        """Nothing to wait for: there is no connection."""
+    def wait_until_connected(self) -> None:
+        """Return at once: there is no connection to wait for."""
 
     def close(self) -> None:
-        """End all processes, also those that are at work."""
+        """End all processes, including those that are working."""
         with self._lock:
-            pools = [*self._idle, *self._busy]
+            pools = [*self._idle, *self._busy, *self._broken]
             self._idle.clear()
         for pool in pools:
             processes = list((pool._processes or {}).values())
@@ -134,13 +137,13 @@ class Processes:
 
 
 def _one_process() -> ProcessPoolExecutor:
-    """Return a pool of one process; spawned, as a fork of a process with threads may hang."""
+    """Return a pool of one process; spawned, because a fork of a process with threads may hang."""
     context = multiprocessing.get_context("spawn")
     return ProcessPoolExecutor(1, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
 
 
 def _follow(parent: int) -> None:
-    """In a worker process: end with the process that started it, and leave Ctrl-C to that one."""
+    """Make a worker process end with the process that started it, and leave Ctrl-C to that process."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def watch() -> None:
@@ -151,38 +154,38 @@ def _follow(parent: int) -> None:
     threading.Thread(target=watch, name="higgsnb-parent", daemon=True).start()
 
 
-class Cluster:
-    """A Dask cluster, whatever it runs on, through its client.
+class DaskCluster:
+    """A Dask cluster of any kind, through its client.
 
-    Dask re-runs what was on a worker that dies; after some deaths (``distributed.scheduler.allowed-failures``, 3) it
-    gives the task up, which counts as two strikes here. Beyond that nothing is left to Dask: not its retries of
-    failed tasks, and no state, as all of that is lost with the scheduler.
+    When a worker dies, Dask re-runs its tasks elsewhere; after ``distributed.scheduler.allowed-failures`` (3) deaths it
+    gives a task up, which counts as `FAILURES` here. Nothing else is left to Dask: it does not retry failed tasks, and
+    holds no state that would be lost with the scheduler.
     """
 
     name = "dask"
     batch_seconds = 1.0
-    STRIKES = 2
+    FAILURES = 2
 
     def __init__(self, client: Any) -> None:
         if getattr(client, "asynchronous", False):
-            raise ValueError("client is asynchronous; give a `distributed.Client` made outside of a coroutine")
+            raise OptionError("client is asynchronous", "Give a `distributed.Client` made outside of a coroutine.")
         self._client = client
         self._address = getattr(client.scheduler, "address", "an unknown address")
         self.isolates = not self._address.startswith("inproc")  # workers that are threads of this process
-        self._under_way: dict[Future[Any], Any] = {}
+        self._in_flight: dict[Future[Any], Any] = {}
         self._counted = (float("-inf"), 0)
         self._some_workers = self._answered = time.monotonic()
 
     def _ask(self, question: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """Ask the scheduler; `TimeoutError` if it does not answer."""
+        """Return the scheduler's answer; raise TimeoutError if there is none."""
         return self._client.sync(question, *arguments, callback_timeout=ANSWER_SECONDS, **options)
 
     @property
     def workers(self) -> int:
-        """The number of calls that the cluster can do at once, as of a second ago at most."""
+        """Number of calls that the cluster can run at once, at most a second old."""
         counted_at, count = self._counted
         if time.monotonic() - counted_at > 1.0 and self._client.status == "running":
-            with contextlib.suppress(OSError):  # it may be cut off at this very moment, or be frozen
+            with contextlib.suppress(OSError):  # the connection may just have been cut
                 count = sum(self._ask(self._client.scheduler.ncores).values())
                 self._answered = time.monotonic()
             self._counted = (time.monotonic(), count)
@@ -191,38 +194,38 @@ class Cluster:
         return count
 
     @property
-    def most_under_way(self) -> int:
-        """Twice what it can do at once, and some more, so that an adaptive cluster sees work waiting."""
+    def max_in_flight(self) -> int:
+        """Twice what it can run at once, and some more, so that an adaptive cluster sees waiting work."""
         return 2 * self.workers + 4
 
     def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
-        """Begin a call on the cluster."""
+        """Start a call on the cluster."""
         outer: Future[Value] = Future()
         inner = self._client.submit(call, *arguments, pure=False, retries=0)
-        self._under_way[outer] = inner
+        self._in_flight[outer] = inner
         inner.add_done_callback(lambda _: self._finish(outer, inner))
         return outer
 
     def _finish(self, outer: Future[Value], inner: Any) -> None:
-        """Pass on what came out of a call; runs in a thread of Dask's."""
+        """Pass on the result of a call; runs in a thread of Dask's."""
         from distributed.client import FutureCancelledError
         from distributed.scheduler import KilledWorker
 
-        self._under_way.pop(outer, None)
+        self._in_flight.pop(outer, None)
         try:
             outer.set_result(inner.result(timeout=GATHER_SECONDS))
         except KilledWorker as error:
-            outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", failures=self.STRIKES))
+            outer.set_exception(WorkerLostError(f"its Dask workers died: {error}", failures=self.FAILURES))
         except (CancelledError, FutureCancelledError, OSError) as error:
             if inner.status == "error":  # the call's own
                 outer.set_exception(error)
                 return
             outer.cancel()  # cut off, perhaps while the result was on its way
             outer.set_running_or_notify_cancel()
-        except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits for this future has to hear of it
+        except Exception as error:  # noqa: BLE001 - without this, the caller would wait for ever
             outer.set_exception(error)
 
-    def await_return(self) -> None:
+    def wait_until_connected(self) -> None:
         """Wait until the client is connected again, and until there is a worker.
 
         Raises
@@ -233,20 +236,26 @@ class Cluster:
         deadline = time.monotonic() + RECONNECT_SECONDS
         while self._client.status != "running":
             if self._client.status in ("closed", "closing") or time.monotonic() > deadline:
-                raise SchedulerLostError(f"the Dask scheduler at {self._address} is gone and did not come back")
+                raise SchedulerLostError(
+                    f"the Dask scheduler at {self._address} is gone and did not come back", NEW_CLUSTER
+                )
             time.sleep(0.05)
         workers = self.workers
         if time.monotonic() - self._answered > RECONNECT_SECONDS + ANSWER_SECONDS:
-            raise SchedulerLostError(f"the Dask scheduler at {self._address} does not answer")
+            raise SchedulerLostError(f"the Dask scheduler at {self._address} does not answer", NEW_CLUSTER)
         if not workers and time.monotonic() - self._some_workers > WORKERS_SECONDS:
             raise SchedulerLostError(
-                f"the Dask cluster at {self._address} has had no workers for {WORKERS_SECONDS:.0f} s"
+                f"the Dask cluster at {self._address} has had no workers for {WORKERS_SECONDS:.0f} s", NEW_CLUSTER
             )
 
     def ask(self, question: Callable[[], Value]) -> tuple[dict[str, dict[str, Any]], dict[str, Value | BaseException]]:
-        """Ask for the versions of packages of scheduler and workers, and every worker a question; by address.
+        """Call a function on every worker, and collect the package versions of scheduler and workers.
 
-        A worker that dies while it is asked is left out.
+        Returns
+        -------
+        tuple of dict
+            The packages that Dask reports for each host, and each worker's answer, or the error that it raised there,
+            by the worker's address. A worker that dies meanwhile is left out.
 
         Raises
         ------
@@ -255,45 +264,51 @@ class Cluster:
         """
         deadline = time.monotonic() + RECONNECT_SECONDS
         while True:
-            self.await_return()
+            self.wait_until_connected()
             try:
                 reported = self._ask(self._client._get_versions)
                 answers = self._ask(self._client._run, question, on_error="return")
                 break
-            except OSError as error:  # cut off, or a worker died, at this very moment
+            except OSError as error:  # the connection was just cut, or a worker just died
                 if time.monotonic() > deadline:
-                    raise SchedulerLostError(f"the Dask cluster at {self._address} does not answer: {error}") from error
+                    raise SchedulerLostError(
+                        f"the Dask cluster at {self._address} does not answer: {error}", NEW_CLUSTER
+                    ) from error
         hosts = {"the scheduler": reported["scheduler"], **reported["workers"]}
         packages = {host: found["packages"] for host, found in hosts.items() if found}
         return packages, {host: answer for host, answer in answers.items() if not isinstance(answer, OSError)}
 
     def close(self) -> None:
-        """Take back what is still waiting there; the client stays open."""
+        """Cancel the calls that are not finished; the client stays open."""
         if self._client.status == "running":
-            with contextlib.suppress(OSError):  # it may be cut off at this very moment
-                self._ask(self._client._cancel, list(self._under_way.values()))
+            with contextlib.suppress(OSError):  # the connection may just have been cut
+                self._ask(self._client._cancel, list(self._in_flight.values()))
+
+
+Executor: TypeAlias = Threads | Processes | DaskCluster
 
 
 @contextlib.contextmanager
-def opened(client: Any, workers: int | None) -> Iterator[Threads | Processes | Cluster]:
-    """Open what `engine.run` was given as ``client``; closed in the end.
+def open_executor(client: Any, workers: int | None) -> Iterator[Executor]:
+    """Return the executor for the ``client`` of `engine.run`; it is closed on exit.
 
     Raises
     ------
-    ValueError
-        If it is neither "threads", "processes" nor a Dask client, or ``workers`` is given with a client or below 1.
+    OptionError
+        If ``client`` is neither "threads", "processes" nor a Dask client, or ``workers`` is below 1 or
+        given with a Dask client.
     """
     if workers is not None and workers < 1:
-        raise ValueError(f"workers = {workers}; expected at least 1")
+        raise OptionError(f"workers = {workers}", "Give a whole number of at least 1.")
     if client in (None, "threads", "processes"):
         kind = Processes if client == "processes" else Threads
-        executor: Threads | Processes | Cluster = kind(workers or available_cores())
+        executor: Executor = kind(workers or available_cores())
     elif hasattr(client, "scheduler_info"):
         if workers is not None:
-            raise ValueError("workers is for threads and processes; a Dask cluster is scaled with cluster.scale(n)")
-        executor = Cluster(client)
+            raise OptionError("workers is for threads and processes", "Scale a Dask cluster with cluster.scale(n).")
+        executor = DaskCluster(client)
     else:
-        raise ValueError(f'client = {client!r}; expected "threads", "processes" or a distributed.Client')
+        raise OptionError(f"client = {client!r}", 'Give "threads", "processes" or a distributed.Client.')
     try:
         yield executor
     finally:

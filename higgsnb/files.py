@@ -394,10 +394,11 @@ def _cache_path(wanted: Wanted) -> Path:
 
 
 def _fetch_whole(wanted: Wanted) -> bool:
-    return wanted.suffix in TEXT_FILES or (wanted.size is not None and wanted.size <= _stream_above())
+    return wanted.suffix in TEXT_FILES or (wanted.size is not None and wanted.size <= stream_above())
 
 
-def _stream_above() -> int:
+def stream_above() -> int:
+    """Return the size in bytes above which a remote file is streamed and not fetched whole."""
     given = os.environ.get("HIGGSNB_STREAM_ABOVE", "").strip()
     if not given:
         return STREAM_ABOVE
@@ -564,7 +565,7 @@ def _stream(wanted: Wanted) -> Source:
                 break
             continue
         note = _fallback(wanted, place, failures)
-        if not found.parts or (found.size is not None and found.size <= _stream_above()):
+        if not found.parts or (found.size is not None and found.size <= stream_above()):
             source = _bring(wanted, places[index:])
             return replace(source, note="; ".join(text for text in (note, source.note) if text))
         return Source(found.location, "mirror" if wanted.mirror else "remote", False, found.size, note)

@@ -28,7 +28,6 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import histograms, luminosity
-from higgsnb.accounts import nondeterminism
 from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges
 from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
@@ -103,6 +102,14 @@ class Record(NamedTuple):
             content = value if isinstance(value, bytes) else str(value).encode()
             digest.update(len(content).to_bytes(8, "little") + content)
         return digest.digest()
+
+
+def nondeterminism(dataset: int, file: int, start: int, stop: int) -> NondeterminismError:
+    """Return the error for a chunk, by its place in the catalogue."""
+    return NondeterminismError(
+        f"entries {start} to {stop} of file {file} of dataset {dataset} gave two different results; "
+        "the machine or the code is not deterministic"
+    )
 
 
 def _seal(key: bytes, record: Record) -> bytes:

@@ -79,6 +79,11 @@ def libraries() -> dict[str, str]:
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
+def available_cores() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def machine() -> dict[str, Any]:
     """Return what this computation ran on, for the ``run`` block of a result."""
     return {

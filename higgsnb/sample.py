@@ -6,7 +6,6 @@ once; what not even the loosest cuts on leptons accept is not kept. What makes i
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import analysis, events, histograms, kernel, pairings, skims
+from higgsnb import analysis, events, histograms, kernel, pairings, provenance, skims
 from higgsnb.analysis import Result
 from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
@@ -145,7 +144,7 @@ class Sample:
         self.campaign = basis.campaign
         self.parts = _mark_twins(self, list(parts))
         self.reach = reach
-        self._workers = workers or (os.process_cpu_count() if hasattr(os, "process_cpu_count") else os.cpu_count()) or 1
+        self._workers = workers or provenance.available_cores()
         self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="higgsnb-sample")
         self._memories: dict[str, dict[int, _Memory]] = {}
         self._all: dict[tuple[int, float], Pairings] = {}
@@ -184,7 +183,7 @@ class Sample:
         if not result.tally.units:
             raise ValueError("this result has counted no events; let the run go on, or look at result.failed")
         reach = result.selection if reach is None else reach
-        with ThreadPoolExecutor(workers or os.cpu_count() or 1) as pool:
+        with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
             chunks = list(_chunks(result))
             pieces = pool.map(partial(_read, reach=reach, skims_folder=skims_folder), chunks)
             parts = _join(zip(chunks, pieces, strict=True))

@@ -271,7 +271,7 @@ def _read_channels(result: Result) -> list[int]:
 
 
 def _unread(result: Result) -> str:
-    """Return a note on the channels without luminosity and the primary datasets that would give it, or an empty text."""
+    """Return a note on the channels without luminosity and the primary datasets that would give it, or ""."""
     channels = sorted(set(range(len(CHANNELS))) - set(_read_channels(result)))
     missing = [
         name

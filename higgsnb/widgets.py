@@ -29,7 +29,7 @@ import numpy.typing as npt
 import traitlets
 
 from higgsnb import cluster as clusters
-from higgsnb import engine, errors, files, histograms, plots
+from higgsnb import engine, errors, estimate, files, histograms, plots
 from higgsnb.analysis import Result
 from higgsnb.explorer import CutExplorer, EventDisplay
 from higgsnb.spectrum import stack_order
@@ -465,69 +465,6 @@ def web_address(text: str) -> str:
     return text if good else ""
 
 
-def estimate(
-    campaign: Campaign | None,
-    *,
-    kind: str,
-    workers: int,
-    cores: int,
-    idle_timeout: float,
-    price_core_hour: float | None = None,
-    price_gb: float | None = None,
-) -> list[tuple[str, str]]:
-    """Return what a cluster will take, as (what, how much): cores, time, core-hours, data, and costs where priced.
-
-    The speed is that which ``higgsnb plan`` counts with. The price of a core-hour and of a GB of egress may be in any
-    currency.
-    """
-    total = workers * cores
-    lines = [("cores", f"{workers} × {cores} = {total}")]
-    if price_core_hour is not None:
-        lines.append(("while it is on", f"{_money(total * price_core_hour)} an hour"))
-    lost = f"{_core_hours(total * idle_timeout, price_core_hour)}, as it ends when idle for {_span(idle_timeout)}"
-    lines.append(("if forgotten", "it ends with this session" if kind == "local" else lost))
-    if campaign is None:
-        return lines
-    return [*lines, *_work(campaign, total, price_core_hour), *_traffic(campaign, price_gb)]
-
-
-def _work(campaign: Campaign, cores: int, price: float | None) -> list[tuple[str, str]]:
-    """Return time and core-hours of a campaign on so many cores."""
-    if campaign.events is None:
-        return [("time", "not known: the catalogue does not say how many events there are")]
-    seconds = campaign.events / engine.EVENTS_PER_CORE_SECOND[campaign.schema]
-    lines = [("time", f"about {_span(max(1.0, seconds / cores))} for {campaign.events:,} events")]
-    return [*lines, ("work", _core_hours(seconds, price))]
-
-
-def _traffic(campaign: Campaign, price: float | None) -> list[tuple[str, str]]:
-    """Return the volume that is read, and what its egress costs."""
-    if campaign.bytes is None:
-        return [("data", "not known: the catalogue does not say how large the files are")]
-    volume = campaign.bytes * engine.READ_SHARE[campaign.schema] / 1e9
-    lines = [("data", f"{volume:.3g} GB read")]
-    return lines if price is None else [*lines, ("egress", f"at most {_money(volume * price)}")]
-
-
-def _core_hours(core_seconds: float, price: float | None) -> str:
-    """Return the work of so many seconds of one core, and its price if there is one."""
-    number = f"{core_seconds / 3600:.2g}"
-    hours = f"{number} core-hour{'' if number == '1' else 's'}"
-    return hours if price is None else f"{hours} ({_money(core_seconds / 3600 * price)})"
-
-
-def _money(amount: float) -> str:
-    """Return an amount, never 0.00 for what costs something."""
-    return "below 0.01" if 0 < amount < 0.01 else f"{amount:.2f}"
-
-
-def _span(seconds: float) -> str:
-    """Return a time in the unit that suits it."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
 class ClusterControl(_View):
     """A panel that starts, scales, describes and stops a Dask cluster.
 
@@ -738,7 +675,7 @@ class ClusterControl(_View):
         """Return what a choice will take."""
         kind = self._best if choice["kind"] == "auto" else choice["kind"]
         sizes = {"workers": choice["workers"], "cores": choice["cores"]}
-        return estimate(self._campaign, kind=kind, **sizes, **self._prices)
+        return estimate.of_cluster(self._campaign, kind=kind, **sizes, **self._prices)
 
     def _choose(self, content: State) -> None:
         """Take a choice from the form."""

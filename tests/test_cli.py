@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import signal
 import subprocess
 import sys
@@ -176,11 +177,34 @@ def test_bad_file_gives_one_message_and_exit_code_3(folder: Path, tmp_path: Path
     assert len(lines) <= 4
     assert "INCOMPLETE: 2 of 3 files" in lines[-1]
     found = document(tmp_path / "out")
+    assert found["failed"][0]["remedy"]
+    assert lines[1].strip() == found["failed"][0]["remedy"]
     assert found["complete"] is False
     assert set(found["failed"][0]) == {"dataset", "file", "error", "message", "remedy"}
     assert "PARTIAL" in (tmp_path / "out" / "mass_4l.svg").read_text()
     assert pq.read_schema(tmp_path / "out" / "candidates.parquet").metadata[b"complete"] == b"false"
     assert json.loads((tmp_path / "out" / "histograms.json").read_text())["complete"] is False
+
+
+def test_many_files_that_fail_alike_are_counted_and_ten_of_them_named(tmp_path: Path) -> None:
+    urls = ", ".join(f'{{ url = "absent{i:02d}.root" }}' for i in range(14))
+    (tmp_path / "a.toml").write_text(NANOAOD.replace('[{{ url = "{url}" }}]', f"[{urls}]"))
+    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=3)
+    *named, count, hint, summary = result.stderr.strip().splitlines()
+    assert [f"absent{i:02d}.root" in line for i, line in enumerate(named)] == [True] * 10
+    assert "14 files with" in count
+    assert hint.strip() == document(tmp_path / "out")["failed"][0]["remedy"]
+    assert "INCOMPLETE: 0 of 14 files" in summary
+    assert len(document(tmp_path / "out")["failed"]) == 14
+
+
+@pytest.mark.parametrize(("options", "shown"), [([], False), (["-v"], True), (["--log-level", "error"], False)])
+def test_log_level_shows_the_messages_of_the_package(
+    folder: Path, tmp_path: Path, options: list[str], shown: bool
+) -> None:
+    result = invoke(*options, "run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--quiet")
+    assert ("INFO higgsnb.engine: 0 of 3 chunks are in the ledger" in result.stderr) == shown
+    assert logging.getLogger("higgsnb").handlers == []
 
 
 def test_file_without_luminosity_block_has_exit_code_3(shared_data: Path, tmp_path: Path) -> None:
@@ -333,7 +357,7 @@ def test_plan_reads_nothing() -> None:
     output = invoke("plan", "cms2012", "--price", "0.1").output
     assert "120,347,816" in output
     assert "12,790,089,202" in output
-    assert "egress cost   1.28" in output
+    assert "egress    at most 1.16 at 0.1 per GB" in output
 
 
 def test_doctor_gives_a_remedy_for_every_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -388,10 +412,12 @@ def test_toy_finds_the_higgs_from_the_shell(tmp_path: Path) -> None:
 def test_ledger_is_carried_from_one_directory_to_another(folder: Path, tmp_path: Path) -> None:
     campaign = str(toml(tmp_path / "c.toml", str(folder / "data")))
     invoke("run", campaign, "--out", str(tmp_path / "a"), "--chunk-events", "300", "--quiet")
-    assert invoke("ledger", "show", str(tmp_path / "a")).output == "19 pieces finished, 0 begun more than once\n"
+    assert invoke("ledger", "show", str(tmp_path / "a")).output == "19 chunks finished, 0 started more than once\n"
     exported = invoke("ledger", "export", str(tmp_path / "a"), str(tmp_path / "download.sqlite"))
-    assert exported.output.endswith("download.sqlite: 19 pieces\n")
-    assert "19 pieces more" in invoke("ledger", "import", str(tmp_path / "b"), str(tmp_path / "download.sqlite")).output
+    assert exported.output.endswith("download.sqlite: 19 chunks\n")
+    assert (
+        "19 chunks added" in invoke("ledger", "import", str(tmp_path / "b"), str(tmp_path / "download.sqlite")).output
+    )
     invoke("run", campaign, "--out", str(tmp_path / "b"), "--chunk-events", "300", "--quiet")
     assert (tmp_path / "a" / "histograms.json").read_bytes() == (tmp_path / "b" / "histograms.json").read_bytes()
     assert "has no ledger.sqlite" in invoke("ledger", "show", str(folder), code=2).output

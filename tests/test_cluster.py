@@ -21,7 +21,7 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from higgsnb import cluster, diagnosis, kubernetes, provenance, providers, tasks
+from higgsnb import cluster, diagnosis, kubernetes, provenance, providers, versions
 from higgsnb.__main__ import main
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
@@ -192,7 +192,7 @@ def test_an_idle_or_broken_scheduler_is_told() -> None:
 
 def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dask_children()
-    tasks.versions.cache_clear()
+    versions.installed.cache_clear()
     monkeypatch.setattr(provenance, "version", lambda: "0.0")
     try:
         with pytest.raises(
@@ -200,7 +200,7 @@ def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkey
         ) as failure:
             cluster.launch("local", workers=1, memory="500MB")
     finally:
-        tasks.versions.cache_clear()
+        versions.installed.cache_clear()
     assert "or install the same versions" in failure.value.remedy
     assert dask_children() == before
 

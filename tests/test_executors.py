@@ -16,7 +16,7 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import engine, executors, results, selection, tasks
+from higgsnb import engine, executors, results, selection, tasks, versions
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
 
@@ -79,7 +79,7 @@ def test_poison_is_named_and_its_neighbours_are_counted(
 ) -> None:
     monkeypatch.setenv("POISON_START", "300")
     result = last(
-        one, client=client, workers=2, analyse=analyse, unit_seconds=5.0 if analyse is analyses.endless else None
+        one, client=client, workers=2, analyse=analyse, chunk_seconds=5.0 if analyse is analyses.endless else None
     )
     (failure,) = result.failed
     assert failure.error == "PoisonUnitError"
@@ -167,7 +167,7 @@ def test_inputs_that_change_during_a_run_are_named_and_not_recorded(
 
 
 def test_worker_process_that_dies_while_idle_is_replaced() -> None:
-    with executors.opened("processes", 1) as processes:
+    with executors.open_executor("processes", 1) as processes:
         first = processes.submit(os.getpid).result()
         psutil.Process(first).kill()
         psutil.wait_procs([psutil.Process(first)] if psutil.pid_exists(first) else [], timeout=10)
@@ -184,7 +184,7 @@ def _pid(processes: Any) -> int | None:
 
 
 def test_error_of_a_worker_itself_is_told_and_not_taken_for_a_cut_connection(dask_client: Any) -> None:
-    with executors.opened(dask_client, None) as cluster:
+    with executors.open_executor(dask_client, None) as cluster:
         future = cluster.submit(analyses.full_disk)
         with pytest.raises(OSError, match="No space left"):
             future.result(timeout=30)
@@ -246,17 +246,17 @@ def test_lost_cluster_is_named_and_the_ledger_goes_on_elsewhere(one: Campaign, t
 
 
 def test_other_versions_are_named_with_both_numbers() -> None:
-    mine = tasks.versions()
+    mine = versions.installed()
     with pytest.raises(engine.VersionError, match=r"a worker has other versions .*: numpy \S+ here and 1\.0 there"):
-        tasks.compare(mine, {**mine, "numpy": "1.0"}, "a worker")
+        versions.check(mine, {**mine, "numpy": "1.0"}, "a worker")
     with pytest.raises(engine.VersionError, match="distributed"):
-        tasks.compare_all({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
+        versions.check_cluster({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
 
 
 def test_worker_with_other_code_refuses_the_work() -> None:
-    work = tasks.Work(OPEN, None, analyses.dying, None, {**tasks.versions(), "higgsnb": "another"})
+    job = tasks.Job(OPEN, None, analyses.dying, None, {**versions.installed(), "higgsnb": "another"})
     with pytest.raises(engine.VersionError, match=r"higgsnb another here and \S+ \(code"):
-        tasks.do((), work)
+        tasks.process_chunks((), job)
 
 
 def described_campaign(n_files: int) -> Campaign:
@@ -287,9 +287,9 @@ def test_described_file_that_is_not_what_the_campaign_says_is_named(one: Campaig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"client": "tasks"}, 'expected "threads", "processes" or a distributed.Client'),
-        ({"unit_seconds": 5.0}, "a thread cannot be ended"),
-        ({"client": "processes", "unit_seconds": 0.0}, "expected more than 0"),
+        ({"client": "tasks"}, 'client = .tasks.\nGive "threads", "processes" or a distributed.Client'),
+        ({"chunk_seconds": 5.0}, "a thread cannot be ended"),
+        ({"client": "processes", "chunk_seconds": 0.0}, "chunk_seconds = 0.0\nGive a number above 0"),
     ],
 )
 def test_impossible_options_are_refused(one: Campaign, options: dict[str, Any], message: str) -> None:

@@ -18,10 +18,10 @@ PACKAGE = Path(higgsnb.__file__).parent
 # From the lowest layer to the highest: a module imports only from layers below its own.
 LAYERS = (
     {"errors"},
-    {"provenance", "transfer", "accounts", "executors"},
-    {"files"},
-    {"compiled"},
+    {"provenance", "transfer", "work_queue"},
+    {"files", "executors", "versions"},
     {"datasets", "luminosity", "diagnosis"},
+    {"estimate"},
     {"selection"},
     {"kernel", "blocks"},
     {"baskets", "pairings"},
@@ -32,7 +32,7 @@ LAYERS = (
     {"histograms", "spectrum"},
     {"analysis"},
     {"ledger"},
-    {"tasks"},
+    {"tasks", "plan"},
     {"engine", "providers"},
     {"cluster"},
     {"plots", "statistics", "sample"},
@@ -48,7 +48,10 @@ LIBRARIES = {
     "errors": set(),
     "provenance": set(),
     "transfer": set(),  # certifi and XRootD where they are installed
-    "accounts": set(),
+    "work_queue": set(),
+    "versions": {"distributed"},
+    "plan": set(),
+    "estimate": set(),
     "executors": {"distributed"},
     "files": {"platformdirs"},
     "datasets": set(),
@@ -67,7 +70,7 @@ LIBRARIES = {
     "spectrum": set(),
     "analysis": {"hist"},  # for a type only
     "ledger": set(),
-    "tasks": {"distributed"},
+    "tasks": set(),
     "engine": set(),
     "kubernetes": {"dask", "dask_kubernetes", "distributed", "httpx", "kr8s", "psutil"},
     "providers": {"dask", "dask_gateway", "dask_jobqueue", "distributed", "psutil"},

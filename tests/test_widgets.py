@@ -26,7 +26,7 @@ from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, File
 from higgsnb.selection import Selection
 from higgsnb.spectrum import stack_order
-from higgsnb.widgets import ClusterControl, LiveHistogram, Pace, estimate, spectrum, web_address
+from higgsnb.widgets import ClusterControl, LiveHistogram, Pace, spectrum, web_address
 
 CHUNK = 8000
 SECONDS = 120.0
@@ -531,36 +531,6 @@ def test_scripts_ask_for_nothing_and_write_no_html(path: Path) -> None:
     assert addresses <= {"http://www.w3.org/2000/svg"}  # the name of a format
     assert re.findall(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\b|Function\(|fetch\(", text) == []
     assert re.findall(r"@import|\bimport\s*\(|^import ", text, re.MULTILINE) == []
-
-
-# --- What a cluster will take ----------------------------------------------------------------------
-
-
-def test_estimate_agrees_with_arithmetic(toy: Campaign) -> None:
-    campaign = replace(
-        toy,
-        schema="outreach",
-        datasets=(replace(toy.datasets[0], files=(File("x.root", events=72_000_000, bytes=10_000_000_000),)),),
-    )
-    lines = estimate(
-        campaign, kind="kubernetes", workers=4, cores=2, idle_timeout=900, price_core_hour=0.05, price_gb=0.1
-    )
-    assert dict(lines) == {
-        "cores": "4 × 2 = 8",
-        "while it is on": "0.40 an hour",
-        "if forgotten": "2 core-hours (0.10), as it ends when idle for 15 min",
-        "time": "about 4 s for 72,000,000 events",  # 72 M / (2 M a second and core) / 8 cores = 4.5 s
-        "work": "0.01 core-hours (below 0.01)",
-        "data": "9 GB read",
-        "egress": "at most 0.90",
-    }
-
-
-def test_estimate_says_what_it_cannot_know(toy: Campaign) -> None:
-    lines = dict(estimate(toy, kind="local", workers=1, cores=1, idle_timeout=60))
-    assert lines["if forgotten"] == "it ends with this session"
-    assert lines["time"].startswith("not known")
-    assert not any("(" in text for text in lines.values())
 
 
 @pytest.mark.parametrize(

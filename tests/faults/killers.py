@@ -27,7 +27,7 @@ import zygote
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import analysis, datasets, engine, histograms, ledger, provenance, results, selection, tasks
+from higgsnb import analysis, datasets, engine, histograms, ledger, provenance, results, selection, versions
 from higgsnb.analysis import Result, Tally
 from higgsnb.datasets import Campaign, Chunk
 from higgsnb.ledger import Record, merge_records
@@ -196,7 +196,7 @@ def warm_up() -> None:
     from higgsnb import kernel, plots  # noqa: F401
 
     kernel.select(random_leptons(50, seed=1), selection.load("open2012"), "DoubleMu")
-    tasks.versions()
+    versions.installed()
     provenance.code()  # asks git
 
 
@@ -291,7 +291,7 @@ class Cluster:
 def drive(
     *, toml: str, out: str, at: str = "threads", chunk_events: int = 50, workers: int | None = None,
     analyse: str = "counted", kill: dict[str, Any] | None = None, check: bool = False, every: float | None = None,
-    unit_seconds: float | None = None, patience: float = 20.0, chaos: dict[str, Any] | None = None,
+    chunk_seconds: float | None = None, patience: float = 20.0, chaos: dict[str, Any] | None = None,
 ) -> int:  # fmt: skip
     """Do what ``higgsnb run`` does but for the plot: run, with a ledger, and write the result directory.
 
@@ -326,8 +326,8 @@ def drive(
         engine.SECONDS_BETWEEN_RESULTS = every
     commits = _arm(kill)
     options: dict[str, Any] = {"chunk_events": chunk_events, "workers": workers, "analyse": globals()[analyse]}
-    if unit_seconds is not None:
-        options["unit_seconds"] = unit_seconds
+    if chunk_seconds is not None:
+        options["chunk_seconds"] = chunk_seconds
     try:
         with _client(at, patience, chaos) as client:
             zygote.say(begun=True)

@@ -15,7 +15,7 @@ from higgsnb import datasets
 
 EVENTS, FILES, CHUNK = 500, 4, 10
 DEADLINE = 300.0
-UNIT_SECONDS = {"dask": 1.0, "processes": 5.0}
+CHUNK_SECONDS = {"dask": 1.0, "processes": 5.0}
 """A new process has to load the compiled selection within the time of its first unit; the Dask workers have it."""
 
 Figure = Callable[[str, str, object], None]
@@ -49,7 +49,7 @@ def test_poison_is_named_and_its_neighbours_are_counted(
     environment = {POISON: json.dumps(poison), LOG: str(tmp_path / "log")}
     out = tmp_path / "out"
     options = {"toml": str(toml), "out": str(out), "chunk_events": CHUNK, "analyse": "poisoned",
-               "unit_seconds": UNIT_SECONDS[at]}  # fmt: skip
+               "chunk_seconds": CHUNK_SECONDS[at]}  # fmt: skip
     if at == "dask":
         with Cluster(forks, workers=2, **environment) as cluster:
             run = forks.fork("killers:drive", at=cluster.address, **options)

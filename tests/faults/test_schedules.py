@@ -1,4 +1,4 @@
-"""G1: the books of a run over thousands of schedules of replies, deaths and cuts; the model is in test_accounts.py."""
+"""G1: the work queue over thousands of schedules of replies, deaths and cuts; the model is in test_work_queue.py."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from test_accounts import UNITS, Schedules
+from test_work_queue import CHUNKS, Schedules
 
 
-def test_every_unit_is_counted_once_or_listed_whatever_happens(long: bool, figure: Callable[..., None]) -> None:
+def test_every_chunk_is_counted_once_or_listed_whatever_happens(long: bool, figure: Callable[..., None]) -> None:
     schedules = 10_000 if long else 600
     chosen = settings(
         max_examples=schedules, stateful_step_count=40, deadline=None, database=None,
         suppress_health_check=list(HealthCheck),
     )  # fmt: skip
     run_state_machine_as_test(Schedules, settings=chosen)
-    figure("G1", f"schedules of {UNITS} units without one off", schedules)
+    figure("G1", f"schedules of {CHUNKS} chunks without one off", schedules)

@@ -1,0 +1,185 @@
+"""What a run will take: bytes, core-hours, time and costs, from the numbers in the campaign; nothing is read.
+
+The time is the longer of computing and transfer, which overlap. A remote file is transferred once, whole if it is small
+enough to be kept in the cache, else only the branches that are read; see `files`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from higgsnb import files
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Campaign
+
+EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 100_000.0}
+"""Events per second and core: ``outreach`` as measured with local ZLIB files, the other two are careful guesses."""
+READ_SHARE = {"outreach": 0.9, "nanoaod": 0.03, "csv": 1.0}
+"""Part of a file's bytes that lies in the branches that are read."""
+REMOTE = ("http", "https", "root")
+"""Schemes of addresses whose files are transferred."""
+BANDWIDTH_MBIT = 100.0
+"""Bandwidth of all transfers together in Mbit/s, unless stated."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a run will take; None where the campaign does not say how many events or bytes there are.
+
+    Attributes
+    ----------
+    schema
+        Of the campaign; speed and share of bytes depend on it.
+    events, core_seconds
+        The events to analyse, and the seconds that one core would take.
+    read_bytes
+        What is read from the files, wherever they are.
+    transfer_bytes
+        What comes from remote servers, if nothing is in the cache.
+    cores, bandwidth_mbit
+        What is assumed: number of cores, and Mbit/s for all transfers together.
+    """
+
+    schema: str
+    events: int | None
+    core_seconds: float | None
+    read_bytes: float | None
+    transfer_bytes: float | None
+    cores: int
+    bandwidth_mbit: float
+
+    @property
+    def compute_seconds(self) -> float | None:
+        """Seconds of computing on all cores."""
+        return None if self.core_seconds is None else self.core_seconds / self.cores
+
+    @property
+    def transfer_seconds(self) -> float | None:
+        """Seconds of transfer at the assumed bandwidth."""
+        return None if self.transfer_bytes is None else self.transfer_bytes * 8e-6 / self.bandwidth_mbit
+
+    @property
+    def seconds(self) -> float | None:
+        """The longer of computing and transfer; None unless both are known."""
+        compute, transferring = self.compute_seconds, self.transfer_seconds
+        return None if compute is None or transferring is None else max(compute, transferring)
+
+    def lines(self, *, price_core_hour: float | None = None, price_gb: float | None = None) -> list[tuple[str, str]]:
+        """Describe the estimate as pairs (what, how much) with its assumptions; prices may be in any currency."""
+        found = []
+        if self.events is None or self.core_seconds is None:
+            found.append(("events", "unknown: give `events` of each file in the campaign"))
+        else:
+            found.append(("events", f"{self.events:,}"))
+            speed = EVENTS_PER_CORE_SECOND[self.schema]
+            work = core_hours(self.core_seconds, price_core_hour)
+            found.append(("work", f"{work} at {speed:,.0f} events per second and core"))
+        if self.read_bytes is None or self.transfer_bytes is None:
+            found.append(("to read", "unknown: give `bytes` of each file in the campaign"))
+            return found
+        share = READ_SHARE[self.schema]
+        found.append(("to read", f"{volume(self.read_bytes)}, {share:.0%} of the bytes in the files"))
+        if self.transfer_bytes:
+            how = f"files up to {volume(files.stream_above())} whole, of larger ones what is read"
+            found.append(("transfer", f"{volume(self.transfer_bytes)}: {how}"))
+        if self.seconds is not None:
+            found.append(("time", self._time()))
+        if price_gb is not None:
+            cost = money(self.transfer_bytes / 1e9 * price_gb)
+            found.append(("egress", f"at most {cost} at {price_gb:g} per GB; files in the cache or a mirror are free"))
+        return found
+
+    def _time(self) -> str:
+        """Return the time, and what takes it."""
+        compute, transferring, seconds = self.compute_seconds or 0.0, self.transfer_seconds or 0.0, self.seconds or 0.0
+        cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
+        parts = [(compute, f"computing on {cores}")]
+        if transferring:
+            parts.append((transferring, f"transfer at {self.bandwidth_mbit:g} Mbit/s in all"))
+        (_, longest), *rest = sorted(parts, reverse=True)
+        return f"about {span(max(1.0, seconds))}: {longest}" + "".join(f" ({what}: {span(s)})" for s, what in rest)
+
+
+def of(campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit: float = BANDWIDTH_MBIT) -> Estimate:
+    """Estimate what a run will take.
+
+    Parameters
+    ----------
+    cores
+        Number of cores of all workers together.
+    fraction
+        The first part of each file, as in `engine.run`. A file that is fetched whole is transferred whole all the same.
+    bandwidth_mbit
+        Mbit/s of all transfers together.
+    """
+    events, read, transferred = campaign.events, None, None
+    if campaign.bytes is not None:
+        share = fraction * READ_SHARE[campaign.schema]
+        read, transferred = share * campaign.bytes, 0.0
+        for file in campaign.files:
+            parts, size = urlsplit(file.url), file.bytes or 0
+            if parts.scheme in REMOTE:
+                is_text = PurePosixPath(parts.path).suffix in files.TEXT_FILES
+                transferred += size if is_text or size <= files.stream_above() else share * size
+    chosen = None if events is None else round(fraction * events)
+    seconds = None if chosen is None else chosen / EVENTS_PER_CORE_SECOND[campaign.schema]
+    return Estimate(campaign.schema, chosen, seconds, read, transferred, cores, bandwidth_mbit)
+
+
+def of_cluster(
+    campaign: Campaign | None,
+    *,
+    kind: str,
+    workers: int,
+    cores: int,
+    idle_timeout: float,
+    price_core_hour: float | None = None,
+    price_gb: float | None = None,
+) -> list[tuple[str, str]]:
+    """Describe what a cluster takes as pairs (what, how much), and what a campaign takes on it.
+
+    Parameters
+    ----------
+    kind, workers, cores, idle_timeout
+        As in `cluster.launch`.
+    price_core_hour, price_gb
+        Prices of a core-hour and of a GB of egress, in any currency.
+    """
+    total = workers * cores
+    lines = [("cores", f"{workers} × {cores} = {total}")]
+    if price_core_hour is not None:
+        lines.append(("while it is on", f"{money(total * price_core_hour)} per hour"))
+    lost = f"{core_hours(total * idle_timeout, price_core_hour)}, as it ends when idle for {span(idle_timeout)}"
+    lines.append(("if forgotten", "it ends with this session" if kind == "local" else lost))
+    if campaign is None:
+        return lines
+    return [*lines, *of(campaign, cores=total).lines(price_core_hour=price_core_hour, price_gb=price_gb)]
+
+
+def core_hours(core_seconds: float, price: float | None) -> str:
+    """Return so many seconds of one core in core-hours, with its cost if there is a price per core-hour."""
+    number = f"{core_seconds / 3600:.2g}"
+    hours = f"{number} core-hour{'' if number == '1' else 's'}"
+    return hours if price is None else f"{hours} ({money(core_seconds / 3600 * price)})"
+
+
+def volume(n_bytes: float) -> str:
+    """Return a number of bytes in kB, MB or GB, to three digits."""
+    unit, name = next(((unit, name) for unit, name in ((1e9, "GB"), (1e6, "MB")) if n_bytes >= unit), (1e3, "kB"))
+    return f"{n_bytes / unit:.3g} {name}"
+
+
+def money(amount: float) -> str:
+    """Return an amount with two decimals, never 0.00 for what costs something."""
+    return "below 0.01" if 0 < amount < 0.01 else f"{amount:.2f}"
+
+
+def span(seconds: float) -> str:
+    """Return a time in seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

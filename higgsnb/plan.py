@@ -1,0 +1,216 @@
+"""What a run has to do: which files can be read, the chunks they are split into, and the ledger's key of each."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from higgsnb import datasets, errors, events, luminosity, provenance, transfer
+from higgsnb.analysis import Failure, FileKey, Tally
+from higgsnb.errors import FileError, OptionError
+from higgsnb.files import redact
+from higgsnb.ledger import unit_keys
+from higgsnb.selection import PRIMARY_DATASET_CHANNELS
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Campaign, Chunk
+    from higgsnb.events import FileInfo
+    from higgsnb.selection import Selection
+
+CHUNK_EVENTS = 250_000
+"""Events in a chunk unless asked otherwise: about 50 MB of columns in the outreach schema."""
+HEARTBEAT_SECONDS = 5.0
+"""A run yields a result at least this often, even if nothing is new: a sign of life, and a moment to stop it."""
+INSPECTORS = 8
+"""Least number of threads that open files before a run; they mostly wait."""
+
+
+class Inspection(NamedTuple):
+    """What is known of the files of a campaign before the work begins.
+
+    ``files`` and ``failures`` by place in the catalogue; ``tries`` as in `transfer.take_tries`; ``complete`` if no file
+    is left to open.
+    """
+
+    files: Mapping[FileKey, FileInfo]
+    failures: Mapping[FileKey, Failure]
+    tries: Mapping[str, int]
+    complete: bool
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run has to do.
+
+    Attributes
+    ----------
+    files
+        Number of entries and identity of every file that is analysed, by its place in the catalogue.
+    failures
+        The files that are not: those that could not be opened, and duplicates.
+    chunks
+        In the order in which to count them. A chunk carries by what a worker recognises its file and golden JSON.
+    analyse
+        The function that counts a chunk.
+    strict
+        Whether the first failure ends the run.
+    """
+
+    campaign: Campaign
+    selection: Selection
+    files: Mapping[FileKey, FileInfo]
+    failures: Mapping[FileKey, Failure]
+    chunks: tuple[Chunk, ...]
+    analyse: Callable[..., Tally]
+    strict: bool
+
+    @cached_property
+    def keys(self) -> list[bytes]:
+        """The ledger's key of each chunk."""
+        return unit_keys(self.chunks, {key: self._identity(key) for key in self.files})
+
+    def _identity(self, key: FileKey) -> dict[str, Any]:
+        """Return everything but the range of entries that can change what is counted in a chunk of a file."""
+        dataset, info = self.campaign.datasets[key[0]], self.files[key]
+        return {
+            "place": key,
+            "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
+            "marks": _marks(self.campaign, key, info),
+            "schema": self.campaign.schema,
+            "primary_dataset": dataset.primary_dataset,
+            "is_data": dataset.is_data,
+            "sections": dataset.is_data and self.campaign.has_sections,
+            "selection": self.selection.digest,
+            "code": provenance.sources_sha256(*provenance.ANSWER),
+            "analyse": f"{self.analyse.__module__}.{self.analyse.__qualname__}",
+            "libraries": provenance.libraries(),
+        }
+
+
+def failure(
+    campaign: Campaign, key: FileKey, error: str, message: str, hint: str, *,
+    strict: bool, cause: Exception | None = None,
+) -> Failure:  # fmt: skip
+    """Describe a file that could not be analysed, without secrets; raise FileError instead if ``strict``."""
+    if strict:
+        raise FileError(message, hint) from cause
+    dataset = campaign.datasets[key[0]]
+    return Failure(dataset.name, dataset.files[key[1]].url, error, redact(message), redact(hint))
+
+
+def check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
+    """Raise OptionError if the selection takes no channel from the primary dataset of some data."""
+    for dataset in campaign.datasets:
+        if dataset.is_data and not selection.channels(dataset.primary_dataset):
+            raise OptionError(
+                f"selection {selection.name} takes no channel from primary dataset {dataset.primary_dataset!r} of "
+                f"{dataset.name}; it knows {', '.join(PRIMARY_DATASET_CHANNELS)}",
+                "Use open2012, which takes all channels from all primary datasets.",
+            )
+
+
+def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
+    """Find the number of entries and the identity of every file: from the campaign if it says all, else by opening it.
+
+    Yields
+    ------
+    Inspection
+        What is known every `HEARTBEAT_SECONDS`, and once at the end, then ``complete``.
+
+    Raises
+    ------
+    FileError
+        If ``strict``, for the first file that cannot be opened.
+    """
+    files: dict[FileKey, FileInfo] = {}
+    failures: dict[FileKey, Failure] = {}
+    unknown = []
+    for key in ((d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))):
+        info = events.described(campaign.datasets[key[0]].files[key[1]])
+        if info is None or campaign.schema == "csv":
+            unknown.append(key)
+        else:
+            files[key] = info
+    threads = max(INSPECTORS, 2 * provenance.available_cores())
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="higgsnb-inspect")
+    heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
+    try:
+        for done in _inspected(pool, campaign, unknown, most=4 * threads):
+            for key, future in done.items():
+                try:
+                    files[key] = future.result()
+                except (OSError, ValueError) as error:
+                    what = errors.describe(error)
+                    failures[key] = failure(campaign, key, type(error).__name__, *what, strict=strict, cause=error)
+            if time.monotonic() >= heartbeat_due:
+                yield Inspection(dict(files), dict(failures), {}, complete=False)
+                heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be blocked on network I/O
+    yield Inspection(files, failures, transfer.take_tries(), complete=True)
+
+
+def _inspected(
+    pool: ThreadPoolExecutor, campaign: Campaign, keys: Iterable[FileKey], *, most: int
+) -> Iterator[dict[FileKey, Future[FileInfo]]]:
+    """Inspect files, at most ``most`` at a time; yield those that are done at least once a second, maybe none."""
+    left = iter(keys)
+    waiting: dict[Future[FileInfo], FileKey] = {}
+    while True:
+        for key in islice(left, most - len(waiting)):
+            waiting[pool.submit(events.inspect, campaign.datasets[key[0]].files[key[1]], campaign.schema)] = key
+        if not waiting:
+            return
+        done = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done
+        yield {waiting.pop(future): future for future in done}
+
+
+def make(
+    campaign: Campaign,
+    selection: Selection,
+    inspection: Inspection,
+    *,
+    chunk_events: int = CHUNK_EVENTS,
+    fraction: float = 1.0,
+    analyse: Callable[..., Tally],
+    strict: bool = False,
+) -> Plan:
+    """Leave out duplicate files, and split the others into chunks.
+
+    Raises
+    ------
+    FileError
+        If ``strict`` and a file is listed under two addresses.
+    ValueError
+        If a number is out of range, or a dataset has not as many events as the campaign says.
+    """
+    files, failures = dict(inspection.files), dict(inspection.failures)
+    for key, message in datasets.same_files(campaign, files).items():
+        del files[key]
+        failures.setdefault(key, failure(campaign, key, "DuplicateFileError", *message, strict=strict))
+    datasets.check_totals(campaign, {key: info.entries for key, info in files.items()})
+    entries = dict.fromkeys((file.url for file in campaign.files), 0)
+    entries |= {campaign.datasets[d].files[f].url: info.entries for (d, f), info in files.items()}
+    marks = {key: _marks(campaign, key, info) for key, info in files.items()}
+    chunks = []
+    for chunk in datasets.chunks(campaign, entries, chunk_events, fraction):
+        found = marks.get((chunk.dataset_index, chunk.file_index))
+        if found is not None:
+            chunks.append(replace(chunk, **found) if found else chunk)
+    return Plan(campaign, selection, files, failures, tuple(chunks), analyse, strict)
+
+
+def _marks(campaign: Campaign, key: FileKey, info: FileInfo) -> dict[str, Any]:
+    """Return by what a worker recognises that file and golden JSON are those that the plan was made with."""
+    dataset = campaign.datasets[key[0]]
+    marks: dict[str, Any] = {}
+    if dataset.is_data and campaign.golden_json is not None:
+        marks["mask"] = luminosity.kept_mask(campaign.golden_json).digest
+    if info.kind and (fingerprint := events.fingerprint(dataset.files[key[1]], info)):
+        marks["fingerprint"] = fingerprint
+    return marks
