@@ -288,7 +288,7 @@ def _inspect_files(state: _Run) -> Iterator[Result]:
     """Find out number of entries and identity of every file: from the campaign if it says all, else by opening it."""
     campaign, unknown = state.campaign, []
     for key in ((d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))):
-        info = events.described(campaign.datasets[key[0]].files[key[1]])
+        info = events.info_from_campaign(campaign.datasets[key[0]].files[key[1]])
         if info is None or campaign.schema == "csv":
             unknown.append(key)
         else:
@@ -346,7 +346,7 @@ def _plan(state: _Run, chunk_events: int, fraction: float) -> None:
     """Split the files that could be opened into chunks."""
     entries = dict.fromkeys((file.url for file in state.campaign.files), 0)
     entries |= {state.campaign.datasets[d].files[f].url: info.entries for (d, f), info in state.files.items()}
-    chunks = datasets.chunks(state.campaign, entries, chunk_events, fraction)
+    chunks = datasets.plan_chunks(state.campaign, entries, chunk_events, fraction)
     marks = {key: _marks(state, key) for key in state.files}
     for chunk in chunks:
         found = marks.get((chunk.dataset_index, chunk.file_index))

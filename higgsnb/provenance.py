@@ -19,13 +19,16 @@ ANSWER = (
     "analysis",
     "baskets",
     "blocks",
-    "read",
+    "csv_events",
     "histograms",
     "kernel",
     "luminosity",
     "pages",
-    "selection",
     "preselected",
+    "read",
+    "root_events",
+    "schema",
+    "selection",
 )
 """Modules of this package whose code can change what is counted in a chunk."""
 
