@@ -56,10 +56,10 @@ def _chunk(path: str, checked: bool, bounds: tuple[int, int]) -> Bins:
     """Read, select and count one range of entries; each worker keeps the file open."""
     from higgsnb import kernel, selection
     from higgsnb.events import BRANCHES
-    from higgsnb.preselected import open_survivors, to_leptons
+    from higgsnb.preselected import open_preselected, to_leptons
 
     if path not in _reader:
-        _reader[path] = open_survivors(path, _own_columns(), checked=checked)
+        _reader[path] = open_preselected(path, _own_columns(), checked=checked)
     leptons = to_leptons(_reader[path].read(*bounds), BRANCHES)
     return _histogram(kernel.select(leptons, selection.load("df103")))
 
@@ -100,9 +100,9 @@ def inflation_only(path: str, workers: int) -> Pass:
     """No analysis at all: decompress the content of the baskets that the analysis needs. The limit of the approach."""
     from isal import igzip_lib
 
-    from higgsnb.preselected import open_survivors
+    from higgsnb.preselected import open_preselected
 
-    reader = open_survivors(path, _own_columns(), checked=False)
+    reader = open_preselected(path, _own_columns(), checked=False)
     blocks = [block for name in reader.columns.names for block in _zlib_blocks(reader, reader._branches[name])]
 
     def run() -> Bins:

@@ -53,8 +53,7 @@ def cpu_of(work: Callable[[], object]) -> float:
 
 def pipeline(folder: Path, events: int) -> list[Row]:
     """Read, select, fill, add up and sum: `engine.run` on one worker against reader and kernel alone."""
-    from higgsnb import engine, kernel, selection
-    from higgsnb import preselected as survivors
+    from higgsnb import engine, kernel, preselected, selection
     from higgsnb.datasets import Campaign, Dataset, File
     from higgsnb.events import BRANCHES
 
@@ -62,14 +61,14 @@ def pipeline(folder: Path, events: int) -> list[Row]:
     dataset = Dataset("data", "data", "DoubleMu", files=(File(str(path)),))
     campaign = Campaign("bench", "Benchmark", "outreach", 1.0, 0.0, 8.0, "open2012", (dataset,))
     chosen = selection.load("open2012")
-    columns = survivors.columns_for(BRANCHES)
+    columns = preselected.columns_for(BRANCHES)
     ledger = folder / "bench-ledger.sqlite"
 
     def bare() -> None:
-        with survivors.open_survivors(str(path), columns, checked=True) as reader:
+        with preselected.open_preselected(str(path), columns, checked=True) as reader:
             for start in range(0, reader.n_entries, engine.CHUNK_EVENTS):
                 part = reader.read(start, start + engine.CHUNK_EVENTS)
-                kernel.select(survivors.to_leptons(part, BRANCHES), chosen)
+                kernel.select(preselected.to_leptons(part, BRANCHES), chosen)
 
     def whole() -> None:
         (*_, last) = engine.run(campaign, chosen, workers=1, ledger=ledger, fresh=True)
@@ -85,12 +84,12 @@ _READ = """
 import sys
 from pathlib import Path
 from higgsnb import kernel, selection
-from higgsnb import preselected as survivors
+from higgsnb import preselected
 from higgsnb.events import BRANCHES
 chosen = selection.load("open2012")
-with survivors.open_survivors(sys.argv[1], survivors.columns_for(BRANCHES), checked=False) as reader:
+with preselected.open_preselected(sys.argv[1], preselected.columns_for(BRANCHES), checked=False) as reader:
     for part in reader.windows():
-        kernel.select(survivors.to_leptons(part, BRANCHES), chosen)
+        kernel.select(preselected.to_leptons(part, BRANCHES), chosen)
 print(next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM")) / 1024)
 """
 """VmHWM, as ru_maxrss begins with that of the process it was forked from."""

@@ -52,7 +52,7 @@ def measure(files: int, chunks: int, kind: str, folder: Path) -> dict[str, float
         figures[f"{name}, CPU s of the client"] = time.process_time() - cpu
         return found
 
-    planned = timed("plan: chunks alone", lambda: datasets.chunks(one, {}, CHUNK_EVENTS))
+    planned = timed("plan: chunks alone", lambda: datasets.plan_chunks(one, {}, CHUNK_EVENTS))
     if len(planned) != chunks:
         raise RuntimeError(f"{len(planned)} chunks were planned and not {chunks}")
     del planned

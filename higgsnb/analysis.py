@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import events, histograms, luminosity, provenance, skims
+from higgsnb import events, histograms, luminosity, provenance
 from higgsnb.kernel import select
 from higgsnb.luminosity import Account, Catalogue, FileProgress, LumiSections, Progress, Segments, Span
 from higgsnb.selection import (
@@ -212,7 +212,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     """
     if chunk.schema == "nanoaod" and not chunk.is_data:
         events.check_weights(chunk)
-    read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
+    read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, segments = certified(read, chunk)
     candidates = select(read.leptons, selection, chunk.primary_dataset)
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
@@ -511,7 +511,7 @@ class Result:
         with the larger of the two shares, two that are done in different sections would be taken for one. What
         remains is the inefficiency of one alone in sections that only one has processed. By events nobody knows
         which sections these are: the one that is further counts, which is right as long as the chunks of both are
-        done in the same order, as `datasets.chunks` lays them out, and too low if they are not.
+        done in the same order, as `datasets.plan_chunks` lays them out, and too low if they are not.
         """
         return {name: self._luminosity_share(channel) for channel, name in enumerate(CHANNELS)}
 

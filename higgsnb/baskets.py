@@ -1,7 +1,7 @@
 """Read, straight from the baskets of a TTree, only the leptons of events that have enough of them.
 
 Uproot opens the file and says where each branch's baskets are. This module reads those bytes, inflates them and copies
-out the few elements that belong to *survivors*: events whose counters (``nMuon``, ``nElectron``) allow four leptons.
+out the few elements that belong to *preselected* events, whose counters (``nMuon``, ``nElectron``) allow four leptons.
 Three things make that quick.
 
 * The counters are decoded first. They say where every event's leptons start, so the entry offsets that close each
@@ -10,10 +10,10 @@ Three things make that quick.
 * Nothing is built for the 98 % of events that cannot pass.
 * Bytes are read with ``pread``, basket by basket, so memory does not grow with the file.
 
-What the numbers in a file must satisfy is checked, because a flipped bit in a header is as bad as one in the payload:
-the key of a basket has to name its branch, its place and its size, and the length of its content has to equal the
-counters' sum. A contradiction is a `DamagedFileError`. A tree that is legal but different (``std::vector``, several
-leaves, ...) is an `UnexpectedFormError`: read it with plain uproot.
+Headers are checked, because a flipped bit in a header is as bad as one in the payload: the key of a basket must hold
+its branch's name, its position and its size, and the length of its content must equal the sum of the counters. A
+contradiction is a `DamagedFileError`. A tree that is valid but different (``std::vector``, several leaves, ...) is an
+`UnexpectedFormError`: read it with uproot.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, damaged, inflate
+from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, inflate
 from higgsnb.compiled import rule
 from higgsnb.errors import DamagedFileError
 
@@ -39,7 +39,7 @@ Array = npt.NDArray[Any]
 WINDOW = 200_000
 """Entries worked on at a time; about 30 bytes of memory each, besides the baskets."""
 WIDEST_WINDOW = 8 * WINDOW
-"""A window may grow to this where single baskets are longer than a window, to end where they end."""
+"""Upper limit of a window that is extended to the end of baskets longer than `WINDOW`."""
 
 
 # --- One branch
@@ -63,7 +63,7 @@ _BIG_KEY = struct.Struct(">ihiIhhqq")
 _BASKET = struct.Struct(">HiiiiB")
 _BASKET_WITH_BITS = struct.Struct(">HiiBiiB")
 _GENERATED_OFFSETS = 0x01
-"""The only I/O feature of baskets there is: entry offsets left out. They are not used here anyway."""
+"""The only I/O feature that baskets can have: entry offsets left out. They are not used here anyway."""
 _OFFSETS_TO_GENERATE = 80
 """The flag of a basket whose offsets were left out."""
 
@@ -95,7 +95,7 @@ class BranchBaskets:
 
 
 def branch_baskets(branch: Any) -> BranchBaskets:
-    """Collect what uproot knows of the baskets of ``branch``, after checking that its form is the plain one.
+    """Return how the baskets of ``branch`` are stored, as uproot has read it.
 
     Raises
     ------
@@ -114,7 +114,9 @@ def branch_baskets(branch: Any) -> BranchBaskets:
     edges = np.concatenate([edges, edges[-1] + np.cumsum([b.num_entries for b in embedded], dtype=np.int64)])
     n_entries = int(branch.member("fEntries"))
     if edges[0] != 0 or edges[-1] != n_entries or (np.diff(edges) < 0).any():
-        raise damaged(branch.file.file_path, f"branch {name} has baskets to entry {edges[-1]} of {n_entries}")
+        raise DamagedFileError(
+            f"{branch.file.file_path}: branch {name} has baskets to entry {edges[-1]} of {n_entries}"
+        )
     return BranchBaskets(
         name=name,
         dtype=dtype,
@@ -150,7 +152,7 @@ def _stored_form(branch: Any) -> tuple[np.dtype[Any], str | None]:
 
 
 class _Head(NamedTuple):
-    """What the beginning of a basket says: bytes of its key, of the whole object, of the content in it, and entries."""
+    """The header of a basket: bytes of its key, of the whole object and of the content in it, and entries."""
 
     key_length: int
     object_length: int
@@ -159,7 +161,7 @@ class _Head(NamedTuple):
 
 
 def _read_head(raw: Buffer, branch: BranchBaskets, index: int) -> _Head:
-    """Read key and header of a basket, which must say that they are those of basket ``index`` of ``branch``."""
+    """Read key and header of a basket, which must be those of basket ``index`` of ``branch``."""
     n_bytes, version, object_length, _, key_length, _, seek, _ = _KEY.unpack_from(raw)
     names = _KEY.size
     if version > 1000:
@@ -214,12 +216,12 @@ class Columns:
         return (self.muon_counter, self.electron_counter, *self.flat, *self.muons, *self.electrons)
 
 
-class Survivors(NamedTuple):
+class Preselected(NamedTuple):
     """Events that have enough leptons.
 
-    ``entries`` (n,) int64 are their places in the tree; ``muon_offsets`` and ``electron_offsets`` (n + 1,) int64 say
-    where each one's leptons start; ``columns`` maps branch names to arrays, (n,) or (n_leptons,), in the machine's byte
-    order. ``n_read`` counts all events that were looked at.
+    ``entries`` (n,) int64 are their indices in the tree; ``muon_offsets`` and ``electron_offsets`` (n + 1,) int64 give
+    where the leptons of each event start; ``columns`` maps branch names to arrays, (n,) or (n_leptons,), in the
+    machine's byte order. ``n_read`` counts all events, preselected or not.
     """
 
     entries: Integers
@@ -231,17 +233,17 @@ class Survivors(NamedTuple):
 
 
 def four_leptons(n_muons: Integers, n_electrons: Integers) -> npt.NDArray[np.bool_]:
-    """Say which events can hold a four-lepton candidate of any channel."""
-    enough: npt.NDArray[np.bool_] = (n_muons >= 4) | (n_electrons >= 4) | ((n_muons >= 2) & (n_electrons >= 2))
-    return enough
+    """Return which events can hold a four-lepton candidate of any channel."""
+    passed: npt.NDArray[np.bool_] = (n_muons >= 4) | (n_electrons >= 4) | ((n_muons >= 2) & (n_electrons >= 2))
+    return passed
 
 
-Enough = Callable[[Integers, Integers], npt.NDArray[np.bool_]]
+Preselection = Callable[[Integers, Integers], npt.NDArray[np.bool_]]
 
 
 @dataclass(frozen=True)
 class _Window:
-    """Entries worked on together, and the baskets that takes from each branch."""
+    """Entries that are read together, and the baskets of each branch that hold them."""
 
     start: int
     stop: int
@@ -261,8 +263,8 @@ class BasketReader:
         The bytes of the same file; closed together with the reader.
     columns
         Which branches to read.
-    enough
-        Function of the two counters that says which events survive.
+    preselection
+        Function of the two counters, muons and electrons per event, that returns which events to read.
     checked
         Whether to verify the checksum of every block that has one. False is for files that were verified as a whole.
 
@@ -277,13 +279,19 @@ class BasketReader:
     name = "baskets"
 
     def __init__(
-        self, tree: Any, source: ByteSource, columns: Columns, *, enough: Enough = four_leptons, checked: bool = True
+        self,
+        tree: Any,
+        source: ByteSource,
+        columns: Columns,
+        *,
+        preselection: Preselection = four_leptons,
+        checked: bool = True,
     ) -> None:
         self.uuid = str(tree.file.uuid)
         self.columns = columns
         self.n_entries = int(tree.num_entries)
         self._source = source
-        self._enough = enough
+        self._preselection = preselection
         self._checked = checked
         self._branches = {name: branch_baskets(tree[name]) for name in columns.names}
         self._check_branches()
@@ -292,14 +300,14 @@ class BasketReader:
         self._widest = WIDEST_WINDOW if longest > WINDOW else WINDOW
 
     def _check_branches(self) -> None:
-        """Complain unless all branches have the tree's entries, and are counted as asked."""
+        """Raise an error unless all branches have the tree's entries and the counters of `columns`."""
         counters = {name: counter for counter, names in self.columns.jagged.items() for name in names}
         for name, branch in self._branches.items():
             if branch.counter != counters.get(name):
                 raise UnexpectedFormError(f"branch {name} is counted by {branch.counter}, not by {counters.get(name)}")
             if branch.edges[-1] != self.n_entries:
                 what = f"branch {name} has {branch.edges[-1]} entries, the tree {self.n_entries}"
-                raise damaged(self._source.location, what)
+                raise DamagedFileError(f"{self._source.location}: {what}")
         for name in self.columns.jagged:
             if self._branches[name].dtype.kind not in "iu":
                 raise UnexpectedFormError(f"counter {name} holds {self._branches[name].dtype}, not integers")
@@ -316,25 +324,25 @@ class BasketReader:
         """Close the source."""
         self._source.close()
 
-    def read(self, start: int = 0, stop: int | None = None) -> Survivors:
-        """Read the survivors among entries ``start`` to ``stop``.
+    def read(self, start: int = 0, stop: int | None = None) -> Preselected:
+        """Read the preselected events among entries ``start`` to ``stop``.
 
         Raises
         ------
         DamagedFileError
-            If the bytes fail a check; says which basket and what to do.
+            If the bytes fail a check; names the basket.
         UnexpectedFormError
             If a basket is legal but not plain; read the range with uproot.
         """
         return joined(list(self.windows(start, stop)), self._dtypes())
 
-    def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Survivors]:
+    def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Preselected]:
         """Read the same piece by piece, in order and without gaps, so that memory does not grow with the range."""
         plan = self._plan(start, self.n_entries if stop is None else min(stop, self.n_entries))
         kept: dict[str, dict[int, Buffer]] = {name: {} for name in self._branches}
         for window, following, fetch in self._fetched(plan):
             work = _Work(self._branches, window, following, fetch, kept, self._checked, self._source.location)
-            yield _read_window(work, self.columns, self._enough)
+            yield _read_window(work, self.columns, self._preselection)
 
     def flat(self, name: str, start: int, stop: int) -> Array:
         """Return a flat branch of all entries ``start`` to ``stop``; raises as `read` does, for this branch only."""
@@ -346,7 +354,7 @@ class BasketReader:
         return _counts(work, name) if start < stop else np.empty(0, branch.dtype.newbyteorder("="))
 
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
-        """Return the types of the columns that come out."""
+        """Return the types of the columns that are read."""
         return {name: self._branches[name].dtype.newbyteorder("=") for name in self.columns.names[2:]}
 
     def _fetched(self, plan: list[_Window]) -> Iterator[tuple[_Window, _Window | None, Fetch]]:
@@ -365,7 +373,7 @@ class BasketReader:
                 yield window, follower, fetch
 
     def _ranges(self, window: _Window, before: _Window | None) -> list[tuple[int, int]]:
-        """Return the places in the file of the window's baskets that the one before did not have."""
+        """Return (offset, size) of the window's baskets that the window before did not have."""
         ranges = []
         for name, branch in self._branches.items():
             had = before.baskets[name] if before else range(0)
@@ -445,7 +453,7 @@ class _Work:
             raise
         except (ValueError, IndexError, struct.error) as error:
             what = f"basket {index} of branch {branch.name} is damaged ({error})"
-            raise damaged(self.location, what) from error
+            raise DamagedFileError(f"{self.location}: {what}") from error
 
     def _stored(self, branch: BranchBaskets, index: int, size: int) -> Buffer:
         """Read and inflate the content of a basket in the file."""
@@ -469,14 +477,14 @@ class _Work:
         return content
 
 
-def _read_window(work: _Work, columns: Columns, enough: Enough) -> Survivors:
-    """Read counters, then find survivors, then read their values."""
+def _read_window(work: _Work, columns: Columns, preselection: Preselection) -> Preselected:
+    """Read the counters, preselect events, and read their values."""
     window = work.window
     first, last = window.counted
     counts = {name: _counts(work, name) for name in columns.jagged}
     here = slice(window.start - first, window.stop - first)
-    survivors = np.flatnonzero(enough(*(counts[name][here] for name in columns.jagged)))
-    entries = survivors + window.start
+    selected = np.flatnonzero(preselection(*(counts[name][here] for name in columns.jagged)))
+    entries = selected + window.start
     found = {name: work.gather(name, work.edges(name), entries) for name in columns.flat}
     offsets = {}
     for counter, names in columns.jagged.items():
@@ -485,7 +493,7 @@ def _read_window(work: _Work, columns: Columns, enough: Enough) -> Survivors:
         elements, offsets[counter] = elements_of(firsts[entries - first], counts[counter][entries - first])
         for name in names:
             found[name] = work.gather(name, firsts[work.edges(name) - first], elements)
-    return Survivors(
+    return Preselected(
         entries=entries,
         muon_offsets=offsets[columns.muon_counter],
         electron_offsets=offsets[columns.electron_counter],
@@ -496,7 +504,7 @@ def _read_window(work: _Work, columns: Columns, enough: Enough) -> Survivors:
 
 
 def _counts(work: _Work, counter: str) -> npt.NDArray[Any]:
-    """Return the values of a flat branch, as of how many leptons there are, for each counted entry of the window."""
+    """Return the values of a flat branch, such as a counter, for each counted entry of the window."""
     edges = work.edges(counter)
     start, stop = work.window.counted
     counts = np.concatenate([_native(content) for content in work.contents(counter, np.diff(edges))])
@@ -525,14 +533,14 @@ def _native(values: Array) -> Array:
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
-def joined(parts: list[Survivors], dtypes: Mapping[str, np.dtype[Any]]) -> Survivors:
+def joined(parts: list[Preselected], dtypes: Mapping[str, np.dtype[Any]]) -> Preselected:
     """Join consecutive pieces; ``dtypes`` are the types of the columns where there are none."""
     if len(parts) == 1:
         return parts[0]
     if not parts:
         empty = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
-        return Survivors(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), empty, 0, Notes())
-    return Survivors(
+        return Preselected(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), empty, 0, Notes())
+    return Preselected(
         entries=np.concatenate([part.entries for part in parts]),
         muon_offsets=_joined_offsets([part.muon_offsets for part in parts]),
         electron_offsets=_joined_offsets([part.electron_offsets for part in parts]),

@@ -1,4 +1,4 @@
-"""Pieces of a ROOT file: where their bytes come from, and how the compressed blocks in them are inflated.
+"""Compressed blocks of a ROOT file: where their bytes come from, and how they are inflated.
 
 Baskets of a TTree and pages of an RNTuple are made of the same blocks, each compressed by itself: two letters for the
 codec, a method, three bytes of compressed and three of uncompressed size, then the payload
@@ -34,12 +34,7 @@ Seen = set[tuple[str, bool]]
 
 
 class UnexpectedFormError(ValueError):
-    """The tree is legal, but not of the form that is read here; plain uproot can read it."""
-
-
-def damaged(location: str, what: str) -> DamagedFileError:
-    """Make the error that says what is wrong with the file at ``location``."""
-    return DamagedFileError(f"{location}: {what}; fetch the file again")
+    """The tree is valid, but not of a form that the fast readers know; uproot can read it."""
 
 
 # --- Where bytes come from
@@ -54,14 +49,14 @@ class ByteSource(Protocol):
 
     @property
     def remote(self) -> bool:
-        """Whether it pays to ask early and for large pieces."""
+        """Whether bytes should be requested early and in large pieces."""
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
         """Make ``ranges`` of (offset, size) available; they are then read from the result, once each."""
 
     @property
     def close(self) -> Callable[[], object]:
-        """Give back what is open; a second time does nothing."""
+        """Release open files and threads; a second call does nothing."""
 
 
 class LocalBlocks:
@@ -79,7 +74,7 @@ class LocalBlocks:
         data = os.pread(self._descriptor, size, offset)
         if len(data) != size:
             missing = size - len(data)
-            raise DamagedFileError(f"{self.location}: ends {missing} bytes before those at {offset} do; fetch it again")
+            raise DamagedFileError(f"{self.location}: ends {missing} bytes too early, reading {size} at {offset}")
         return data
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:  # noqa: ARG002 - the operating system reads ahead
@@ -91,7 +86,7 @@ class RemoteBlocks:
     """A file read through a function ``pread(offset, size) -> bytes``, in few and large requests.
 
     Ranges less than ``gap`` bytes apart are asked for together, up to ``largest`` bytes a request, and ``connections``
-    requests run at once. Retrying is the business of ``pread``.
+    requests run at once. Retrying is left to ``pread``.
     """
 
     remote = True
@@ -128,9 +123,7 @@ class RemoteBlocks:
         offset, size = request
         data = self._pread(offset, size)
         if len(data) != size:
-            raise DamagedFileError(
-                f"{self.location}: gave {len(data)} bytes instead of {size} at {offset}; is it complete?"
-            )
+            raise DamagedFileError(f"{self.location}: gave {len(data)} bytes instead of {size} at {offset}")
         return data
 
 
@@ -188,7 +181,7 @@ def _isal_decompressor() -> Any:
 
 
 def _whole_zlib(payload: Buffer, size: int) -> Buffer:
-    """One ZLIB stream with its checksum, by the quickest library at hand."""
+    """Inflate one ZLIB stream and verify its checksum, with libdeflate if it is installed."""
     try:
         import deflate
     except ImportError:
@@ -264,7 +257,7 @@ class Notes:
 
     @classmethod
     def of(cls, seen: Iterable[tuple[str, bool]]) -> Notes:
-        """Sum up what was ``seen``."""
+        """Return the notes of a read from what was ``seen``."""
         return cls(frozenset(name for name, _ in seen), all(verified for _, verified in seen))
 
     def __or__(self, other: Notes) -> Notes:
@@ -286,7 +279,7 @@ def inflate(raw: Buffer, start: int, size: int, wanted: int, *, checked: bool, s
     Raises
     ------
     ValueError
-        If a block is damaged. Messages are to be read after the name of the basket.
+        If a block is damaged. The caller puts the name of the basket before the message.
     """
     parts = []
     filled = 0

@@ -18,7 +18,6 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from difflib import get_close_matches
 from functools import partial
 from importlib import util
 from inspect import Parameter, signature
@@ -28,7 +27,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from higgsnb import executors, kubernetes, versions
 from higgsnb.diagnosis import Check
-from higgsnb.errors import ApiError, ClusterError, VersionError
+from higgsnb.errors import ApiError, ClusterError, VersionError, did_you_mean
 from higgsnb.files import redact
 from higgsnb.kubernetes import Leftover, Trouble
 from higgsnb.providers import (
@@ -246,8 +245,7 @@ def _hint(name: str, mine: set[str], owners: Sequence[str]) -> str:
     """Return what to do about an unknown option."""
     if owners:
         return f"it belongs to {' and '.join(owners)}"
-    near = get_close_matches(name, [*signature(launch).parameters, *sorted(mine)], 1)
-    return f"did you mean {near[0]}?" if near else "help(higgsnb.cluster.launch) lists them"
+    return did_you_mean(name, [*signature(launch).parameters, *sorted(mine)])
 
 
 def _option_names(kind: str) -> set[str]:

@@ -27,6 +27,9 @@ its own. Each class also derives from the built-in type that fits, so that ``exc
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+
 
 class HiggsnbError(Exception):
     """An error of this package: ``message`` says what is wrong, ``hint`` what to do next."""
@@ -128,6 +131,16 @@ class ApiError(HiggsnbError, RuntimeError):
     def __init__(self, message: str, hint: str = "", *, status: int = 0) -> None:
         super().__init__(message, hint)
         self.status = status
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return the hint for an unknown name: the known name that is most like it, or else the known names."""
+    known = list(known)
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    if nearest:
+        return f"Did you mean {nearest[0]}?"
+    more = f" and {len(known) - 12} more" if len(known) > 12 else ""
+    return f"Known: {', '.join(known[:12])}{more}." if known else ""
 
 
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (

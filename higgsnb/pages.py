@@ -1,11 +1,11 @@
 """Read from the pages of an RNTuple only the leptons of events that have enough of them.
 
 The counterpart of `baskets` for ROOT's newer format. Uproot reads the schema and the list of pages; this module
-inflates the pages that hold survivors' elements and takes just those out of them: a *split* page keeps first bytes,
-second bytes, ... of its elements together, so an element is gathered from four places and the page is never put back
-together.
+inflates the pages that hold elements of preselected events and copies out these only: a *split* page keeps the first
+bytes, second bytes, ... of its elements together, so an element is gathered from four places, and the page is never
+put back together.
 
-A jagged field has its offsets in a column of their own. Files converted from NanoAOD share one among all fields of a
+A jagged field has its offsets in a separate column. Files converted from NanoAOD share one among all fields of a
 flavour; where every field has its own, they have to be the same, page by page as stored, or else value by value.
 
 Pages carry an XXH3 checksum, whatever the codec (ROOT's tree/ntuple/doc/BinaryFormatSpecification.md); where a writer
@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from higgsnb.baskets import Array, Columns, Enough, Integers, Survivors, elements_of, four_leptons, joined
-from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, damaged, inflate
+from higgsnb.baskets import Array, Columns, Integers, Preselected, Preselection, elements_of, four_leptons, joined
+from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, inflate
 from higgsnb.errors import DamagedFileError
 
 _LEAF, _COLLECTION = 0, 1
@@ -35,7 +35,7 @@ _CHECKSUM = 8
 
 @dataclass(frozen=True)
 class Page:
-    """One page: its place in the file and the elements it holds, counted from the start of its cluster."""
+    """One page: its position in the file and the elements it holds, counted from the start of its cluster."""
 
     offset: int
     size: int
@@ -108,7 +108,7 @@ class _Schema:
         return self._top[name]
 
     def _source(self, number: int) -> int:
-        """Return the field that really holds the data of a projected one."""
+        """Return the field that holds the data of a projected field."""
         record = self._fields[number]
         return int(record.source_field_id) if record.flags & _PROJECTED else number
 
@@ -147,28 +147,41 @@ def _pages(cluster: Any, number: int, name: str) -> tuple[Page, ...]:
     for record in cluster[number].pages:
         start = pages[-1].stop if pages else 0
         if not record.num_elements > 0 or not record.locator.num_bytes > 0:
-            raise DamagedFileError(f"field {name} has a page of {record.num_elements} elements; fetch the file again")
-        place = int(record.locator.offset), int(record.locator.num_bytes)
-        pages.append(Page(*place, bool(record.has_checksum), start, start + int(record.num_elements)))
+            raise DamagedFileError(f"field {name} has a page of {record.num_elements} elements")
+        pages.append(
+            Page(
+                offset=int(record.locator.offset),
+                size=int(record.locator.num_bytes),
+                has_checksum=bool(record.has_checksum),
+                start=start,
+                stop=start + int(record.num_elements),
+            )
+        )
     return tuple(pages)
 
 
 class PageReader:
     """An open RNTuple, ready to read any range of its entries; used as `baskets.BasketReader` is.
 
-    Parameters and errors are the same. Counters are not read: the offsets of the jagged fields say the same.
+    Parameters and errors are the same. Counters are not read: the offsets of the jagged fields hold the same numbers.
     """
 
     name = "pages"
 
     def __init__(
-        self, ntuple: Any, source: ByteSource, columns: Columns, *, enough: Enough = four_leptons, checked: bool = True
+        self,
+        ntuple: Any,
+        source: ByteSource,
+        columns: Columns,
+        *,
+        preselection: Preselection = four_leptons,
+        checked: bool = True,
     ) -> None:
         self.uuid = str(ntuple.file.uuid)
         self.columns = columns
         self.n_entries = int(ntuple.num_entries)
         self._source = source
-        self._enough = enough
+        self._preselection = preselection
         self._checked = checked
         schema = _Schema(ntuple)
         self._flat = {name: schema.flat(name) for name in columns.flat}
@@ -178,13 +191,13 @@ class PageReader:
         self._check_lengths()
 
     def _check_lengths(self) -> None:
-        """Complain unless every cluster holds its events in each flat column and in each column of offsets."""
+        """Raise an error unless each flat column and each column of offsets holds all events of every cluster."""
         offsets = [jagged.offsets for fields in self._jagged.values() for jagged in fields.values()]
         for column in (*self._flat.values(), *offsets):
             lengths = [column.n_elements(i) for i in range(len(column.clusters))]
             if lengths != np.diff(self._edges).tolist() or self._edges[-1] != self.n_entries:
                 what = f"field {column.name} has {sum(lengths)} of {self.n_entries} entries"
-                raise damaged(self._source.location, what)
+                raise DamagedFileError(f"{self._source.location}: {what}")
 
     def __enter__(self) -> Self:
         return self
@@ -198,11 +211,11 @@ class PageReader:
         """Close the source."""
         self._source.close()
 
-    def read(self, start: int = 0, stop: int | None = None) -> Survivors:
-        """Read the survivors among entries ``start`` to ``stop``; raises as `baskets.BasketReader.read` does."""
+    def read(self, start: int = 0, stop: int | None = None) -> Preselected:
+        """Read the preselected events among entries ``start`` to ``stop``; raises as `BasketReader.read` does."""
         return joined(list(self.windows(start, stop)), self._dtypes())
 
-    def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Survivors]:
+    def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Preselected]:
         """Read the same cluster by cluster."""
         stop = self.n_entries if stop is None else min(stop, self.n_entries)
         for cluster, (first, last) in enumerate(zip(self._edges.tolist(), self._edges.tolist()[1:], strict=False)):
@@ -221,14 +234,14 @@ class PageReader:
         return np.concatenate(parts)
 
     def _dtypes(self) -> dict[str, np.dtype[Any]]:
-        """Return the types of the columns that come out."""
+        """Return the types of the columns that are read."""
         columns = dict(self._flat)
         for fields in self._jagged.values():
             columns |= {name: jagged.values for name, jagged in fields.items()}
         return {name: _result_dtype(column) for name, column in columns.items()}
 
-    def _read_cluster(self, cluster: int, start: int, stop: int) -> Survivors:
-        """Read the survivors of one cluster between two entries."""
+    def _read_cluster(self, cluster: int, start: int, stop: int) -> Preselected:
+        """Read the preselected events of one cluster between two entries."""
         origin = int(self._edges[cluster])
         work = _Work(self._source, cluster, self._checked)
         shared = {id(jagged.offsets): jagged.offsets for fields in self._jagged.values() for jagged in fields.values()}
@@ -236,16 +249,16 @@ class PageReader:
         work.prepare([page for column in shared.values() for page in work.touched(column, *around)])
         ends = {c: self._ends(work, fields, start - origin, stop - origin) for c, fields in self._jagged.items()}
         counts = {counter: np.diff(edges) for counter, edges in ends.items()}
-        survivors = np.flatnonzero(self._enough(*(counts[counter] for counter in self.columns.jagged)))
-        wanted = {name: (column, survivors + (start - origin)) for name, column in self._flat.items()}
+        selected = np.flatnonzero(self._preselection(*(counts[counter] for counter in self.columns.jagged)))
+        wanted = {name: (column, selected + (start - origin)) for name, column in self._flat.items()}
         offsets = {}
         for counter, fields in self._jagged.items():
-            elements, offsets[counter] = elements_of(ends[counter][survivors], counts[counter][survivors])
+            elements, offsets[counter] = elements_of(ends[counter][selected], counts[counter][selected])
             wanted |= {name: (jagged.values, elements) for name, jagged in fields.items()}
         work.prepare([page for column, elements in wanted.values() for page, _, _ in work.hits(column, elements)])
         found = {name: work.gather(column, elements) for name, (column, elements) in wanted.items()}
-        return Survivors(
-            entries=survivors + start,
+        return Preselected(
+            entries=selected + start,
             muon_offsets=offsets[self.columns.muon_counter],
             electron_offsets=offsets[self.columns.electron_counter],
             columns=found,
@@ -260,12 +273,12 @@ class PageReader:
         for column in columns[1:]:
             stored_alike = work.same_pages(columns[0], column, start, stop)
             if not stored_alike and not np.array_equal(ends, work.ends(column, start, stop)):
-                raise damaged(work.location, f"fields {columns[0].name} and {column.name} differ in length")
+                raise DamagedFileError(f"{work.location}: fields {columns[0].name} and {column.name} differ in length")
         for name, jagged in fields.items():
             n_elements = jagged.values.n_elements(work.cluster)
             whole = stop == jagged.offsets.n_elements(work.cluster)
             if ends[-1] > n_elements or (whole and ends[-1] != n_elements):
-                raise damaged(work.location, f"field {name} has {n_elements} elements instead of {ends[-1]}")
+                raise DamagedFileError(f"{work.location}: field {name} has {n_elements} elements instead of {ends[-1]}")
         return ends
 
 
@@ -296,7 +309,7 @@ class _Work:
             parts.append(values[max(wanted - page.start, 0) : stop - page.start])
         ends = np.concatenate(parts)
         if (np.diff(ends) < 0).any() or ends[0] < 0:
-            raise damaged(self.location, f"the offsets of field {column.name} decrease")
+            raise DamagedFileError(f"{self.location}: the offsets of field {column.name} decrease")
         return ends
 
     def same_pages(self, one: PageColumn, other: PageColumn, start: int, stop: int) -> bool:
@@ -330,7 +343,9 @@ class _Work:
         """Return the bytes of a page as they are in the file, after comparing its checksum."""
         data = bytes(self.fetch(page.offset, page.stored_size))
         if page.has_checksum and xxhash.xxh3_64_digest(data[: page.size])[::-1] != data[page.size :]:
-            raise damaged(self.location, f"the page of field {column.name} at byte {page.offset} fails its checksum")
+            raise DamagedFileError(
+                f"{self.location}: the page of field {column.name} at byte {page.offset} fails its checksum"
+            )
         return data[: page.size]
 
     def _content(self, column: PageColumn, page: Page) -> npt.NDArray[np.uint8]:
@@ -354,7 +369,7 @@ class _Work:
             raise
         except ValueError as error:
             what = f"the page of field {column.name} at byte {page.offset} is damaged ({error})"
-            raise damaged(self.location, what) from error
+            raise DamagedFileError(f"{self.location}: {what}") from error
 
 
 def _result_dtype(column: PageColumn) -> np.dtype[Any]:

@@ -151,7 +151,7 @@ def collisions(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Coll
     file = wanted.files[0]
     entries = {file.url: file.events or events.inspect(file, campaign.schema).entries}
     alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
-    chunk = datasets.chunks(alone, entries, most)[0]
+    chunk = datasets.plan_chunks(alone, entries, most)[0]
     return Collisions(events.read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
 
 

@@ -131,7 +131,7 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
     failures: dict[FileKey, Failure] = {}
     unknown = []
     for key in ((d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))):
-        info = events.described(campaign.datasets[key[0]].files[key[1]])
+        info = events.info_from_campaign(campaign.datasets[key[0]].files[key[1]])
         if info is None or campaign.schema == "csv":
             unknown.append(key)
         else:
@@ -198,7 +198,7 @@ def make(
     entries |= {campaign.datasets[d].files[f].url: info.entries for (d, f), info in files.items()}
     marks = {key: _marks(campaign, key, info) for key, info in files.items()}
     chunks = []
-    for chunk in datasets.chunks(campaign, entries, chunk_events, fraction):
+    for chunk in datasets.plan_chunks(campaign, entries, chunk_events, fraction):
         found = marks.get((chunk.dataset_index, chunk.file_index))
         if found is not None:
             chunks.append(replace(chunk, **found) if found else chunk)

@@ -1,4 +1,4 @@
-"""Open a file for reading the leptons of its survivors, whatever it is made of, and hand them on as `Leptons`."""
+"""Open a TTree or RNTuple for reading its preselected events, and return these as `Leptons`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from higgsnb.baskets import BasketReader, Columns, Enough, Survivors, four_leptons
+from higgsnb.baskets import BasketReader, Columns, Preselected, Preselection, four_leptons
 from higgsnb.blocks import ByteSource, LocalBlocks, RemoteBlocks, UnexpectedFormError
 from higgsnb.files import RemoteFile
 from higgsnb.pages import PageReader
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _READERS: dict[str, type[BasketReader | PageReader]] = {"TTree": BasketReader, "ROOT::RNTuple": PageReader}
 METADATA_BUFFER = 256 * 1024
-"""Bytes asked for at a time while uproot reads a remote file's header and list of baskets."""
+"""Bytes requested at a time while uproot reads a remote file's header and list of baskets."""
 _TYPES = {
     "run": np.int64,
     "luminosity_block": np.int64,
@@ -31,19 +31,19 @@ _TYPES = {
 """Types of the fields of `Leptons` that are not float32."""
 
 
-def open_survivors(
+def open_preselected(
     location: str | Path,
     columns: Columns,
     *,
     tree: str = "Events",
-    enough: Enough = four_leptons,
+    preselection: Preselection = four_leptons,
     check: Callable[[Any], None] | None = None,
     checked: bool = True,
     remote: RemoteFile | None = None,
 ) -> BasketReader | PageReader:
-    """Open ``tree`` of a file for reading its survivors; ``remote`` reads the file if it is not local.
+    """Open ``tree`` of a file for reading its preselected events; ``remote`` reads the file if it is not local.
 
-    ``check`` is called with uproot's tree and may complain about it.
+    ``check`` is called with uproot's tree and may raise an error.
 
     Raises
     ------
@@ -66,17 +66,17 @@ def open_survivors(
             raise UnexpectedFormError(f"{tree} in {location} is a {found.classname}, neither TTree nor RNTuple")
         source: ByteSource = LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread)
         try:
-            return reader(found, source, columns, enough=enough, checked=checked)
+            return reader(found, source, columns, preselection=preselection, checked=checked)
         except BaseException:
             source.close()
             raise
 
 
 def own_classes() -> MutableMapping[str, Any]:
-    """Return uproot's classes for one file, as a `uproot.open` takes them with ``custom_classes``.
+    """Return a copy of uproot's classes for one file, for ``custom_classes`` of `uproot.open`.
 
-    uproot makes classes from what a file says of itself, and keeps them for all files that come later. A damaged file
-    would so spoil the good ones after it; here what it says stays with it.
+    uproot generates classes from the streamers of a file and uses them for all later files. A damaged file would spoil
+    the good ones after it; with a copy its classes are its own.
     """
     from uproot import classes
     from uproot.model import DispatchByVersion
@@ -113,11 +113,11 @@ def columns_for(branches: Mapping[str, str]) -> Columns:
     )
 
 
-def to_leptons(survivors: Survivors, branches: Mapping[str, str]) -> Leptons:
-    """Return the survivors as `Leptons`, for `kernel.select`; fields without a branch are None."""
+def to_leptons(events: Preselected, branches: Mapping[str, str]) -> Leptons:
+    """Return preselected events as `Leptons`, for `kernel.select`; fields without a branch are None."""
     fields: dict[str, Any] = dict.fromkeys(Leptons._fields)
     for name, branch in branches.items():
-        if branch in survivors.columns:
-            fields[name] = survivors.columns[branch].astype(_TYPES.get(name, np.float32), copy=False)
-    fields |= {"muon_offsets": survivors.muon_offsets, "electron_offsets": survivors.electron_offsets}
+        if branch in events.columns:
+            fields[name] = events.columns[branch].astype(_TYPES.get(name, np.float32), copy=False)
+    fields |= {"muon_offsets": events.muon_offsets, "electron_offsets": events.electron_offsets}
     return Leptons(**fields)

@@ -20,13 +20,17 @@ ANSWER = (
     "baskets",
     "blocks",
     "compiled",
+    "csv_events",
     "read",
     "histograms",
     "kernel",
     "luminosity",
     "pages",
-    "selection",
     "preselected",
+    "read",
+    "root_events",
+    "schema",
+    "selection",
 )
 """Modules of this package whose code can change what is counted in a chunk."""
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import analysis, events, histograms, kernel, pairings, provenance, skims
+from higgsnb import analysis, events, histograms, kernel, pairings, provenance
 from higgsnb.analysis import Result
 from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
@@ -419,7 +419,7 @@ def _chunks(result: Result) -> Iterator[Chunk]:
 
 def _read(chunk: Chunk, reach: Selection, skims_folder: Path | None) -> Part:
     """Read a chunk and keep what some setting of the cuts may accept."""
-    read = events.read_survivors(chunk) if skims_folder is None else skims.read_survivors(chunk, skims_folder)
+    read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, _ = analysis.certified(read, chunk)
     leptons = read.leptons
     muons, electrons = kernel.columns_of(leptons, "muon"), kernel.columns_of(leptons, "electron")

@@ -16,7 +16,6 @@ Everything is computed in float64 from the stored float32 values. Windows are op
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import hashlib
 import html
 import json
@@ -30,7 +29,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.errors import SelectionError
+from higgsnb.errors import SelectionError, did_you_mean
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -305,9 +304,7 @@ def _check_names(selection: str, given: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(Selection)]
     for name in given:
         if name not in known:
-            nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.4)
-            hint = f"; did you mean {nearest[0]}?" if nearest else f"; known: {', '.join(known)}"
-            raise SelectionError(f"selection {selection!r} has no cut {name!r}{hint}")
+            raise SelectionError(f"selection {selection!r} has no cut {name!r}", did_you_mean(name, known))
 
 
 def names() -> tuple[str, ...]:
@@ -338,9 +335,10 @@ def load(name: str | Path) -> Selection:
         return Selection(name=str(name), **shipped[str(name)])
     if str(name).endswith(".toml"):
         return _load_file(Path(name), shipped)
-    nearest = difflib.get_close_matches(str(name), shipped, n=1)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    raise SelectionError(f"no selection {str(name)!r}; {hint}known: {', '.join(shipped)}, or the path of a .toml file")
+    raise SelectionError(
+        f"no selection {str(name)!r}",
+        f"{did_you_mean(str(name), shipped)} A selection of your own is given by the path of its .toml file.",
+    )
 
 
 def _load_file(path: Path, shipped: dict[str, dict[str, Any]]) -> Selection:

@@ -1,8 +1,8 @@
-"""Skims: the leptons of a chunk's surviving events, kept on disk so that a changed cut runs again in a blink.
+"""Skims: the preselected leptons of a chunk, kept on disk so that runs with other cuts are fast.
 
-What survives (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A skim
-is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; one that does
-not agree with its sha256 is not believed and made anew. Its name covers everything that decides what is in it.
+The preselection (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A
+skim is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; a skim that
+does not agree with its sha256 is ignored and replaced. Its name is a hash of everything that decides its content.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from higgsnb import events, provenance
-from higgsnb.events import Read
+from higgsnb import provenance
+from higgsnb.schema import Read
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
@@ -27,39 +27,17 @@ if TYPE_CHECKING:
 PER_EVENT = ("run", "luminosity_block", "event")
 
 
-def read_survivors(chunk: Chunk, folder: Path) -> Read:
-    """Read the survivors of a chunk as `events.read_survivors` does, from the skim if there is one; make it if not.
+def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
+    """Return the path of a chunk's skim, named by file, range of entries, and the code that reads.
 
-    Parameters
-    ----------
-    chunk
-        Which entries of which file.
-    folder
-        Where skims are kept; made if it does not exist.
-
-    Raises
-    ------
-    FileNotFoundError, UnreadableError, SchemaError
-        As `events.inspect` does.
+    ``identity`` tells the file from any other.
     """
-    if chunk.schema == "csv":
-        return events.read_survivors(chunk)
-    path = folder / f"{_key(chunk)}.arrow"
-    kept = _load(path)
-    if kept is None:
-        kept = events.read_survivors(chunk)
-        _save(kept, path)
-    return kept
+    modules = ("baskets", "blocks", "pages", "preselected", "read", "root_events", "schema", "skims")
+    content = [identity, chunk.schema, chunk.start, chunk.stop, provenance.sources_sha256(*modules)]
+    return folder / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.arrow"
 
 
-def _key(chunk: Chunk) -> str:
-    """Return the sha256 (hex) over the file's identity, the range of entries, and the code that reads."""
-    code = provenance.sources_sha256("baskets", "blocks", "read", "pages", "preselected", "skims")
-    content = [events.identity(chunk.file), chunk.schema, chunk.start, chunk.stop, code]
-    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
-
-
-def _save(read: Read, path: Path) -> None:
+def save(read: Read, path: Path) -> None:
     """Write a skim and its sha256, each under a temporary name first."""
     import pyarrow as pa
 
@@ -97,15 +75,15 @@ def _table(read: Read) -> pa.Table:
     return pa.table(columns).replace_schema_metadata(about)
 
 
-def _load(path: Path) -> Read | None:
-    """Return what a skim holds, or None if there is none that agrees with its sha256."""
+def load(path: Path) -> Read | None:
+    """Return the content of a skim; None if there is none, or if it does not agree with its sha256."""
     import pyarrow as pa
 
     try:
-        content, told = path.read_bytes(), _checksum(path).read_text(encoding="ascii").split()
+        content, stated = path.read_bytes(), _checksum(path).read_text(encoding="ascii").split()
     except FileNotFoundError:
         return None
-    if told[:1] != [hashlib.sha256(content).hexdigest()]:
+    if stated[:1] != [hashlib.sha256(content).hexdigest()]:
         return None
     table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
     about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 
-from higgsnb.baskets import Columns, Survivors, four_leptons
+from higgsnb.baskets import Columns, Preselected, four_leptons
 
 CODECS = {"ZLIB": 101, "LZ4": 404, "ZSTD": 505, "LZMA": 207, "none": 0}
 """ROOT's compression settings."""
@@ -112,7 +112,7 @@ def plainly(
     }
 
 
-def same(survivors: Survivors, expected: dict[str, npt.NDArray[Any]]) -> bool:
+def same(survivors: Preselected, expected: dict[str, npt.NDArray[Any]]) -> bool:
     """Whether the fast reader found the same, to the bit and the type."""
     found = survivors.columns | {
         "entries": survivors.entries,

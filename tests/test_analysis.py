@@ -18,7 +18,7 @@ from outreach import campaign, dataset, events_of, write
 
 from higgsnb import analysis, histograms, kernel, ledger, luminosity, selection
 from higgsnb.analysis import Result, Table, Tally, analyse, empty_table, merge
-from higgsnb.datasets import Campaign, Chunk, File, chunks
+from higgsnb.datasets import Campaign, Chunk, File, plan_chunks
 from higgsnb.events import FileInfo
 from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
 
@@ -45,7 +45,7 @@ def two_primary_datasets(leptons: Leptons, tmp_path_factory: pytest.TempPathFact
 
 
 def run(one: Campaign, chunk_events: int = 500, fraction: float = 1.0, sel: selection.Selection = OPEN) -> list[Tally]:
-    return [analyse(chunk, sel) for chunk in chunks(one, sizes(one), chunk_events, fraction)]
+    return [analyse(chunk, sel) for chunk in plan_chunks(one, sizes(one), chunk_events, fraction)]
 
 
 def sizes(one: Campaign) -> dict[str, int]:
@@ -402,7 +402,7 @@ def seen(by: BySection, one: Campaign, chunk_events: int, state: Any) -> tuple[R
     """A result in which each chunk is "done", has "failed" with known sections, or is "unknown"."""
     entries = entries_of(by)
     urls = {one.datasets[d].files[f].url: n for (d, f), n in entries.items()}
-    states = {chunk: state(chunk) for chunk in chunks(one, urls, chunk_events)}
+    states = {chunk: state(chunk) for chunk in plan_chunks(one, urls, chunk_events)}
     tally = merge(analysed(chunk) for chunk in states if states[chunk] == "done")
     failed: Any = {}
     for chunk, how in states.items():
@@ -474,7 +474,7 @@ def test_processed_and_lost_sections_are_those_of_a_look_at_every_event(
 def test_sections_do_not_depend_on_the_order_in_which_chunks_land(by_section: BySection) -> None:
     one = named(by_section, mask=True, table=True)
     urls = {one.datasets[d].files[f].url: n for (d, f), n in entries_of(by_section).items()}
-    tallies = [analysed(chunk) for chunk in chunks(one, urls, 90) if chunk.is_data]
+    tallies = [analysed(chunk) for chunk in plan_chunks(one, urls, 90) if chunk.is_data]
     for some in (tallies, tallies[::3]):
         expected = merge(some)
         for order in (some[::-1], some[1::2] + some[::2]):
@@ -496,7 +496,7 @@ def test_sections_are_noted_only_where_the_campaign_has_any(by_section: BySectio
     found, _ = seen(by_section, by_section.campaign, 400, lambda _: "done")
     assert (found.tally.sections, found.tally.spans, found.tally.scattered) == ({}, {}, {})
     assert (found.processed_sections, found.lost_sections, found.luminosity_source) == ({}, {}, "events")
-    first = chunks(by_section.campaign, {f.url: 9 for f in by_section.campaign.files}, 9)[0]
+    first = plan_chunks(by_section.campaign, {f.url: 9 for f in by_section.campaign.files}, 9)[0]
     assert analysis.sections_of(first) is None
 
 
@@ -511,7 +511,7 @@ def test_events_out_of_order_make_all_their_sections_uncertain_until_the_file_is
     mixed = leptons._replace(run=np.full(400, 9), luminosity_block=np.arange(400) % 10 + 1)
     (tmp_path / "cert.json").write_text('{"9": [[1, 10]]}')
     one = campaign(dataset("d", "data", write(tmp_path / "f.root", mixed)), golden_json=str(tmp_path / "cert.json"))
-    parts = chunks(one, {one.files[0].url: 400}, 100)
+    parts = plan_chunks(one, {one.files[0].url: 400}, 100)
     infos = {(0, 0): FileInfo(400, "TTree", 1, "u")}
     for n in (1, 3, 4):
         found = Result(one, OPEN, merge(analyse(chunk, OPEN) for chunk in parts[:n]), infos)
@@ -586,7 +586,7 @@ def test_few_events_in_a_section_are_warned_of_until_the_run_is_complete(tmp_pat
     )
     path = write(tmp_path / "f.root", thin)
     one = campaign(dataset("d", "data", path), luminosity_table=str(tmp_path / "t.csv"), luminosity_fb=30.0)
-    parts = chunks(one, {str(path): 60}, 20)
+    parts = plan_chunks(one, {str(path): 60}, 20)
     infos = {(0, 0): FileInfo(60, "TTree", 1, "u")}
     (note,) = Result(one, OPEN, merge(analyse(c, OPEN) for c in parts[:2]), infos).luminosity_notes
     assert note.startswith("d: fewer than 5 events in a lumi section")

@@ -19,11 +19,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from higgsnb import baskets
-from higgsnb.baskets import BasketReader, Columns, Survivors
+from higgsnb.baskets import BasketReader, Columns, Preselected
 from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.errors import DamagedFileError
 from higgsnb.files import RemoteFile
-from higgsnb.preselected import open_survivors
+from higgsnb.preselected import open_preselected
 
 DATA = Path(__file__).parent / "data"
 ROOT_FILES = ("embedded.root", "generated-offsets.root", "unaligned.root")
@@ -33,8 +33,8 @@ READABLE = DATA / "unaligned.root"
 
 def read(
     path: Path, start: int = 0, stop: int | None = None, *, checked: bool = True, columns: Columns = COLUMNS
-) -> Survivors:
-    with open_survivors(path, columns, checked=checked) as reader:
+) -> Preselected:
+    with open_preselected(path, columns, checked=checked) as reader:
         return reader.read(start, stop)
 
 
@@ -111,7 +111,7 @@ def test_each_basket_is_decoded_once_whatever_the_window(monkeypatch: pytest.Mon
     monkeypatch.setattr(baskets._Work, "_stored", count)
     monkeypatch.setattr(baskets, "WINDOW", 17)
     monkeypatch.setattr(baskets, "WIDEST_WINDOW", 17)
-    with open_survivors(DATA / "unaligned.root", COLUMNS) as reader:
+    with open_preselected(DATA / "unaligned.root", COLUMNS) as reader:
         for _ in reader.windows():
             pass
     assert set(decoded.values()) == {1}
@@ -142,7 +142,7 @@ def test_tree_of_no_event_or_one_is_legal(tmp_path: Path, n: int) -> None:
 def test_windows_join_to_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     path = write_tree(tmp_path / "events.root", Events.random(100), baskets=[30, 30, 40])
     monkeypatch.setattr(baskets, "WINDOW", 30)
-    with open_survivors(path, COLUMNS) as reader:
+    with open_preselected(path, COLUMNS) as reader:
         parts = list(reader.windows())
         whole = reader.read()
     assert [part.n_read for part in parts] == [30, 30, 40], "windows end where baskets end"
@@ -153,14 +153,14 @@ def test_windows_join_to_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
 def test_threads_can_share_a_reader(tmp_path: Path) -> None:
     path = write_tree(tmp_path / "events.root", Events.random(3000), codec="ZSTD", baskets=[300] * 10)
     bounds = [(start, start + 250) for start in range(0, 3000, 250)]
-    with open_survivors(path, COLUMNS) as reader, ThreadPoolExecutor(4) as pool:
+    with open_preselected(path, COLUMNS) as reader, ThreadPoolExecutor(4) as pool:
         for (start, stop), found in zip(bounds, pool.map(lambda b: reader.read(*b), bounds), strict=True):
             assert same(found, plainly(path, start, stop))
 
 
 def test_caller_decides_which_events_have_enough(tmp_path: Path) -> None:
     path = write_tree(tmp_path / "events.root", Events.random(200))
-    with open_survivors(path, COLUMNS, enough=lambda muons, electrons: muons + electrons == 3) as reader:
+    with open_preselected(path, COLUMNS, preselection=lambda muons, electrons: muons + electrons == 3) as reader:
         found = reader.read()
     assert set(np.diff(found.muon_offsets) + np.diff(found.electron_offsets)) == {3}
 
@@ -178,7 +178,7 @@ def test_caller_decides_which_events_have_enough(tmp_path: Path) -> None:
 )
 def test_another_form_is_refused_for_uproot_to_read(columns: Columns, match: str) -> None:
     with pytest.raises(UnexpectedFormError, match=match):
-        open_survivors(DATA / "unaligned.root", columns)
+        open_preselected(DATA / "unaligned.root", columns)
 
 
 def test_several_numbers_per_leaf_are_refused(tmp_path: Path) -> None:
@@ -186,20 +186,20 @@ def test_several_numbers_per_leaf_are_refused(tmp_path: Path) -> None:
         tree = file.mktree("Events", {"nMuon": "int32", "nElectron": "int32", "pair": np.dtype((np.float32, (2,)))})
         tree.extend({"nMuon": np.arange(3), "nElectron": np.arange(3), "pair": np.ones((3, 2), np.float32)})
     with pytest.raises(UnexpectedFormError, match="pair has a TLeafF of 2 elements"):
-        open_survivors(tmp_path / "events.root", Columns("nMuon", "nElectron", ("pair",), (), ()))
+        open_preselected(tmp_path / "events.root", Columns("nMuon", "nElectron", ("pair",), (), ()))
 
 
 def test_missing_branch_is_named(tmp_path: Path) -> None:
     path = write_tree(tmp_path / "events.root", Events.random(5))
     with pytest.raises(KeyError, match="Muon_isolation"):
-        open_survivors(path, Columns("nMuon", "nElectron", (), ("Muon_isolation",), ()))
+        open_preselected(path, Columns("nMuon", "nElectron", (), ("Muon_isolation",), ()))
 
 
 def test_something_else_than_a_tree_is_refused(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "events.root") as file:
         file["Events"] = np.histogram([1.0], 2)
     with pytest.raises(UnexpectedFormError, match="TH1D, neither TTree nor RNTuple"):
-        open_survivors(tmp_path / "events.root", COLUMNS)
+        open_preselected(tmp_path / "events.root", COLUMNS)
 
 
 # --- Integrity
@@ -288,12 +288,12 @@ def test_truncated_file_never_gives_events(tmp_path: Path, codec: str) -> None:
     bad = tmp_path / "bad.root"
     with uproot.open(path) as file:
         seek, size = (file["Events"]["event"].member(f"fBasket{name}")[1] for name in ("Seek", "Bytes"))
-    with open_survivors(path, COLUMNS) as reader:
+    with open_preselected(path, COLUMNS) as reader:
         for end in (seek, seek + 20, seek + size - 1):
             bad.write_bytes(data[:end])
             reader._source.close()
             reader._source = baskets_source(bad)
-            with pytest.raises(DamagedFileError, match=r"ends .* bytes before"):
+            with pytest.raises(DamagedFileError, match=r"ends \d+ bytes too early, reading \d+ at \d+\n"):
                 reader.read()
 
 
@@ -311,7 +311,7 @@ def test_damage_names_file_basket_and_remedy(tmp_path: Path) -> None:
     data[seek + 200] ^= 1
     path.write_bytes(data)
     with pytest.raises(
-        DamagedFileError, match=r"events.root: basket 1 of branch Muon_pt is damaged .*; fetch the file again"
+        DamagedFileError, match=r"events.root: basket 1 of branch Muon_pt is damaged .*\nFetch the file again\."
     ):
         read(path)
 
@@ -383,8 +383,8 @@ import sys
 from pathlib import Path
 from basket_files import COLUMNS
 from higgsnb.files import RemoteFile
-from higgsnb.preselected import open_survivors
-with open_survivors(sys.argv[1], COLUMNS) as reader:
+from higgsnb.preselected import open_preselected
+with open_preselected(sys.argv[1], COLUMNS) as reader:
     n = sum(part.n_read for part in reader.windows())
 print(n, next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
 """

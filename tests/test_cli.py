@@ -329,7 +329,7 @@ def test_fraction_is_flagged_everywhere(folder: Path, tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["run", "tooy"], "no campaign is called 'tooy'"),
-        (["run", "toy", "--selection", "opne2012"], "did you mean open2012?"),
+        (["run", "toy", "--selection", "opne2012"], "Did you mean open2012?"),
         (["run", "nowhere/mine.toml"], "no campaign file at"),
         (["run", "--fraction", "2"], "--fraction"),
         (["fetch", "toy", "ZZTo4m"], "ZZTo4mu"),

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from higgsnb import events
+from higgsnb import csv_events
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import SchemaError, UnreadableError
 from higgsnb.events import inspect, read_leptons
@@ -118,13 +118,13 @@ def test_byte_order_mark_is_no_part_of_the_first_column(path: Path) -> None:
 @pytest.mark.parametrize("head", ["", "\ufeff", "\n  "])
 def test_page_called_csv_is_named_as_such(path: Path, head: str) -> None:
     path.write_text(head + "<!DOCTYPE html><html><body>Please log in</body></html>", encoding="utf-8")
-    with pytest.raises(UnreadableError, match=r"f\.csv: is an HTML or XML page, not a CSV file; the link"):
+    with pytest.raises(UnreadableError, match=r"f\.csv: is an HTML or XML page, not a CSV file\nThe link"):
         inspect(File(url=str(path)), "csv")
 
 
 def test_empty_csv_is_named_as_such(path: Path) -> None:
     path.write_bytes(b"")
-    with pytest.raises(UnreadableError, match=r"f\.csv: is empty \(0 bytes\); fetch it again"):
+    with pytest.raises(UnreadableError, match=r"f\.csv: is empty \(0 bytes\)\nFetch the file again\."):
         inspect(File(url=str(path)), "csv")
 
 
@@ -144,4 +144,4 @@ def test_csv_that_changes_is_read_again(path: Path) -> None:
     assert read(path).run.tolist() == [194050]
     path.write_text(text_of({"Run": "7"}, {}))
     assert read(path).run.tolist() == [7, 194050]
-    assert set(events.CSV_COLUMNS) == set(CELLS)
+    assert set(csv_events.CSV_COLUMNS) == set(CELLS)

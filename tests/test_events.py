@@ -11,8 +11,7 @@ import uproot
 from generators import pack, random_leptons
 from outreach import branches, write
 
-from higgsnb import events
-from higgsnb import preselected as survivors
+from higgsnb import csv_events, events, preselected
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import SchemaError, UnreadableError
 from higgsnb.events import inspect, read_leptons
@@ -109,7 +108,10 @@ def test_file_without_luminosity_block_names_it(shared_data: Path) -> None:
 
 def test_missing_branch_error_names_nearest(leptons: Leptons, tmp_path: Path) -> None:
     path = write(tmp_path / "f.root", leptons, leave_out=("Muon_pfRelIso04_all", "Electron_dzErr"))
-    with pytest.raises(SchemaError, match=r"Muon_pfRelIso04_all.*Electron_dzErr \(nearest: Electron_dxyErr"):
+    with pytest.raises(
+        SchemaError,
+        match=r"lacks Muon_pfRelIso04_all, Electron_dzErr\n.*For Electron_dzErr: Did you mean Electron_dxyErr\?",
+    ):
         inspect(File(url=str(path)), "outreach")
 
 
@@ -174,14 +176,14 @@ def test_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_csv_without_a_column_names_the_nearest(tmp_path: Path) -> None:
-    names = [name.replace("eta2", "etaa2") for name in events.CSV_COLUMNS]
+    names = [name.replace("eta2", "etaa2") for name in csv_events.CSV_COLUMNS]
     (tmp_path / "f.csv").write_text(",".join(names) + "\n")
-    with pytest.raises(SchemaError, match=r"lacks the columns eta2 \(nearest: etaa2"):
+    with pytest.raises(SchemaError, match=r"lacks the columns eta2\nFor eta2: Did you mean etaa2\?"):
         inspect(File(url=str(tmp_path / "f.csv")), "csv")
 
 
 def test_csv_line_that_is_no_numbers_is_named(tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_text(",".join(events.CSV_COLUMNS) + "\n1,2,x\n")
+    (tmp_path / "f.csv").write_text(",".join(csv_events.CSV_COLUMNS) + "\n1,2,x\n")
     with pytest.raises(UnreadableError, match=r"f.csv, line 2: not a row of numbers"):
         inspect(File(url=str(tmp_path / "f.csv")), "csv")
 
@@ -198,7 +200,7 @@ def test_what_a_file_says_of_classes_stays_with_it(outreach_file: Path) -> None:
     shared = uproot.classes["TBranch"]
     before = dict(shared.known_versions)
     for _ in range(2):
-        with uproot.open(outreach_file, custom_classes=survivors.own_classes()) as file:
+        with uproot.open(outreach_file, custom_classes=preselected.own_classes()) as file:
             own = file.file.class_named("TBranch")
             assert own.class_of_version(13) is shared.class_of_version(13)
             own.known_versions[13] = own.known_versions[99] = None

@@ -279,7 +279,7 @@ def test_described_file_that_is_not_what_the_campaign_says_is_named(one: Campaig
 
     files = (File(str(path), (), 901, path.stat().st_size, checksum(path)),)
     result = last(campaign(Dataset("mu", "data", "DoubleMu", files=files)))
-    assert [failure.error for failure in result.failed] == ["ValueError"]
+    assert [failure.error for failure in result.failed] == ["CampaignError"]
     assert "holds 900 events, the campaign says 901" in result.failed[0].message
     assert result.coverage.events[0] == 0
 

@@ -19,7 +19,7 @@ from outreach import campaign, dataset, events_of, to_toml, write
 
 from higgsnb import analysis, datasets, engine, ledger, provenance, results, selection
 from higgsnb.analysis import Result, Tally
-from higgsnb.datasets import Campaign, chunks
+from higgsnb.datasets import Campaign, plan_chunks
 from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.ledger import Ledger, merge_records, pack
 
@@ -45,7 +45,7 @@ def last(one: Campaign, chosen: selection.Selection = OPEN, **options: Any) -> R
 
 def tallies(one: Campaign) -> list[Tally]:
     entries = {file.url: 900 for d in one.datasets for file in d.files}
-    return [analysis.analyse(chunk, OPEN) for chunk in chunks(one, entries, 100)]
+    return [analysis.analyse(chunk, OPEN) for chunk in plan_chunks(one, entries, 100)]
 
 
 def analysed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:

@@ -17,7 +17,7 @@ from higgsnb.baskets import Columns
 from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.errors import DamagedFileError
 from higgsnb.pages import PageReader
-from higgsnb.preselected import open_survivors
+from higgsnb.preselected import open_preselected
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -69,7 +69,7 @@ def test_fields_of_different_length_are_damage(tmp_path: Path) -> None:
 def test_another_form_is_refused_for_uproot_to_read(tmp_path: Path, columns: Columns, match: str) -> None:
     path = write_ntuple(tmp_path / "events.root", Events.random(5))
     with pytest.raises(UnexpectedFormError, match=match):
-        open_survivors(path, columns)
+        open_preselected(path, columns)
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))

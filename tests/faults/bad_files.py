@@ -120,7 +120,7 @@ BAD: dict[str, tuple[Callable[[Workshop], File], str, str]] = {
     "missing file": (lambda s: File(str(s.folder / "nowhere.root")), "FileNotFoundError", "no such file"),
     "wrong event count": (
         lambda s: s.local("count", stamped(s.good, "count"), events=N_EVENTS + 1),
-        "ValueError",
+        "CampaignError",
         f"holds {N_EVENTS} events, the campaign says {N_EVENTS + 1}",
     ),
 }

@@ -19,7 +19,7 @@ from http_server import FileServer
 from outreach import campaign
 from test_baskets import outcomes
 
-from higgsnb import datasets, engine, events, selection, transfer
+from higgsnb import datasets, engine, events, root_events, selection, transfer
 from higgsnb.datasets import Campaign, Dataset, File
 from higgsnb.errors import CampaignError
 
@@ -165,7 +165,7 @@ def classes() -> dict[str, object]:
 
 def numbers(files: list[File]) -> list[object]:
     """What is counted in files, none of them kept open from before."""
-    events._kept_reader.cache_clear()
+    root_events.kept_reader.cache_clear()
     (*_, found) = engine.run(of(files), OPEN, workers=1)
     return [found.failed, found.counts["zz"].tolist(), found.coverage.events]
 

@@ -12,7 +12,7 @@ from bad_files import N_EVENTS, many
 from fault_server import KINDS, PORTAL, STORE, ChaosServer
 from outreach import campaign
 
-from higgsnb import engine, events, results, selection, transfer
+from higgsnb import engine, events, results, root_events, selection, transfer
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
 
@@ -49,7 +49,7 @@ def served(server: ChaosServer, tmp_path_factory: pytest.TempPathFactory) -> lis
 def analysed(one: Campaign, cache: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, dict[str, int]]:
     """The result with an empty cache, and how many tries its files took."""
     monkeypatch.setenv("HIGGSNB_CACHE", str(cache))
-    events._kept_reader.cache_clear()
+    root_events.kept_reader.cache_clear()
     transfer.take_tries()
     (*_, result) = engine.run(one, OPEN, workers=8)
     tries = transfer.take_tries()

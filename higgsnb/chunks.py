@@ -1,0 +1,171 @@
+"""Split a campaign into chunks, and compare the opened files with what the campaign states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from higgsnb import files
+from higgsnb.campaign import Campaign, Chunk, Dataset, File, short_name
+from higgsnb.errors import CampaignError, OptionError
+
+
+def plan_chunks(
+    campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fraction: float = 1.0
+) -> list[Chunk]:
+    """Split a campaign into chunks, ordered so that all datasets progress in step.
+
+    Chunks are ordered by their relative position in their dataset, then as in the campaign: at any moment about the
+    same share of every dataset has been processed. Chunks start at multiples of ``chunk_events`` whatever the
+    fraction, so that a larger fraction repeats the smaller one's chunks.
+
+    Parameters
+    ----------
+    entries
+        Number of entries of each file, by its ``url``; for files that are not in it, their ``events`` count.
+    chunk_events
+        Largest number of events in a chunk; a chunk never spans two files.
+    fraction
+        The first ``round(fraction * entries)`` entries of each file are taken; 0 < fraction <= 1.
+
+    Returns
+    -------
+    list of Chunk
+        A file without entries has one empty chunk, so that it is opened and reported like the others.
+
+    Raises
+    ------
+    OptionError
+        If a number is out of range, or the number of entries of a file is not known.
+    """
+    if chunk_events < 1:
+        raise OptionError(f"chunk_events must be at least 1, got {chunk_events}", "The default is a good choice.")
+    if not 0 < fraction <= 1:
+        raise OptionError(f"fraction must be above 0 and at most 1, got {fraction}", "1 stands for all events.")
+    placed: list[tuple[float, int, int, int, Chunk]] = []
+    for index, dataset in enumerate(campaign.datasets):
+        counts = [_entries(file, entries) for file in dataset.files]
+        total, before = max(1, sum(counts)), 0
+        for number, (file, count) in enumerate(zip(dataset.files, counts, strict=True)):
+            wanted = round(fraction * count)
+            for start in range(0, wanted, chunk_events) if count else (0,):
+                chunk = Chunk(
+                    dataset=dataset.name,
+                    dataset_index=index,
+                    file_index=number,
+                    file=file,
+                    schema=campaign.schema,
+                    primary_dataset=dataset.primary_dataset,
+                    is_data=dataset.is_data,
+                    start=start,
+                    stop=min(start + chunk_events, wanted),
+                    golden_json=campaign.golden_json if dataset.is_data else None,  # it certifies data only
+                    entries=count,
+                    sections=dataset.is_data and campaign.has_sections,
+                )
+                placed.append(((before + start) / total, index, number, start, chunk))
+            before += count
+    placed.sort(key=lambda item: item[:4])
+    return [item[4] for item in placed]
+
+
+def _entries(file: File, entries: Mapping[str, int]) -> int:
+    count = entries.get(file.url, file.events)
+    if count is None:
+        raise OptionError(
+            f"the number of entries of {short_name(file.url)} is not known", "State its `events`, or open it first."
+        )
+    if count < 0:
+        raise OptionError(f"{short_name(file.url)} cannot have {count} entries", "Correct its `events`.")
+    return count
+
+
+class Opened(Protocol):
+    """What is known of a file once it is open, such as `events.FileInfo`."""
+
+    @property
+    def entries(self) -> int:
+        """Number of entries."""
+
+    @property
+    def bytes(self) -> int | None:
+        """Its size, None if not known."""
+
+    @property
+    def uuid(self) -> str | None:
+        """ROOT's UUID, drawn when the file was made and the same in each copy; None if it is not a ROOT file."""
+
+
+def check_totals(campaign: Campaign, entries: Mapping[tuple[int, int], int], *, label: str = "") -> None:
+    """Compare the entries of files with what the campaign states of each file and of each dataset.
+
+    Parameters
+    ----------
+    entries
+        Number of entries of the files that could be opened, by (dataset, file) in the order of the campaign. For a
+        file that is not in it, its ``events``; where neither is known, the dataset may have too few events.
+    label
+        Beginning of the message, the campaign's name by default.
+
+    Raises
+    ------
+    CampaignError
+        For the first contradiction; the message names the files and both numbers.
+    """
+    label = label or f"campaign '{campaign.name}'"
+    for index, dataset in enumerate(campaign.datasets):
+        counts = [entries.get((index, number), file.events) for number, file in enumerate(dataset.files)]
+        for file, count in zip(dataset.files, counts, strict=True):
+            if file.events is not None and count != file.events:
+                raise CampaignError(
+                    f"{label}: {short_name(file.url)} in dataset '{dataset.name}' holds {count:,} events, the campaign "
+                    f"says {file.events:,}",
+                    "Correct `events` of this file, or fetch it again.",
+                )
+        stated, found = dataset.stated_events, sum(count for count in counts if count is not None)
+        if stated is None or found == stated or (found < stated and None in counts):
+            continue
+        listed = [
+            f"{short_name(file.url)} ({'?' if count is None else format(count, ',')})"
+            for file, count in zip(dataset.files, counts, strict=True)
+        ]
+        more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+        raise CampaignError(
+            f"{label}: dataset '{dataset.name}' should have {stated:,} events, its files have {found:,}: "
+            f"{', '.join(listed[:8])}{more}",
+            _likely_cause(dataset, counts, found - stated),
+        )
+
+
+def _likely_cause(dataset: Dataset, counts: list[int | None], surplus: int) -> str:
+    """Return what would make the files of a dataset agree with its total."""
+    if surplus < 0:
+        return f"A file with {-surplus:,} events may be missing from the list, or `events` is wrong."
+    fitting = [short_name(file.url) for file, count in zip(dataset.files, counts, strict=True) if count == surplus]
+    if fitting:
+        return f"The total would agree without {' or '.join(fitting)}: remove that file, or correct `events`."
+    return f"{surplus:,} too many: a file may belong to another dataset, or `events` is wrong."
+
+
+def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], tuple[str, str]]:
+    """Find files that are listed under two addresses: same UUID, number of entries and size.
+
+    Returns
+    -------
+    dict of (int, int) to (str, str)
+        For each repeated file, by (dataset, file): a message that names both addresses, and a hint.
+    """
+    problems: dict[tuple[int, int], tuple[str, str]] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    for (index, number), info in sorted(opened.items(), key=lambda item: item[0]):
+        if info.uuid is None:
+            continue
+        dataset = campaign.datasets[index]
+        name = f"{files.redact(dataset.files[number].url)} in dataset '{dataset.name}'"
+        first = seen.setdefault((info.uuid, info.entries, info.bytes), name)
+        if first != name:
+            problems[index, number] = (
+                f"{name} is the same file as {first} (UUID {info.uuid}, {info.entries:,} events)",
+                "Remove one, or give the other as one of its `alternatives`.",
+            )
+    return problems
