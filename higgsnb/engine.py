@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import accounts, analysis, datasets, errors, events, luminosity, provenance, tasks, transfer
+from higgsnb import accounts, analysis, datasets, errors, events, http_source, luminosity, provenance, tasks
 from higgsnb.accounts import Accounts, Batch
 from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
 from higgsnb.errors import (
@@ -268,7 +268,7 @@ def _check_versions(executor: Threads | Processes | Cluster) -> None:
 def _check_paths(executor: Threads | Processes | Cluster, campaign: Campaign) -> None:
     """Complain if the workers of a cluster do not see the files on this disk: pods, for one, do not share it."""
     places = [*(file.url for file in campaign.files), *filter(None, [campaign.golden_json])]
-    here = tuple(place for place in places if transfer.scheme_of(place) is None and Path(place).exists())
+    here = tuple(place for place in places if http_source.scheme_of(place) is None and Path(place).exists())
     if not here or not isinstance(executor, Cluster):
         return
     _, answers = executor.ask(partial(tasks.unseen, here[:PATHS_ASKED]))
@@ -303,7 +303,7 @@ def _inspect_files(state: _Run) -> Iterator[Result]:
                 yield state.result()
                 heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     finally:
-        state.note_tries(transfer.take_tries())
+        state.note_tries(http_source.take_tries())
         pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
 
 

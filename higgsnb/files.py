@@ -36,9 +36,9 @@ from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit, urlunsplit
 from urllib.request import url2pathname
 
-from higgsnb import transfer
+from higgsnb import http_source
 from higgsnb.errors import ChecksumError, TransferError
-from higgsnb.transfer import (
+from higgsnb.http_source import (
     OtherSizeError,
     Part,
     PlaceError,
@@ -383,7 +383,7 @@ def _cache_path(wanted: Wanted) -> Path:
     What a mirror gives without a checksum is kept apart, so that it is never taken for the original.
     """
     parts = urlsplit(wanted.url)
-    query = transfer.without_secrets(parts.query)
+    query = http_source.without_secrets(parts.query)
     key = urlunsplit((parts.scheme.lower(), parts.netloc.rsplit("@", 1)[-1].lower(), parts.path, query, ""))
     if wanted.mirror is not None and wanted.adler32 is None:
         key = f"{wanted.mirror} {key}"
@@ -519,7 +519,7 @@ class _Patience:
         elif time.monotonic() - self.since > CLAIM_TIMEOUT:
             log.warning("%s: another process makes no progress, fetching separately", self.path.name)
             return False
-        time.sleep(min(0.05, transfer.BACKOFF))
+        time.sleep(min(0.05, http_source.BACKOFF))
         return True
 
 
@@ -529,7 +529,7 @@ def _download(place: str, part: Part, wanted: Wanted) -> None:
     while True:
         before = part.size
         try:
-            transfer.append(place, part, wanted)
+            http_source.append(place, part, wanted)
             return _check(part, wanted)
         except PlaceError as failure:
             mismatches += failure.kind == "checksum"
@@ -557,7 +557,7 @@ def _stream(wanted: Wanted) -> Source:
     places = _places(wanted)
     for index, place in enumerate(places):
         try:
-            found = transfer.probe(place, wanted)
+            found = http_source.probe(place, wanted)
         except PlaceError as failure:
             failures.append((place, failure))
             if wanted.mirror and failure.kind != "missing":

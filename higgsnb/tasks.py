@@ -13,7 +13,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higgsnb import errors, kernel, provenance, transfer
+from higgsnb import errors, http_source, kernel, provenance
 from higgsnb.analysis import sections_of
 from higgsnb.errors import VersionError
 from higgsnb.files import redact
@@ -161,7 +161,7 @@ def _do_one(chunk: Chunk, work: Work) -> Outcome:
         sections = _lost_sections(chunk, work)
     sha256 = b"" if record is None else record.sha256()
     seconds = time.perf_counter() - before
-    return Outcome(record, sha256, error, message, hint, sections, seconds, transfer.take_tries())
+    return Outcome(record, sha256, error, message, hint, sections, seconds, http_source.take_tries())
 
 
 def _lost_sections(chunk: Chunk, work: Work) -> Integers | None:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from http_server import Fault, FileServer
 
-from higgsnb import files, toy, transfer
+from higgsnb import files, http_source, toy
 from higgsnb.errors import ChecksumError, TransferError
 
 DATA = b"root" + random.Random(1).randbytes(200_000)
@@ -30,7 +30,7 @@ CANARY = "c4n4ry"
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("HIGGSNB_CACHE", str(folder))
-    monkeypatch.setattr(transfer, "BACKOFF", 0.001)
+    monkeypatch.setattr(http_source, "BACKOFF", 0.001)
     return folder
 
 
@@ -212,7 +212,7 @@ def test_transient_fault_is_survived(http_server: FileServer, fault: Fault) -> N
 
 
 def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(http_source, "TIMEOUT", 0.2)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(stall=True))
     assert files.fetch(url).read_bytes() == DATA
@@ -221,15 +221,15 @@ def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pyte
 def test_server_that_stays_silent_is_given_up_before_its_tries_are_used(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
-    monkeypatch.setattr(transfer, "PATIENCE", 0.08)
+    monkeypatch.setattr(http_source, "TIMEOUT", 0.05)
+    monkeypatch.setattr(http_source, "PATIENCE", 0.08)
     http_server.fail("/a.root", Fault(stall=True, times=None))
     with pytest.raises(TransferError, match=r"no byte for 0.05 s, [1-5] tries"):
         files.fetch(http_server.add("/a.root", DATA))
 
 
 def test_good_progress_starts_the_count_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "GOOD_PROGRESS", 10_000)
+    monkeypatch.setattr(http_source, "GOOD_PROGRESS", 10_000)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=10_000, times=12))
     assert files.fetch(url).read_bytes() == DATA
@@ -246,15 +246,15 @@ def test_tries_are_bounded_and_the_reason_is_told(http_server: FileServer) -> No
 
 
 def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "RETRY_AFTER_MAX", 0.01)
+    monkeypatch.setattr(http_source, "RETRY_AFTER_MAX", 0.01)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=429, headers={"Retry-After": "86400"}))
     assert files.fetch(url).read_bytes() == DATA
 
 
 def test_backoff_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACKOFF", 1.0)
-    delays = [transfer._delay(failed, None) for failed in range(1, 12)]
+    monkeypatch.setattr(http_source, "BACKOFF", 1.0)
+    delays = [http_source._delay(failed, None) for failed in range(1, 12)]
     assert all(bound / 2 <= delay <= bound for delay, bound in zip(delays, [1, 2, 4, 8, 16] + 6 * [30], strict=True))
 
 
@@ -501,15 +501,15 @@ def test_redirect_loop_ends(http_server: FileServer) -> None:
 
 @pytest.mark.parametrize("target", ["http://host/a", "ftp://host/a", "file:///etc/passwd"])
 def test_redirect_from_https_to_less_is_refused(target: str) -> None:
-    with pytest.raises(transfer.PlaceError, match="refused"):
-        transfer._redirected("https://host/b", target, frozenset({"host"}))
+    with pytest.raises(http_source.PlaceError, match="refused"):
+        http_source._redirected("https://host/b", target, frozenset({"host"}))
 
 
 def test_password_follows_a_redirect_only_on_its_own_host() -> None:
     hosts = frozenset({"host", "other"})
-    assert transfer._redirected("https://me:pw@host/b", "https://host/a", hosts) == "https://me:pw@host/a"
-    assert transfer._redirected("https://me:pw@host/b", "https://other/a", hosts) == "https://other/a"
-    assert transfer._redirected("https://me:pw@host/b", "https://host:81/a", hosts) == "https://host:81/a"
+    assert http_source._redirected("https://me:pw@host/b", "https://host/a", hosts) == "https://me:pw@host/a"
+    assert http_source._redirected("https://me:pw@host/b", "https://other/a", hosts) == "https://other/a"
+    assert http_source._redirected("https://me:pw@host/b", "https://host:81/a", hosts) == "https://host:81/a"
 
 
 def test_password_is_sent_as_a_header(http_server: FileServer) -> None:
@@ -787,7 +787,7 @@ def test_threads_that_want_the_same_file_fetch_it_once(http_server: FileServer) 
 def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
-    code = f"from higgsnb import files, transfer; transfer.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
+    code = f"from higgsnb import files, http_source; http_source.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
     root = str(Path(files.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
     running = [
@@ -806,7 +806,7 @@ def test_stuck_process_does_not_hold_up_others_for_ever(
 ) -> None:
     monkeypatch.setattr(files, "CLAIM_TIMEOUT", 0.01)
     url = http_server.add("/a.root", DATA)
-    final = files._cache_path(transfer.Wanted.of(url, (), None, None))
+    final = files._cache_path(http_source.Wanted.of(url, (), None, None))
     final.parent.mkdir(parents=True)
     with files._claim(final):
         assert files.fetch(url).read_bytes() == DATA
@@ -818,7 +818,7 @@ def test_without_file_locks_every_download_has_a_name_of_its_own(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
     monkeypatch.setattr(files, "fcntl", None)
-    monkeypatch.setattr(transfer, "KEEPS_OPEN_FILES", True)
+    monkeypatch.setattr(http_source, "KEEPS_OPEN_FILES", True)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
     with ThreadPoolExecutor(4) as pool:

@@ -18,7 +18,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 # From the lowest layer to the highest: a module imports only from layers below its own.
 LAYERS = (
     {"errors"},
-    {"provenance", "transfer", "accounts", "executors"},
+    {"provenance", "http_source", "accounts", "executors"},
     {"files"},
     {"datasets", "luminosity", "diagnosis"},
     {"selection"},
@@ -46,7 +46,7 @@ OUTSIDE = {"toy"}  # the simulated campaign: no module knows it but `files`, whi
 LIBRARIES = {
     "errors": set(),
     "provenance": set(),
-    "transfer": set(),  # certifi and XRootD where they are installed
+    "http_source": set(),  # certifi and XRootD where they are installed
     "accounts": set(),
     "executors": {"distributed"},
     "files": {"platformdirs"},

@@ -13,7 +13,7 @@ from generators import random_leptons
 from http_server import Fault, FileServer
 from outreach import write
 
-from higgsnb import files, transfer
+from higgsnb import files, http_source
 from higgsnb.errors import TransferError
 from higgsnb.files import RemoteFile
 
@@ -22,7 +22,7 @@ DATA = random.Random(2).randbytes(50_000)
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACKOFF", 0.001)
+    monkeypatch.setattr(http_source, "BACKOFF", 0.001)
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_transient_fault_of_a_part_is_survived(http_server: FileServer, remote: 
 def test_silent_server_is_asked_again(
     http_server: FileServer, remote: RemoteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(http_source, "TIMEOUT", 0.2)
     http_server.fail("/a.root", Fault(stall=True))
     assert remote.pread(0, 10) == DATA[:10]
 
@@ -152,10 +152,10 @@ def test_expired_address_is_asked_for_again(http_server: FileServer, monkeypatch
     remote = RemoteFile(source.location, source.size or 0)
     assert remote.pread(5, 10) == DATA[5:15]
     http_server.fail("/store/1.root", Fault(status=403, times=None))
-    transfer.take_tries()
+    http_source.take_tries()
     assert remote.pread(5, 10) == DATA[5:15]
     assert remote.location.partition("?")[0] == http_server.base + "/store/2.root"
-    assert transfer.take_tries() == {http_server.base + "/a.root": 2}
+    assert http_source.take_tries() == {http_server.base + "/a.root": 2}
 
 
 def test_whole_file_whose_address_expires_is_fetched(http_server: FileServer) -> None:
@@ -173,18 +173,18 @@ def test_refusal_without_a_redirect_is_final(http_server: FileServer, remote: Re
 
 
 def test_tries_are_counted_by_file_and_forgotten_once_taken(http_server: FileServer) -> None:
-    transfer.take_tries()
+    http_source.take_tries()
     for name, faults in {"/none.root": 0, "/two.root": 2}.items():
         http_server.fail(name, *(faults * [Fault(status=503)]))
         files.fetch(http_server.add(name, DATA) + "?token=secret")
-    assert transfer.take_tries() == {f"{http_server.base}/two.root?token=***": 3}
-    assert transfer.take_tries() == {}
+    assert http_source.take_tries() == {f"{http_server.base}/two.root?token=***": 3}
+    assert http_source.take_tries() == {}
 
 
 def test_host_that_does_not_exist_is_left_at_once_for_the_next_place(http_server: FileServer) -> None:
     dead = "http://no-such-host.invalid/a.root"
-    transfer.take_tries()
+    http_source.take_tries()
     assert files.fetch(dead, alternatives=[http_server.add("/a.root", DATA)]).read_bytes() == DATA
-    assert transfer.take_tries() == {}
+    assert http_source.take_tries() == {}
     with pytest.raises(TransferError, match=r"host no-such-host\.invalid not known, 6 tries"):
         files.fetch(dead.replace("a.root", "b.root"))
