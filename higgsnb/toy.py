@@ -56,6 +56,8 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from higgsnb.atomic import atomic_write
+
 Array = NDArray[Any]
 Block = dict[str, Array]
 
@@ -1238,9 +1240,8 @@ def _save_manifest(folder: Path, seed: int, events: int | None, files: dict[str,
         "parameters": _parameters(seed, events),
         "files": files,
     }
-    temporary = folder / f".manifest-{uuid.uuid4().hex}"
-    temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(folder / "manifest.json")
+    with atomic_write(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def manifest(folder: str | Path) -> dict[str, Any]:
