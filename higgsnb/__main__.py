@@ -367,11 +367,10 @@ def _fetch_one(file: Any, *, quiet: bool) -> bool:
     """Fetch one file with a progress bar; return whether it is there, and say why if not."""
     from tqdm import tqdm
 
-    from higgsnb import files, provenance
+    from higgsnb import files
+    from higgsnb.addresses import Address
 
-    with tqdm(
-        unit="B", unit_scale=True, disable=quiet, desc=provenance.public_name(file.url).rsplit("/", 1)[-1]
-    ) as bar:
+    with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
         try:
             path = files.fetch(
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,

@@ -17,8 +17,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import accounts, analysis, datasets, errors, events, http_source, luminosity, provenance, tasks
+from higgsnb import accounts, analysis, datasets, errors, events, luminosity, provenance, tasks
 from higgsnb.accounts import Accounts, Batch
+from higgsnb.addresses import Address
 from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
 from higgsnb.errors import (
     FileError,
@@ -31,6 +32,7 @@ from higgsnb.errors import (
 from higgsnb.executors import Cluster, Threads, available_cores, opened
 from higgsnb.files import redact
 from higgsnb.ledger import Ledger, Record, Sum, unit_keys
+from higgsnb.request import active_tries
 from higgsnb.selection import STREAM_CHANNELS
 from higgsnb.tasks import Outcome, Work
 
@@ -268,7 +270,7 @@ def _check_versions(executor: Threads | Processes | Cluster) -> None:
 def _check_paths(executor: Threads | Processes | Cluster, campaign: Campaign) -> None:
     """Complain if the workers of a cluster do not see the files on this disk: pods, for one, do not share it."""
     places = [*(file.url for file in campaign.files), *filter(None, [campaign.golden_json])]
-    here = tuple(place for place in places if http_source.scheme_of(place) is None and Path(place).exists())
+    here = tuple(place for place in places if not Address.of(place).scheme and Path(place).exists())
     if not here or not isinstance(executor, Cluster):
         return
     _, answers = executor.ask(partial(tasks.unseen, here[:PATHS_ASKED]))
@@ -293,7 +295,7 @@ def _inspect_files(state: _Run) -> Iterator[Result]:
         else:
             state.files[key] = info
     threads = max(INSPECTORS, 2 * available_cores())
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="higgsnb-inspect")
+    pool = ThreadPoolExecutor(threads, "higgsnb-inspect", initializer=active_tries.set, initargs=(state.tries,))
     heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     try:
         for key, future in _inspecting(pool, campaign, unknown, 4 * threads):
@@ -303,7 +305,6 @@ def _inspect_files(state: _Run) -> Iterator[Result]:
                 yield state.result()
                 heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     finally:
-        state.note_tries(http_source.take_tries())
         pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be stuck in the network
 
 

@@ -265,7 +265,7 @@ def identity(file: File) -> list[Any]:
     source = _locate(file)
     if source.verified:
         return [file.adler32, source.size]
-    return [source.location, source.size] if _is_remote(source) else [source.location, *_identity(source.location)]
+    return [source.location, source.size] if source.is_remote else [source.location, *_identity(source.location)]
 
 
 def _locate(file: File) -> files.Source:
@@ -281,7 +281,7 @@ def _inspect_root(source: files.Source) -> FileInfo:
     with _open_tree(source) as tree:
         _check_types(tree, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
-        size = source.size if _is_remote(source) else Path(source.location).stat().st_size
+        size = source.size if source.is_remote else Path(source.location).stat().st_size
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
 
 
@@ -297,7 +297,7 @@ def _read_root(source: files.Source, start: int, stop: int) -> Leptons:
 
 def _reader(source: files.Source, *, unseen: bool) -> BasketReader | PageReader:
     """Return the fast reader of a file; one that `inspect` has not seen is held against its schema."""
-    if _is_remote(source):
+    if source.is_remote:
         return _kept_reader(source.location, source.size or 0, source.verified, unseen, None)
     return _kept_reader(source.location, None, source.verified, unseen, _identity(source.location))
 
@@ -314,11 +314,6 @@ def _kept_reader(
         return survivors.open_survivors(location, columns, tree=TREE, check=check, checked=not verified, remote=remote)
     except KeyError as error:  # `inspect` says it better, where it was asked
         raise SchemaError(f"{location}: no tree {TREE!r}, or one without the branches needed: {error}") from error
-
-
-def _is_remote(source: files.Source) -> bool:
-    """Whether a source is an address and not a path."""
-    return "://" in source.location
 
 
 def _offsets(counter: Any) -> npt.NDArray[np.int64]:
@@ -394,7 +389,7 @@ def _open_tree(source: files.Source) -> Iterator[Any]:
     import uproot
 
     diagnose(source.location)
-    remote = _is_remote(source)
+    remote = source.is_remote
     what = io.BufferedReader(files.RemoteFile(source.location, source.size or 0)) if remote else source.location
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": survivors.own_classes()}
     with _clear_errors(source.location), uproot.open(what, **options) as directory:

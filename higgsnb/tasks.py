@@ -13,11 +13,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higgsnb import errors, http_source, kernel, provenance
+from higgsnb import errors, kernel, provenance
 from higgsnb.analysis import sections_of
 from higgsnb.errors import VersionError
 from higgsnb.files import redact
 from higgsnb.ledger import Record, pack
+from higgsnb.request import counted_tries
 
 if TYPE_CHECKING:
     from higgsnb.analysis import Integers, Tally
@@ -152,16 +153,17 @@ def _do_one(chunk: Chunk, work: Work) -> Outcome:
     before = time.perf_counter()
     record, error, message, hint = None, "", "", ""
     sections: Integers | None = None
-    try:
-        with _limited(work.unit_seconds):
-            record = pack(work.analyse(chunk, work.selection, skims_folder=work.skims_folder))
-    except (OSError, ValueError, MemoryError) as caught:
-        error = type(caught).__name__
-        message, hint = (redact(text) for text in errors.describe(caught))
-        sections = _lost_sections(chunk, work)
+    with counted_tries() as tries:
+        try:
+            with _limited(work.unit_seconds):
+                record = pack(work.analyse(chunk, work.selection, skims_folder=work.skims_folder))
+        except (OSError, ValueError, MemoryError) as caught:
+            error = type(caught).__name__
+            message, hint = (redact(text) for text in errors.describe(caught))
+            sections = _lost_sections(chunk, work)
     sha256 = b"" if record is None else record.sha256()
     seconds = time.perf_counter() - before
-    return Outcome(record, sha256, error, message, hint, sections, seconds, http_source.take_tries())
+    return Outcome(record, sha256, error, message, hint, sections, seconds, tries)
 
 
 def _lost_sections(chunk: Chunk, work: Work) -> Integers | None:

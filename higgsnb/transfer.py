@@ -1,0 +1,143 @@
+"""Files from remote sources, over HTTP or xrootd: whole or piecewise, retried after transient errors.
+
+Remote reads are retried after 408, 425, 429 and 5xx (honouring Retry-After), broken connections and silence.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import Any, NamedTuple
+
+from higgsnb import http_source, xrootd
+from higgsnb.addresses import Address
+from higgsnb.request import FileRequest, OtherSizeError, PartialDownload, RemoteInfo, SourceError
+from higgsnb.retries import Retries
+
+__all__ = ["RemoteFile", "download", "probe"]
+
+MAX_ORIGINS = 10_000  # signed addresses remembered
+
+
+class Origin(NamedTuple):
+    """Where a redirect came from: the address of the file as the caller gave it, and the source that redirected."""
+
+    address: Address
+    source: Address
+
+
+_origins: dict[str, Origin] = {}  # by the address to which the redirect led
+
+
+def download(source: Address, partial: PartialDownload, request: FileRequest) -> None:
+    """Complete a partial download from one source and check it; `SourceError` if that fails.
+
+    Transient errors are retried, a wrong checksum once.
+    """
+    append = xrootd.download if source.scheme == "root" else http_source.download
+    retries, mismatches = Retries(source, request), 0
+    while True:
+        before = partial.size
+        try:
+            append(source, partial, request)
+            return partial.check(request)
+        except OtherSizeError:
+            partial.reset()
+            raise
+        except SourceError as failure:
+            mismatches += failure.kind == "checksum"
+            if mismatches > 1 or failure.kind not in ("transient", "checksum"):
+                raise
+            retries.failed(failure, received=partial.size - before)
+
+
+def probe(source: Address, request: FileRequest) -> RemoteInfo:
+    """Ask a source for the size of a file and whether it can be read piecewise; `SourceError` if it has none."""
+    ask = xrootd.probe if source.scheme == "root" else http_source.probe
+    retries = Retries(source, request)
+    while True:
+        try:
+            found = ask(source, request)
+        except SourceError as failure:
+            if failure.kind != "transient":
+                raise
+            retries.failed(failure)
+        else:
+            if found.address != request.address:  # remembered, so that an expired signed address can be renewed
+                _origins[found.address.text] = Origin(request.address, source)
+                if len(_origins) > MAX_ORIGINS:
+                    _origins.pop(next(iter(_origins)), None)
+            return found
+
+
+class RemoteFile(io.RawIOBase):
+    """A remote file read piecewise, as a binary file object; transient errors are retried.
+
+    Parameters
+    ----------
+    location
+        The location of a remote source that `locate` returned.
+    size
+        Its size in bytes.
+    """
+
+    def __init__(self, location: str, size: int) -> None:
+        super().__init__()
+        self.location, self.size = location, size
+        self._request = FileRequest.of(location)
+        self._position = 0
+
+    def pread(self, offset: int, size: int) -> bytes:
+        """Read ``size`` bytes at ``offset``; safe to call from several threads.
+
+        Raises
+        ------
+        FileNotFoundError, TransferError
+            If the server does not give them in `higgsnb.retries.TRIES` tries.
+        """
+        source = Address.of(self.location)
+        origin = _origins.get(self.location, Origin(self._request.address, source))
+        retries = Retries(source, self._request, origin.address)
+        while True:
+            source = Address.of(self.location)
+            read = xrootd.read_range if source.scheme == "root" else http_source.read_range
+            try:
+                try:
+                    return read(source, offset, size, self._request)
+                except SourceError as failure:
+                    # A signed address to which a redirect led may have expired: ask for the present one.
+                    expired = failure.kind == "refused" and origin.source != source
+                    if failure.kind != "transient" and not expired:
+                        raise
+                    retries.failed(failure)
+                    if expired:
+                        again = FileRequest.of(origin.address.text, (origin.source.text,), self.size)
+                        self.location = probe(origin.source, again).address.text
+            except SourceError as final:
+                raise self._request.error([(source, final)]) from None
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer from the current position."""
+        size = min(len(buffer), self.size - self._position)
+        if size <= 0:
+            return 0
+        buffer[:size] = self.pread(self._position, size)
+        self._position += size
+        return size
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Move the current position."""
+        origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
+        self._position = max(0, origin + offset)
+        return self._position
+
+    def tell(self) -> int:
+        """Return the current position."""
+        return self._position
+
+    def readable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
