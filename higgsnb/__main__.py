@@ -377,12 +377,11 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     """Fetch one file with a progress bar and print its path; return the failure if there is one."""
     from tqdm import tqdm
 
-    from higgsnb import files, provenance
+    from higgsnb import files
+    from higgsnb.addresses import Address
     from higgsnb.analysis import Failure
 
-    with tqdm(
-        unit="B", unit_scale=True, disable=quiet, desc=provenance.public_name(file.url).rsplit("/", 1)[-1]
-    ) as bar:
+    with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
         try:
             path = files.fetch(
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,

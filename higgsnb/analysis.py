@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import events, histograms, luminosity, provenance
+from higgsnb.addresses import Address
 from higgsnb.kernel import select
 from higgsnb.luminosity import Account, Catalogue, FileProgress, LumiSections, Progress, Segments, Span
 from higgsnb.selection import (
@@ -352,7 +353,7 @@ class Failure:
 
     def as_dict(self) -> dict[str, str]:
         """Return the failure as it stands in ``result.json``, where the hint is called remedy."""
-        file = provenance.public_name(self.file)
+        file = Address.of(self.file).public_name
         return {
             "dataset": self.dataset, "file": file, "error": self.error, "message": self.message, "remedy": self.hint,
         }  # fmt: skip
@@ -770,7 +771,7 @@ class Result:
         urls = [
             self.campaign.datasets[d].files[f].url for (d, f), info in sorted(self.files.items()) if info.entries == 0
         ]
-        return tuple(provenance.public_name(url) for url in urls)
+        return tuple(Address.of(url).public_name for url in urls)
 
     # -- what it means
 
@@ -848,7 +849,7 @@ class Result:
         file = dataset.files[key[1]]
         return {
             "dataset": dataset.name, "record": dataset.record, "doi": dataset.doi,
-            "file": provenance.public_name(file.url), "kind": info.kind or self._kind(key), "entries": info.entries,
+            "file": Address.of(file.url).public_name, "kind": info.kind or self._kind(key), "entries": info.entries,
             "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
             "counted": [list(pair) for pair in self.tally.units.get(key, ())],
             "readers": sorted({reader for reader, _ in self.tally.readers.get(key, ())}),

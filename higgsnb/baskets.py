@@ -21,6 +21,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import reduce
 from types import TracebackType
@@ -365,11 +366,12 @@ class BasketReader:
             for window, follower, wanted in zip(plan, followers, ranges, strict=True):
                 yield window, follower, self._source.fetch(wanted)
             return
+        run = copy_context().run  # so that retries are counted with those of the caller
         with ThreadPoolExecutor(1, thread_name_prefix="baskets-ahead") as ahead:
-            futures = [ahead.submit(self._source.fetch, wanted) for wanted in ranges[:1]]
+            futures = [ahead.submit(run, self._source.fetch, wanted) for wanted in ranges[:1]]
             for i, (window, follower) in enumerate(zip(plan, followers, strict=True)):
                 fetch = futures.pop().result()
-                futures += [ahead.submit(self._source.fetch, wanted) for wanted in ranges[i + 1 : i + 2]]
+                futures += [ahead.submit(run, self._source.fetch, wanted) for wanted in ranges[i + 1 : i + 2]]
                 yield window, follower, fetch
 
     def _ranges(self, window: _Window, before: _Window | None) -> list[tuple[int, int]]:

@@ -18,6 +18,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
@@ -110,7 +111,8 @@ class RemoteBlocks:
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
         """Read all ``ranges`` now."""
         requests = coalesce(ranges, gap=self._gap, largest=self._largest)
-        pieces = list(self._pool.map(self._request, requests))
+        futures = [self._pool.submit(copy_context().run, self._request, request) for request in requests]
+        pieces = [future.result() for future in futures]
         starts = [start for start, _ in requests]
 
         def read(offset: int, size: int) -> Buffer:

@@ -16,6 +16,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from higgsnb import files, provenance
+from higgsnb.addresses import Address
 
 MEMORY_NEEDED = 1.2e9
 """Bytes that an analysis with two workers takes at most."""
@@ -132,12 +133,13 @@ def _mirror() -> Check:
     mirror = os.environ.get("HIGGSNB_MIRROR")
     if not mirror:
         return Check("mirror", True, "none (HIGGSNB_MIRROR is not set)")
-    good = "://" in mirror or Path(mirror).is_dir()
+    address = Address.of(mirror)
+    good = address.valid and (address.is_remote or (address.is_local and address.local_path.is_dir()))
     return Check(
         "mirror",
         good,
-        files.redact(mirror),
-        "HIGGSNB_MIRROR names no folder; correct it, or unset it to use the network.",
+        str(address),
+        "HIGGSNB_MIRROR is neither a folder nor an address; correct it, or unset it to use the network.",
     )
 
 

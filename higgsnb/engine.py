@@ -18,8 +18,9 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import analysis, luminosity, tasks, transfer, versions
+from higgsnb import analysis, luminosity, tasks, versions
 from higgsnb import plan as plans
+from higgsnb.addresses import Address
 from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
 from higgsnb.errors import (
     FileError,
@@ -183,7 +184,7 @@ def _check_workers(cluster: DaskCluster, campaign: Campaign) -> None:
     """Raise an error if the workers run other versions, or do not see the files on this disk (pods, for example)."""
     versions.check_cluster(*cluster.ask(versions.installed))
     paths = [*(file.url for file in campaign.files), *filter(None, [campaign.golden_json])]
-    here = tuple(path for path in paths if transfer.scheme_of(path) is None and Path(path).exists())
+    here = tuple(path for path in paths if not Address.of(path).scheme and Path(path).exists())
     if not here:
         return
     _, answers = cluster.ask(partial(tasks.unseen, here[:PATHS_ASKED]))

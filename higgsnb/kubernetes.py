@@ -32,6 +32,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from higgsnb.addresses import Address
 from higgsnb.diagnosis import Check
 from higgsnb.errors import ApiError
 from higgsnb.files import redact
@@ -331,7 +332,7 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
     variables = {"DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES": json.dumps([*routes, *({route} - set(routes))])}
     for name in PASSED_ON:
         value = os.environ.get(name, "")
-        if not value or (name == "HIGGSNB_MIRROR" and "://" not in value):
+        if not value or (name == "HIGGSNB_MIRROR" and not Address.of(value).is_remote):
             continue
         if redact(value) != value:
             raise ValueError(

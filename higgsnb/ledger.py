@@ -29,6 +29,7 @@ import numpy.typing as npt
 
 from higgsnb import histograms, luminosity
 from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges
+from higgsnb.atomic import atomic_write
 from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
 
@@ -421,16 +422,12 @@ def export(path: Path, target: Path) -> int:
     LedgerError
         If it cannot be read or written.
     """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-    try:
-        with _clear_errors(target), contextlib.closing(_connect(path, "rw")) as database:
-            _check_version(database, path)
+    with _clear_errors(target), contextlib.closing(_connect(path, "rw")) as database:
+        _check_version(database, path)
+        with atomic_write(target) as temporary:
             database.execute("VACUUM INTO ?", (str(temporary),))
-            temporary.replace(target)
-        with contextlib.closing(_connect(target, "ro")) as copy:
-            return int(copy.execute("SELECT count(*) FROM units").fetchone()[0])
-    finally:
-        temporary.unlink(missing_ok=True)
+    with contextlib.closing(_connect(target, "ro")) as copy:
+        return int(copy.execute("SELECT count(*) FROM units").fetchone()[0])
 
 
 def unit_keys(chunks: Iterable[Chunk], identities: Mapping[tuple[int, int], Mapping[str, Any]]) -> list[bytes]:

@@ -16,9 +16,9 @@ from collections.abc import Iterable
 from importlib import resources
 from pathlib import Path
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 from higgsnb import files
+from higgsnb.addresses import Address
 from higgsnb.campaign import Campaign, Dataset, File, short_name
 from higgsnb.chunks import check_totals
 from higgsnb.errors import CampaignError, did_you_mean
@@ -62,7 +62,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     path = Path(text).expanduser()
     if path.is_file():
         return _parse(_read(path), label=str(path), folder=path.resolve().parent)
-    if _scheme(text) is not None:
+    if Address.of(text).scheme:
         raise CampaignError(
             f"{files.redact(text)}: a campaign cannot be read from an address",
             "Download the TOML file first and give its path.",
@@ -305,10 +305,10 @@ class _TomlTable:
         return None if text is None else self.location(key, text, folder)
 
     def location(self, key: str, text: str, folder: Path) -> str:
-        scheme = _scheme(text)
-        if scheme is None:
+        address = Address.of(text)
+        if not address.scheme:
             return str(_absolute(text, folder))
-        if scheme not in SCHEMES or not _is_address(text):
+        if address.scheme not in SCHEMES or not address.valid:
             raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text)
         return text
 
@@ -367,7 +367,7 @@ def _check_files(campaign: Campaign, label: str) -> None:
     seen: dict[object, str] = {}
     for dataset in campaign.datasets:
         for file in dataset.files:
-            marks: set[object] = {_canonical(address) for address in (file.url, *file.alternatives)}
+            marks: set[object] = {Address.of(url).canonical for url in (file.url, *file.alternatives)}
             if file.bytes and file.adler32:
                 marks.add((file.bytes, file.adler32))
             for mark in marks:
@@ -378,32 +378,6 @@ def _check_files(campaign: Campaign, label: str) -> None:
                         "Remove one.",
                     )
             seen |= {mark: f"{short_name(file.url)} in '{dataset.name}'" for mark in marks}
-
-
-def _canonical(location: str) -> str:
-    scheme = _scheme(location)
-    if scheme == "toy":
-        return location
-    if scheme in (None, "file"):
-        return os.path.realpath(unquote(urlsplit(location).path) if scheme else location)
-    parts = urlsplit(location)
-    path = re.sub(r"/+", "/", unquote(parts.path))
-    # CERN's storage serves one tree, /eos/…, from several hosts and protocols
-    return path if path.startswith("/eos/") else f"{parts.netloc.rsplit('@', 1)[-1].lower()}{path}?{parts.query}"
-
-
-def _scheme(location: str) -> str | None:
-    """Return the scheme of an address, None for a path (a single letter is a drive, not a scheme)."""
-    match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", location)
-    return match[1].lower() if match else None
-
-
-def _is_address(location: str) -> bool:
-    try:
-        parts = urlsplit(location)
-        return parts.scheme not in {"http", "https", "root"} or (bool(parts.hostname) and parts.port != 0)
-    except ValueError:
-        return False
 
 
 def _absolute(text: str, folder: Path) -> Path:

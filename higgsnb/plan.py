@@ -10,11 +10,12 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higgsnb import datasets, errors, events, luminosity, provenance, transfer
+from higgsnb import datasets, errors, events, luminosity, provenance
 from higgsnb.analysis import Failure, FileKey, Tally
 from higgsnb.errors import FileError, OptionError
 from higgsnb.files import redact
 from higgsnb.ledger import unit_keys
+from higgsnb.request import active_tries
 from higgsnb.selection import PRIMARY_DATASET_CHANNELS
 
 if TYPE_CHECKING:
@@ -33,8 +34,8 @@ INSPECTORS = 8
 class Inspection(NamedTuple):
     """What is known of the files of a campaign before the work begins.
 
-    ``files`` and ``failures`` by place in the catalogue; ``tries`` as in `transfer.take_tries`; ``complete`` if no file
-    is left to open.
+    ``files`` and ``failures`` by place in the catalogue; ``tries`` as in `request.counted_tries`; ``complete`` if no
+    file is left to open.
     """
 
     files: Mapping[FileKey, FileInfo]
@@ -137,7 +138,8 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
         else:
             files[key] = info
     threads = max(INSPECTORS, 2 * provenance.available_cores())
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="higgsnb-inspect")
+    tries: dict[str, int] = {}
+    pool = ThreadPoolExecutor(threads, "higgsnb-inspect", initializer=active_tries.set, initargs=(tries,))
     heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     try:
         for done in _inspected(pool, campaign, unknown, most=4 * threads):
@@ -152,7 +154,7 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
                 heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     finally:
         pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be blocked on network I/O
-    yield Inspection(files, failures, transfer.take_tries(), complete=True)
+    yield Inspection(files, failures, tries, complete=True)
 
 
 def _inspected(

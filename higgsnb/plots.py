@@ -8,7 +8,6 @@ the data are simulated, and which part of the events it shows when a run is inco
 from __future__ import annotations
 
 import io
-import os
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -26,6 +25,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.special import betainc, gammainc, gammaincinv, ndtri
 
+from higgsnb.atomic import atomic_write
 from higgsnb.spectrum import stack_order
 
 if TYPE_CHECKING:
@@ -127,10 +127,8 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
     metadata: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
     written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]
     for path, (kind, texts) in zip(written, metadata.items(), strict=True):
-        unfinished = path.with_name(f".{path.name}.{os.getpid()}.part")
-        with styled():
-            figure.savefig(unfinished, format=kind, dpi=DPI, metadata=texts)
-        unfinished.replace(path)
+        with atomic_write(path) as temporary, styled():
+            figure.savefig(temporary, format=kind, dpi=DPI, metadata=texts)
     return written
 
 

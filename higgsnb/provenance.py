@@ -8,9 +8,8 @@ import platform
 import subprocess
 from functools import cache
 from importlib import metadata
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", "uproot")
 """Libraries whose version can change a result."""
@@ -98,13 +97,3 @@ def machine() -> dict[str, Any]:
         "image": os.environ.get("JUPYTER_IMAGE_SPEC"),
         "binder": os.environ.get("BINDER_REF_URL"),
     }
-
-
-def public_name(url: str) -> str:
-    """Return an address without credentials or query; of a local path only the file's name."""
-    parts = urlsplit(url)
-    if parts.scheme in ("", "file") or len(parts.scheme) == 1:
-        return PurePosixPath(url.replace("\\", "/")).name
-    if parts.scheme == "toy":
-        return url
-    return f"{parts.scheme}://{parts.hostname or ''}{parts.path}"

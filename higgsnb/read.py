@@ -13,7 +13,7 @@ from higgsnb import files, preselected, skims
 from higgsnb.blocks import UnexpectedFormError
 from higgsnb.csv_events import inspect_csv, read_csv
 from higgsnb.errors import CampaignError, SchemaError, UnreadableError
-from higgsnb.root_events import clear_errors, inspect_root, is_remote, open_tree, read_root, reader_of
+from higgsnb.root_events import clear_errors, inspect_root, open_tree, read_root, reader_of
 from higgsnb.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read, file_state
 from higgsnb.selection import Leptons
 
@@ -206,7 +206,7 @@ def _identity(file: File) -> list[Any]:
     source = _locate(file)
     if source.verified:
         return [file.adler32, source.size]
-    return [source.location, source.size] if is_remote(source) else [source.location, *file_state(source.location)]
+    return [source.location, source.size] if source.is_remote else [source.location, *file_state(source.location)]
 
 
 def _locate(file: File) -> files.Source:

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgsnb import histograms, plots
+from higgsnb.atomic import atomic_write
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
@@ -42,11 +41,13 @@ def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
     """
     folder.mkdir(parents=True, exist_ok=True)
     label = {"complete": result.complete, "coverage": coverage(result), "simulated": result.simulated}
-    written = [
-        _replace(folder / "result.json", lambda path: _write_json({**document(result), "run": run}, path)),
-        _replace(folder / "histograms.json", lambda path: histograms.save(result.histograms, path, label)),
-        _replace(folder / "candidates.parquet", lambda path: _write_parquet(result, path)),
-    ]
+    written = [folder / name for name in ("result.json", "histograms.json", "candidates.parquet")]
+    with atomic_write(written[0]) as temporary:
+        _write_json({**document(result), "run": run}, temporary)
+    with atomic_write(written[1]) as temporary:
+        histograms.save(result.histograms, temporary, label)
+    with atomic_write(written[2]) as temporary:
+        _write_parquet(result, temporary)
     return [*written, *plots.save(plots.mass_4l(result), folder)]
 
 
@@ -172,14 +173,3 @@ def _write_parquet(result: Result, path: Path) -> None:
     import pyarrow.parquet as pq
 
     pq.write_table(candidates_table(result), path, compression="gzip")
-
-
-def _replace(path: Path, write_to: Callable[[Path], None]) -> Path:
-    """Write a file under a temporary name and rename it, so that a reader never sees half of it."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        write_to(temporary)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    return path

@@ -28,7 +28,7 @@ def inspect_root(source: files.Source) -> FileInfo:
     with open_tree(source) as tree:
         _check_types(tree, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
-        size = source.size if is_remote(source) else Path(source.location).stat().st_size
+        size = source.size if source.is_remote else Path(source.location).stat().st_size
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
 
 
@@ -61,7 +61,7 @@ def _flat(column: str, array: Any, offsets: Mapping[str, npt.NDArray[np.int64]],
 
 def reader_of(source: files.Source, *, unchecked: bool) -> BasketReader | PageReader:
     """Return the fast reader of a file; one that `inspect_root` has not checked is checked against the schema."""
-    if is_remote(source):
+    if source.is_remote:
         return kept_reader(source.location, source.size or 0, source.verified, unchecked, None)
     return kept_reader(source.location, None, source.verified, unchecked, file_state(source.location))
 
@@ -89,11 +89,6 @@ def kept_reader(
         ) from error
 
 
-def is_remote(source: files.Source) -> bool:
-    """Whether a source is an address and not a path."""
-    return "://" in source.location
-
-
 def _check_types(tree: Any, location: str) -> None:
     """Check the branches of an open tree, see `check_branches`."""
     check_branches(tree.keys(), tree.typenames() if hasattr(tree, "typenames") else {}, location)
@@ -105,7 +100,7 @@ def open_tree(source: files.Source) -> Iterator[Any]:
     import uproot
 
     diagnose(source.location)
-    remote = is_remote(source)
+    remote = source.is_remote
     what = io.BufferedReader(files.RemoteFile(source.location, source.size or 0)) if remote else source.location
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from higgsnb import provenance
+from higgsnb.atomic import atomic_write
 from higgsnb.schema import Read
 from higgsnb.selection import Leptons
 
@@ -49,9 +49,8 @@ def save(read: Read, path: Path) -> None:
     digest = hashlib.sha256(content).hexdigest()
     path.parent.mkdir(parents=True, exist_ok=True)
     for target, data in ((path, content), (_checksum(path), f"{digest}  {path.name}\n".encode())):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.part")
-        temporary.write_bytes(data)
-        temporary.replace(target)
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(data)
 
 
 def _checksum(path: Path) -> Path:

@@ -13,10 +13,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from higgsnb import errors, kernel, transfer, versions
+from higgsnb import errors, kernel, versions
 from higgsnb.analysis import sections_of
 from higgsnb.files import redact
 from higgsnb.ledger import Record, pack
+from higgsnb.request import counted_tries
 
 if TYPE_CHECKING:
     from higgsnb.analysis import Integers, Tally
@@ -89,16 +90,17 @@ def _process(chunk: Chunk, job: Job) -> ChunkResult:
     before = time.perf_counter()
     record, error, message, hint = None, "", "", ""
     sections: Integers | None = None
-    try:
-        with _time_limit(job.chunk_seconds):
-            record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
-    except (OSError, ValueError, MemoryError) as caught:
-        error = type(caught).__name__
-        message, hint = (redact(text) for text in errors.describe(caught))
-        sections = _lost_sections(chunk, job)
+    with counted_tries() as tries:
+        try:
+            with _time_limit(job.chunk_seconds):
+                record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
+        except (OSError, ValueError, MemoryError) as caught:
+            error = type(caught).__name__
+            message, hint = (redact(text) for text in errors.describe(caught))
+            sections = _lost_sections(chunk, job)
     sha256 = b"" if record is None else record.sha256()
     seconds = time.perf_counter() - before
-    return ChunkResult(record, sha256, error, message, hint, sections, seconds, transfer.take_tries())
+    return ChunkResult(record, sha256, error, message, hint, sections, seconds, tries)
 
 
 def _lost_sections(chunk: Chunk, job: Job) -> Integers | None:

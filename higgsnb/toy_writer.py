@@ -18,6 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from higgsnb.atomic import atomic_write
 from higgsnb.errors import OptionError, UnreadableError
 from higgsnb.toy_detector import Block
 from higgsnb.toy_pseudodata import (
@@ -261,9 +262,8 @@ def make(
         "parameters": _parameters(seed, events),
         "files": {name: entry for part in entries for name, entry in part.items()},
     }
-    temporary = folder / f".manifest-{uuid.uuid4().hex}"
-    temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-    temporary.replace(folder / "manifest.json")
+    with atomic_write(folder / "manifest.json") as temporary:
+        temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return folder
 
 

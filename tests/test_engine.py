@@ -76,7 +76,7 @@ def test_bad_files_are_reported_and_the_good_ones_counted(one: Campaign, tmp_pat
     result = last(broken)
     assert [(f.dataset, Path(f.file).name, f.error) for f in result.failed] == [
         ("mu", "page.root", "UnreadableError"),
-        ("mu", "absent.root", "FileNotFoundError"),
+        ("mu", "absent.root", "MissingFileError"),
         ("mc", "empty.root", "UnreadableError"),
     ]
     assert not result.complete

@@ -18,8 +18,9 @@ from pathlib import Path
 import pytest
 from http_server import Fault, FileServer
 
-from higgsnb import files, toy, transfer
-from higgsnb.errors import ChecksumError, TransferError
+from higgsnb import cache, files, http_source, request, retries, toy
+from higgsnb.addresses import Address
+from higgsnb.errors import ChecksumError, HiggsnbError, MissingFileError, OptionError, TransferError
 
 DATA = b"root" + random.Random(1).randbytes(200_000)
 SUM = f"{zlib.adler32(DATA):08x}"
@@ -30,12 +31,16 @@ CANARY = "c4n4ry"
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "cache"
     monkeypatch.setenv("HIGGSNB_CACHE", str(folder))
-    monkeypatch.setattr(transfer, "BACKOFF", 0.001)
+    monkeypatch.setattr(retries, "BACKOFF", 0.001)
     return folder
 
 
-def lines_of(error: BaseException) -> list[str]:
-    return str(error).splitlines()
+def assert_one_line_and_hint(error: BaseException) -> None:
+    """The message is one line that names the sources tried; the hint is a sentence of its own."""
+    assert isinstance(error, HiggsnbError)
+    assert "; tried " in error.message
+    assert re.fullmatch(r"[^\n]+", error.message)
+    assert re.fullmatch(r"[A-Z][^\n]+[.)]", error.hint)
 
 
 def names_in(folder: Path) -> list[str]:
@@ -67,7 +72,7 @@ def test_local_file_of_other_size_or_checksum_is_refused(
     path.write_bytes(DATA)
     with pytest.raises(ChecksumError, match=words) as caught:
         files.locate(str(path), **expected)  # type: ignore[arg-type]
-    assert len(lines_of(caught.value)) == 3
+    assert_one_line_and_hint(caught.value)
 
 
 def test_local_checksum_is_remembered_by_size_and_time_of_modification(tmp_path: Path) -> None:
@@ -123,7 +128,7 @@ def special(folder: Path, kind: str) -> None:
 def test_what_would_be_read_for_ever_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     monkeypatch.chdir(tmp_path)
     special(tmp_path, kind)
-    with pytest.raises(TransferError, match=f"is {kind}, not a file.*\ngive the path of one regular file"):
+    with pytest.raises(TransferError, match=f"is {kind}, not a file.*\nGive the path of one regular file"):
         files.fetch(str(tmp_path / "a.root"))
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     with pytest.raises(TransferError, match=f"is {kind}, not a file"):
@@ -132,7 +137,7 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("url", ["ftp://host/a.root", "s3://bucket/a.root", "data:text/plain,a"])
 def test_other_schemes_are_refused(url: str) -> None:
-    with pytest.raises(TransferError, match="is not supported; use a path, file:, http:"):
+    with pytest.raises(TransferError, match="is not supported\nUse a path, file:, http:"):
         files.locate(url)
 
 
@@ -148,10 +153,11 @@ def test_toy_without_a_usable_cache_says_how_to_move_it(
     (tmp_path / "plain").write_text("not a folder")
     monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / cache))
     with pytest.raises(
-        TransferError, match=r"the cache .* cannot be written: .+\nset HIGGSNB_CACHE to a folder"
+        TransferError, match=r"the cache .* cannot be written: .+\nSet HIGGSNB_CACHE to a folder"
     ) as caught:
         files.locate("toy:ZZTo4mu.root")
-    assert len(lines_of(caught.value)) == 2
+    assert "\n" not in caught.value.message
+    assert "\n" not in caught.value.hint
 
 
 def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +166,7 @@ def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.Monke
 
     monkeypatch.setattr(toy, "ensure", full)
     with pytest.raises(
-        TransferError, match="cannot be written: No space left on device\nfree some space, or set HIGGSNB"
+        TransferError, match="cannot be written: No space left on device\nFree some space, or set HIGGSNB"
     ):
         files.locate("toy:ZZTo4mu.root")
 
@@ -212,7 +218,7 @@ def test_transient_fault_is_survived(http_server: FileServer, fault: Fault) -> N
 
 
 def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(retries, "TIMEOUT", 0.2)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(stall=True))
     assert files.fetch(url).read_bytes() == DATA
@@ -221,15 +227,15 @@ def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pyte
 def test_server_that_stays_silent_is_given_up_before_its_tries_are_used(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.05)
-    monkeypatch.setattr(transfer, "PATIENCE", 0.08)
+    monkeypatch.setattr(retries, "TIMEOUT", 0.05)
+    monkeypatch.setattr(retries, "TRIES_TIMEOUT", 0.08)
     http_server.fail("/a.root", Fault(stall=True, times=None))
     with pytest.raises(TransferError, match=r"no byte for 0.05 s, [1-5] tries"):
         files.fetch(http_server.add("/a.root", DATA))
 
 
 def test_good_progress_starts_the_count_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "GOOD_PROGRESS", 10_000)
+    monkeypatch.setattr(retries, "GOOD_PROGRESS", 10_000)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=10_000, times=12))
     assert files.fetch(url).read_bytes() == DATA
@@ -239,22 +245,22 @@ def test_good_progress_starts_the_count_again(http_server: FileServer, monkeypat
 def test_tries_are_bounded_and_the_reason_is_told(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=503, times=None))
-    with pytest.raises(TransferError, match=r"503 Service Unavailable, 6 tries\)\nthe server is busy") as caught:
+    with pytest.raises(TransferError, match=r"503 Service Unavailable, 6 tries\)\nThe server is busy") as caught:
         files.fetch(url)
     assert len(http_server.seen) == 6
-    assert len(lines_of(caught.value)) == 3
+    assert_one_line_and_hint(caught.value)
 
 
 def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "RETRY_AFTER_MAX", 0.01)
+    monkeypatch.setattr(retries, "RETRY_AFTER_MAX", 0.01)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=429, headers={"Retry-After": "86400"}))
     assert files.fetch(url).read_bytes() == DATA
 
 
 def test_backoff_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACKOFF", 1.0)
-    delays = [transfer._delay(failed, None) for failed in range(1, 12)]
+    monkeypatch.setattr(retries, "BACKOFF", 1.0)
+    delays = [retries._delay(failed, None) for failed in range(1, 12)]
     assert all(bound / 2 <= delay <= bound for delay, bound in zip(delays, [1, 2, 4, 8, 16] + 6 * [30], strict=True))
 
 
@@ -357,8 +363,8 @@ def test_wrong_bytes_left_behind_are_thrown_away(http_server: FileServer, own_ca
 
 
 BAD = {
-    "404": (Fault(status=404), FileNotFoundError, "404 Not Found"),
-    "410": (Fault(status=410), FileNotFoundError, "410 Gone"),
+    "404": (Fault(status=404), MissingFileError, "404 Not Found"),
+    "410": (Fault(status=410), MissingFileError, "410 Gone"),
     "403": (Fault(status=403), TransferError, "403 Forbidden"),
     "401": (Fault(status=401), TransferError, "401 Unauthorized"),
     "teapot": (Fault(status=418), TransferError, "418"),
@@ -391,7 +397,7 @@ def test_bad_answer_is_named_without_another_try(
         files.fetch(url)
     assert type(caught.value) is kind
     assert url in str(caught.value)
-    assert len(lines_of(caught.value)) == 3
+    assert_one_line_and_hint(caught.value)
     assert len(http_server.seen) == 1
     assert names_in(own_cache) == []
 
@@ -405,7 +411,7 @@ def test_wrong_checksum_is_refused_after_a_second_look(http_server: FileServer, 
     url = http_server.add("/a.root", DATA)
     with pytest.raises(ChecksumError, match=f"adler32 {SUM}, expected 00000001") as caught:
         files.fetch(url, adler32="00000001")
-    assert len(lines_of(caught.value)) == 3
+    assert_one_line_and_hint(caught.value)
     assert len(http_server.seen) == 2
     assert names_in(own_cache) == []
 
@@ -430,13 +436,13 @@ def test_unwritable_cache_says_how_to_move_it(
 ) -> None:
     (tmp_path / "plain").write_text("not a folder")
     monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "plain" / "cache"))
-    with pytest.raises(TransferError, match="cannot be written: Not a directory\nset HIGGSNB_CACHE"):
+    with pytest.raises(TransferError, match="cannot be written: Not a directory\nSet HIGGSNB_CACHE"):
         files.fetch(http_server.add("/a.root", DATA))
 
 
 @pytest.mark.parametrize("url", ["https:///a.root", "http://[::1/a.root", "http://host:x/a.root", "root:a.root"])
 def test_address_without_a_host_is_refused(url: str) -> None:
-    with pytest.raises(TransferError, match="not a valid address; expected https://host/path"):
+    with pytest.raises(TransferError, match="not a valid address\nUse https://host/path"):
         files.fetch(url)
 
 
@@ -501,15 +507,23 @@ def test_redirect_loop_ends(http_server: FileServer) -> None:
 
 @pytest.mark.parametrize("target", ["http://host/a", "ftp://host/a", "file:///etc/passwd"])
 def test_redirect_from_https_to_less_is_refused(target: str) -> None:
-    with pytest.raises(transfer.PlaceError, match="refused"):
-        transfer._redirected("https://host/b", target, frozenset({"host"}))
+    with pytest.raises(request.SourceError, match="refused"):
+        http_source._redirected(Address.of("https://host/b"), target, frozenset({"host"}))
 
 
 def test_password_follows_a_redirect_only_on_its_own_host() -> None:
     hosts = frozenset({"host", "other"})
-    assert transfer._redirected("https://me:pw@host/b", "https://host/a", hosts) == "https://me:pw@host/a"
-    assert transfer._redirected("https://me:pw@host/b", "https://other/a", hosts) == "https://other/a"
-    assert transfer._redirected("https://me:pw@host/b", "https://host:81/a", hosts) == "https://host:81/a"
+    assert (
+        http_source._redirected(Address.of("https://me:pw@host/b"), "https://host/a", hosts).text
+        == "https://me:pw@host/a"
+    )
+    assert (
+        http_source._redirected(Address.of("https://me:pw@host/b"), "https://other/a", hosts).text == "https://other/a"
+    )
+    assert (
+        http_source._redirected(Address.of("https://me:pw@host/b"), "https://host:81/a", hosts).text
+        == "https://host:81/a"
+    )
 
 
 def test_password_is_sent_as_a_header(http_server: FileServer) -> None:
@@ -543,7 +557,7 @@ def test_all_places_tried_are_named(http_server: FileServer) -> None:
 def test_missing_xrootd_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "XRootD", None)
     for ask in (files.locate, files.fetch):
-        with pytest.raises(TransferError, match=r"needs the Python package xrootd.*\npip install xrootd"):
+        with pytest.raises(TransferError, match=r"needs the Python package xrootd.*\nRun pip install xrootd"):
             ask("root://eospublic.cern.ch//eos/a.root")
 
 
@@ -624,7 +638,7 @@ def test_mirror_without_the_file_names_both_places_and_asks_nobody_else(
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"/eos/a\.root \(no such file\); .*/a\.root \(no such") as caught:
         files.locate(http_server.add("/eos/a.root", DATA))
-    assert "unset HIGGSNB_MIRROR" in lines_of(caught.value)[2]
+    assert "unset HIGGSNB_MIRROR" in caught.value.hint
     assert http_server.seen == []
 
 
@@ -654,7 +668,7 @@ def test_mirror_that_can_be_none_is_refused_with_its_remedy(
     (tmp_path / "plain").write_bytes(DATA)
     monkeypatch.setenv("HIGGSNB_MIRROR", mirror.format(folder=tmp_path))
     for ask in (files.locate, files.fetch):
-        with pytest.raises(TransferError, match=rf"^HIGGSNB_MIRROR = .*: {words}\nset it to a folder") as caught:
+        with pytest.raises(TransferError, match=rf"^HIGGSNB_MIRROR = .*: {words}\nSet it to a folder") as caught:
             ask("https://host.invalid/eos/a.root")
         assert CANARY not in str(caught.value)
     assert files.locate(str(tmp_path / "plain")).origin == "local"  # which needs no mirror
@@ -753,7 +767,7 @@ def test_large_file_is_streamed_from_the_mirror_and_the_miss_is_no_fall_back(
 def test_threshold_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", text)
     with pytest.raises(
-        ValueError, match=rf"STREAM_ABOVE must be a whole number of bytes, got '{text[:40]}'; write 1000"
+        OptionError, match=rf"STREAM_ABOVE must be a whole number of bytes, got '{text[:40]}'\nSet it to 1000"
     ):
         files.locate("https://host.invalid/a.root", size=5)
 
@@ -787,7 +801,7 @@ def test_threads_that_want_the_same_file_fetch_it_once(http_server: FileServer) 
 def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
-    code = f"from higgsnb import files, transfer; transfer.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
+    code = f"from higgsnb import files, retries; retries.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
     root = str(Path(files.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
     running = [
@@ -804,11 +818,11 @@ def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer
 def test_stuck_process_does_not_hold_up_others_for_ever(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(files, "CLAIM_TIMEOUT", 0.01)
+    monkeypatch.setattr(cache, "CLAIM_TIMEOUT", 0.01)
     url = http_server.add("/a.root", DATA)
-    final = files._cache_path(transfer.Wanted.of(url, (), None, None))
+    final = cache.path_in_cache(request.FileRequest.of(url))
     final.parent.mkdir(parents=True)
-    with files._claim(final):
+    with cache.claim(final):
         assert files.fetch(url).read_bytes() == DATA
     assert "makes no progress" in caplog.text
     assert names_in(final.parent) == [final.name]
@@ -817,8 +831,8 @@ def test_stuck_process_does_not_hold_up_others_for_ever(
 def test_without_file_locks_every_download_has_a_name_of_its_own(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch, own_cache: Path
 ) -> None:
-    monkeypatch.setattr(files, "fcntl", None)
-    monkeypatch.setattr(transfer, "KEEPS_OPEN_FILES", True)
+    monkeypatch.setattr(cache, "fcntl", None)
+    monkeypatch.setattr(request, "KEEPS_OPEN_FILES", True)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
     with ThreadPoolExecutor(4) as pool:

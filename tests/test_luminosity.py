@@ -13,7 +13,7 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb.errors import LumiDataError, LumiMaskError
+from higgsnb.errors import LumiDataError, LumiMaskError, MissingFileError
 from higgsnb.luminosity import (
     SECTION_SECONDS,
     FileProgress,
@@ -273,10 +273,10 @@ def test_good_inputs_pass(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("key", "content", "kind", "words"),
     [
-        ("golden_json", None, FileNotFoundError, "a.txt: not found at any place"),
+        ("golden_json", None, MissingFileError, "a.txt: not found; tried"),
         ("golden_json", "{", LumiMaskError, "not JSON"),
         ("golden_json", '{"1": [[2, 1]]}', LumiMaskError, "run 1: expected"),
-        ("luminosity_table", None, FileNotFoundError, "a.txt: not found at any place"),
+        ("luminosity_table", None, MissingFileError, "a.txt: not found; tried"),
         ("luminosity_table", "x", LumiDataError, "no header"),
     ],
 )

@@ -13,16 +13,18 @@ from generators import random_leptons
 from http_server import Fault, FileServer
 from outreach import write
 
-from higgsnb import files, transfer
+from higgsnb import files, retries
+from higgsnb.blocks import RemoteBlocks
 from higgsnb.errors import TransferError
 from higgsnb.files import RemoteFile
+from higgsnb.request import counted_tries
 
 DATA = random.Random(2).randbytes(50_000)
 
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACKOFF", 0.001)
+    monkeypatch.setattr(retries, "BACKOFF", 0.001)
 
 
 @pytest.fixture
@@ -53,7 +55,7 @@ def test_transient_fault_of_a_part_is_survived(http_server: FileServer, remote: 
 def test_silent_server_is_asked_again(
     http_server: FileServer, remote: RemoteFile, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.2)
+    monkeypatch.setattr(retries, "TIMEOUT", 0.2)
     http_server.fail("/a.root", Fault(stall=True))
     assert remote.pread(0, 10) == DATA[:10]
 
@@ -76,7 +78,7 @@ def test_lasting_fault_of_a_part_is_told(
     with pytest.raises(TransferError, match=words) as caught:
         remote.pread(1000, 500)
     assert len(http_server.seen) == tries
-    assert str(caught.value).startswith("a.root: cannot be brought here\ntried http://127")
+    assert str(caught.value).startswith("a.root: cannot be fetched; tried http://127")
 
 
 def test_file_that_vanished_is_missing(http_server: FileServer, remote: RemoteFile) -> None:
@@ -152,10 +154,10 @@ def test_expired_address_is_asked_for_again(http_server: FileServer, monkeypatch
     remote = RemoteFile(source.location, source.size or 0)
     assert remote.pread(5, 10) == DATA[5:15]
     http_server.fail("/store/1.root", Fault(status=403, times=None))
-    transfer.take_tries()
-    assert remote.pread(5, 10) == DATA[5:15]
+    with counted_tries() as tries:
+        assert remote.pread(5, 10) == DATA[5:15]
     assert remote.location.partition("?")[0] == http_server.base + "/store/2.root"
-    assert transfer.take_tries() == {http_server.base + "/a.root": 2}
+    assert tries == {http_server.base + "/a.root": 2}
 
 
 def test_whole_file_whose_address_expires_is_fetched(http_server: FileServer) -> None:
@@ -172,19 +174,44 @@ def test_refusal_without_a_redirect_is_final(http_server: FileServer, remote: Re
     assert len(http_server.seen) == 1
 
 
-def test_tries_are_counted_by_file_and_forgotten_once_taken(http_server: FileServer) -> None:
-    transfer.take_tries()
-    for name, faults in {"/none.root": 0, "/two.root": 2}.items():
-        http_server.fail(name, *(faults * [Fault(status=503)]))
-        files.fetch(http_server.add(name, DATA) + "?token=secret")
-    assert transfer.take_tries() == {f"{http_server.base}/two.root?token=***": 3}
-    assert transfer.take_tries() == {}
+def test_tries_are_counted_by_file_where_the_request_was_made(http_server: FileServer) -> None:
+    with counted_tries() as tries:
+        for name, faults in {"/none.root": 0, "/two.root": 2}.items():
+            http_server.fail(name, *(faults * [Fault(status=503)]))
+            files.fetch(http_server.add(name, DATA) + "?token=secret")
+    assert tries == {f"{http_server.base}/two.root?token=***": 3}
+    with counted_tries() as later:
+        files.fetch(http_server.base + "/two.root")
+    assert later == {}
+
+
+def test_tries_of_concurrent_reads_are_not_mixed(http_server: FileServer, remote: RemoteFile) -> None:
+    other = RemoteFile(http_server.add("/b.root", DATA), len(DATA))
+    http_server.fail("/b.root", Fault(status=503))
+
+    def read(file: RemoteFile) -> dict[str, int]:
+        with counted_tries() as tries:
+            assert file.pread(5, 10) == DATA[5:15]
+        return tries
+
+    with ThreadPoolExecutor(2) as pool:
+        assert list(pool.map(read, (remote, other))) == [{}, {other.location: 2}]
+
+
+def test_tries_of_a_file_that_stays_open_belong_to_each_read(http_server: FileServer, remote: RemoteFile) -> None:
+    blocks = RemoteBlocks(remote.location, remote.pread)
+    for faults in (2, 0, 1):
+        http_server.fail("/a.root", *(faults * [Fault(status=503)]))
+        with counted_tries() as tries:
+            assert bytes(blocks.fetch([(5, 10)])(5, 10)) == DATA[5:15]
+        assert tries == ({remote.location: faults + 1} if faults else {})
+    blocks.close()
 
 
 def test_host_that_does_not_exist_is_left_at_once_for_the_next_place(http_server: FileServer) -> None:
     dead = "http://no-such-host.invalid/a.root"
-    transfer.take_tries()
-    assert files.fetch(dead, alternatives=[http_server.add("/a.root", DATA)]).read_bytes() == DATA
-    assert transfer.take_tries() == {}
+    with counted_tries() as tries:
+        assert files.fetch(dead, alternatives=[http_server.add("/a.root", DATA)]).read_bytes() == DATA
+    assert tries == {}
     with pytest.raises(TransferError, match=r"host no-such-host\.invalid not known, 6 tries"):
         files.fetch(dead.replace("a.root", "b.root"))

@@ -109,7 +109,7 @@ BAD: dict[str, tuple[Callable[[Workshop], File], str, str]] = {
     "zero bytes": (lambda s: s.local("zero", b""), "UnreadableError", "is empty"),
     "not ROOT": (lambda s: s.local("text", b"PK" * 5000), "UnreadableError", "is not a ROOT file"),
     "HTML page": (lambda s: s.remote("page", PAGE), "TransferError", "HTML page"),
-    "404": (lambda s: s.remote("absent", Fault(status=404, times=None)), "FileNotFoundError", "404 Not Found"),
+    "404": (lambda s: s.remote("absent", Fault(status=404, times=None)), "MissingFileError", "404 Not Found"),
     "403": (lambda s: s.remote("secret", Fault(status=403, times=None)), "TransferError", "403 Forbidden"),
     "wrong tree": (_wrong_tree, "SchemaError", "no tree 'Events'"),
     "missing branch": (_missing_branch, "SchemaError", "lacks Muon_dz"),
@@ -117,7 +117,7 @@ BAD: dict[str, tuple[Callable[[Workshop], File], str, str]] = {
     "corrupted block": (_corrupted_block, "UnreadableError", "branch Muon_pt is damaged"),
     "wrong checksum": (lambda s: s.local("sum", s.good, adler32="12345678"), "ChecksumError", "expected 12345678"),
     "not closed": (_never_closed, "UnreadableError", "before it closed the file"),
-    "missing file": (lambda s: File(str(s.folder / "nowhere.root")), "FileNotFoundError", "no such file"),
+    "missing file": (lambda s: File(str(s.folder / "nowhere.root")), "MissingFileError", "no such file"),
     "wrong event count": (
         lambda s: s.local("count", stamped(s.good, "count"), events=N_EVENTS + 1),
         "CampaignError",

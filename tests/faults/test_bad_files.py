@@ -19,7 +19,7 @@ from http_server import FileServer
 from outreach import campaign
 from test_baskets import outcomes
 
-from higgsnb import datasets, engine, events, root_events, selection, transfer
+from higgsnb import datasets, engine, events, retries, root_events, selection
 from higgsnb.datasets import Campaign, Dataset, File
 from higgsnb.errors import CampaignError
 
@@ -41,7 +41,7 @@ cross_section_pb = 1.0
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACKOFF", 0.01)
+    monkeypatch.setattr(retries, "BACKOFF", 0.01)
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ from bad_files import N_EVENTS, many
 from fault_server import KINDS, PORTAL, STORE, ChaosServer
 from outreach import campaign
 
-from higgsnb import engine, events, results, root_events, selection, transfer
+from higgsnb import engine, events, results, retries, root_events, selection
 from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.request import counted_tries
 
 N_FILES = 200
 DEAD = "http://no-such-host.invalid"
@@ -29,8 +30,8 @@ def server() -> Iterator[ChaosServer]:
 
 @pytest.fixture(autouse=True)
 def short_waits(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transfer, "BACKOFF", 0.01)
-    monkeypatch.setattr(transfer, "TIMEOUT", 0.6)
+    monkeypatch.setattr(retries, "BACKOFF", 0.01)
+    monkeypatch.setattr(retries, "TIMEOUT", 0.6)
 
 
 @pytest.fixture(scope="module")
@@ -50,12 +51,8 @@ def analysed(one: Campaign, cache: Path, monkeypatch: pytest.MonkeyPatch) -> tup
     """The result with an empty cache, and how many tries its files took."""
     monkeypatch.setenv("HIGGSNB_CACHE", str(cache))
     root_events.kept_reader.cache_clear()
-    transfer.take_tries()
     (*_, result) = engine.run(one, OPEN, workers=8)
-    tries = transfer.take_tries()
-    for url, most in result.run.get("tries", {}).items():
-        tries[url] = max(most, tries.get(url, 0))
-    return result, tries
+    return result, result.run["tries"]
 
 
 @pytest.mark.parametrize(("mode", "above"), [("fetched whole", "1000000000"), ("read piecewise", "0")])
@@ -77,7 +74,7 @@ def test_every_file_is_read_in_at_most_six_tries_with_the_same_result(
     assert 0.25 < server.met.total() / server.n_requests < 0.35
     assert set(server.met) == set(KINDS)
     assert len(tries) > 50
-    assert max(tries.values()) <= transfer.TRIES
+    assert max(tries.values()) <= retries.TRIES
     assert set(tries) <= {file.url for file in served} | {place for file in served for place in file.alternatives}
     figure("G9", f"{mode}: files done", f"{found.coverage.files[0]} of {N_FILES}, result equal")
     figure("G9", f"{mode}: faults", f"{server.met.total()} of {server.n_requests} requests, {len(server.met)} kinds")
@@ -90,6 +87,6 @@ def test_unknown_host_is_left_at_once_for_the_next_place(
     monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path))
     server.forget(share=0.0)
     (file,) = [file for file in served if urlsplit(file.url).hostname == urlsplit(DEAD).hostname][:1]
-    transfer.take_tries()
-    assert events.inspect(file, "outreach").entries == N_EVENTS
-    assert transfer.take_tries() == {}
+    with counted_tries() as tries:
+        assert events.inspect(file, "outreach").entries == N_EVENTS
+    assert tries == {}

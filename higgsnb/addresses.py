@@ -1,0 +1,161 @@
+"""Addresses of files: a path or a URL (http, https, root, file, toy), parsed once."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from higgsnb.errors import TransferError
+
+__all__ = ["Address", "expanded", "redact"]
+
+NETWORK = frozenset({"http", "https", "root"})
+SECRET_NAME = re.compile(r"auth|token|sig|secret|pass|pwd|cred|key|jwt|session|x-amz|x-goog", re.IGNORECASE)
+
+
+def redact(text: str) -> str:
+    """Remove the secrets from a text with addresses: passwords, and parameters that look like tokens.
+
+    >>> redact("https://me:pw@host/f.root?authz=abc&download=1")
+    'https://***@host/f.root?authz=***&download=1'
+    """
+
+    def redact_parameter(match: re.Match[str]) -> str:
+        secret = SECRET_NAME.search(unquote(match[1])) or len(match[2]) >= 24
+        return f"{match[1]}=***" if secret else match[0]
+
+    text = re.sub(r"(?<=://)[^/?#\s]*@", "***@", text)
+    return re.sub(r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s'\"<>)]+)", redact_parameter, text)
+
+
+def expanded(path: str) -> Path:
+    """Replace a leading ``~``; the home of an unknown user is left as it is written."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
+
+
+@dataclass(frozen=True, repr=False)
+class Address:
+    """Where a file is: a path or a URL. `str` and `repr` show it without its secrets.
+
+    Attributes
+    ----------
+    text : str
+        As given, secrets included.
+    scheme : str
+        In lower case, empty for a path; a single letter is a drive of Windows, not a scheme.
+    authority : str
+        User, password, host and port as given.
+    host : str
+        In lower case; empty unless the scheme is http, https or root.
+    path : str
+        The path of a URL, percent-encoded as given; of a path all of it.
+    query : str
+        What follows the question mark of a URL.
+    valid : bool
+        False if the text cannot be parsed, or is the URL of a remote file without a host.
+    """
+
+    text: str
+    scheme: str = ""
+    authority: str = ""
+    host: str = ""
+    path: str = ""
+    query: str = ""
+    valid: bool = True
+
+    @classmethod
+    def of(cls, location: str | os.PathLike[str]) -> Address:
+        """Parse a path or URL; never raises, see ``valid``."""
+        text = os.fspath(location)
+        match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", text)
+        if match is None:
+            return cls(text, path=text)
+        scheme = match[1].lower()
+        try:
+            parts = urlsplit(text)
+            host = (parts.hostname or "").rstrip(".").lower() if scheme in NETWORK else ""
+            valid = scheme not in NETWORK or (bool(host) and parts.port != 0)
+        except ValueError:
+            return cls(text, scheme, valid=False)
+        return cls(text, scheme, parts.netloc, host, parts.path, parts.query, valid)
+
+    def __str__(self) -> str:
+        return redact(self.text)
+
+    def __repr__(self) -> str:
+        return f"Address({redact(self.text)!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a path or a ``file:`` URL."""
+        return self.scheme in ("", "file")
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether it is an ``http:``, ``https:`` or ``root:`` URL."""
+        return self.scheme in NETWORK
+
+    @property
+    def name(self) -> str:
+        """The last part of the path, for messages."""
+        return (unquote(self.path) if self.scheme else self.path).rstrip("/").rsplit("/", 1)[-1]
+
+    @property
+    def suffix(self) -> str:
+        """Extension in lower case with its dot; empty if it is long or has unusual characters."""
+        suffix = Path(self.name).suffix.lower()
+        return suffix if re.fullmatch(r"\.[a-z0-9]{1,8}", suffix) else ""
+
+    @property
+    def public_name(self) -> str:
+        """The address without credentials, port and query; of a local file only its name."""
+        if self.is_local:
+            return PurePosixPath(self.text.replace("\\", "/")).name
+        return self.text if self.scheme == "toy" else f"{self.scheme}://{self.host}{self.path}"
+
+    @property
+    def server(self) -> str:
+        """Host and port in lower case, without user and password."""
+        return self.authority.rsplit("@", 1)[-1].lower()
+
+    @property
+    def without_secrets(self) -> str:
+        """The URL without user, password and tokens: the same text for the same file, whoever asks for it."""
+        parameters = [p for p in self.query.split("&") if not SECRET_NAME.search(unquote(p.partition("=")[0]))]
+        return urlunsplit((self.scheme, self.server, self.path, "&".join(parameters), ""))
+
+    @property
+    def canonical(self) -> str:
+        """A text that two addresses of the same file share: the resolved path, or the URL without its user."""
+        if self.scheme == "toy":
+            return self.text
+        if self.is_local:
+            return os.path.realpath(unquote(self.path) if self.scheme else self.path)
+        path = re.sub(r"/+", "/", unquote(self.path))
+        # CERN's storage serves one tree, /eos/…, from several hosts and protocols.
+        return path if path.startswith("/eos/") else f"{self.server}{path}?{self.query}"
+
+    @property
+    def local_path(self) -> Path:
+        """The path of a local file, with ``~`` replaced; `TransferError` if a ``file:`` URL names a host."""
+        if not self.scheme:
+            return expanded(self.path)
+        if self.authority not in ("", "localhost"):
+            raise TransferError(
+                f"{self}: a file: address cannot name a host ('{self.authority}')", "Use file:///folder/name."
+            )
+        from urllib.request import url2pathname
+
+        return Path(url2pathname(self.path))
+
+    @property
+    def mirror_path(self) -> str:
+        """Where a mirror has the file, below its root; empty if it has no path, or one that leaves the root."""
+        path = unquote(self.path).lstrip("/") if self.host else ""
+        return "" if ".." in re.split(r"[/\\]", path) else path

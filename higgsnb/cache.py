@@ -1,0 +1,195 @@
+"""The cache: downloaded files under a hash as name, their verified checksums, and locks between processes."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import importlib
+import logging
+import os
+import sqlite3
+import stat
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from higgsnb import retries
+from higgsnb.addresses import expanded
+from higgsnb.errors import TransferError
+from higgsnb.request import FileRequest, PartialDownload, SourceError, adler32_of
+
+fcntl: Any
+try:
+    fcntl = importlib.import_module("fcntl")
+except ImportError:  # Windows: there every download has a temporary name of its own and does not resume
+    fcntl = None
+
+__all__ = ["cache_folder", "checksum", "claim", "path_in_cache", "problem_with", "remember_checksum", "writable"]
+
+log = logging.getLogger(__name__)
+
+CLAIM_TIMEOUT = 300.0  # s without progress of another process that downloads the same file
+
+
+def cache_folder() -> Path:
+    """Return the cache: ``HIGGSNB_CACHE``, else the platform's cache folder. It need not exist yet."""
+    given = os.environ.get("HIGGSNB_CACHE")
+    if given:
+        return expanded(given).absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("higgsnb", appauthor=False))
+
+
+def path_in_cache(request: FileRequest) -> Path:
+    """Return the name of a file in the cache: only a hash, of the address without its secrets.
+
+    What a mirror gives without a checksum is kept apart, so that it is never taken for the original.
+    """
+    key = request.address.without_secrets
+    if request.mirror is not None and request.adler32 is None:
+        key = f"{request.mirror.text} {key}"
+    return cache_folder() / "files" / (hashlib.sha256(key.encode()).hexdigest() + request.address.suffix)
+
+
+def problem_with(path: Path, request: FileRequest) -> SourceError | None:
+    """Return what is wrong with a file on disk; None if it is the one requested."""
+    hint = "Replace the file, or correct bytes and adler32 in the campaign if the new file is the right one."
+    try:
+        state = path.stat()
+        if stat.S_ISREG(state.st_mode):
+            return request.difference(state.st_size, lambda: checksum(path), hint)
+    except FileNotFoundError:
+        return SourceError("missing", "no such file")
+    except OSError as error:
+        return SourceError("permanent", f"cannot be read: {error.strerror}", "Check the permissions of the file.")
+    kinds = {stat.S_IFDIR: "a folder", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}  # reading might never end
+    kind = kinds.get(stat.S_IFMT(state.st_mode), "a device")
+    return SourceError("permanent", f"is {kind}, not a file", "Give the path of one regular file.")
+
+
+# --- Checksums that were computed before -----------------------------------------------------------------------
+
+
+def checksum(path: Path) -> str:
+    """Return the adler32 of a file, eight hexadecimal digits; remembered by path, size and time of modification."""
+    path = path.absolute()
+    state = path.stat()
+    known = _known_checksum(path, state)
+    if known is not None:
+        return known
+    text, after = adler32_of(path), path.stat()
+    if (after.st_size, after.st_mtime_ns) == (state.st_size, state.st_mtime_ns):
+        remember_checksum(path, state, text)
+    return text
+
+
+@contextlib.contextmanager
+def _database() -> Iterator[sqlite3.Connection]:
+    with contextlib.closing(sqlite3.connect(cache_folder() / "verified.sqlite", timeout=30.0)) as database, database:
+        database.execute(
+            "CREATE TABLE IF NOT EXISTS verified (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, adler32 TEXT)"
+        )
+        yield database
+
+
+def _known_checksum(path: Path, state: os.stat_result) -> str | None:
+    try:
+        if not (cache_folder() / "verified.sqlite").exists():
+            return None
+        with _database() as database:
+            row = database.execute(
+                "SELECT adler32 FROM verified WHERE path = ? AND size = ? AND mtime_ns = ?",
+                (os.fsencode(path), state.st_size, state.st_mtime_ns),
+            ).fetchone()
+    except (sqlite3.Error, OSError) as error:
+        log.info("checksums cannot be looked up in the cache: %s", error)
+        return None
+    return None if row is None else str(row[0])
+
+
+def remember_checksum(path: Path, state: os.stat_result, adler32: str) -> None:
+    """Remember the checksum of a file; a cache that cannot be written costs time, nothing else."""
+    try:
+        cache_folder().mkdir(parents=True, exist_ok=True)
+        with _database() as database:
+            database.execute(
+                "INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?)",
+                (os.fsencode(path), state.st_size, state.st_mtime_ns, adler32),
+            )
+    except (sqlite3.Error, OSError) as error:
+        log.info("the checksum of %s cannot be stored in the cache: %s", path.name, error)
+
+
+# --- Downloads into the cache ----------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def writable(folder: Path) -> Iterator[None]:
+    """Make a folder of the cache; an error of the disk inside the block becomes a `TransferError` with a hint."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        if error.errno is None:  # an error of this package, about a source
+            raise
+        hint = "Set HIGGSNB_CACHE to a folder that you may write to."
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            hint = "Free some space, or set HIGGSNB_CACHE to a folder with more."
+        raise TransferError(f"the cache {folder} cannot be written: {error.strerror}", hint) from None
+
+
+@contextlib.contextmanager
+def claim(final: Path) -> Iterator[PartialDownload]:
+    """Hold the temporary file of a download exclusively: processes download a file once and never mix bytes."""
+    partial = _locked(final.with_name(final.name + ".part"))
+    if partial is None:
+        handle, name = tempfile.mkstemp(prefix=final.name + ".", suffix=".part", dir=final.parent)
+        partial = PartialDownload(Path(name), os.fdopen(handle, "r+b"), resumable=False)
+    try:
+        yield partial
+    finally:
+        partial.close()
+
+
+def _locked(path: Path) -> PartialDownload | None:
+    """Lock the common temporary file; None where locks do not work, or if the file of the holder stops growing."""
+    known_size, since = -1, time.monotonic()
+    while fcntl is not None:
+        file = path.open("a+b")
+        state = _lock(file, path)
+        if state == "ours":
+            return PartialDownload(path, file, resumable=True)
+        file.close()
+        if state == "impossible":
+            break
+        if state == "gone":
+            continue
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            continue
+        if size != known_size:
+            known_size, since = size, time.monotonic()
+        elif time.monotonic() - since > CLAIM_TIMEOUT:
+            log.warning("%s: another process makes no progress, fetching separately", path.name)
+            break
+        time.sleep(min(0.05, retries.BACKOFF))
+    return None
+
+
+def _lock(file: IO[bytes], path: Path) -> str:
+    """Try to lock. ``gone``: another process has finished or removed the file since it was opened."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return "ours" if os.path.samestat(os.fstat(file.fileno()), path.stat()) else "gone"
+    except BlockingIOError:
+        return "taken"
+    except FileNotFoundError:
+        return "gone"
+    except OSError as error:
+        log.info("files cannot be locked in %s: %s", path.parent, error.strerror)
+        return "impossible"

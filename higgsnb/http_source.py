@@ -1,0 +1,294 @@
+"""Files over HTTP: one request for all of it, a part or its size; redirects only to allowed hosts."""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import importlib
+import importlib.util
+import logging
+import os
+import re
+import socket
+import ssl
+import time
+from base64 import b64encode
+from collections.abc import Iterator
+from functools import lru_cache
+from urllib.error import URLError
+from urllib.parse import quote, unquote, urljoin, urlunsplit
+from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
+
+from higgsnb import retries
+from higgsnb.addresses import Address, redact
+from higgsnb.request import BLOCK, FileRequest, PartialDownload, RemoteInfo, SourceError, UnknownHostError
+
+__all__ = ["download", "probe", "read_range"]
+
+log = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 10
+TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
+REFUSED_STATUS = frozenset({401, 403})
+REFUSED_HINT = "The server refuses access: check that the file is public and that a token in its address is valid."
+REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+
+
+def download(source: Address, partial: PartialDownload, request: FileRequest) -> None:
+    """Append what is missing of a file, in one request; start again where it cannot be resumed."""
+    offset, validator = partial.size, partial.validator(source)
+    # Kept bytes are judged by the checksum of the whole file, or the server can vouch for them.
+    judged = request.adler32 is not None or validator is not None
+    if offset and not (judged and (request.size is None or offset <= request.size)):
+        partial.reset()
+        offset, validator = 0, None
+    if request.size is not None and offset == request.size:
+        return
+    headers = {"Range": f"bytes={offset}-"} if offset else {}
+    if offset and validator:
+        headers["If-Range"] = validator
+    with _open(source, headers, request.hosts) as (response, _):
+        if response.status == 416 and _content_range(response)[1] == offset:
+            return
+        total = _begin(response, offset, partial, request)
+        head = response.read(512)
+        if partial.size == 0:
+            _check_head(head, total, response, request)
+        request.check_offered_size(total)
+        partial.note_origin(source, response.headers)
+        _copy(response, head, partial, total, request)
+
+
+def probe(source: Address, request: FileRequest) -> RemoteInfo:
+    """Ask for the first byte of a file: where redirects lead, its size, and whether parts of it can be read."""
+    with _open(source, {"Range": "bytes=0-0"}, request.hosts) as (response, address):
+        if response.status == 416:  # as some servers answer for an empty file
+            return RemoteInfo(address, None, False)
+        _check_answer(response)
+        total = _content_range(response)[1]
+        _check_head(response.read(16), total, response, request)
+        if response.status != 206 or total is None:
+            log.warning("%s: the server does not support range requests, fetching it whole", request.address.name)
+            return RemoteInfo(address, None, False)
+    request.check_offered_size(total)
+    return RemoteInfo(address, total, True)
+
+
+def read_range(source: Address, offset: int, size: int, request: FileRequest) -> bytes:
+    """Read ``size`` bytes at ``offset``, in one request."""
+    headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
+    with _open(source, headers, request.hosts) as (response, _):
+        _check_answer(response)
+        if response.status != 206 or _content_range(response)[0] != offset:
+            raise SourceError("transient", f"did not send the part from byte {offset} that was asked for")
+        data = response.read(size + 1)
+    if len(data) != size:
+        raise SourceError("transient", f"sent {len(data)} of {size} bytes")
+    return data
+
+
+# --- Answers -------------------------------------------------------------------------------------------------
+
+
+def _begin(
+    response: http.client.HTTPResponse, offset: int, partial: PartialDownload, request: FileRequest
+) -> int | None:
+    """Check an answer before its body is read; return the size of the whole file, None if the server does not say."""
+    if response.status == 416:
+        partial.reset()
+        raise SourceError("transient", "cannot resume there")
+    _check_answer(response)
+    if response.status != 206:
+        if offset:
+            log.info("%s: the server does not resume, starting again", request.address.name)
+        partial.reset()
+        length = response.headers.get("Content-Length", "")
+        return int(length) if length.isdigit() else None
+    start, total = _content_range(response)
+    if start != offset:
+        partial.reset()
+        raise SourceError("transient", f"sent bytes from {start}, asked from {offset}")
+    return total
+
+
+def _copy(
+    response: http.client.HTTPResponse,
+    block: bytes,
+    partial: PartialDownload,
+    total: int | None,
+    request: FileRequest,
+) -> None:
+    """Write ``block``, then the rest of the body."""
+    done = partial.size
+    while block:
+        partial.write(block)
+        done += len(block)
+        if request.progress is not None:
+            request.progress(done, total)
+        try:
+            block = b"" if done == total else response.read1(BLOCK)
+        except OSError as error:  # of the network; one of the disk comes from the write above
+            raise _network_failure(error, "") from None
+    if total is not None and done < total:
+        raise SourceError("transient", f"the body ended after {done} of {total} bytes", "Run the same command again.")
+    if total is not None and done > total:
+        partial.reset()
+        raise SourceError("transient", f"sent {done} bytes, announced {total}")
+
+
+def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
+    """Return first byte and size of the whole file from ``Content-Range: bytes 5-9/10`` or ``bytes */10``."""
+    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", "").strip())
+    if match is None:
+        return None, None
+    return (None if match[1] is None else int(match[1])), (None if match[2] is None else int(match[2]))
+
+
+def _check_answer(response: http.client.HTTPResponse) -> None:
+    """Raise `SourceError` for a status other than 200 and 206, or a body in another encoding."""
+    status, reason = response.status, _status(response)
+    if status in (404, 410):
+        raise SourceError("missing", reason)
+    if status in REFUSED_STATUS:
+        raise SourceError("refused", reason, REFUSED_HINT)
+    if status in TRANSIENT_STATUS:
+        wait = _retry_after(response.headers.get("Retry-After", ""))
+        raise SourceError("transient", reason, "The server is busy or down: run the same command again later.", wait)
+    if status not in (200, 206):
+        raise SourceError("permanent", reason, "Check the address in a browser.")
+    encoding = response.headers.get("Content-Encoding", "").lower()
+    if encoding not in ("", "identity"):
+        raise SourceError("permanent", f"sent compressed as {encoding}", "The server must send the file as it is.")
+
+
+def _status(response: http.client.HTTPResponse) -> str:
+    return f"{response.status} {http.client.responses.get(response.status, '')}".strip()
+
+
+def _retry_after(text: str) -> float | None:
+    """Return the seconds from a Retry-After header, which holds seconds or a date; None for anything else."""
+    try:
+        if text.strip().isdigit():
+            return float(text)
+        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
+    except ValueError:
+        return None
+
+
+def _check_head(head: bytes, total: int | None, response: http.client.HTTPResponse, request: FileRequest) -> None:
+    """Raise `SourceError` for an empty file, or for the web page that a portal sends for a login or an error."""
+    if not head and total == 0:
+        raise SourceError("permanent", "an empty file", "The file is empty at its source: tell whoever serves it.")
+    suffix, begin = request.address.suffix, head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower()
+    announced = response.headers.get_content_type() in ("text/html", "application/xhtml+xml")
+    is_page = begin.startswith((b"<!doctype", b"<html")) or (announced and not head.startswith(b"root"))
+    if is_page and suffix not in (".html", ".htm"):
+        raise SourceError(
+            "permanent",
+            f"an HTML page came instead of {suffix or 'the file'}",
+            "Open the address in a browser: it may ask for a login or show an error.",
+        )
+
+
+# --- Requests ------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _open(
+    source: Address, headers: dict[str, str], hosts: frozenset[str]
+) -> Iterator[tuple[http.client.HTTPResponse, Address]]:
+    """Send a request and follow its redirects; yield the answer and the address that gave it.
+
+    An exception of the network becomes a `SourceError`; its own message is dropped, as it may hold secrets.
+    """
+    try:
+        response, address = _follow(source, headers, hosts)
+        with contextlib.closing(response):
+            yield response, address
+    except (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
+        raise _network_failure(error, source.host) from None
+
+
+def _network_failure(error: BaseException, host: str) -> SourceError:
+    cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, BaseException) else error
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        return SourceError(
+            "permanent",
+            f"certificate not accepted: {cause.verify_message}",
+            "Check the clock and the certificates of this machine (SSL_CERT_FILE).",
+        )
+    if isinstance(cause, http.client.InvalidURL | ValueError):
+        return SourceError("permanent", "not a valid address", "Correct the address.")
+    if isinstance(cause, socket.gaierror):
+        return UnknownHostError(host)
+    if isinstance(cause, TimeoutError):
+        return SourceError("transient", f"no byte for {retries.TIMEOUT:g} s", "Check the network, then run again.")
+    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
+    return SourceError("transient", redact(words), "Check the network, or set HIGGSNB_MIRROR.")
+
+
+def _follow(
+    address: Address, headers: dict[str, str], hosts: frozenset[str]
+) -> tuple[http.client.HTTPResponse, Address]:
+    """Send a request and follow its redirects, each only to an allowed host."""
+    for redirects in range(MAX_REDIRECTS):
+        response = _request(address, headers)
+        target = response.headers.get("Location")
+        if redirects and response.status in REFUSED_STATUS:  # a signed address is valid for minutes only
+            response.close()
+            raise SourceError("transient", f"{_status(response)} after a redirect", REFUSED_HINT)
+        if response.status not in REDIRECT_STATUS or target is None:
+            return response, address
+        response.close()
+        address = _redirected(address, target, hosts)
+    raise SourceError("permanent", f"more than {MAX_REDIRECTS} redirects", "Check the address in a browser.")
+
+
+def _redirected(old: Address, target: str, hosts: frozenset[str]) -> Address:
+    """Return the address to which a redirect leads; a password goes along only to the same server."""
+    try:
+        new = Address.of(urljoin(old.text, target))
+    except ValueError:
+        new = Address(target, valid=False)
+    if not new.valid or new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
+        raise SourceError(
+            "permanent",
+            f"redirected from {old.scheme}: to {f'{new.scheme}:' if new.valid else 'an invalid address'}, refused",
+            "Give the address to which it leads, if you trust it.",
+        )
+    if new.host not in hosts:
+        raise SourceError(
+            "permanent",
+            f"redirected to host {new.host}, refused",
+            f"If you trust that host, set HIGGSNB_ALLOW_HOSTS={new.host}.",
+        )
+    user, _, _ = old.authority.rpartition("@")
+    if user and "@" not in new.authority and (old.scheme, old.server) == (new.scheme, new.server):
+        return Address.of(new.text.replace("://", f"://{user}@", 1))
+    return new
+
+
+def _request(address: Address, headers: dict[str, str]) -> http.client.HTTPResponse:
+    """Send one request, no redirects. A password in the address goes into a header, for this host only."""
+    user, _, host = address.authority.rpartition("@")
+    path, query = quote(address.path, safe="/%:=&+,;~!$'()*@"), address.query.replace(" ", "%20")
+    headers = {"Accept-Encoding": "identity", "User-Agent": "higgsnb", **headers}
+    request = Request(urlunsplit((address.scheme, host, path, query, "")), headers=headers)  # noqa: S310 see below
+    if user:
+        request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote(user).encode()).decode())
+    opener = OpenerDirector()  # only http and https; no handler for redirects and errors: answers come back as they are
+    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=_tls())):
+        opener.add_handler(handler)
+    response = opener.open(request, timeout=retries.TIMEOUT)
+    if not isinstance(response, http.client.HTTPResponse):
+        raise SourceError("permanent", "not an http address", "Correct the address.")
+    return response
+
+
+@lru_cache(maxsize=1)
+def _tls() -> ssl.SSLContext:
+    """Trust the system's certificates, or those of certifi where it is installed and SSL_CERT_FILE is not set."""
+    if not os.environ.get("SSL_CERT_FILE") and importlib.util.find_spec("certifi") is not None:
+        return ssl.create_default_context(cafile=importlib.import_module("certifi").where())
+    return ssl.create_default_context()

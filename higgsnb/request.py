@@ -1,0 +1,269 @@
+"""A request for a file, why a source did not give it, and the file while it is downloaded."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+from urllib.parse import quote
+
+from higgsnb.addresses import Address
+from higgsnb.errors import ChecksumError, MissingFileError, TransferError
+
+__all__ = [
+    "FileRequest",
+    "OtherSizeError",
+    "PartialDownload",
+    "Progress",
+    "RemoteInfo",
+    "SourceError",
+    "UnknownHostError",
+    "active_tries",
+    "adler32_of",
+    "counted_tries",
+]
+
+BLOCK = 2**18  # bytes read at a time
+CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
+KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes open files
+
+Progress = Callable[[int, "int | None"], None]
+
+active_tries: ContextVar[dict[str, int]] = ContextVar("active_tries")
+"""Where retries are counted, see `counted_tries`."""
+
+
+@contextlib.contextmanager
+def counted_tries() -> Iterator[dict[str, int]]:
+    """Count the tries of all transfers that are requested in this context.
+
+    Yields
+    ------
+    dict of str to int
+        For each file that took more than one try, the most tries of one transfer (of the whole file, or of one part
+        of a file that is read piecewise), by its address without secrets.
+    """
+    tries: dict[str, int] = {}
+    token = active_tries.set(tries)
+    try:
+        yield tries
+    finally:
+        active_tries.reset(token)
+
+
+class SourceError(Exception):
+    """Why one source did not give the file.
+
+    ``kind`` is one of missing, checksum, permanent, skipped (not asked), transient (to be retried, after ``wait``
+    seconds if given) and refused (permanent, unless a redirect led to a signed address, which may have expired).
+    """
+
+    def __init__(self, kind: str, reason: str, hint: str = "", wait: float | None = None) -> None:
+        super().__init__(kind, reason, hint, wait)
+        self.kind, self.reason, self.hint, self.wait = kind, reason, hint, wait
+
+
+class UnknownHostError(SourceError):
+    """A host name that cannot be resolved: another source of the file is a better next try."""
+
+    def __init__(self, host: str) -> None:
+        super().__init__("transient", f"host {host} not known", "Check the network, or set HIGGSNB_MIRROR.")
+
+
+class OtherSizeError(SourceError):
+    """A source that offers a file of another size; it is not retried."""
+
+    def __init__(self, total: int, expected: int) -> None:
+        super().__init__(
+            "checksum",
+            f"offers {total} bytes, expected {expected}",
+            "Check the address, or bytes and adler32 in the campaign.",
+        )
+
+
+class RemoteInfo(NamedTuple):
+    """What a source says of a file: its address after redirects, bytes, and whether it can be read piecewise."""
+
+    address: Address
+    size: int | None
+    has_ranges: bool
+
+
+@dataclass(frozen=True)
+class FileRequest:
+    """One file as the caller asked for it; ``tries`` counts its retries, see `counted_tries`."""
+
+    address: Address
+    alternatives: tuple[Address, ...] = ()
+    size: int | None = None
+    adler32: str | None = None
+    progress: Progress | None = None
+    mirror: Address | None = None
+    tries: dict[str, int] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of(
+        cls,
+        url: str | os.PathLike[str],
+        alternatives: Sequence[str] = (),
+        size: int | None = None,
+        adler32: str | None = None,
+        progress: Progress | None = None,
+    ) -> FileRequest:
+        """Parse the addresses and take the mirror from ``HIGGSNB_MIRROR``; `TransferError` names a bad address."""
+        addresses = [Address.of(location) for location in (url, *alternatives)]
+        for address in addresses:
+            if not address.valid:
+                raise TransferError(f"{address}: not a valid address", "Use https://host/path or root://host//path.")
+        mirror = os.environ.get("HIGGSNB_MIRROR")
+        return cls(
+            addresses[0],
+            tuple(addresses[1:]),
+            size,
+            None if adler32 is None else adler32.lower().zfill(8),
+            progress,
+            Address.of(mirror) if mirror else None,
+            active_tries.get({}),
+        )
+
+    @property
+    def hosts(self) -> frozenset[str]:
+        """Hosts to which a redirect may lead."""
+        extra = os.environ.get("HIGGSNB_ALLOW_HOSTS", "").split(",")
+        named = {address.host for address in (self.address, *self.alternatives, self.mirror) if address is not None}
+        return frozenset((named | {host.strip().lower() for host in extra} | CATALOGUE_HOSTS) - {""})
+
+    @property
+    def mirror_paths(self) -> tuple[str, ...]:
+        """Where a mirror may have the file, below its root: the paths of all addresses, then their last parts."""
+        paths = [path for address in (self.address, *self.alternatives) if (path := address.mirror_path)]
+        if not paths:
+            unusable = SourceError("permanent", "no path that a mirror could hold", "Correct the address.")
+            raise self.error([(self.address, unusable)])
+        return tuple(dict.fromkeys(paths + [path.rsplit("/", 1)[-1] for path in paths]))
+
+    @property
+    def sources(self) -> tuple[Address, ...]:
+        """Addresses to try, in this order: those in the mirror if there is one, else those given."""
+        if self.mirror is None:
+            return (self.address, *self.alternatives)
+        base = self.mirror.text.rstrip("/")
+        return tuple(Address.of(f"{base}/{quote(path)}") for path in self.mirror_paths)
+
+    def check_offered_size(self, total: int | None) -> None:
+        """Raise `OtherSizeError` if a source offers a file of another size than the one requested."""
+        if total is not None and self.size is not None and total != self.size:
+            raise OtherSizeError(total, self.size)
+
+    def difference(self, size: int, adler32: Callable[[], str], hint: str) -> SourceError | None:
+        """Compare a whole file with what was requested; return None if it agrees. ``adler32`` computes its checksum."""
+        if self.size is not None and size != self.size:
+            return SourceError("checksum", f"{size} bytes, expected {self.size}", hint)
+        found = None if self.adler32 is None else adler32()
+        if found != self.adler32:
+            return SourceError("checksum", f"adler32 {found}, expected {self.adler32}", hint)
+        return None
+
+    def error(self, failures: Sequence[tuple[object, SourceError]]) -> OSError:
+        """Return the exception for a file that no source gave; it names each source and why."""
+        name = self.address.name
+        tried = "; ".join(f"{source} ({failure.reason})" for source, failure in failures)
+        reasons = [failure for _, failure in failures]
+        asked = [failure for failure in reasons if failure.kind != "skipped"] or reasons
+        for failure in asked:
+            if failure.kind == "checksum":
+                return ChecksumError(f"{name}: not the file that the catalogue describes; tried {tried}", failure.hint)
+        for failure in asked:
+            if failure.kind != "missing":
+                verb = "read" if self.address.is_local else "fetched"
+                return TransferError(f"{name}: cannot be {verb}; tried {tried}", failure.hint)
+        hint = "Check the address, or list another address of the file under 'alternatives'."
+        if self.mirror is not None:
+            hint = f"Put the file there, or unset HIGGSNB_MIRROR ({self.mirror})."
+        return MissingFileError(f"{name}: not found; tried {tried}", hint)
+
+
+def adler32_of(path: Path) -> str:
+    """Compute the adler32 of a file, eight hexadecimal digits."""
+    value = 1
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            value = zlib.adler32(block, value)
+    return f"{value:08x}"
+
+
+class PartialDownload:
+    """A file while it is downloaded: bytes under a temporary name, and which source they came from."""
+
+    def __init__(self, path: Path, file: IO[bytes], *, resumable: bool) -> None:
+        self.path, self.file, self.resumable = path, file, resumable
+        self.origin = path.with_name(path.name + ".json")
+        self.finished = False
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return os.fstat(self.file.fileno()).st_size
+
+    def write(self, block: bytes) -> None:
+        """Append a block."""
+        self.file.write(block)
+        self.file.flush()
+
+    def reset(self) -> None:
+        """Discard all bytes."""
+        self.file.truncate(0)
+        self.origin.unlink(missing_ok=True)
+
+    def check(self, request: FileRequest) -> None:
+        """Discard the bytes and raise `SourceError` if they are not the file requested."""
+        hint = "The bytes were discarded; check the address, or bytes and adler32 in the campaign."
+        difference = request.difference(self.size, lambda: adler32_of(self.path), hint)
+        if difference is not None:
+            self.reset()
+            raise difference
+
+    def validator(self, source: Address) -> str | None:
+        """Return the ETag or date under which this source gave the bytes so far; None if it did not."""
+        try:
+            known = json.loads(self.origin.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        good = isinstance(known, dict) and known.get("place") == _fingerprint(source)
+        return str(known["validator"]) if good and known.get("validator") else None
+
+    def note_origin(self, source: Address, headers: Any) -> None:
+        """Keep the ETag or date under which a source gives the bytes."""
+        tag = headers.get("ETag", "")
+        validator = tag if tag.startswith('"') else headers.get("Last-Modified")
+        self.origin.write_text(json.dumps({"place": _fingerprint(source), "validator": validator}), encoding="utf-8")
+
+    def finish(self, final: Path) -> None:
+        """Give the bytes their final name, in one step, once they are on the disk."""
+        self.file.flush()
+        os.fsync(self.file.fileno())
+        if KEEPS_OPEN_FILES:
+            self.file.close()
+        self.path.replace(final)
+        self.finished = True
+        self.origin.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Keep what can be resumed; remove the rest before the lock is released: other processes wait for it."""
+        if not self.finished and not (self.resumable and self.size):
+            self.origin.unlink(missing_ok=True)
+            if KEEPS_OPEN_FILES:
+                self.file.close()
+            self.path.unlink(missing_ok=True)
+        self.file.close()
+
+
+def _fingerprint(source: Address) -> str:
+    return hashlib.sha256(source.text.encode()).hexdigest()
