@@ -20,9 +20,10 @@ from higgsnb import __version__
 from higgsnb.errors import HiggsnbError, describe
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Result, Yield
+    from higgsnb.analysis import Result
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
+    from higgsnb.yields import Yield
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
@@ -270,7 +271,7 @@ def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
 
 def _sum(yields: list[Yield]) -> Yield:
     """Add up independent yields."""
-    from higgsnb.analysis import Yield
+    from higgsnb.yields import Yield
 
     return Yield(
         sum(y.events for y in yields), sum(y.expected for y in yields), sum(y.stat_error**2 for y in yields) ** 0.5

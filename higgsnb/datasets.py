@@ -186,7 +186,7 @@ class Chunk:
     fingerprint: str | None = None
     """What `events.fingerprint` said of the file when the run began; None = not checked."""
     mask: str | None = None
-    """The `luminosity.Mask.digest` of the golden JSON when the run began; None = not checked."""
+    """The `luminosity.LumiMask.digest` of the golden JSON when the run began; None = not checked."""
 
 
 def names() -> tuple[str, ...]:

@@ -1,4 +1,4 @@
-"""Run `analysis.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
+"""Run `analyse.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
 
 One code path: `accounts` says what is to be done, `executors` where, `tasks` what a worker does, and the `ledger` what
 is finished. Whoever does the work may die at any moment; what counts is what is in the ledger.
@@ -17,9 +17,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import accounts, analysis, datasets, errors, events, luminosity, provenance, tasks, transfer
+from higgsnb import accounts, datasets, errors, events, luminosity, provenance, tasks, transfer
 from higgsnb.accounts import Accounts, Batch
-from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
+from higgsnb.analyse import analyse
+from higgsnb.analysis import Failure, Result
 from higgsnb.errors import (
     FileError,
     LedgerError,
@@ -30,8 +31,9 @@ from higgsnb.errors import (
 )
 from higgsnb.executors import Cluster, Threads, available_cores, opened
 from higgsnb.files import redact
-from higgsnb.ledger import Ledger, Record, Sum, unit_keys
+from higgsnb.ledger import Ledger, unit_keys
 from higgsnb.selection import STREAM_CHANNELS
+from higgsnb.tally import ChunkKey, FileKey, Integers, Record, Sum, Tally
 from higgsnb.tasks import Outcome, Work
 
 if TYPE_CHECKING:
@@ -163,7 +165,7 @@ def run(
     ledger: Path | None = None,
     fresh: bool = False,
     unit_seconds: float | None = None,
-    analyse: Callable[..., Tally] = analysis.analyse,
+    analyse: Callable[..., Tally] = analyse,
 ) -> Generator[Result]:
     """Analyse a campaign with all cores of this machine, or with a Dask cluster.
 

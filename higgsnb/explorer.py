@@ -195,7 +195,7 @@ class CutExplorer(anywidget.AnyWidget):
     def _view(self, started: float) -> dict[str, Any]:
         """Return what is shown of the last selection that made sense."""
         found = self._chosen()
-        rows, lacking = exploring.yields(found), self.sample.basis.unpredicted
+        rows, lacking = exploring.yields(found), self.sample.basis.missing_simulation
         promise = exploring.expected_significance(rows, lacking=lacking)
         return {
             "error": "",

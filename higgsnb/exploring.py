@@ -17,10 +17,10 @@ from scipy.special import gammaincinv
 
 from higgsnb import datasets, histograms, statistics
 from higgsnb import selection as selections
-from higgsnb.analysis import Table
 from higgsnb.pairings import Held
 from higgsnb.sample import AXES, Outcome, Part, Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
+from higgsnb.tally import Table
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -194,7 +194,7 @@ def expected_significance(
 ) -> float | None:
     """Return the significance that the window promises before the data are looked at.
 
-    None without prediction, or if the prediction lacks datasets, see `Result.unpredicted`.
+    None without prediction, or if the prediction lacks datasets, see `Result.missing_simulation`.
     """
     if lacking:
         return None

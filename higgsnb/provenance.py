@@ -16,7 +16,7 @@ LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", 
 """Libraries whose version can change a result."""
 
 ANSWER = (
-    "analysis",
+    "analyse",
     "baskets",
     "blocks",
     "events",
@@ -26,6 +26,7 @@ ANSWER = (
     "pages",
     "selection",
     "survivors",
+    "tally",
 )
 """Modules of this package whose code can change what is counted in a chunk."""
 

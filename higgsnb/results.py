@@ -80,7 +80,7 @@ def document(result: Result) -> dict[str, Any]:
         "failed": [failure.as_dict() for failure in result.failed],
         "yields": _plain(result.yields),
         "windows": {name: _plain(yields) for name, yields in result.windows.items()},
-        "unpredicted": list(result.unpredicted),
+        "unpredicted": list(result.missing_simulation),
         "cutflow": result.cutflow,
         "notes": notes(result),
         "provenance": result.provenance,
@@ -97,27 +97,27 @@ def luminosity(result: Result) -> dict[str, Any]:
 
     The sections of each dataset in the form of a golden JSON, ``{run: [[first, last], …]}``.
     """
-    found: dict[str, Any] = {"source": result.luminosity_source, "shares": result.luminosity_shares}
+    found: dict[str, Any] = {"source": result.luminosity.source, "shares": result.luminosity.shares}
     if result.campaign.has_sections:
-        found["processed"] = {name: sections.ranges() for name, sections in result.processed_sections.items()}
-        found["lost"] = {name: sections.ranges() for name, sections in result.lost_sections.items()}
+        found["processed"] = {name: sections.ranges() for name, sections in result.luminosity.processed.items()}
+        found["lost"] = {name: sections.ranges() for name, sections in result.luminosity.lost.items()}
     return found
 
 
 def notes(result: Result) -> dict[str, Any]:
     """Return what a reader should know of the events.
 
-    Per dataset, unusable values, cuts not applied, masked and empty files.
+    Per dataset, invalid values, cuts not applied, events rejected by the golden JSON, and empty files.
     """
     return {
-        "unusable_values": result.unusable,
+        "unusable_values": result.invalid_values,
         "cuts_not_applied": result.not_applied,
-        "outside_golden_json": result.masked,
+        "outside_golden_json": result.rejected_by_golden_json,
         "duplicates_removed": result.duplicates_removed,
         "empty_files": list(result.empty_files),
-        "luminosity": list(result.luminosity_notes),
+        "luminosity": list(result.luminosity.notes),
         "sections_without_luminosity": {
-            name: sections.ranges() for name, sections in result.sections_without_luminosity.items()
+            name: sections.ranges() for name, sections in result.luminosity.without_table.items()
         },
     }
 

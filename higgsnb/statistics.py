@@ -28,7 +28,7 @@ from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
 from higgsnb import histograms
-from higgsnb.analysis import CHANNEL_STREAMS, STREAM_ORDER
+from higgsnb.coverage import CHANNEL_STREAMS, STREAM_ORDER
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
@@ -250,9 +250,9 @@ def _check_usable(result: Result, signal: str) -> None:
         raise KeyError(f"no simulated process {signal!r} in campaign {name!r}; it has {known}: pass signal=...")
     if not result.coverage.events[0]:
         raise ValueError("nothing has been read yet; let the run go on")
-    if result.unpredicted:
+    if result.missing_simulation:
         raise ValueError(
-            f"the prediction lacks {', '.join(result.unpredicted)}, of which nothing has been read\n"
+            f"the prediction lacks {', '.join(result.missing_simulation)}, of which nothing has been read\n"
             "Let the run go on, or leave these datasets out of the campaign."
         )
     if not _read_channels(result):
@@ -262,7 +262,7 @@ def _check_usable(result: Result, signal: str) -> None:
 
 def _read_channels(result: Result) -> list[int]:
     """Return the channels of which any luminosity has been processed: no others can be compared with a prediction."""
-    return [channel for channel, name in enumerate(CHANNELS) if result.luminosity_shares[name] > 0.0]
+    return [channel for channel, name in enumerate(CHANNELS) if result.luminosity.shares[name] > 0.0]
 
 
 def _unread(result: Result) -> str:

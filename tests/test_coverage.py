@@ -132,7 +132,7 @@ def test_result_tells_processed_and_lost_sections_as_golden_json(one: Campaign, 
     assert told["lost"] == {"mu": {"7": [[26, 50]]}, "e": {}}
     assert told["processed"] == {"mu": {"7": [[1, 25], [51, 60], [63, 100]]}, "e": {"7": [[1, 60], [63, 100]]}}
     assert told["shares"] == {"4mu": pytest.approx(73 / 98), "4e": 1.0, "2e2mu": 1.0}
-    assert luminosity.Mask.of(told["processed"]["mu"]).n_sections == 73
+    assert luminosity.LumiMask.of(told["processed"]["mu"]).n_sections == 73
 
 
 def test_sections_that_cannot_be_read_are_lost_with_those_beside_them(one: Campaign, tmp_path: Path) -> None:
@@ -140,8 +140,8 @@ def test_sections_that_cannot_be_read_are_lost_with_those_beside_them(one: Campa
     assert [failure.dataset for failure in result.failed] == ["mu"]
     assert result.failed_sections == {}
     # sections 25 and 51 end and begin where the damage does: nobody can tell that they do not reach into it
-    assert result.lost_sections["mu"].ranges() == {"7": [[25, 51]]}
-    assert result.processed_sections["mu"].ranges() == {"7": [[1, 24], [52, 60], [63, 100]]}
+    assert result.luminosity.lost["mu"].ranges() == {"7": [[25, 51]]}
+    assert result.luminosity.processed["mu"].ranges() == {"7": [[1, 24], [52, 60], [63, 100]]}
 
 
 def test_campaign_without_sections_says_that_luminosity_follows_events(one: Campaign, tmp_path: Path) -> None:
@@ -167,17 +167,17 @@ def test_table_that_is_named_later_does_not_use_what_was_counted_without_section
     without = dataclasses.replace(one, golden_json=None, luminosity_table=None)
     assert last(without, ledger=tmp_path / "ledger.sqlite").tally.sections == {}
     after = last(dataclasses.replace(one, golden_json=None), ledger=tmp_path / "ledger.sqlite")
-    assert after.luminosity_source == "lumi sections"
+    assert after.luminosity.source == "lumi sections"
     assert {index: len(keys) for index, keys in after.tally.sections.items()} == {0: 100, 1: 100}
-    assert {name: len(sections) for name, sections in after.processed_sections.items()} == {"mu": 100, "e": 100}
+    assert {name: len(sections) for name, sections in after.luminosity.processed.items()} == {"mu": 100, "e": 100}
 
 
 def test_golden_json_that_is_written_again_is_read_again(one: Campaign, tmp_path: Path) -> None:
     (tmp_path / "cert.json").write_text('{"7": [[1, 10]]}')
     other = dataclasses.replace(one, golden_json=str(tmp_path / "cert.json"))
-    assert last(other).processed_sections["e"].ranges() == {"7": [[1, 10]]}
+    assert last(other).luminosity.processed["e"].ranges() == {"7": [[1, 10]]}
     (tmp_path / "cert.json").write_text('{"7": [[1, 10], [12, 13]]}')
-    assert last(other).processed_sections["e"].ranges() == {"7": [[1, 10], [12, 13]]}
+    assert last(other).luminosity.processed["e"].ranges() == {"7": [[1, 10], [12, 13]]}
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, EVENTS), (0, 1), (499, 501), (120, 1777), (500, 500)])
