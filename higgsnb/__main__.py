@@ -20,8 +20,8 @@ from higgsnb import __version__
 from higgsnb.errors import HiggsnbError, describe
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Result
     from higgsnb.datasets import Campaign
+    from higgsnb.result import Result
     from higgsnb.selection import Selection
     from higgsnb.yields import Yield
 

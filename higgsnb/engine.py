@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from higgsnb import accounts, datasets, errors, events, luminosity, provenance, tasks, transfer
 from higgsnb.accounts import Accounts, Batch
 from higgsnb.analyse import analyse
-from higgsnb.analysis import Failure, Result
 from higgsnb.errors import (
     FileError,
     LedgerError,
@@ -32,6 +31,7 @@ from higgsnb.errors import (
 from higgsnb.executors import Cluster, Threads, available_cores, opened
 from higgsnb.files import redact
 from higgsnb.ledger import Ledger, unit_keys
+from higgsnb.result import Failure, Result
 from higgsnb.selection import STREAM_CHANNELS
 from higgsnb.tally import ChunkKey, FileKey, Integers, Record, Sum, Tally
 from higgsnb.tasks import Outcome, Work

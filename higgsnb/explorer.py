@@ -16,9 +16,9 @@ import traitlets
 
 from higgsnb import datasets, engine, exploring, files
 from higgsnb import selection as selections
-from higgsnb.analysis import Result
 from higgsnb.errors import SelectionError
 from higgsnb.plots import COLOURS, LABELS, OTHER_COLOURS, coverage_text
+from higgsnb.result import Result
 from higgsnb.sample import AXES, Outcome, Sample
 from higgsnb.selection import CHANNELS, Selection
 

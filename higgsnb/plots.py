@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
-    from higgsnb.analysis import Result
+    from higgsnb.result import Result
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -16,7 +16,7 @@ from higgsnb.selection import CHANNELS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from higgsnb.analysis import Result
+    from higgsnb.result import Result
 
 SCHEMA_VERSION = 1
 LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")

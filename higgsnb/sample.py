@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from higgsnb import events, histograms, kernel, pairings, skims
 from higgsnb.analyse import certified
-from higgsnb.analysis import Result
 from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
 from higgsnb.pairings import Held, Pairings
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Cut, Selection
 from higgsnb.tally import Table, empty_table, find_duplicates
 

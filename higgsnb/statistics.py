@@ -32,7 +32,7 @@ from higgsnb.coverage import CHANNEL_STREAMS, STREAM_ORDER
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Result
+    from higgsnb.result import Result
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

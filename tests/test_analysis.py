@@ -18,9 +18,9 @@ from outreach import campaign, dataset, events_of, write
 
 from higgsnb import histograms, kernel, luminosity, selection
 from higgsnb.analyse import analyse, sections_of
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Chunk, File, chunks
 from higgsnb.events import FileInfo
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
 from higgsnb.tally import Span, Table, Tally, empty_table, find_duplicates, merge
 from higgsnb.tally import pack as pack_record

@@ -16,8 +16,8 @@ from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
 from higgsnb import engine, events, luminosity, results, selection
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Chunk, File
+from higgsnb.result import Result
 
 OPEN = selection.load("open2012")
 EVENTS = 2000

@@ -14,9 +14,9 @@ from outreach import campaign, dataset, events_of, to_toml, write
 from scipy.stats import chi2
 
 from higgsnb import datasets, engine, exploring, histograms, kernel, pairings, selection, statistics
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
+from higgsnb.result import Result
 from higgsnb.sample import AXES, Outcome, Sample
 from higgsnb.selection import CHANNELS, Cut, Selection
 

@@ -32,7 +32,7 @@ LAYERS = (
     {"tally"},
     {"analyse", "coverage", "yields"},
     {"lumi_sections"},
-    {"analysis"},
+    {"result"},
     {"ledger"},
     {"tasks"},
     {"engine", "providers"},
@@ -70,7 +70,7 @@ LIBRARIES = {
     "coverage": set(),
     "yields": set(),
     "lumi_sections": set(),
-    "analysis": {"hist"},  # for a type only
+    "result": {"hist"},  # for a type only
     "ledger": set(),
     "tasks": {"distributed"},
     "engine": set(),
@@ -169,7 +169,7 @@ def test_imports_go_only_downwards(module: str) -> None:
     [
         ("files", "from higgsnb import datasets"),
         ("selection", "def f():\n    from higgsnb.plots import save"),
-        ("histograms", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import analysis"),
+        ("histograms", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import result"),
         ("datasets", "from .luminosity import LumiMask"),
         ("files", "from higgsnb import toy"),
         ("engine", "def f():\n    import higgsnb.toy"),

@@ -19,10 +19,10 @@ from outreach import campaign, dataset, events_of, to_toml, write
 
 from higgsnb import datasets, engine, ledger, provenance, results, selection
 from higgsnb.analyse import analyse
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, chunks
 from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.ledger import Ledger
+from higgsnb.result import Result
 from higgsnb.tally import NUMBER, Record, Tally, merge, pack
 
 OPEN = selection.load("open2012")

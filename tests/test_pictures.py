@@ -18,8 +18,8 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from higgsnb import datasets, engine, kernel, pictures, selection
-from higgsnb.analysis import Result
 from higgsnb.pictures import Collisions, Sheet
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Leptons
 
 OPEN = selection.load("open2012")

@@ -12,9 +12,9 @@ from outreach import campaign, dataset
 from scipy import optimize, stats
 
 from higgsnb import histograms, selection, statistics
-from higgsnb.analysis import Failure, Result
 from higgsnb.datasets import Campaign
 from higgsnb.events import FileInfo
+from higgsnb.result import Failure, Result
 from higgsnb.statistics import Model
 from higgsnb.tally import Tally
 

@@ -30,8 +30,8 @@ from outreach import campaign, dataset, events_of, write
 
 from higgsnb import datasets, engine, histograms, ledger, provenance, results, selection, tasks
 from higgsnb.analyse import analyse
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Chunk
+from higgsnb.result import Result
 from higgsnb.selection import Selection
 from higgsnb.tally import SHAPES, Record, Tally, merge
 

@@ -12,9 +12,9 @@ from killers import LOG, WORK, Cluster, committed, numbers
 from zygote import NOTHING, Zygote, forking
 
 from higgsnb import datasets, engine, selection
-from higgsnb.analysis import Result
 from higgsnb.errors import NondeterminismError
 from higgsnb.ledger import Ledger
+from higgsnb.result import Result
 from higgsnb.tally import Record, merge
 
 SEED = 19_640_831

@@ -13,8 +13,8 @@ from fault_server import KINDS, PORTAL, STORE, ChaosServer
 from outreach import campaign
 
 from higgsnb import engine, events, results, selection, transfer
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.result import Result
 
 N_FILES = 200
 DEAD = "http://no-such-host.invalid"

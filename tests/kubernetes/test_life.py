@@ -16,14 +16,14 @@ import pytest
 from kube import Kube, wait_for
 
 from higgsnb import cluster, datasets, engine, selection, toy
-from higgsnb.analysis import Result
+from higgsnb.result import Result
 
 pytestmark = pytest.mark.kubernetes
 
 EVENTS, CHUNK_EVENTS = 3_000_000, 20_000
 CLIENT = """
 import sys, threading
-from higgsnb.analysis import Result
+from higgsnb.result import Result
 from higgsnb import cluster
 if __name__ == "__main__":
     def tell(state):
@@ -229,7 +229,7 @@ def test_a_start_is_broken_off_when_asked_and_leaves_nothing(user: Kube) -> None
 
 IN_POD = """
 import threading
-from higgsnb.analysis import Result
+from higgsnb.result import Result
 from higgsnb import cluster
 kind, why = cluster.choose()
 print("chosen", kind, why, flush=True)
