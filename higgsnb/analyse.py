@@ -169,4 +169,5 @@ def _pick(leptons: Leptons, quantity: str, lepton: Integers, is_muon: npt.NDArra
     return picked
 
 
-provenance.sources_sha256(*provenance.ANSWER)  # remembered now: of the code as it is loaded, not as it lies there later
+# Computed now and kept: the code as it was loaded, not as it may be edited while this process runs.
+provenance.sources_sha256(*provenance.RESULT_MODULES)

@@ -422,7 +422,7 @@ def _identity(state: _Run, key: FileKey) -> dict[str, Any]:
         "is_data": dataset.is_data,
         "sections": dataset.is_data and state.campaign.has_sections,
         "selection": state.selection.digest,
-        "code": provenance.sources_sha256(*provenance.ANSWER),
+        "code": provenance.sources_sha256(*provenance.RESULT_MODULES),
         "analyse": tasks.describe(state.work.analyse),
         "libraries": provenance.libraries(),
     }

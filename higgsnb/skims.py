@@ -54,7 +54,7 @@ def read_survivors(chunk: Chunk, folder: Path) -> Read:
 
 def _key(chunk: Chunk) -> str:
     """Return the sha256 (hex) over the file's identity, the range of entries, and the code that reads."""
-    code = provenance.sources_sha256("baskets", "blocks", "events", "pages", "survivors", "skims")
+    code = provenance.sources_sha256(*provenance.READ_MODULES)
     content = [events.identity(chunk.file), chunk.schema, chunk.start, chunk.stop, code]
     return hashlib.sha256(json.dumps(content).encode()).hexdigest()
 

@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
 def versions() -> dict[str, str]:
     """Return what has to be the same everywhere for the same bytes: Python, libraries, and the code that counts."""
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
-    code = provenance.sources_sha256(*provenance.ANSWER)[:12]
+    code = provenance.sources_sha256(*provenance.RESULT_MODULES)[:12]
     return {"python": python, **provenance.libraries(), "higgsnb": f"{provenance.version()} (code {code})"}
 
 
