@@ -88,37 +88,32 @@ class Result:
     def _repr_html_(self) -> str:
         """Return what a notebook shows: coverage, yields per process and channel, and failures in red."""
         state = "complete" if self.complete else "partial"
-        simulated = ", simulated" if self.simulated else ""
-        title = f"{self.campaign.name} with {self.selection.name}: {state}{simulated}"
-        lines = [f"<strong>{escape(title)}</strong>", escape(str(self.coverage))]
-        cell = '<td style="text-align: right">{}</td>'
-        rows = [
-            f'<tr><td style="text-align: left">{escape(process)}</td>'
-            + "".join(cell.format(_counted_or_expected(process, channels[name])) for name in CHANNELS)
-            for process, channels in self.yields.items()
-        ]
+        title = f"{self.campaign.name} with {self.selection.name}: {state}{', simulated' if self.simulated else ''}"
         header = "".join(f"<th>{escape(name)}</th>" for name in ("events", *CHANNELS))
-        failed = [
-            f"<li>{escape(provenance.public_name(one.file))} ({escape(one.dataset)}): {escape(one.message)} "
-            f"{escape(one.hint)}</li>"
-            for one in self.failed[:LISTED_FAILURES]
-        ]
-        if len(self.failed) > LISTED_FAILURES:
-            failed.append(f"<li>and {len(self.failed) - LISTED_FAILURES} more: see result.failed</li>")
-        missing = (
-            f'<div style="color: {RED}">The prediction lacks {escape(", ".join(self.missing_simulation))}.</div>'
-            if self.missing_simulation
-            else ""
-        )
-        failures = (
-            f'<div style="color: {RED}">{len(self.failed)} of {self.coverage.files[1]} files could not be analysed:'
-            f"<ul>{''.join(failed)}</ul></div>"
-            if failed
-            else ""
-        )
+        rows = ""
+        for process, channels in self.yields.items():
+            rows += f'<tr><td style="text-align: left">{escape(process)}</td>'
+            for one in channels.values():
+                text = f"{one.events}" if process == "data" else f"{one.expected:.2f} ± {one.stat_error:.2f}"
+                rows += f'<td style="text-align: right">{text}</td>'
+            rows += "</tr>"
+        warnings = ""
+        if self.missing_simulation:
+            warnings += f"<div>The prediction lacks {escape(', '.join(self.missing_simulation))}.</div>"
+        if self.failures:
+            listed = "".join(
+                f"<li>{escape(provenance.public_name(one.file))} ({escape(one.dataset)}): {escape(one.message)}"
+                f"<br>{escape(one.hint)}</li>"
+                for one in self.failed[:LISTED_FAILURES]
+            )
+            if len(self.failures) > LISTED_FAILURES:
+                listed += f"<li>and {len(self.failures) - LISTED_FAILURES} more, see result.failed</li>"
+            number = f"{len(self.failures)} of {self.coverage.files[1]} files"
+            warnings += f"<div>{number} could not be analysed:<ul>{listed}</ul></div>"
         return (
-            f"<div>{'<br>'.join(lines)}<table><thead><tr>{header}</tr></thead>"
-            f"<tbody>{''.join(f'{row}</tr>' for row in rows)}</tbody></table>{missing}{failures}</div>"
+            f"<div><strong>{escape(title)}</strong><br>{escape(str(self.coverage))}"
+            f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+            f'<div style="color: {RED}">{warnings}</div></div>'
         )
 
     def __add__(self, other: Result) -> Result:
@@ -323,8 +318,3 @@ class Result:
             "readers": readers,
             "integrity": sorted({integrity for _, integrity in self.tally.readers.get(key, ())}),
         }  # fmt: skip
-
-
-def _counted_or_expected(process: str, one: Yield) -> str:
-    """Return data as counted, simulation as expected with its statistical error."""
-    return str(one.events) if process == "data" else f"{one.expected:.4g} ± {one.stat_error:.2g}"

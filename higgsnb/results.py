@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from higgsnb import histograms, plots
+from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
@@ -55,14 +56,16 @@ def prepare(folder: Path) -> None:
 
     Raises
     ------
-    OSError
-        If it cannot; says what to do.
+    OptionError
+        If it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}\nName another directory with --out.") from error
+        raise OptionError(
+            f"cannot write to {folder}: {error.strerror}", "Name another directory with --out."
+        ) from error
     importlib.import_module("matplotlib")  # fails here, and not after the work, where MPLBACKEND is wrong
 
 

@@ -26,7 +26,7 @@ class Yield(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in words."""
-        return f"{self.events} events counted, {self.expected:.4g} ± {self.stat_error:.2g} expected"
+        return f"{self.events} events counted, {self.expected:.2f} ± {self.stat_error:.2f} expected"
 
     def _repr_html_(self) -> str:
         """Return what a notebook shows."""

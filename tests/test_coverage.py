@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from outreach import campaign, dataset, events_of, write
 
 from higgsnb import engine, events, luminosity, results, selection
 from higgsnb.datasets import Campaign, Chunk, File
-from higgsnb.result import Result
+from higgsnb.result import LISTED_FAILURES, Failure, Result
 
 OPEN = selection.load("open2012")
 EVENTS = 2000
@@ -113,6 +114,61 @@ def test_every_output_says_whether_it_is_partial(
     assert complete or counted[0] < counted[1] or not counted[1]  # 0 of 0 as long as no file has told its number
     assert (files[0] == files[1]) is complete
     assert (result.coverage.luminosity_fb[0] == 9.8) is complete
+
+
+def tags_left_open(html: str) -> list[str]:
+    """The tags that are not closed, or closed out of turn."""
+    left: list[str] = []
+    for closing, tag in re.findall(r"<(/?)(\w+)", html):
+        if closing and left[-1:] == [tag]:
+            left.pop()
+        elif tag != "br":
+            left.append(closing + tag)
+    return left
+
+
+def test_notebook_shows_coverage_yields_and_failures_with_their_hints(one: Campaign, tmp_path: Path) -> None:
+    result = last(damaged(one, tmp_path, "Muon_pt", 1))
+    (failure,) = result.failed
+    html = result._repr_html_()
+    assert tags_left_open(html) == []
+    assert f"<strong>test with open2012: partial</strong><br>{result.coverage}<table>" in html
+    higgs = result.yields["higgs"]["4mu"]
+    assert f'<td style="text-align: right">{higgs.expected:.2f} ± {higgs.stat_error:.2f}</td>' in html
+    assert f'<td style="text-align: right">{result.yields["data"]["4e"].events}</td>' in html
+    assert "color: #b3261e" in html
+    assert "1 of 3 files could not be analysed" in html
+    for text in (failure.message, failure.hint):
+        assert len(text) > 10
+        assert escape(text) in html
+    assert "could not be analysed" not in last(one)._repr_html_()
+
+
+def test_names_in_a_notebook_cannot_become_code(one: Campaign) -> None:
+    bad = "<script>alert('&')</script>"
+    datasets = tuple(dataclasses.replace(d, name=f"{d.name}{bad}", process=d.process + bad) for d in one.datasets[2:])
+    campaign_ = dataclasses.replace(one, name=bad, datasets=(*one.datasets[:2], *datasets))
+    failures = {
+        (0, file): Failure(bad, f"/a/{file}{bad}", bad, f"message {file} {bad}", f"hint {file} {bad}")
+        for file in range(LISTED_FAILURES + 3)
+    }
+    result = Result(campaign_, OPEN.replace(name=bad), failures=failures)
+    html = result._repr_html_()
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)") >= 3 + 3 * LISTED_FAILURES
+    assert "and 3 more, see result.failed" in html
+    assert "message 9" in html
+    assert "message 10" not in html
+    assert tags_left_open(html) == []
+
+
+def test_coverage_and_yield_read_as_words(one: Campaign) -> None:
+    result = last(one)
+    assert str(result.coverage) == "3 of 3 files, 5,000 of 5,000 events, 9.8 of 9.8 /fb"
+    assert result.coverage._repr_html_() == f"<span>{result.coverage}</span>"
+    found = result.yields["higgs"]["4mu"]
+    assert str(found) == f"{found.events} events counted, {found.expected:.2f} ± {found.stat_error:.2f} expected"
+    assert found._repr_html_() == f"<span>{found}</span>"
 
 
 def test_coverage_is_that_of_the_events_and_sections_that_were_read(one: Campaign, tmp_path: Path) -> None:
