@@ -114,15 +114,17 @@ def _peak(path: Path) -> float:
 
 def merging(folder: Path, events: int) -> list[Row]:
     """Add up the partial results of 26,920 files."""
-    from higgsnb import analysis, selection
+    from higgsnb import selection
+    from higgsnb.analyse import analyse
     from higgsnb.datasets import Chunk, File
+    from higgsnb.tally import merge
 
     path = make(folder, events, codec="zlib", layout="large")
     chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
-    tally = analysis.analyse(chunk, selection.load("open2012"))
+    tally = analyse(chunk, selection.load("open2012"))
     tallies = [replace(tally, units={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(26_920)]
     before = time.perf_counter()
-    total = analysis.merge(tallies)
+    total = merge(tallies)
     seconds = time.perf_counter() - before
     if len(total.units) != 26_920:
         raise RuntimeError("the merged result lacks files")
@@ -134,12 +136,13 @@ FILES, BATCH = 26_920, 25
 
 def through_dask(folder: Path, events: int) -> list[Row]:
     """A tally of each of 26,920 files through Dask: 25 in a task, merged as they land."""
-    from higgsnb import analysis, selection
+    from higgsnb import selection
+    from higgsnb.analyse import analyse
     from higgsnb.datasets import Chunk, File
 
     path = make(folder, events, codec="zlib", layout="large")
     chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
-    tally = analysis.analyse(chunk, selection.load("open2012"))
+    tally = analyse(chunk, selection.load("open2012"))
     with _two_workers() as client:
         shared = client.scatter(tally, broadcast=True)
         client.submit(_batch, 0, 1, shared).result()
@@ -177,15 +180,15 @@ def _merged(futures: list[Any]) -> Any:
     """The sum of all results, a hundred batches at a time, none kept longer than needed."""
     from distributed import as_completed
 
-    from higgsnb import analysis
+    from higgsnb.tally import Tally, merge
 
-    total, landed = analysis.Tally(), []
+    total, landed = Tally(), []
     for future in as_completed(futures, loop=futures[0].client.loop):
         landed += future.result()
         future.release()
         if len(landed) >= 100 * BATCH:
-            total, landed = analysis.merge((total, *landed)), []
-    return analysis.merge((total, *landed))
+            total, landed = merge((total, *landed)), []
+    return merge((total, *landed))
 
 
 def starting(folder: Path, events: int) -> list[Row]:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import higgsnb as hn
-from higgsnb.analysis import Result
+from higgsnb.result import Result
 from higgsnb.widgets import LiveHistogram, spectrum
 
 BAR_MS = 5.0

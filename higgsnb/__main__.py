@@ -22,10 +22,10 @@ from higgsnb import __version__
 from higgsnb.errors import HiggsnbError, MissingFileError, OptionError, describe
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Failure, Result
     from higgsnb.datasets import Campaign, Dataset, File
+    from higgsnb.result import Failure, Result
     from higgsnb.selection import Selection
-    from higgsnb.spectrum import Yield
+    from higgsnb.yields import Yield
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
@@ -283,7 +283,7 @@ def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
 
 def _sum(yields: list[Yield]) -> Yield:
     """Add up independent yields."""
-    from higgsnb.spectrum import Yield
+    from higgsnb.yields import Yield
 
     return Yield(
         sum(y.events for y in yields), sum(y.expected for y in yields), sum(y.stat_error**2 for y in yields) ** 0.5
@@ -379,7 +379,7 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
 
     from higgsnb import files
     from higgsnb.addresses import Address
-    from higgsnb.analysis import Failure
+    from higgsnb.result import Failure
 
     with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
         try:

@@ -1,4 +1,4 @@
-"""Run `analysis.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
+"""Run `analyse.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
 
 One code path: `plan` is what is to be done, `work_queue` what of it is left, `executors` where it is done, `tasks` what
 a worker does, and the `ledger` what is finished. Workers, cluster and this process may die at any moment: what is in
@@ -18,10 +18,10 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import analysis, luminosity, tasks, versions
+from higgsnb import luminosity, tasks, versions
 from higgsnb import plan as plans
 from higgsnb.addresses import Address
-from higgsnb.analysis import ChunkKey, Failure, FileKey, Integers, Result, Tally
+from higgsnb.analyse import analyse
 from higgsnb.errors import (
     FileError,
     LedgerError,
@@ -32,8 +32,10 @@ from higgsnb.errors import (
     WorkerLostError,
 )
 from higgsnb.executors import DaskCluster, Executor, open_executor
-from higgsnb.ledger import Ledger, Record, Sum, nondeterminism
+from higgsnb.ledger import Ledger, nondeterminism
 from higgsnb.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
+from higgsnb.result import Failure, Result
+from higgsnb.tally import ChunkKey, FileKey, Integers, Record, Sum, Tally
 from higgsnb.tasks import ChunkResult, Job
 from higgsnb.work_queue import MAX_FAILURES, Batch, WorkQueue
 
@@ -83,7 +85,7 @@ def run(
     ledger: Path | None = None,
     fresh: bool = False,
     chunk_seconds: float | None = None,
-    analyse: Callable[..., Tally] = analysis.analyse,
+    analyse: Callable[..., Tally] = analyse,
 ) -> Generator[Result]:
     """Analyse a campaign with all cores of this machine, or with a Dask cluster.
 

@@ -16,9 +16,9 @@ import traitlets
 
 from higgsnb import datasets, engine, exploring, files
 from higgsnb import selection as selections
-from higgsnb.analysis import Result
 from higgsnb.errors import SelectionError
 from higgsnb.plots import COLOURS, LABELS, OTHER_COLOURS, coverage_text
+from higgsnb.result import Result
 from higgsnb.sample import AXES, Outcome, Sample
 from higgsnb.selection import CHANNELS, Selection
 
@@ -195,7 +195,7 @@ class CutExplorer(anywidget.AnyWidget):
     def _view(self, started: float) -> dict[str, Any]:
         """Return what is shown of the last selection that made sense."""
         found = self._chosen()
-        rows, lacking = exploring.yields(found), self.sample.basis.unpredicted
+        rows, lacking = exploring.yields(found), self.sample.basis.missing_simulation
         promise = exploring.expected_significance(rows, lacking=lacking)
         return {
             "error": "",

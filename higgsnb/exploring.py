@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from higgsnb import datasets, histograms, plots, statistics
 from higgsnb import selection as selections
-from higgsnb.analysis import Table
 from higgsnb.pairings import Held
 from higgsnb.sample import AXES, Outcome, Part, Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
+from higgsnb.tally import Table
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -161,7 +161,7 @@ def expected_significance(
 ) -> float | None:
     """Return the significance that the window promises before the data are looked at.
 
-    None without prediction, or if the prediction lacks datasets, see `Result.unpredicted`.
+    None without prediction, or if the prediction lacks datasets, see `Result.missing_simulation`.
     """
     if lacking:
         return None

@@ -5,7 +5,8 @@ everything that can change the answer, see `unit_keys`, so that a changed cut, f
 an old row. A row is written in one transaction together with the sha256 of its content: after a kill it is there whole
 or not at all, and a row that was damaged on disk is not believed. The same key with other content is an alarm.
 
-One client at a time: a lock file beside the ledger names the process that holds it.
+One client at a time: a lock file beside the ledger names the process that holds it. A ledger that an older version of
+this package wrote is moved aside, and everything is counted again.
 """
 
 from __future__ import annotations
@@ -13,25 +14,19 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import socket
 import sqlite3
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from itertools import groupby
-from operator import itemgetter
+from itertools import count
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
-import numpy as np
-import numpy.typing as npt
-
-from higgsnb import histograms, luminosity
-from higgsnb.analysis import FileKey, Table, Tally, empty_table, join_ranges
 from higgsnb.atomic import atomic_write
 from higgsnb.errors import LedgerError, NondeterminismError
-from higgsnb.selection import CHANNELS, QUANTITIES, Cut
+from higgsnb.tally import FileKey, Record
 
 try:
     import fcntl
@@ -41,68 +36,14 @@ except ImportError:  # Windows has no flock; there SQLite's own lock is the only
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
-__all__ = [
-    "Attempts",
-    "Ledger",
-    "LedgerError",
-    "NondeterminismError",
-    "Record",
-    "Sum",
-    "export",
-    "merge_records",
-    "pack",
-    "unit_keys",
-]
+__all__ = ["Attempts", "Ledger", "LedgerError", "NondeterminismError", "export", "unit_keys"]
 
-SCHEMA_VERSION = 2
+log = logging.getLogger(__name__)
+SCHEMA_VERSION = 3
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
 KEYS_AT_ONCE = 500
 """Keys looked up in one query (SQLite allows 999 variables)."""
-
-SHAPES = {
-    "counts": (len(CHANNELS), histograms.SIZE),
-    "cutflow": (len(CHANNELS), len(Cut)),
-    "unusable": (2, len(QUANTITIES)),
-}
-ROW = np.dtype(
-    [(name, column.dtype.newbyteorder("<"), column.shape[1:]) for name, column in empty_table()._asdict().items()]
-)
-"""Layout of a candidate: the columns of `analysis.Table`, packed, little-endian."""
-NUMBER = np.dtype("<i8")
-"""Layout of the numbers of a record."""
-
-
-class Record(NamedTuple):
-    """What was counted in one chunk.
-
-    ``counts``, ``cutflow`` and ``unusable`` are sparse: pairs (flat index, value) of int64. ``rows`` are the candidates
-    in the layout `ROW`, ``not_applied`` column names joined by commas. ``sections`` are the certified lumi sections,
-    ``edges`` what else is noted of them, see `luminosity.packed`.
-    """
-
-    dataset: int
-    file: int
-    start: int
-    stop: int
-    counts: bytes
-    cutflow: bytes
-    unusable: bytes
-    masked: int
-    not_applied: str
-    reader: str
-    integrity: str
-    rows: bytes
-    sections: bytes = b""
-    edges: bytes = b""
-
-    def sha256(self) -> bytes:
-        """Return the sha256 over everything in it, 32 bytes."""
-        digest = hashlib.sha256()
-        for value in self:
-            content = value if isinstance(value, bytes) else str(value).encode()
-            digest.update(len(content).to_bytes(8, "little") + content)
-        return digest.digest()
 
 
 def nondeterminism(dataset: int, file: int, start: int, stop: int) -> NondeterminismError:
@@ -118,121 +59,6 @@ def _seal(key: bytes, record: Record) -> bytes:
     return hashlib.sha256(key + record.sha256()).digest()
 
 
-def pack(tally: Tally) -> Record:
-    """Return the tally of one chunk as bytes."""
-    (((dataset, file), ((start, stop),)),) = tally.units.items()
-    ((reader, integrity),) = tally.readers[dataset, file]
-    (table,) = tally.blocks or (empty_table(),)
-    rows = np.empty(len(table.run), ROW)
-    for name, column in table._asdict().items():
-        rows[name] = column
-    sparse = {name: _sparse(getattr(tally, name)[dataset]) for name in SHAPES}
-    return Record(
-        dataset=dataset, file=file, start=start, stop=stop, **sparse, masked=tally.masked[dataset],
-        not_applied=",".join(sorted(tally.not_applied[dataset])), reader=reader, integrity=integrity,
-        rows=rows.tobytes(), **luminosity.packed(tally.sections, tally.spans, tally.scattered),
-    )  # fmt: skip
-
-
-def _sparse(array: npt.NDArray[np.int64]) -> bytes:
-    """Return the values that are not zero, with their flat indices."""
-    index = np.flatnonzero(array)
-    return np.stack([index, array.ravel()[index]], axis=1).astype(NUMBER).tobytes()
-
-
-class Sum:
-    """The running sum of records: adding some costs what these take, however much is there already."""
-
-    def __init__(self) -> None:
-        self._ranges: dict[FileKey, tuple[tuple[int, int], ...]] = {}
-        self._readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
-        self._datasets: dict[int, _DatasetSum] = defaultdict(_DatasetSum)
-        self._sections = luminosity.SectionSum()
-
-    def add(self, records: Iterable[Record]) -> None:
-        """Add records.
-
-        Raises
-        ------
-        ValueError
-            If some events are counted in it already.
-        """
-        landed: dict[FileKey, list[Record]] = defaultdict(list)
-        for record in records:
-            landed[record.dataset, record.file].append(record)
-            place = (record.dataset, record.file), (record.start, record.stop)
-            self._sections.add_packed(*place, record.sections, record.edges)
-        for key, some in landed.items():
-            ranges = [(record.start, record.stop) for record in some]
-            self._ranges[key] = join_ranges(key, [*self._ranges.get(key, ()), *ranges])
-            readers = {(record.reader, record.integrity) for record in some}
-            if not readers <= self._readers.get(key, frozenset()):
-                self._readers[key] = self._readers.get(key, frozenset()) | readers
-        for dataset, more in groupby(sorted(landed), key=itemgetter(0)):
-            self._datasets[dataset].add([record for key in more for record in landed[key]])
-
-    def tally(self) -> Tally:
-        """Return the sum so far, which further records do not change, in the order of the catalogue."""
-        sums = dict(sorted(self._datasets.items()))
-        return Tally(
-            units=dict(sorted(self._ranges.items())),
-            counts={dataset: one.arrays["counts"].copy() for dataset, one in sums.items()},
-            cutflow={dataset: one.arrays["cutflow"].copy() for dataset, one in sums.items()},
-            unusable={dataset: one.arrays["unusable"].copy() for dataset, one in sums.items()},
-            masked={dataset: one.masked for dataset, one in sums.items()},
-            not_applied={dataset: one.not_applied for dataset, one in sums.items()},
-            readers=dict(self._readers),
-            blocks=tuple(table for one in sums.values() if (table := one.table()) is not None),
-            **self._sections.fields(),
-        )
-
-
-class _DatasetSum:
-    """The running sum of the records of one dataset."""
-
-    def __init__(self) -> None:
-        self.arrays = {name: np.zeros(shape, np.int64) for name, shape in SHAPES.items()}
-        self.masked = 0
-        self.not_applied: frozenset[str] = frozenset()
-        self._rows: list[bytes] = []
-
-    def add(self, records: list[Record]) -> None:
-        """Add records of this dataset."""
-        for name, total in self.arrays.items():
-            _add_sparse(total, (getattr(record, name) for record in records))
-        self.masked += sum(record.masked for record in records)
-        for names in {record.not_applied for record in records}:
-            self.not_applied |= frozenset(name for name in names.split(",") if name)
-        self._rows += [record.rows for record in records if record.rows]
-
-    def table(self) -> Table | None:
-        """Return the candidates, None if there are none."""
-        self._rows = [b"".join(self._rows)]
-        rows = np.frombuffer(self._rows[0], ROW)
-        return Table._make(rows[n].astype(ROW[n].base.newbyteorder("=")) for n in Table._fields) if len(rows) else None
-
-
-def merge_records(records: Iterable[Record]) -> Tally:
-    """Add up the tallies of many chunks, as `analysis.merge` does, without making a tally of each.
-
-    Raises
-    ------
-    ValueError
-        If two of them counted the same events.
-    """
-    total = Sum()
-    total.add(records)
-    return total.tally()
-
-
-def _add_sparse(total: npt.NDArray[np.int64], parts: Iterable[bytes]) -> None:
-    """Add sparse arrays to a full one."""
-    pairs = np.frombuffer(b"".join(parts), NUMBER).reshape(-1, 2)
-    np.add.at(total.reshape(-1), pairs[:, 0], pairs[:, 1])
-
-
-# --- The ledger ----------------------------------------------------------------------------------------------
-
 _CREATE = f"""
 CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS units (key BLOB PRIMARY KEY, sha256 BLOB NOT NULL,
@@ -243,8 +69,8 @@ CREATE TABLE IF NOT EXISTS attempts (key BLOB PRIMARY KEY, begun INTEGER NOT NUL
 _COLUMNS = f"key, sha256, {', '.join(Record._fields)}"
 _MARKS = ", ".join("?" * (2 + len(Record._fields)))
 _BEGIN = """
-INSERT INTO attempts VALUES (?1, 1, 1, ?2)
-ON CONFLICT (key) DO UPDATE SET begun = begun + 1, open = open + 1, alone = alone + ?2
+INSERT INTO attempts VALUES (?, 1, 1, ?)
+ON CONFLICT (key) DO UPDATE SET begun = begun + 1, open = open + 1, alone = alone + excluded.alone
 """
 _END = "UPDATE attempts SET open = 0, alone = 0 WHERE key = ?"
 
@@ -263,12 +89,13 @@ class Ledger:
     Parameters
     ----------
     path
-        The SQLite file; made if it does not exist.
+        The SQLite file; made if it does not exist. One of an older version is renamed to ``….old-vN`` first.
 
     Raises
     ------
     LedgerError
-        If another client holds it (names its process and host), or it cannot be written.
+        If another client holds it (names its process and host), a newer version of this package wrote it, or it cannot
+        be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
@@ -323,7 +150,7 @@ class Ledger:
             self._database.executemany(_END, [(row[0],) for row in rows])
 
     def _check(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Complain about units whose content differs from what is written already, or among themselves."""
+        """Raise NondeterminismError if the content of a unit differs from what is written, or among the rows."""
         seen: dict[bytes, bytes] = {}
         for key, sha256, dataset, file, start, stop, *_ in rows:
             known = next(iter(self._sound([key])), None)
@@ -333,10 +160,6 @@ class Ledger:
     def finished(self, keys: Iterable[bytes]) -> set[bytes]:
         """Return which of these units are finished; a row whose content is damaged is not."""
         return {key for some in self.records(keys) for key in some}
-
-    def tally(self, keys: Iterable[bytes]) -> Tally:
-        """Return the sum of the finished ones of these units: a pure function of the ledger."""
-        return merge_records(record for some in self.records(keys) for record in some.values())
 
     def records(self, keys: Iterable[bytes]) -> Iterator[dict[bytes, Record]]:
         """Yield the finished ones of these units, some at a time; a row whose content is damaged is left out."""
@@ -363,7 +186,7 @@ class Ledger:
     # -- attempts
 
     def begin(self, keys: Iterable[bytes], *, alone: bool) -> None:
-        """Note that units are begun, ``alone`` if nothing else is under way that could end this process.
+        """Note that units are begun, ``alone`` if nothing else is in flight that could end this process.
 
         Not synced to disk: it has to outlive this process, and need not outlive the machine.
         """
@@ -430,15 +253,13 @@ def export(path: Path, target: Path) -> int:
         return int(copy.execute("SELECT count(*) FROM units").fetchone()[0])
 
 
-def unit_keys(chunks: Iterable[Chunk], identities: Mapping[tuple[int, int], Mapping[str, Any]]) -> list[bytes]:
+def unit_keys(chunks: Iterable[Chunk], identities: Mapping[FileKey, Mapping[str, Any]]) -> list[bytes]:
     """Return the key of each chunk, 32 bytes: sha256 over the range of entries and the identity of its file.
 
-    ``identities`` holds for each file, by its place in the catalogue, everything else that can change the answer: what
-    identifies the file, schema and stream, selection, golden JSON, code and libraries.
+    ``identities`` holds for each file everything else that can change the answer: what identifies the file, schema and
+    stream, selection, golden JSON, code and libraries.
     """
-    begun = {
-        place: hashlib.sha256(json.dumps(identity, sort_keys=True).encode()) for place, identity in identities.items()
-    }
+    begun = {key: hashlib.sha256(json.dumps(identity, sort_keys=True).encode()) for key, identity in identities.items()}
     keys = []
     for chunk in chunks:
         digest = begun[chunk.dataset_index, chunk.file_index].copy()
@@ -448,19 +269,45 @@ def unit_keys(chunks: Iterable[Chunk], identities: Mapping[tuple[int, int], Mapp
 
 
 def _open(path: Path) -> sqlite3.Connection:
-    """Open the database, make its tables, and check its version."""
+    """Open the database and make its tables; one of an older version is moved aside before."""
     database = _connect(path, "rwc")
     try:
+        version = _version(database)
+        if version is not None and version < SCHEMA_VERSION:
+            database.close()
+            _move_aside(path, version)
+            database = _connect(path, "rwc")
+        elif version is not None:
+            _check_version(database, path)
         database.execute("PRAGMA journal_mode = WAL")
         database.execute("PRAGMA synchronous = FULL")
         with database:
             database.executescript(_CREATE)
             database.execute("INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
-        _check_version(database, path)
     except BaseException:
         database.close()
         raise
     return database
+
+
+def _version(database: sqlite3.Connection) -> int | None:
+    """Return the version of a ledger's layout; None of a file without tables."""
+    if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]:
+        return None
+    return int(database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0])
+
+
+def _move_aside(path: Path, version: int) -> None:
+    """Rename a closed ledger of an older version, with what SQLite keeps beside it; nothing is overwritten."""
+    names = (f"{path.name}.old-v{version}{'' if n == 1 else f'-{n}'}" for n in count(1))
+    target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
+    for suffix in ("-wal", "-shm", ""):  # there after a crash only; the ledger itself last
+        with contextlib.suppress(FileNotFoundError):
+            path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
+    log.warning(
+        "%s was written by an older version of higgsnb (ledger version %d, now %d): it was kept as %s, and everything "
+        "is counted again.", path, version, SCHEMA_VERSION, target.name,
+    )  # fmt: skip
 
 
 def _connect(path: Path, mode: str) -> sqlite3.Connection:
@@ -470,40 +317,43 @@ def _connect(path: Path, mode: str) -> sqlite3.Connection:
 
 
 def _check_version(database: sqlite3.Connection, path: Path) -> None:
-    """Complain about a ledger that another version of this package wrote."""
-    version = database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0]
-    if version != str(SCHEMA_VERSION):
-        raise LedgerError(
-            f"{path}: a ledger of version {version}; this package writes version {SCHEMA_VERSION}\n"
-            "Use another result directory."
-        )
+    """Raise LedgerError if another version of this package wrote a ledger."""
+    version = _version(database)
+    if version is None:
+        raise LedgerError(f"{path}: not a ledger", "Name the ledger.sqlite of a result directory.")
+    if version != SCHEMA_VERSION:
+        hint = "Export it again with this version of higgsnb, or count anew."
+        if version > SCHEMA_VERSION:
+            hint = "Update higgsnb, or use another result directory (--out)."
+        raise LedgerError(f"{path}: a ledger of version {version}; this package writes version {SCHEMA_VERSION}", hint)
 
 
 @contextlib.contextmanager
 def _clear_errors(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors into ones that say what to do."""
+    """Turn SQLite's errors into a LedgerError with a hint."""
     try:
         yield
     except sqlite3.OperationalError as error:
-        remedy = (
-            "Free some space or choose another result directory (--out), then run the same command again: it resumes."
-        )
-        raise LedgerError(f"{path}: {error}\nNothing is lost that was finished before. {remedy}") from error
+        raise LedgerError(
+            f"{path}: {error}",
+            "Nothing is lost that was finished before. Free some space or choose another result directory (--out), "
+            "then run the same command again: it resumes.",
+        ) from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(
-            f"{path}: not a usable ledger ({error})\nMove it away: the files are then read anew."
+            f"{path}: not a usable ledger ({error})", "Move it away: the files are then read anew."
         ) from error
 
 
 def _acquire(path: Path) -> IO[str] | None:
-    """Take the lock beside the ledger, or say who holds it."""
+    """Take the lock beside the ledger; LedgerError names the process that holds it."""
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = lock.open("a+", encoding="utf-8")
     except OSError as error:
         raise LedgerError(
-            f"cannot write to {path.parent}: {error.strerror}\nName another directory with --out."
+            f"cannot write to {path.parent}: {error.strerror}", "Name another directory with --out."
         ) from error
     if fcntl is not None:
         try:
@@ -513,12 +363,13 @@ def _acquire(path: Path) -> IO[str] | None:
             holder = stream.read().strip() or "unknown"
             stream.close()
             raise LedgerError(
-                f"{path} is in use by {holder}\nWait until it is done, stop it, or name another directory with --out."
+                f"{path} is in use by {holder}",
+                "Wait until it is done, stop it, or name another directory with --out.",
             ) from None
         except OSError as error:
             stream.close()
             raise LedgerError(
-                f"{lock} cannot be locked: {error.strerror}\nName a directory on a local disk with --out."
+                f"{lock} cannot be locked: {error.strerror}", "Name a directory on a local disk with --out."
             ) from error
     stream.seek(0)
     stream.truncate()
@@ -528,7 +379,7 @@ def _acquire(path: Path) -> IO[str] | None:
 
 
 def _check_still_there(lock: IO[str] | None, path: Path) -> None:
-    """Complain if the folder was removed or replaced: SQLite would go on writing to a file that nobody can see."""
+    """Raise LedgerError if the folder was removed or replaced: SQLite would go on writing to an unlinked file."""
     if lock is None:
         return
     held = os.fstat(lock.fileno())
@@ -538,12 +389,13 @@ def _check_still_there(lock: IO[str] | None, path: Path) -> None:
         found = None
     if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
         raise LedgerError(
-            f"{path}: was removed or replaced while it was in use\nRun the same command again: it begins anew there."
+            f"{path}: was removed or replaced while it was in use",
+            "Run the same command again: it begins anew there.",
         )
 
 
 def _release(lock: IO[str] | None) -> None:
-    """Let the lock go; the file stays, an empty one says that nobody holds it."""
+    """Release the lock; the file stays, empty when nobody holds it."""
     if lock is not None:
         lock.seek(0)
         lock.truncate()

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from higgsnb.analysis import Result
     from higgsnb.datasets import Campaign
+    from higgsnb.result import Result
     from higgsnb.sample import Outcome, Part
     from higgsnb.statistics import FitResult
 

@@ -11,12 +11,13 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import datasets, errors, events, luminosity, provenance
-from higgsnb.analysis import Failure, FileKey, Tally
 from higgsnb.errors import FileError, OptionError
 from higgsnb.files import redact
 from higgsnb.ledger import unit_keys
 from higgsnb.request import active_tries
+from higgsnb.result import Failure
 from higgsnb.selection import PRIMARY_DATASET_CHANNELS
+from higgsnb.tally import FileKey, Tally
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign, Chunk
@@ -87,7 +88,7 @@ class Plan:
             "is_data": dataset.is_data,
             "sections": dataset.is_data and self.campaign.has_sections,
             "selection": self.selection.digest,
-            "code": provenance.sources_sha256(*provenance.ANSWER),
+            "code": provenance.sources_sha256(*provenance.RESULT_MODULES),
             "analyse": f"{self.analyse.__module__}.{self.analyse.__qualname__}",
             "libraries": provenance.libraries(),
         }

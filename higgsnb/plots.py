@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
-    from higgsnb.analysis import Result
+    from higgsnb.result import Result
     from higgsnb.spectrum import Spectrum
 
 Floats = npt.NDArray[np.float64]
@@ -372,8 +372,8 @@ def coverage_text(result: Result) -> str:
     missing = [] if result.complete else [f"PARTIAL: {_share(result)}", _luminosity_share(result)]
     if result.failed:
         missing.append(f"{len(result.failed)} file{'s' if len(result.failed) > 1 else ''} failed")
-    if result.unpredicted:
-        missing.append(f"prediction without {_listed(result.unpredicted)}")
+    if result.missing_simulation:
+        missing.append(f"prediction without {_listed(result.missing_simulation)}")
     return ", ".join(missing)
 
 

@@ -1,4 +1,4 @@
-"""What made a result: code, libraries, machine. Names only what identifies, never paths of a machine or secrets."""
+"""What made a result: code, libraries, machine. It holds what identifies these, never local paths or secrets."""
 
 from __future__ import annotations
 
@@ -14,24 +14,15 @@ from typing import Any
 LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", "uproot")
 """Libraries whose version can change a result."""
 
-ANSWER = (
-    "analysis",
-    "baskets",
-    "blocks",
-    "compiled",
-    "csv_events",
-    "read",
-    "histograms",
-    "kernel",
-    "luminosity",
-    "pages",
-    "preselected",
-    "read",
-    "root_events",
-    "schema",
-    "selection",
-)
-"""Modules of this package whose code can change what is counted in a chunk."""
+READ_MODULES = (
+    "addresses", "atomic", "baskets", "blocks", "cache", "campaign", "compiled", "csv_events", "events", "files",
+    "http_source", "pages", "parse", "preselected", "read", "request", "retries", "root_events", "schema", "selection",
+    "skims", "transfer", "xrootd",
+)  # fmt: skip
+"""What can change which leptons are read of a file: modules of this package, or folders of them."""
+
+RESULT_MODULES = (*READ_MODULES, "analyse", "histograms", "kernel", "luminosity", "tally")
+"""What can change what is counted in a chunk, likewise."""
 
 _PACKAGE = Path(__file__).resolve().parent
 
@@ -49,11 +40,18 @@ def version() -> str:
 
 
 @cache
-def sources_sha256(*modules: str) -> str:
-    """Return the sha256 (hex) over the sources of some modules, or over all Python and TOML files of the package."""
-    paths = [_PACKAGE / f"{name}.py" for name in modules] or [
-        path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".toml")
-    ]
+def sources_sha256(*names: str) -> str:
+    """Return the sha256 (hex) over sources of this package.
+
+    Parameters
+    ----------
+    names
+        Modules, or folders of which every Python file counts; none: all Python and TOML files of the package.
+    """
+    paths = {path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".toml")} if not names else set()
+    for name in names:
+        folder = _PACKAGE / name
+        paths |= set(folder.rglob("*.py")) if folder.is_dir() else {folder.with_suffix(".py")}
     digest = hashlib.sha256()
     for path in sorted(paths):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
@@ -62,18 +60,19 @@ def sources_sha256(*modules: str) -> str:
 
 def _git() -> dict[str, Any]:
     """Return commit and dirtiness of the checkout, or None for both."""
-    commit = _run_git("rev-parse", "HEAD") if (_PACKAGE.parent / ".git").exists() else None
-    dirty = None if commit is None else bool(_run_git("status", "--porcelain", "--untracked-files=no"))
+
+    def run(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=True
+            )
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = run("rev-parse", "HEAD") if (_PACKAGE.parent / ".git").exists() else None
+    dirty = None if commit is None else bool(run("status", "--porcelain", "--untracked-files=no"))
     return {"git_commit": commit, "git_dirty": dirty}
-
-
-def _run_git(*arguments: str) -> str | None:
-    """Return what git prints, or None where it cannot say."""
-    try:
-        done = subprocess.run(["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
 
 
 @cache

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from higgsnb import histograms, plots
 from higgsnb.atomic import atomic_write
+from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from higgsnb.analysis import Result
+    from higgsnb.result import Result
 
 SCHEMA_VERSION = 1
 LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")
@@ -56,14 +57,16 @@ def prepare(folder: Path) -> None:
 
     Raises
     ------
-    OSError
-        If it cannot; says what to do.
+    OptionError
+        If it cannot.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise OSError(f"cannot write to {folder}: {error.strerror}\nName another directory with --out.") from error
+        raise OptionError(
+            f"cannot write to {folder}: {error.strerror}", "Name another directory with --out."
+        ) from error
     importlib.import_module("matplotlib")  # fails here, and not after the work, where MPLBACKEND is wrong
 
 
@@ -81,7 +84,7 @@ def document(result: Result) -> dict[str, Any]:
         "failed": [failure.as_dict() for failure in result.failed],
         "yields": _plain(result.yields),
         "windows": {name: _plain(yields) for name, yields in result.windows.items()},
-        "unpredicted": list(result.unpredicted),
+        "unpredicted": list(result.missing_simulation),
         "cutflow": result.cutflow,
         "notes": notes(result),
         "provenance": result.provenance,
@@ -98,27 +101,27 @@ def luminosity(result: Result) -> dict[str, Any]:
 
     The sections of each dataset in the form of a golden JSON, ``{run: [[first, last], …]}``.
     """
-    found: dict[str, Any] = {"source": result.luminosity_source, "shares": result.luminosity_shares}
+    found: dict[str, Any] = {"source": result.luminosity.source, "shares": result.luminosity.shares}
     if result.campaign.has_sections:
-        found["processed"] = {name: sections.ranges() for name, sections in result.processed_sections.items()}
-        found["lost"] = {name: sections.ranges() for name, sections in result.lost_sections.items()}
+        found["processed"] = {name: sections.ranges() for name, sections in result.luminosity.processed.items()}
+        found["lost"] = {name: sections.ranges() for name, sections in result.luminosity.lost.items()}
     return found
 
 
 def notes(result: Result) -> dict[str, Any]:
     """Return what a reader should know of the events.
 
-    Per dataset, unusable values, cuts not applied, masked and empty files.
+    Per dataset, invalid values, cuts not applied, events rejected by the golden JSON, and empty files.
     """
     return {
-        "unusable_values": result.unusable,
+        "unusable_values": result.invalid_values,
         "cuts_not_applied": result.not_applied,
-        "outside_golden_json": result.masked,
+        "outside_golden_json": result.rejected_by_golden_json,
         "duplicates_removed": result.duplicates_removed,
         "empty_files": list(result.empty_files),
-        "luminosity": list(result.luminosity_notes),
+        "luminosity": list(result.luminosity.notes),
         "sections_without_luminosity": {
-            name: sections.ranges() for name, sections in result.sections_without_luminosity.items()
+            name: sections.ranges() for name, sections in result.luminosity.without_table.items()
         },
     }
 

@@ -16,13 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import analysis, events, histograms, kernel, pairings, provenance
-from higgsnb.analysis import Result
+from higgsnb import events, histograms, kernel, pairings, provenance
+from higgsnb.analyse import certified
 from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
 from higgsnb.pairings import Held, Pairings
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Cut, Selection
 from higgsnb.spectrum import Spectrum, normalise
+from higgsnb.tally import Table, empty_table, find_duplicates
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -187,7 +189,7 @@ class Sample:
             chunks = list(_chunks(result))
             pieces = pool.map(partial(_read, reach=reach, skims_folder=skims_folder), chunks)
             parts = _join(zip(chunks, pieces, strict=True))
-        tally = replace(result.tally, counts={}, cutflow={}, unusable={}, blocks=())
+        tally = replace(result.tally, counts={}, cutflow={}, invalid_values={}, blocks=())
         return cls(replace(result, tally=tally), parts, reach, workers)
 
     def __repr__(self) -> str:
@@ -304,7 +306,7 @@ class Sample:
         if not rows:
             return found
         table = _join_tables([_table(part, found, places) for part, places in rows])
-        twice = analysis.find_duplicates(
+        twice = find_duplicates(
             table, self.basis_for(found.selection).precedence(), one_per_event=found.selection.one_per_event
         )
         stops = np.cumsum([len(places) for _, places in rows])
@@ -420,7 +422,7 @@ def _chunks(result: Result) -> Iterator[Chunk]:
 def _read(chunk: Chunk, reach: Selection, skims_folder: Path | None) -> Part:
     """Read a chunk and keep what some setting of the cuts may accept."""
     read = events.read_preselected(chunk, skims_folder=skims_folder)
-    read, n_events, _ = analysis.certified(read, chunk)
+    read, n_events, _ = certified(read, chunk)
     leptons = read.leptons
     muons, electrons = kernel.columns_of(leptons, "muon"), kernel.columns_of(leptons, "electron")
     held, which, possible = pairings.hold(
@@ -458,11 +460,11 @@ def _mark_twins(sample: Sample, parts: list[Part]) -> list[Part]:
     return [p._replace(twin=next(marks)) if sample.campaign.datasets[p.dataset].is_data else p for p in parts]
 
 
-def _table(part: Part, found: Outcome, places: Integers) -> analysis.Table:
+def _table(part: Part, found: Outcome, places: Integers) -> Table:
     """Return some of the picked candidates of a part, with the columns that tell events apart."""
     picked = found.picked[part.dataset][places]
     event, rows = picked[:, 0], found.pairings[part.dataset].rows[picked[:, 1]]
-    return analysis.empty_table()._replace(
+    return empty_table()._replace(
         dataset=np.full(len(event), part.dataset, np.int16),
         file=part.file[event],
         entry=part.entry[event],
@@ -473,6 +475,6 @@ def _table(part: Part, found: Outcome, places: Integers) -> analysis.Table:
     )
 
 
-def _join_tables(tables: list[analysis.Table]) -> analysis.Table:
+def _join_tables(tables: list[Table]) -> Table:
     """Put tables behind each other."""
-    return analysis.Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))
+    return Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))

@@ -85,7 +85,7 @@ CUT_NAMES = (
 """Names of `Cut`, as they stand in every cutflow. ``unique`` is counted once all primary datasets are known."""
 
 QUANTITIES = ("pt", "eta", "phi", "mass", "charge", "dxy", "dxy_error", "dz", "dz_error", "isolation")
-"""Quantities of a lepton that cuts use, in the order of `Flavour` and of `Candidates.unusable`."""
+"""Quantities of a lepton that cuts use, in the order of `Flavour` and of `Candidates.invalid_values`."""
 
 
 class Flavour(NamedTuple):
@@ -151,7 +151,7 @@ class Candidates(NamedTuple):
     (n, 4) int64 index into the muon or electron columns and ``flavour`` (n, 4) int8 13 or 11, both in the order Z1
     harder, Z1 softer, Z2 harder, Z2 softer; ``mass_4l``, ``mass_z1``, ``mass_z2`` (n,) float64 in GeV. ``cutflow`` (3,
     len(Cut)) int64 counts events per channel (its last column, ``unique``, equals the one before until primary
-    datasets are compared). ``unusable`` (2, len(QUANTITIES)) int64 counts muons and electrons with a sentinel or
+    datasets are compared). ``invalid_values`` (2, len(QUANTITIES)) int64 counts muons and electrons with a sentinel or
     non-finite value, in events with enough leptons for a channel.
     """
 
@@ -163,7 +163,7 @@ class Candidates(NamedTuple):
     mass_z1: npt.NDArray[np.float64]
     mass_z2: npt.NDArray[np.float64]
     cutflow: Integers
-    unusable: Integers
+    invalid_values: Integers
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
+from higgsnb.yields import Yield
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset
@@ -24,17 +25,6 @@ Floats = npt.NDArray[np.float64]
 
 STACK_ORDER = ("zx", "zz", "higgs")
 """Processes from the bottom of a stack to its top; any other process is below them."""
-
-
-class Yield(NamedTuple):
-    """Events of a process in a channel.
-
-    Counted, expected at the processed luminosity, statistical error of ``expected``.
-    """
-
-    events: int
-    expected: float
-    stat_error: float
 
 
 @dataclass(frozen=True, eq=False)

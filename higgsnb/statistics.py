@@ -27,12 +27,12 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
-from higgsnb.analysis import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
+from higgsnb.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Result
+    from higgsnb.result import Result
     from higgsnb.spectrum import Spectrum
 
 Floats = npt.NDArray[np.float64]
@@ -253,9 +253,9 @@ def _check_usable(result: Result, signal: str) -> None:
         )
     if not result.coverage.events[0]:
         raise OptionError("nothing has been read yet", "Wait until the run has read some events.")
-    if result.unpredicted:
+    if result.missing_simulation:
         raise OptionError(
-            f"the prediction lacks {', '.join(result.unpredicted)}, of which nothing has been read",
+            f"the prediction lacks {', '.join(result.missing_simulation)}, of which nothing has been read",
             "Wait until the run has read some of them, or leave these datasets out of the campaign.",
         )
     if not _read_channels(result):
@@ -267,7 +267,7 @@ def _check_usable(result: Result, signal: str) -> None:
 
 def _read_channels(result: Result) -> list[int]:
     """Return the channels with processed luminosity; no others can be compared with a prediction."""
-    return [channel for channel, name in enumerate(CHANNELS) if result.luminosity_shares[name] > 0.0]
+    return [channel for channel, name in enumerate(CHANNELS) if result.luminosity.shares[name] > 0.0]
 
 
 def _unread(result: Result) -> str:

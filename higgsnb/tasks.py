@@ -14,15 +14,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from higgsnb import errors, kernel, versions
-from higgsnb.analysis import sections_of
+from higgsnb.analyse import sections_of
 from higgsnb.files import redact
-from higgsnb.ledger import Record, pack
 from higgsnb.request import counted_tries
+from higgsnb.tally import Record, pack
 
 if TYPE_CHECKING:
-    from higgsnb.analysis import Integers, Tally
     from higgsnb.datasets import Chunk
     from higgsnb.selection import Selection
+    from higgsnb.tally import Integers, Tally
 
 
 class Job(NamedTuple):

@@ -18,7 +18,7 @@ SAME_ENVIRONMENT = "Use the same image or environment for both, so that they giv
 @cache
 def installed() -> dict[str, str]:
     """Return the versions that must agree for equal results: Python, libraries, and the code that counts."""
-    code = provenance.sources_sha256(*provenance.ANSWER)[:12]
+    code = provenance.sources_sha256(*provenance.RESULT_MODULES)[:12]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
     return {"python": python, **provenance.libraries(), "higgsnb": f"{provenance.version()} (code {code})"}
 

@@ -30,8 +30,8 @@ import traitlets
 
 from higgsnb import cluster as clusters
 from higgsnb import engine, errors, estimate, files, histograms, plots
-from higgsnb.analysis import Result
 from higgsnb.explorer import CutExplorer, EventDisplay
+from higgsnb.result import Result
 from higgsnb.spectrum import stack_order
 
 if TYPE_CHECKING:

@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from higgsnb import histograms
-from higgsnb.analysis import Tally, analyse
+from higgsnb.analyse import analyse
 from higgsnb.datasets import Chunk
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut, Selection
+from higgsnb.tally import Tally
 
 
 def dying(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
@@ -61,8 +62,8 @@ def nothing(chunk: Chunk, _: Selection, **__: Any) -> Tally:
         units={file: ((chunk.start, chunk.stop),)},
         counts={index: np.zeros((len(CHANNELS), histograms.SIZE), np.int64)},
         cutflow={index: np.full((len(CHANNELS), len(Cut)), chunk.stop - chunk.start, np.int64)},
-        unusable={index: np.zeros((2, len(QUANTITIES)), np.int64)},
-        masked={index: 0},
+        invalid_values={index: np.zeros((2, len(QUANTITIES)), np.int64)},
+        rejected_by_golden_json={index: 0},
         not_applied={index: frozenset()},
         readers={file: frozenset({("none", "none")})},
     )

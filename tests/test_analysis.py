@@ -16,11 +16,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import analysis, histograms, kernel, ledger, luminosity, selection
-from higgsnb.analysis import Result, Table, Tally, analyse, empty_table, merge
+from higgsnb import histograms, kernel, luminosity, selection
+from higgsnb.analyse import analyse, sections_of
 from higgsnb.datasets import Campaign, Chunk, File, plan_chunks
 from higgsnb.events import FileInfo
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
+from higgsnb.tally import Span, Table, Tally, empty_table, find_duplicates, merge
+from higgsnb.tally import pack as pack_record
 
 OPEN = selection.load("open2012")
 
@@ -61,7 +64,7 @@ def identity(of: Result) -> tuple[object, ...]:
     """Everything that is public of a result, as plain values that can be compared."""
     tables = tuple(column.tobytes() for column in of.candidates)
     counts = tuple((name, array.tobytes()) for name, array in of.counts.items())
-    return tables, counts, of.cutflow, of.yields, of.windows, of.coverage, of.unusable, of.tally.units
+    return tables, counts, of.cutflow, of.yields, of.windows, of.coverage, of.invalid_values, of.tally.units
 
 
 @settings(max_examples=12, deadline=None)
@@ -200,7 +203,7 @@ def test_2e2mu_has_the_luminosity_of_the_primary_datasets_that_its_selection_rea
 ) -> None:
     sel = selection.load(name)
     only_electrons = [tally for tally in run(two_primary_datasets, sel=sel) if 1 not in tally.counts]
-    assert result(two_primary_datasets, only_electrons, sel).luminosity_shares == {
+    assert result(two_primary_datasets, only_electrons, sel).luminosity.shares == {
         "4mu": 0.0,
         "4e": 1.0,
         "2e2mu": share,
@@ -215,7 +218,7 @@ def test_file_of_unknown_length_counts_as_the_average_one(two_primary_datasets: 
     )
     found = result(one, run(two_primary_datasets))
     assert found.coverage == ((3, 4), (7000, 9000), (pytest.approx(20 / 3), 10.0))
-    assert found.luminosity_shares == {"4mu": 0.5, "4e": 1.0, "2e2mu": 1.0}
+    assert found.luminosity.shares == {"4mu": 0.5, "4e": 1.0, "2e2mu": 1.0}
 
 
 def test_golden_json_leaves_simulation_alone(two_primary_datasets: Campaign, tmp_path: Path) -> None:
@@ -223,13 +226,13 @@ def test_golden_json_leaves_simulation_alone(two_primary_datasets: Campaign, tmp
     masked = dataclasses.replace(two_primary_datasets, golden_json=str(tmp_path / "cert.json"))
     found, whole = result(masked, run(masked)), result(two_primary_datasets, run(two_primary_datasets))
     assert found.yields["higgs"] == whole.yields["higgs"]
-    assert found.masked == {"e": 2000, "mu": 2000}
+    assert found.rejected_by_golden_json == {"e": 2000, "mu": 2000}
     assert sum(one.events for one in found.yields["data"].values()) == 0
 
 
 def test_dataset_not_begun_is_not_predicted(two_primary_datasets: Campaign) -> None:
     found = result(two_primary_datasets, [t for t in run(two_primary_datasets) if 2 not in t.counts])
-    assert found.unpredicted == ("mc",)
+    assert found.missing_simulation == ("mc",)
     assert found.yields["higgs"]["4mu"] == (0, 0, 0)
 
 
@@ -252,7 +255,7 @@ def test_golden_json_leaves_events_out_and_counts_them(leptons: Leptons, tmp_pat
     tally = analyse(Chunk("d", 0, 0, one.datasets[0].files[0], "outreach", None, True, 0, 3000, one.golden_json), OPEN)
     certified = (run_number == 200000) & (marked.luminosity_block != 11) & (marked.luminosity_block <= 40)
     truth = kernel.select(leptons, OPEN).event_index
-    assert tally.masked == {0: np.count_nonzero(~certified)}
+    assert tally.rejected_by_golden_json == {0: np.count_nonzero(~certified)}
     assert tally.cutflow[0][0, 0] == np.count_nonzero(certified)
     assert tally.blocks[0].entry.tolist() == truth[certified[truth]].tolist()
 
@@ -264,7 +267,7 @@ def test_empty_chunk_counts_nothing(tmp_path: Path) -> None:
     assert found.complete
     assert len(found.candidates.event) == 0
     assert found.empty_files == ("f.root",)
-    assert analysis.find_duplicates(found.candidates, np.array([0]), one_per_event=True).tolist() == []
+    assert find_duplicates(found.candidates, np.array([0]), one_per_event=True).tolist() == []
 
 
 # --- an event found again, whatever the order
@@ -390,7 +393,7 @@ def analysed(chunk: Chunk) -> Tally:
     """Analyse a chunk, once in all examples."""
     if (chunk, "tally") not in KNOWN:
         KNOWN[chunk, "tally"] = analyse(chunk, OPEN)
-        KNOWN[chunk, "sections"] = analysis.sections_of(chunk)
+        KNOWN[chunk, "sections"] = sections_of(chunk)
     return KNOWN[chunk, "tally"]
 
 
@@ -457,8 +460,8 @@ def test_processed_and_lost_sections_are_those_of_a_look_at_every_event(
     for primary_dataset in (("b", "c"), ("e",)):
         union = set()
         for name in primary_dataset:
-            processed = set(found.processed_sections[name].keys.tolist())
-            lost = set(found.lost_sections[name].keys.tolist())
+            processed = set(found.luminosity.processed[name].keys.tolist())
+            lost = set(found.luminosity.lost[name].keys.tolist())
             assert not processed & lost
             union |= processed | lost
             d = "bce".index(name)
@@ -481,7 +484,7 @@ def test_sections_do_not_depend_on_the_order_in_which_chunks_land(by_section: By
             for total in (
                 merge(order),
                 merge([merge(order[:4]), merge(order[4:])]),
-                ledger.merge_records(map(ledger.pack, order)),
+                merge(map(pack_record, order)),
             ):
                 assert total.spans == expected.spans
                 for name in ("sections", "scattered"):
@@ -495,15 +498,15 @@ def test_sections_do_not_depend_on_the_order_in_which_chunks_land(by_section: By
 def test_sections_are_noted_only_where_the_campaign_has_any(by_section: BySection) -> None:
     found, _ = seen(by_section, by_section.campaign, 400, lambda _: "done")
     assert (found.tally.sections, found.tally.spans, found.tally.scattered) == ({}, {}, {})
-    assert (found.processed_sections, found.lost_sections, found.luminosity_source) == ({}, {}, "events")
+    assert (found.luminosity.processed, found.luminosity.lost, found.luminosity.source) == ({}, {}, "events")
     first = plan_chunks(by_section.campaign, {f.url: 9 for f in by_section.campaign.files}, 9)[0]
-    assert analysis.sections_of(first) is None
+    assert sections_of(first) is None
 
 
 def test_simulation_has_no_sections(by_section: BySection) -> None:
     found, _ = seen(by_section, named(by_section, mask=True, table=True), 400, lambda _: "done")
     assert set(found.tally.sections) == {0, 1, 2}
-    assert set(found.processed_sections) == {"b", "c", "e"}
+    assert set(found.luminosity.processed) == {"b", "c", "e"}
 
 
 def test_events_out_of_order_make_all_their_sections_uncertain_until_the_file_is_done(tmp_path: Path) -> None:
@@ -515,8 +518,8 @@ def test_events_out_of_order_make_all_their_sections_uncertain_until_the_file_is
     infos = {(0, 0): FileInfo(400, "TTree", 1, "u")}
     for n in (1, 3, 4):
         found = Result(one, OPEN, merge(analyse(chunk, OPEN) for chunk in parts[:n]), infos)
-        assert len(found.processed_sections["d"]) == (10 if n == 4 else 0)
-        assert len(found.lost_sections["d"]) == (0 if n == 4 else 10)
+        assert len(found.luminosity.processed["d"]) == (10 if n == 4 else 0)
+        assert len(found.luminosity.lost["d"]) == (0 if n == 4 else 10)
 
 
 def test_share_of_the_luminosity_is_that_of_the_recorded_luminosity(by_section: BySection) -> None:
@@ -530,28 +533,28 @@ def test_share_of_the_luminosity_is_that_of_the_recorded_luminosity(by_section: 
     assert e != mu
     total = sum(recorded.values())
     expected = {"4mu": mu, "4e": e, "2e2mu": mu | e}
-    assert half.luminosity_source == "lumi sections"
+    assert half.luminosity.source == "lumi sections"
     for channel, sections in expected.items():
         share = sum(recorded[s] for s in sections) / total
-        assert half.luminosity_shares[channel] == pytest.approx(share, rel=1e-12)
+        assert half.luminosity.shares[channel] == pytest.approx(share, rel=1e-12)
         n = half.tally.events(3)
         assert half.weights["mc"][channel] == pytest.approx(10.0 * share * 500 / n, rel=1e-12)
-    mean = (half.luminosity_shares["4mu"] + half.luminosity_shares["4e"]) / 2
+    mean = (half.luminosity.shares["4mu"] + half.luminosity.shares["4e"]) / 2
     assert half.coverage.luminosity_fb == (pytest.approx(10 * mean), 10.0)
 
 
 def test_complete_run_has_all_the_luminosity_also_of_sections_without_events(by_section: BySection) -> None:
     found, _ = seen(by_section, named(by_section, mask=True, table=True), 90, lambda _: "done")
     assert found.complete
-    assert found.luminosity_shares == dict.fromkeys(CHANNELS, 1.0)
+    assert found.luminosity.shares == dict.fromkeys(CHANNELS, 1.0)
     assert found.coverage.luminosity_fb == (10.0, 10.0)
-    assert 200_000 << 32 | 71 in found.processed_sections["e"].keys  # no event is in section 71
+    assert 200_000 << 32 | 71 in found.luminosity.processed["e"].keys  # no event is in section 71
 
 
 def test_only_one_finished_primary_dataset_gives_2e2mu_its_luminosity(by_section: BySection) -> None:
     one = named(by_section, mask=True, table=True)
     found, _ = seen(by_section, one, 400, lambda c: "done" if c.primary_dataset == "DoubleElectron" else "unknown")
-    assert found.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
+    assert found.luminosity.shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
     assert found.coverage.luminosity_fb == (5.0, 10.0)
 
 
@@ -559,23 +562,23 @@ def test_golden_json_alone_leaves_the_luminosity_to_the_events(by_section: BySec
     found, _ = seen(
         by_section, named(by_section, mask=True, table=False), 90, lambda c: "done" if c.start else "unknown"
     )
-    assert found.luminosity_source == "events"
-    assert found.luminosity_shares["4e"] == pytest.approx((1500 - 90) / 1500)
-    assert 0 < len(found.processed_sections["e"]) < len(everything(mask=True, table=False))
+    assert found.luminosity.source == "events"
+    assert found.luminosity.shares["4e"] == pytest.approx((1500 - 90) / 1500)
+    assert 0 < len(found.luminosity.processed["e"]) < len(everything(mask=True, table=False))
 
 
 def test_table_that_disagrees_with_the_campaign_or_the_data_is_told_with_the_remedy(by_section: BySection) -> None:
     found, _ = seen(by_section, named(by_section, mask=False, table=True), 400, lambda _: "done")
     lacking = {s for events in (by_section.truth[2, 0],) for s in events} - everything(mask=False, table=True)
-    assert set(found.sections_without_luminosity["e"].keys.tolist()) == lacking != set()
+    assert set(found.luminosity.without_table["e"].keys.tolist()) == lacking != set()
     total = sum(n**2 for n in range(1, 73) if n % 7) / 1000
-    first, *others = found.luminosity_notes
+    first, *others = found.luminosity.notes
     assert f"adds up to {total:.4g} /fb in the certified sections, luminosity_fb is 10:" in first
     assert [other.split(":")[0] for other in others] == ["b", "c", "e"]
     assert f"e: {len(lacking)} lumi sections with events (run 200000, section 7 …) not in luminosity_table" in others[2]
     assert "brilcalc lumi --byls" in others[2]
     fitting = dataclasses.replace(found.campaign, luminosity_fb=total * 1.01)
-    assert len(Result(fitting, OPEN, found.tally, found.files).luminosity_notes) == 3
+    assert len(Result(fitting, OPEN, found.tally, found.files).luminosity.notes) == 3
 
 
 def test_few_events_in_a_section_are_warned_of_until_the_run_is_complete(tmp_path: Path) -> None:
@@ -588,17 +591,17 @@ def test_few_events_in_a_section_are_warned_of_until_the_run_is_complete(tmp_pat
     one = campaign(dataset("d", "data", path), luminosity_table=str(tmp_path / "t.csv"), luminosity_fb=30.0)
     parts = plan_chunks(one, {str(path): 60}, 20)
     infos = {(0, 0): FileInfo(60, "TTree", 1, "u")}
-    (note,) = Result(one, OPEN, merge(analyse(c, OPEN) for c in parts[:2]), infos).luminosity_notes
+    (note,) = Result(one, OPEN, merge(analyse(c, OPEN) for c in parts[:2]), infos).luminosity.notes
     assert note.startswith("d: fewer than 5 events in a lumi section")
-    assert Result(one, OPEN, merge(analyse(c, OPEN) for c in parts), infos).luminosity_notes == ()
+    assert Result(one, OPEN, merge(analyse(c, OPEN) for c in parts), infos).luminosity.notes == ()
 
 
 def test_failed_chunk_counted_after_all_is_not_lost(by_section: BySection) -> None:
     one = named(by_section, mask=True, table=True)
     part, _ = seen(by_section, one, 400, lambda c: "failed" if c.start == 400 else "done")
     rest, _ = seen(by_section, one, 400, lambda c: "done" if c.start == 400 else "unknown")
-    assert sum(map(len, part.lost_sections.values())) > 0
-    assert sum(map(len, (part + rest).lost_sections.values())) == 0
+    assert sum(map(len, part.luminosity.lost.values())) > 0
+    assert sum(map(len, (part + rest).luminosity.lost.values())) == 0
 
 
 @pytest.mark.parametrize("source", ["lumi sections", "events"])
@@ -628,8 +631,8 @@ def test_partial_prediction_is_unbiased_for_data_spread_as_the_luminosity(tmp_pa
             if draw.random() < 0.5 or not start:
                 found += mc_chunk(passed, start, start + step)
         result = Result(one, OPEN, found, infos)
-        assert result.luminosity_source == source
-        done = result.processed_sections["d"].keys if source == "lumi sections" else np.unique(sections)
+        assert result.luminosity.source == source
+        done = result.luminosity.processed["d"].keys if source == "lumi sections" else np.unique(sections)
         inside = found.events(0) if source == "events" else int(np.isin(sections, done).sum())
         expected = result.yields["zz"]["4mu"]
         true = 0.2 * inside
@@ -645,7 +648,7 @@ def test_partial_prediction_is_unbiased_for_data_spread_as_the_luminosity(tmp_pa
 def data_chunk(sections: np.ndarray, start: int, stop: int) -> Tally:
     """The tally of data without candidates."""
     keys = sections[start:stop]
-    span = luminosity.Span(start, stop, int(keys[0]), int(keys[-1]))
+    span = Span(start, stop, int(keys[0]), int(keys[-1]))
     return Tally(units={(0, 0): ((start, stop),)}, sections={0: np.unique(keys)}, spans={(0, 0): (span,)})
 
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from collections.abc import Callable
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,8 @@ from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
 from higgsnb import engine, events, luminosity, results, selection
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Chunk, File
+from higgsnb.result import LISTED_FAILURES, Failure, Result
 
 OPEN = selection.load("open2012")
 EVENTS = 2000
@@ -115,6 +116,61 @@ def test_every_output_says_whether_it_is_partial(
     assert (result.coverage.luminosity_fb[0] == 9.8) is complete
 
 
+def tags_left_open(html: str) -> list[str]:
+    """The tags that are not closed, or closed out of turn."""
+    left: list[str] = []
+    for closing, tag in re.findall(r"<(/?)(\w+)", html):
+        if closing and left[-1:] == [tag]:
+            left.pop()
+        elif tag != "br":
+            left.append(closing + tag)
+    return left
+
+
+def test_notebook_shows_coverage_yields_and_failures_with_their_hints(one: Campaign, tmp_path: Path) -> None:
+    result = last(damaged(one, tmp_path, "Muon_pt", 1))
+    (failure,) = result.failed
+    html = result._repr_html_()
+    assert tags_left_open(html) == []
+    assert f"<strong>test with open2012: partial</strong><br>{result.coverage}<table>" in html
+    higgs = result.yields["higgs"]["4mu"]
+    assert f'<td style="text-align: right">{higgs.expected:.2f} ± {higgs.stat_error:.2f}</td>' in html
+    assert f'<td style="text-align: right">{result.yields["data"]["4e"].events}</td>' in html
+    assert "color: #b3261e" in html
+    assert "1 of 3 files could not be analysed" in html
+    for text in (failure.message, failure.hint):
+        assert len(text) > 10
+        assert escape(text) in html
+    assert "could not be analysed" not in last(one)._repr_html_()
+
+
+def test_names_in_a_notebook_cannot_become_code(one: Campaign) -> None:
+    bad = "<script>alert('&')</script>"
+    datasets = tuple(dataclasses.replace(d, name=f"{d.name}{bad}", process=d.process + bad) for d in one.datasets[2:])
+    campaign_ = dataclasses.replace(one, name=bad, datasets=(*one.datasets[:2], *datasets))
+    failures = {
+        (0, file): Failure(bad, f"/a/{file}{bad}", bad, f"message {file} {bad}", f"hint {file} {bad}")
+        for file in range(LISTED_FAILURES + 3)
+    }
+    result = Result(campaign_, OPEN.replace(name=bad), failures=failures)
+    html = result._repr_html_()
+    assert "<script" not in html
+    assert html.count("&lt;script&gt;alert(&#x27;&amp;&#x27;)") >= 3 + 3 * LISTED_FAILURES
+    assert "and 3 more, see result.failed" in html
+    assert "message 9" in html
+    assert "message 10" not in html
+    assert tags_left_open(html) == []
+
+
+def test_coverage_and_yield_read_as_words(one: Campaign) -> None:
+    result = last(one)
+    assert str(result.coverage) == "3 of 3 files, 5,000 of 5,000 events, 9.8 of 9.8 /fb"
+    assert result.coverage._repr_html_() == f"<span>{result.coverage}</span>"
+    found = result.yields["higgs"]["4mu"]
+    assert str(found) == f"{found.events} events counted, {found.expected:.2f} ± {found.stat_error:.2f} expected"
+    assert found._repr_html_() == f"<span>{found}</span>"
+
+
 def test_coverage_is_that_of_the_events_and_sections_that_were_read(one: Campaign, tmp_path: Path) -> None:
     """At 37 %: 740 of 2000 events, 37 whole sections of 20, of which the last may go on."""
     result = last(one, fraction=0.37)
@@ -132,7 +188,7 @@ def test_result_tells_processed_and_lost_sections_as_golden_json(one: Campaign, 
     assert told["lost"] == {"mu": {"7": [[26, 50]]}, "e": {}}
     assert told["processed"] == {"mu": {"7": [[1, 25], [51, 60], [63, 100]]}, "e": {"7": [[1, 60], [63, 100]]}}
     assert told["shares"] == {"4mu": pytest.approx(73 / 98), "4e": 1.0, "2e2mu": 1.0}
-    assert luminosity.Mask.of(told["processed"]["mu"]).n_sections == 73
+    assert luminosity.LumiMask.of(told["processed"]["mu"]).n_sections == 73
 
 
 def test_sections_that_cannot_be_read_are_lost_with_those_beside_them(one: Campaign, tmp_path: Path) -> None:
@@ -140,8 +196,8 @@ def test_sections_that_cannot_be_read_are_lost_with_those_beside_them(one: Campa
     assert [failure.dataset for failure in result.failed] == ["mu"]
     assert result.failed_sections == {}
     # sections 25 and 51 end and begin where the damage does: nobody can tell that they do not reach into it
-    assert result.lost_sections["mu"].ranges() == {"7": [[25, 51]]}
-    assert result.processed_sections["mu"].ranges() == {"7": [[1, 24], [52, 60], [63, 100]]}
+    assert result.luminosity.lost["mu"].ranges() == {"7": [[25, 51]]}
+    assert result.luminosity.processed["mu"].ranges() == {"7": [[1, 24], [52, 60], [63, 100]]}
 
 
 def test_campaign_without_sections_says_that_luminosity_follows_events(one: Campaign, tmp_path: Path) -> None:
@@ -167,17 +223,17 @@ def test_table_that_is_named_later_does_not_use_what_was_counted_without_section
     without = dataclasses.replace(one, golden_json=None, luminosity_table=None)
     assert last(without, ledger=tmp_path / "ledger.sqlite").tally.sections == {}
     after = last(dataclasses.replace(one, golden_json=None), ledger=tmp_path / "ledger.sqlite")
-    assert after.luminosity_source == "lumi sections"
+    assert after.luminosity.source == "lumi sections"
     assert {index: len(keys) for index, keys in after.tally.sections.items()} == {0: 100, 1: 100}
-    assert {name: len(sections) for name, sections in after.processed_sections.items()} == {"mu": 100, "e": 100}
+    assert {name: len(sections) for name, sections in after.luminosity.processed.items()} == {"mu": 100, "e": 100}
 
 
 def test_golden_json_that_is_written_again_is_read_again(one: Campaign, tmp_path: Path) -> None:
     (tmp_path / "cert.json").write_text('{"7": [[1, 10]]}')
     other = dataclasses.replace(one, golden_json=str(tmp_path / "cert.json"))
-    assert last(other).processed_sections["e"].ranges() == {"7": [[1, 10]]}
+    assert last(other).luminosity.processed["e"].ranges() == {"7": [[1, 10]]}
     (tmp_path / "cert.json").write_text('{"7": [[1, 10], [12, 13]]}')
-    assert last(other).processed_sections["e"].ranges() == {"7": [[1, 10], [12, 13]]}
+    assert last(other).luminosity.processed["e"].ranges() == {"7": [[1, 10], [12, 13]]}
 
 
 @pytest.mark.parametrize(("start", "stop"), [(0, EVENTS), (0, 1), (499, 501), (120, 1777), (500, 500)])

@@ -11,8 +11,8 @@ from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
 from higgsnb import engine, kernel, results, selection
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
+from higgsnb.result import Result
 from higgsnb.selection import Selection
 
 OPEN = selection.load("open2012")

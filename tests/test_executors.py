@@ -17,8 +17,8 @@ from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
 from higgsnb import engine, executors, results, selection, tasks, versions
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.result import Result
 
 OPEN = selection.load("open2012")
 

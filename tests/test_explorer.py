@@ -14,9 +14,9 @@ from outreach import campaign, dataset, events_of, write
 from traitlets import TraitError
 
 from higgsnb import engine, explorer, exploring, histograms, selection
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS
 
 OPEN = selection.load("open2012")

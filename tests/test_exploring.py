@@ -14,9 +14,9 @@ from outreach import campaign, dataset, events_of, to_toml, write
 from scipy.stats import chi2
 
 from higgsnb import datasets, engine, exploring, histograms, kernel, pairings, selection, statistics
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
+from higgsnb.result import Result
 from higgsnb.sample import AXES, Outcome, Sample
 from higgsnb.selection import CHANNELS, Cut, Selection
 
@@ -283,9 +283,11 @@ def test_sample_knows_of_its_result_all_but_the_counts(parts: dict[str, Result],
     for name in NAMES:
         result = dataclasses.replace(part, selection=selection.load(name))
         basis = sample.basis_for(result.selection)
-        for what in ("coverage", "weights", "luminosity_shares", "luminosity_source", "luminosity_notes", "failed"):
+        for what in ("coverage", "weights", "failed"):
             assert getattr(basis, what) == getattr(result, what), what
-        for what in ("not_applied", "unpredicted", "masked", "processed_sections", "complete", "provenance"):
+        for what in ("shares", "source", "notes", "processed", "lost"):
+            assert getattr(basis.luminosity, what) == getattr(result.luminosity, what), what
+        for what in ("not_applied", "missing_simulation", "rejected_by_golden_json", "complete", "provenance"):
             assert getattr(basis, what) == getattr(result, what), what
     for row in exploring.yields(sample.select(OPEN)):
         assert row["channels"] == pytest.approx({c: y.expected for c, y in part.yields[row["process"]].items()})
@@ -294,10 +296,10 @@ def test_sample_knows_of_its_result_all_but_the_counts(parts: dict[str, Result],
 
 def test_results_of_this_test_differ_in_what_they_lack(parts: dict[str, Result]) -> None:
     half = parts["table of luminosity"]
-    assert half.luminosity_source == "lumi sections"
-    assert 0 < half.luminosity_shares["4mu"] < 0.5
-    assert parts["chunks that failed"].luminosity_shares != half.luminosity_shares
-    assert parts["file that failed"].unpredicted == ("lost",)
+    assert half.luminosity.source == "lumi sections"
+    assert 0 < half.luminosity.shares["4mu"] < 0.5
+    assert parts["chunks that failed"].luminosity.shares != half.luminosity.shares
+    assert parts["file that failed"].missing_simulation == ("lost",)
     assert parts["file that failed"].failed
     assert parts["quantity"].not_applied == {"mu": ["electron_isolation", "muon_isolation"]}
 
@@ -314,7 +316,7 @@ def test_events_outside_the_golden_json_are_not_held(one: Campaign, tmp_path: Pa
     path.write_text(json.dumps({"2": [[1, 1]]}))
     masked = dataclasses.replace(one, golden_json=str(path))
     result = run(masked, OPEN)
-    assert result.masked
+    assert result.rejected_by_golden_json
     assert_same(Sample.load(result).select(OPEN), result)
 
 
@@ -536,7 +538,7 @@ def test_summary_says_the_yields_in_words(found: Outcome) -> None:
 
 def test_prediction_that_lacks_a_process_promises_nothing_and_says_what_it_lacks(parts: dict[str, Result]) -> None:
     sample = Sample.load(parts["file that failed"])
-    rows, lacking = exploring.yields(sample.select(OPEN)), sample.basis.unpredicted
+    rows, lacking = exploring.yields(sample.select(OPEN)), sample.basis.missing_simulation
     assert exploring.expected_significance(rows) is not None  # from what is there
     promise = exploring.expected_significance(rows, lacking=lacking)
     assert promise is None

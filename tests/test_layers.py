@@ -12,6 +12,7 @@ from typing import NamedTuple
 import pytest
 
 import higgsnb
+from higgsnb import provenance
 
 PACKAGE = Path(higgsnb.__file__).parent
 
@@ -37,7 +38,10 @@ LAYERS = (
     {"read"},
     {"events"},
     {"histograms"},
-    {"analysis"},
+    {"tally"},
+    {"analyse", "coverage", "yields"},
+    {"lumi_sections"},
+    {"result"},
     {"ledger"},
     {"tasks", "plan"},
     {"engine", "providers"},
@@ -83,8 +87,12 @@ LIBRARIES = {
     "events": set(),
     "skims": {"pyarrow"},
     "histograms": {"hist", "uhi"},
-    "spectrum": set(),
-    "analysis": {"hist"},  # for a type only
+    "tally": set(),
+    "analyse": set(),
+    "coverage": set(),
+    "yields": set(),
+    "lumi_sections": set(),
+    "result": {"hist"},  # for a type only
     "ledger": set(),
     "tasks": set(),
     "engine": set(),
@@ -226,3 +234,32 @@ def test_every_public_name_can_be_used_and_no_other() -> None:
     assert set(higgsnb.__all__) <= set(dir(higgsnb))
     with pytest.raises(AttributeError, match="no attribute 'histogramms'"):
         _ = higgsnb.histogramms
+
+
+def everything_behind(module: str) -> set[str]:
+    """A module with all that it imports, and what that imports …, but for what changes no number."""
+    found: set[str] = set()
+    left = [module]
+    while left:
+        found.add(name := left.pop())
+        left += [i.module for i in own_modules((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))]
+        left = [name for name in left if name not in found]
+    return found - {"errors", "provenance"}
+
+
+@pytest.mark.parametrize(
+    ("module", "covered"), [("analyse", provenance.RESULT_MODULES), ("skims", provenance.READ_MODULES)]
+)
+def test_key_of_what_is_kept_covers_every_module_behind_it(module: str, covered: tuple[str, ...]) -> None:
+    assert everything_behind(module) == set(covered)
+
+
+def test_sources_of_a_folder_are_those_of_every_module_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
+    (tmp_path / "wing" / "room").mkdir(parents=True)
+    digests = []
+    for name in ("one.py", "wing/__init__.py", "wing/room/two.py", "wing/notes.txt", "other.py"):
+        (tmp_path / name).write_text(name)
+        digests.append(provenance.sources_sha256.__wrapped__("wing", "one"))
+    assert len(set(digests[:3])) == 3
+    assert digests[2] == digests[3] == digests[4]

@@ -17,11 +17,13 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import analysis, datasets, engine, ledger, provenance, results, selection
-from higgsnb.analysis import Result, Tally
+from higgsnb import datasets, engine, ledger, provenance, results, selection
+from higgsnb.analyse import analyse
 from higgsnb.datasets import Campaign, plan_chunks
 from higgsnb.errors import LedgerError, NondeterminismError
-from higgsnb.ledger import Ledger, merge_records, pack
+from higgsnb.ledger import Ledger
+from higgsnb.result import Result
+from higgsnb.tally import NUMBER, Record, Tally, merge, pack
 
 OPEN = selection.load("open2012")
 
@@ -45,7 +47,7 @@ def last(one: Campaign, chosen: selection.Selection = OPEN, **options: Any) -> R
 
 def tallies(one: Campaign) -> list[Tally]:
     entries = {file.url: 900 for d in one.datasets for file in d.files}
-    return [analysis.analyse(chunk, OPEN) for chunk in plan_chunks(one, entries, 100)]
+    return [analyse(chunk, OPEN) for chunk in plan_chunks(one, entries, 100)]
 
 
 def analysed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
@@ -54,17 +56,17 @@ def analysed(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 
     def counting(chunk: Any, *arguments: Any, **options: Any) -> Tally:
         seen.append(chunk)
-        return analysis.analyse(chunk, *arguments, **options)
+        return analyse(chunk, *arguments, **options)
 
-    counting.__module__, counting.__qualname__ = analysis.analyse.__module__, analysis.analyse.__qualname__
+    counting.__module__, counting.__qualname__ = analyse.__module__, analyse.__qualname__
     monkeypatch.setitem(engine.run.__kwdefaults__, "analyse", counting)
     return seen
 
 
 def test_records_add_up_as_the_tallies_do(one: Campaign) -> None:
     parts = tallies(one)
-    expected = Result(one, OPEN, analysis.merge(parts))
-    found = Result(one, OPEN, merge_records(pack(part) for part in parts))
+    expected = Result(one, OPEN, merge(parts))
+    found = Result(one, OPEN, merge(pack(part) for part in parts))
     assert results.document(found) == results.document(expected)
     assert [c.tobytes() for c in found.candidates] == [c.tobytes() for c in expected.candidates]
     assert [c.dtype for c in found.candidates] == [c.dtype for c in expected.candidates]
@@ -73,7 +75,7 @@ def test_records_add_up_as_the_tallies_do(one: Campaign) -> None:
 def test_record_counted_twice_is_refused(one: Campaign) -> None:
     record = pack(tallies(one)[0])
     with pytest.raises(ValueError, match="were counted twice"):
-        merge_records([record, record])
+        merge([record, record])
 
 
 def test_second_run_does_nothing_again_and_gives_the_same(
@@ -90,7 +92,7 @@ def test_two_results_of_a_unit_in_one_commit_are_an_alarm(one: Campaign, tmp_pat
     record = pack(tallies(one)[0])
     with Ledger(tmp_path / "l.sqlite") as opened:
         with pytest.raises(NondeterminismError, match="gave two different results"):
-            opened.commit([(b"key", record), (b"key", record._replace(masked=1))])
+            opened.commit([(b"key", record), (b"key", record._replace(rejected_by_golden_json=1))])
         assert len(opened) == 0
 
 
@@ -178,7 +180,7 @@ def test_same_unit_with_another_result_is_an_alarm(one: Campaign, tmp_path: Path
         opened.commit([(b"key", record)])
         opened.commit([(b"key", record)])
         with pytest.raises(NondeterminismError, match="gave two different results"):
-            opened.commit([(b"other", record), (b"key", record._replace(masked=1))])
+            opened.commit([(b"other", record), (b"key", record._replace(rejected_by_golden_json=1))])
         assert opened.finished([b"key", b"other"]) == {b"key"}
 
 
@@ -194,13 +196,66 @@ def test_file_that_is_no_ledger_is_named(tmp_path: Path) -> None:
         Ledger(tmp_path / "l.sqlite")
 
 
-def test_ledger_of_another_version_is_refused(tmp_path: Path) -> None:
-    Ledger(tmp_path / "l.sqlite").close()
-    with sqlite3.connect(tmp_path / "l.sqlite") as database:
-        database.execute("UPDATE meta SET value = '99'")
+def of_version(version: int, path: Path) -> bytes:
+    """Write a ledger of that version and return its bytes."""
+    Ledger(path).close()
+    with sqlite3.connect(path) as database:
+        database.execute("UPDATE meta SET value = ?", (str(version),))
     database.close()
-    with pytest.raises(LedgerError, match="a ledger of version 99"):
+    return path.read_bytes()
+
+
+def test_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    of_version(99, tmp_path / "l.sqlite")
+    with pytest.raises(LedgerError, match="a ledger of version 99") as caught:
         Ledger(tmp_path / "l.sqlite")
+    assert caught.value.hint == "Update higgsnb, or use another result directory (--out)."
+
+
+def test_ledger_of_an_older_version_is_kept_aside_and_everything_is_counted_again(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    last(one, ledger=tmp_path / "l.sqlite")
+    old = [of_version(2, tmp_path / "l.sqlite")]
+    seen = analysed(monkeypatch)
+    found = last(one, ledger=tmp_path / "l.sqlite")
+    assert len(seen) == 36
+    assert results.document(found) == results.document(last(one))
+    assert "was written by an older version of higgsnb (ledger version 2, now 3)" in caplog.text
+    assert "kept as l.sqlite.old-v2, and everything is counted again" in caplog.text
+    old.append(of_version(2, tmp_path / "l.sqlite"))  # a second one does not replace the first
+    Ledger(tmp_path / "l.sqlite").close()
+    assert [(tmp_path / f"l.sqlite.old-v2{n}").read_bytes() for n in ("", "-2")] == old
+
+
+def test_layout_that_was_used_under_the_version_before_is_recognised(tmp_path: Path) -> None:
+    """As version 2 wrote it: other columns, and a WAL that was not folded back because the process died."""
+    write_old = """
+import os, sqlite3, sys
+database = sqlite3.connect(sys.argv[1])
+database.execute("PRAGMA journal_mode = WAL")
+with database:
+    database.execute("CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL)")
+    database.execute("INSERT INTO meta VALUES ('schema_version', '2')")
+    database.execute("CREATE TABLE units (key BLOB PRIMARY KEY, sha256 BLOB NOT NULL, masked NOT NULL)")
+    database.execute("INSERT INTO units VALUES (x'01', x'02', 3)")
+os._exit(0)
+"""
+    subprocess.run([sys.executable, "-c", write_old, str(tmp_path / "l.sqlite")], check=True)
+    with Ledger(tmp_path / "l.sqlite") as opened:
+        assert len(opened) == 0
+    old = sqlite3.connect(tmp_path / "l.sqlite.old-v2")
+    assert old.execute("SELECT masked FROM units").fetchall() == [(3,)]
+    old.close()
+
+
+def test_ledger_of_an_older_version_is_not_taken_over(tmp_path: Path) -> None:
+    old = of_version(2, tmp_path / "old.sqlite")
+    with Ledger(tmp_path / "l.sqlite") as opened, pytest.raises(LedgerError, match="a ledger of version 2"):
+        opened.absorb(tmp_path / "old.sqlite")
+    with pytest.raises(LedgerError, match="a ledger of version 2"):
+        ledger.export(tmp_path / "old.sqlite", tmp_path / "copy.sqlite")
+    assert (tmp_path / "old.sqlite").read_bytes() == old
 
 
 _UNTIL_FULL = """
@@ -208,8 +263,9 @@ import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from test_ledger import pack
-from higgsnb.analysis import Tally
-from higgsnb.ledger import Ledger, LedgerError, Record
+from higgsnb.tally import Tally
+from higgsnb.ledger import Ledger, LedgerError
+from higgsnb.tally import Record
 with Ledger(Path(sys.argv[1])) as ledger:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -239,8 +295,9 @@ _KILLED = """
 import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
-from higgsnb import analysis, datasets, engine, selection
-real, left = analysis.analyse, [int(sys.argv[4])]
+from higgsnb import datasets, engine, selection
+from higgsnb.analyse import analyse as real
+left = [int(sys.argv[4])]
 def analyse(*arguments, **options):
     left[0] -= 1
     if left[0] < 0:
@@ -269,17 +326,17 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, 
 
 
 def test_many_units_are_resumed_exactly(tmp_path: Path) -> None:
-    n, pairs = 5000, np.array([[7, 1], [20, 2]], ledger.NUMBER).tobytes()
+    n, pairs = 5000, np.array([[7, 1], [20, 2]], NUMBER).tobytes()
     records = [
-        (number.to_bytes(4, "big"), ledger.Record(0, 0, number, number + 1, pairs, pairs, b"", 1, "", "r", "i", b""))
+        (number.to_bytes(4, "big"), Record(0, 0, number, number + 1, pairs, pairs, b"", 1, "", "r", "i", b""))
         for number in range(n)
     ]
     with Ledger(tmp_path / "l.sqlite") as opened:
         opened.commit(records)
-        found = opened.tally(key for key, _ in records)
+        found = merge(record for some in opened.records(key for key, _ in records) for record in some.values())
     assert found.units == {(0, 0): ((0, n),)}
     assert found.counts[0].ravel()[[7, 20]].tolist() == [n, 2 * n]
-    assert found.masked == {0: n}
+    assert found.rejected_by_golden_json == {0: n}
 
 
 def test_exported_ledger_is_whole_during_a_run_and_goes_on_elsewhere(
@@ -299,7 +356,7 @@ def test_exported_ledger_is_whole_during_a_run_and_goes_on_elsewhere(
 
 def test_ledger_with_other_results_is_not_taken_over(one: Campaign, tmp_path: Path) -> None:
     record = pack(tallies(one)[0])
-    for name, content in (("a", record), ("b", record._replace(masked=1))):
+    for name, content in (("a", record), ("b", record._replace(rejected_by_golden_json=1))):
         with Ledger(tmp_path / name) as opened:
             opened.commit([(b"key", content)])
     with Ledger(tmp_path / "a") as opened, pytest.raises(NondeterminismError, match="gave two different results"):
@@ -310,7 +367,7 @@ def test_damaged_rows_are_not_taken_over(one: Campaign, tmp_path: Path) -> None:
     with Ledger(tmp_path / "a") as opened:
         opened.commit([(bytes([i]), pack(tally)) for i, tally in enumerate(tallies(one)[:5])])
     with sqlite3.connect(tmp_path / "a") as database:
-        database.execute("UPDATE units SET masked = masked + 1 WHERE key = ?", (bytes([3]),))
+        database.execute("UPDATE units SET stop = stop + 1 WHERE key = ?", (bytes([3]),))
     database.close()
     with Ledger(tmp_path / "b") as opened:
         assert opened.absorb(tmp_path / "a") == 4

@@ -17,8 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from higgsnb import analysis, datasets, engine, kernel, pictures, selection
+from higgsnb import datasets, engine, kernel, pictures, selection
 from higgsnb.pictures import Collisions, Sheet
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Leptons
 
 OPEN = selection.load("open2012")
@@ -51,7 +52,7 @@ def toy() -> datasets.Campaign:
 
 
 @pytest.fixture(scope="module")
-def result(toy: datasets.Campaign) -> analysis.Result:
+def result(toy: datasets.Campaign) -> Result:
     *_, last = engine.run(toy, OPEN)
     return last
 
@@ -211,7 +212,7 @@ def test_lepton_counts_add_up_to_all_events(muons: Collisions) -> None:
 # --- Results -------------------------------------------------------------------------------------------------
 
 
-def test_yields_and_windows_are_those_of_the_result(result: analysis.Result) -> None:
+def test_yields_and_windows_are_those_of_the_result(result: Result) -> None:
     sheet = pictures.yields(result, "118-130")
     window = result.windows["118-130"]
     assert sheet["process"] == ["higgs", "zz", "zx", "all predicted", "data"]
@@ -223,7 +224,7 @@ def test_yields_and_windows_are_those_of_the_result(result: analysis.Result) -> 
         pictures.yields(result, "1-2")
 
 
-def test_cutflow_never_grows_and_ends_at_the_yields(result: analysis.Result) -> None:
+def test_cutflow_never_grows_and_ends_at_the_yields(result: Result) -> None:
     for channel in ("4mu", "4e", "2e2mu"):
         flow = pictures.cutflow(result, channel)
         for process in flow.columns[1:]:
@@ -233,7 +234,7 @@ def test_cutflow_never_grows_and_ends_at_the_yields(result: analysis.Result) -> 
 
 
 def test_events_between_are_those_counted_in_the_window_and_lead_back_to_their_file(
-    result: analysis.Result, muons: Collisions
+    result: Result, muons: Collisions
 ) -> None:
     sheet = pictures.events_between(result, 118.0, 130.0)
     assert len(sheet) == pictures.yields(result, "118-130").rows[-1][-1]
@@ -244,7 +245,7 @@ def test_events_between_are_those_counted_in_the_window_and_lead_back_to_their_f
             assert pictures.invariant_mass(muons, entry) == pytest.approx(mass, abs=0.006)
 
 
-def test_what_was_run_says_when_a_result_is_partial(toy: datasets.Campaign, result: analysis.Result) -> None:
+def test_what_was_run_says_when_a_result_is_partial(toy: datasets.Campaign, result: Result) -> None:
     *_, part = engine.run(toy, OPEN, fraction=0.2)
     for one, complete in ((result, "yes"), (part, "no")):
         said = dict(pictures.what_was_run(one).rows)
@@ -258,7 +259,7 @@ def test_what_was_run_says_when_a_result_is_partial(toy: datasets.Campaign, resu
 
 @pytest.mark.parametrize("quantity", ["sip", "isolation"])
 def test_events_that_the_left_out_cut_keeps_are_the_selected_ones(
-    toy: datasets.Campaign, result: analysis.Result, quantity: str
+    toy: datasets.Campaign, result: Result, quantity: str
 ) -> None:
     found = pictures.n_minus_one(toy, OPEN, quantity)
     kept = dict(zip(found.table["process"], found.table["kept"], strict=True))
@@ -284,7 +285,7 @@ def test_cuts_that_differ_for_muons_and_electrons_are_each_applied_to_their_own(
     assert kept["data"] == pytest.approx(sum(one.events for one in cut.yields["data"].values()), rel=0.03)
 
 
-def test_table_and_picture_of_a_partial_result_say_so(toy: datasets.Campaign, result: analysis.Result) -> None:
+def test_table_and_picture_of_a_partial_result_say_so(toy: datasets.Campaign, result: Result) -> None:
     lost = replace(toy.dataset("ZZTo4e"), files=(datasets.File("gone.root"),))
     rest = tuple(lost if one.name == lost.name else one for one in toy.datasets)
     *_, part = engine.run(replace(toy, datasets=rest), OPEN)

@@ -23,8 +23,9 @@ from matplotlib.transforms import Bbox
 from scipy import integrate, stats
 
 from higgsnb import histograms, plots, selection
-from higgsnb.analysis import Failure, Result, Tally
 from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.result import Failure, Result
+from higgsnb.tally import Tally
 
 EVENTS = 100_000  # in each file
 SAMPLES = {

@@ -15,9 +15,11 @@ import pytest
 from generators import NEAR_PAIR, PASSES, REAL_DROPPED, Outreach, Published, one_event, pack
 from outreach import campaign, dataset
 
-from higgsnb import analysis, datasets, engine, events, kernel
+from higgsnb import datasets, engine, events, kernel
 from higgsnb import selection as hs
+from higgsnb.analyse import analyse
 from higgsnb.selection import Candidates, Cut, Leptons
+from higgsnb.tally import merge
 
 SELECTED = {"aod2012": 278, "open2012": 255, "df103": 277}
 CSV_FILES = [f"{channel}_{year}.csv" for year in (2011, 2012) for channel in ("2e2mu", "4e", "4mu")]
@@ -230,8 +232,8 @@ def test_analysis_of_the_record_counts_278(shared_data: Path) -> None:
         path = shared_data / "record5200" / file
         n_rows = len(path.read_text().splitlines()) - 1
         chunk = replace(chunk_of(path, "csv", 0, n_rows), file_index=number)
-        tallies.append(analysis.analyse(chunk, hs.load("aod2012")))
-    total = analysis.merge(tallies)
+        tallies.append(analyse(chunk, hs.load("aod2012")))
+    total = merge(tallies)
     assert total.cutflow[0][:, Cut.BEST_CANDIDATE].tolist() == [113, 48, 117]
     masses = np.concatenate([block.mass_4l for block in total.blocks])
     assert len(masses) == 278

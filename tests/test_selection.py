@@ -189,7 +189,7 @@ def test_kernel_equals_slow_twin_on_any_two_z(event: made.Drawn, name: str) -> N
 
 
 def test_unusable_leptons_are_counted_by_quantity(leptons: Leptons) -> None:
-    found = kernel.select(leptons, SELECTIONS["open2012"]).unusable
+    found = kernel.select(leptons, SELECTIONS["open2012"]).invalid_values
     expected = oracle.unusable(leptons)
     for row, flavour in enumerate((oracle.MUON, oracle.ELECTRON)):
         assert dict(zip(hs.QUANTITIES, found[row].tolist(), strict=True)) == {

@@ -9,8 +9,8 @@ import pytest
 
 import higgsnb as hn
 from higgsnb import histograms
-from higgsnb.analysis import Result
 from higgsnb.errors import OptionError
+from higgsnb.result import Result
 from higgsnb.selection import CHANNELS
 from higgsnb.spectrum import Spectrum, normalise, stack_order
 

@@ -12,10 +12,11 @@ from outreach import campaign, dataset
 from scipy import optimize, stats
 
 from higgsnb import histograms, selection, statistics
-from higgsnb.analysis import Failure, Result, Tally
 from higgsnb.datasets import Campaign
 from higgsnb.events import FileInfo
+from higgsnb.result import Failure, Result
 from higgsnb.statistics import Model
+from higgsnb.tally import Tally
 
 EDGES = histograms.axis("mass_4l").edges
 N_SIMULATED = 1000
@@ -295,7 +296,7 @@ def two_primary_datasets(tmp_path, *, missing: tuple[str, ...], failed: bool = F
 
 def test_channel_without_luminosity_is_left_out_and_its_primary_dataset_named(tmp_path) -> None:
     part = two_primary_datasets(tmp_path, missing=("mu",), failed=True)
-    assert part.luminosity_shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
+    assert part.luminosity.shares == {"4mu": 0.0, "4e": 1.0, "2e2mu": 1.0}
     fit, window = statistics.fit_signal_strength(part), statistics.counting_test(part)
     assert {channel for channel, _, _ in fit.model.bins} == {"4e"}
     assert fit.model.observed.sum() == 3  # the muons in events of the other primary dataset have no prediction

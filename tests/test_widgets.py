@@ -22,8 +22,8 @@ import pytest
 from http_server import FileServer
 
 from higgsnb import cluster, datasets, engine, executors, plots, selection, widgets
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, File
+from higgsnb.result import Result
 from higgsnb.selection import Selection
 from higgsnb.spectrum import stack_order
 from higgsnb.widgets import ClusterControl, LiveHistogram, Pace, spectrum, web_address

@@ -13,7 +13,7 @@ import pytest
 from pages import PAINT, Visit, plain
 
 import higgsnb as hn
-from higgsnb.analysis import Result
+from higgsnb.result import Result
 from higgsnb.widgets import ClusterControl, LiveHistogram, spectrum
 
 if TYPE_CHECKING:

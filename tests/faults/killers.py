@@ -19,6 +19,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -27,11 +28,12 @@ import zygote
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import analysis, datasets, engine, histograms, ledger, provenance, results, selection, versions
-from higgsnb.analysis import Result, Tally
+from higgsnb import datasets, engine, histograms, ledger, provenance, results, selection, versions
+from higgsnb.analyse import analyse
 from higgsnb.datasets import Campaign, Chunk
-from higgsnb.ledger import Record, merge_records
+from higgsnb.result import Result
 from higgsnb.selection import Selection
+from higgsnb.tally import SHAPES, Record, Tally, merge
 
 LOG, POISON, WORK = "HIGGSNB_FAULTS_LOG", "HIGGSNB_FAULTS_POISON", "HIGGSNB_FAULTS_WORK"
 LOOPBACK = "127.0.0.1"
@@ -102,7 +104,7 @@ def counted(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
     _note(chunk)
     if WORK in os.environ:
         threading.Event().wait(float(os.environ[WORK]))
-    return analysis.analyse(chunk, chosen, **options)
+    return analyse(chunk, chosen, **options)
 
 
 def poisoned(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
@@ -111,18 +113,19 @@ def poisoned(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
     fault = json.loads(os.environ.get(POISON, "{}")).get(place(chunk))
     if fault is not None:
         FAULTS[fault]()
-    return analysis.analyse(chunk, chosen, **options)
+    return analyse(chunk, chosen, **options)
 
 
 def nothing(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:  # noqa: ARG001
     """Count nothing in no time: the tally of a chunk without candidates, without reading it."""
     _note(chunk)
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
-    zeros = {name: np.zeros(shape, np.int64) for name, shape in ledger.SHAPES.items()}
+    zeros = {name: np.zeros(shape, np.int64) for name, shape in SHAPES.items()}
     zeros["cutflow"][:, 0] = chunk.stop - chunk.start
     return Tally(
         units={file: ((chunk.start, chunk.stop),)}, counts={index: zeros["counts"]}, cutflow={index: zeros["cutflow"]},
-        unusable={index: zeros["unusable"]}, masked={index: 0}, not_applied={index: frozenset()},
+        invalid_values={index: zeros["invalid_values"]}, rejected_by_golden_json={index: 0},
+        not_applied={index: frozenset()},
         readers={file: frozenset({("none", "none")})},
     )  # fmt: skip
 
@@ -131,8 +134,9 @@ def nondeterministic(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
     """Count as the package does, but one event more is outside the golden JSON each time a unit is counted again."""
     times = Counter(units_in(Path(os.environ[LOG])))[place(chunk)]
     _note(chunk)
-    tally = analysis.analyse(chunk, chosen, **options)
-    return Tally(**{**vars(tally), "masked": {chunk.dataset_index: tally.masked[chunk.dataset_index] + times}})
+    tally = analyse(chunk, chosen, **options)
+    index = chunk.dataset_index
+    return replace(tally, rejected_by_golden_json={index: tally.rejected_by_golden_json[index] + times})
 
 
 def place(chunk: Chunk) -> str:
@@ -443,11 +447,10 @@ def same(one: Tally, other: Tally) -> bool:
     empty = selection.load("open2012")
     sides = [Result(campaign(), empty, tally) for tally in (one, other)]
     tables = [[column.tobytes() for column in side._all_rows] for side in sides]
-    plain = [(dict(t.units), dict(t.masked), dict(t.not_applied), dict(t.readers)) for t in (one, other)]
-    arrays = [
-        {(name, d): a.tobytes() for name in ("counts", "cutflow", "unusable") for d, a in getattr(t, name).items()}
-        for t in (one, other)
+    plain = [
+        (dict(t.units), dict(t.rejected_by_golden_json), dict(t.not_applied), dict(t.readers)) for t in (one, other)
     ]
+    arrays = [{(name, d): a.tobytes() for name in SHAPES for d, a in getattr(t, name).items()} for t in (one, other)]
     return tables[0] == tables[1] and plain[0] == plain[1] and arrays[0] == arrays[1]
 
 
@@ -480,7 +483,7 @@ def checked(partial: Iterator[Result], one: Campaign, chunk_events: int, path: P
             "a unit was shown before it was committed": done - {unit_of(record) for record in after},
             "events that are no whole unit of the plan": result.coverage.events[0] - events,
             "done + failed + pending is not the plan": result.coverage.events[1] - total,
-            "not the sum of the ledger": not same(result.tally, merge_records(mine)),
+            "not the sum of the ledger": not same(result.tally, merge(mine)),
         }
         wrong = {what: value for what, value in problems.items() if value}
         if wrong:

@@ -12,9 +12,10 @@ from killers import LOG, WORK, Cluster, committed, numbers
 from zygote import NOTHING, Zygote, forking
 
 from higgsnb import datasets, engine, selection
-from higgsnb.analysis import Result
 from higgsnb.errors import NondeterminismError
-from higgsnb.ledger import Ledger, Record, merge_records
+from higgsnb.ledger import Ledger
+from higgsnb.result import Result
+from higgsnb.tally import Record, merge
 
 SEED = 19_640_831
 EVENTS = 10
@@ -46,7 +47,7 @@ def expected(forks: Zygote, toml: Path, tmp_path_factory: pytest.TempPathFactory
 def offline(toml: Path, ledger: Path) -> Result:
     """The result made from the ledger alone, with nothing read and nothing run."""
     whole = datasets.load(toml)
-    return Result(whole, selection.load("open2012"), merge_records(committed(ledger)), {}, {})
+    return Result(whole, selection.load("open2012"), merge(committed(ledger)), {}, {})
 
 
 def test_units_are_counted_once_while_workers_die(
@@ -113,15 +114,15 @@ def test_check_of_partial_results_finds(three: tuple[Path, list[Result]], toml: 
     assert killers.checked(iter([last]), one, 350, ledger)
     records = committed(ledger)
     if fault == "a unit twice":
-        tally = merge_records(records)
-        tally.counts[0][:] += merge_records(records[:1]).counts[records[0].dataset]
+        tally = merge(records)
+        tally.counts[0][:] += merge(records[:1]).counts[records[0].dataset]
     elif fault == "a unit early":
-        tally = merge_records(records)
+        tally = merge(records)
         ledger = ledger.with_name("other.sqlite")
         with Ledger(ledger) as opened:
             opened.commit((bytes([n]), record) for n, record in enumerate(records[1:]))
     else:
-        tally = merge_records([records[0]._replace(masked=1), *records[1:]])
+        tally = merge([records[0]._replace(rejected_by_golden_json=1), *records[1:]])
     with pytest.raises(AssertionError, match=r"result 0: "):
         killers.checked(iter([dataclasses.replace(last, tally=tally)]), one, 350, ledger)
 
@@ -129,8 +130,8 @@ def test_check_of_partial_results_finds(three: tuple[Path, list[Result]], toml: 
 # --- G5: the same unit, other bytes -------------------------------------------------------------------------------
 
 
-def record_of(number: int, *, masked: int = 0) -> Record:
-    return Record(0, 0, number, number + 1, b"", b"", b"", masked, "", "baskets", "blocks", b"")
+def record_of(number: int, *, rejected: int = 0) -> Record:
+    return Record(0, 0, number, number + 1, b"", b"", b"", rejected, "", "baskets", "blocks", b"")
 
 
 def test_other_bytes_of_the_same_unit_are_an_alarm_each_time(tmp_path: Path, long: bool, figure: Figure) -> None:
@@ -141,8 +142,8 @@ def test_other_bytes_of_the_same_unit_are_an_alarm_each_time(tmp_path: Path, lon
             which, how_many, field = numbers(SEED + 1, index, 3)
             batch = [(n.to_bytes(4, "big"), record_of(n)) for n in range(int(100 * which), int(100 + 20 * how_many))]
             key, record = batch[0]
-            name = ("masked", "counts", "rows", "reader")[int(4 * field)]
-            value = {"masked": 1 + index, "counts": bytes(16), "rows": b"x", "reader": "other"}[name]
+            name = ("rejected_by_golden_json", "counts", "rows", "reader")[int(4 * field)]
+            value = {"rejected_by_golden_json": 1 + index, "counts": bytes(16), "rows": b"x", "reader": "other"}[name]
             batch[0] = (key, record._replace(**{name: value}))
             with pytest.raises(NondeterminismError):
                 ledger.commit(batch)
@@ -155,5 +156,5 @@ def test_reply_that_comes_twice_in_one_commit_with_other_bytes_is_an_alarm(tmp_p
     with Ledger(tmp_path / "l.sqlite") as ledger:
         ledger.commit([(b"key", record_of(1)), (b"key", record_of(1))])
         with pytest.raises(NondeterminismError):
-            ledger.commit([(b"other", record_of(2)), (b"other", record_of(2, masked=1))])
+            ledger.commit([(b"other", record_of(2)), (b"other", record_of(2, rejected=1))])
         assert len(ledger) == 1

@@ -13,9 +13,9 @@ from fault_server import KINDS, PORTAL, STORE, ChaosServer
 from outreach import campaign
 
 from higgsnb import engine, events, results, retries, root_events, selection
-from higgsnb.analysis import Result
 from higgsnb.datasets import Campaign, Dataset, File
 from higgsnb.request import counted_tries
+from higgsnb.result import Result
 
 N_FILES = 200
 DEAD = "http://no-such-host.invalid"

@@ -101,7 +101,7 @@ def here_and_there(package: str, stub: Path) -> tuple[str, str]:
     if package != "higgsnb":
         (info,) = stub.glob("*.dist-info")
         return provenance.libraries()[package], info.name.removesuffix(".dist-info").rpartition("-")[2]
-    probe = "from higgsnb import provenance; print(provenance.sources_sha256(*provenance.ANSWER)[:12])"
+    probe = "from higgsnb import provenance; print(provenance.sources_sha256(*provenance.RESULT_MODULES)[:12])"
     digests = [
         subprocess.run(
             [sys.executable, "-c", probe], env={**os.environ, "PYTHONPATH": str(path)}, cwd=stub.parent, check=True,

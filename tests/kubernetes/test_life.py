@@ -15,13 +15,15 @@ from pathlib import Path
 import pytest
 from kube import Kube, wait_for
 
-from higgsnb import analysis, cluster, datasets, engine, selection, toy
+from higgsnb import cluster, datasets, engine, selection, toy
+from higgsnb.result import Result
 
 pytestmark = pytest.mark.kubernetes
 
 EVENTS, CHUNK_EVENTS = 3_000_000, 20_000
 CLIENT = """
 import sys, threading
+from higgsnb.result import Result
 from higgsnb import cluster
 if __name__ == "__main__":
     def tell(state):
@@ -33,7 +35,7 @@ if __name__ == "__main__":
 """
 
 
-def fingerprint(result: analysis.Result) -> str:
+def fingerprint(result: Result) -> str:
     """sha256 over every bin of every histogram."""
     digest = hashlib.sha256()
     for name, histogram in sorted(result.histograms.items()):
@@ -227,6 +229,7 @@ def test_a_start_is_broken_off_when_asked_and_leaves_nothing(user: Kube) -> None
 
 IN_POD = """
 import threading
+from higgsnb.result import Result
 from higgsnb import cluster
 kind, why = cluster.choose()
 print("chosen", kind, why, flush=True)

@@ -1,0 +1,173 @@
+"""One chunk of events to a `Tally`: read, keep certified lumi sections, select, count."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb import events, histograms, luminosity, provenance
+from higgsnb.kernel import select
+from higgsnb.luminosity import Segments
+from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities
+from higgsnb.tally import Integers, Span, Table, Tally
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from higgsnb.datasets import Chunk
+    from higgsnb.events import Read
+
+
+def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = None) -> Tally:
+    """Read a chunk of events, select, and count.
+
+    Parameters
+    ----------
+    chunk
+        Which entries of which file.
+    selection
+        What to keep.
+    skims_folder
+        Where skims are kept, see `skims`; None: none are read or made.
+
+    Returns
+    -------
+    Tally
+        Counts, cutflow and candidates of these events.
+
+    Raises
+    ------
+    FileNotFoundError, UnreadableError, SchemaError
+        See `events.inspect`.
+    """
+    if chunk.schema == "nanoaod" and not chunk.is_data:
+        events.check_weights(chunk)
+    read = events.read_preselected(chunk, skims_folder=skims_folder)
+    read, n_events, segments = certified(read, chunk)
+    candidates = select(read.leptons, selection, chunk.primary_dataset)
+    candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
+    table = _table(chunk, read, candidates)
+    index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
+    return Tally(
+        units={file: ((chunk.start, chunk.stop),)},
+        counts={index: histograms.fill(table.variables)},
+        cutflow={index: candidates.cutflow},
+        invalid_values={index: candidates.invalid_values},
+        rejected_by_golden_json={index: read.n_events - n_events},
+        not_applied={index: frozenset(missing_quantities(read.leptons))},
+        readers={file: frozenset({(read.reader, read.integrity)})},
+        blocks=(table,) if len(table.run) else (),
+        **_seen(chunk, segments),
+    )
+
+
+def sections_of(chunk: Chunk) -> Integers | None:
+    """Return the certified lumi sections of a chunk, for one that `analyse` failed on.
+
+    Only two columns are read, which may be whole although others are damaged.
+
+    Returns
+    -------
+    (n,) int64 or None
+        Packed, sorted and unique; None if they cannot be read, or if the campaign has no lumi sections.
+    """
+    if not chunk.sections:
+        return None
+    try:
+        segments = Segments.of(*events.read_sections(chunk))
+    except (OSError, ValueError):
+        return None
+    return np.unique(segments.keys[_certain(chunk, segments)])
+
+
+def _certain(chunk: Chunk, segments: Segments) -> npt.NDArray[np.bool_]:
+    """Say which segments are certified: all, if there is no golden JSON."""
+    if chunk.golden_json is None:
+        return np.ones(len(segments.keys), np.bool_)
+    return luminosity.kept_mask(chunk.golden_json, chunk.mask).holds(segments.keys)
+
+
+def certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:
+    """Return the events in certified lumi sections, how many of all events of the chunk are in one, and the sections.
+
+    Run and section of all events are read only if the campaign has lumi sections; else the sections are None.
+    """
+    if not chunk.sections and chunk.golden_json is None:
+        return read, read.n_events, None
+    segments = Segments.of(*events.read_sections(chunk))
+    certain = _certain(chunk, segments)
+    if certain.all():
+        return read, read.n_events, segments
+    kept = np.flatnonzero(certain[segments.at(read.entries - chunk.start)])
+    n_events = int(segments.lengths[certain].sum())
+    return read._replace(leptons=_keep(read.leptons, kept), entries=read.entries[kept]), n_events, segments
+
+
+def _seen(chunk: Chunk, segments: Segments | None) -> dict[str, Any]:
+    """Return the fields of a `Tally` that tell the lumi sections of a chunk; none of one without any event."""
+    if segments is None or not len(segments.keys):
+        return {}
+    file = (chunk.dataset_index, chunk.file_index)
+    first, last = int(segments.keys[0]), int(segments.keys[-1])
+    found: dict[str, Any] = {"spans": {file: (Span(chunk.start, chunk.stop, first, last),)}}
+    sections = np.unique(segments.keys[_certain(chunk, segments)])
+    if len(sections):
+        found["sections"] = {chunk.dataset_index: sections}
+        found["scattered"] = {file: sections} if segments.scattered else {}
+    return found
+
+
+def _keep(leptons: Leptons, which: Integers) -> Leptons:
+    """Return the leptons of some events only."""
+    columns: dict[str, Any] = {name: getattr(leptons, name)[which] for name in ("run", "luminosity_block", "event")}
+    for flavour in ("muon", "electron"):
+        offsets = getattr(leptons, f"{flavour}_offsets")
+        counts = np.diff(offsets)[which]
+        columns[f"{flavour}_offsets"] = np.concatenate(([0], np.cumsum(counts)))
+        index = np.repeat(offsets[which] - columns[f"{flavour}_offsets"][:-1], counts) + np.arange(counts.sum())
+        for quantity in QUANTITIES:
+            column = getattr(leptons, f"{flavour}_{quantity}")
+            columns[f"{flavour}_{quantity}"] = None if column is None else column[index]
+    return Leptons(**columns)
+
+
+def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
+    """Return the rows of the selected candidates with all that is stored of them."""
+    leptons, n, index = read.leptons, len(candidates.channel), candidates.event_index
+    is_muon = candidates.flavour == MUON
+    columns = {
+        name: _pick(leptons, name, candidates.lepton, is_muon) for name in ("pt", "eta", "phi", "mass", "charge")
+    }
+    charge = columns["charge"].astype(np.int8)
+    return Table(
+        dataset=np.full(n, chunk.dataset_index, np.int16),
+        file=np.full(n, chunk.file_index, np.int32),
+        entry=read.entries[index],
+        run=leptons.run[index],
+        luminosity_block=leptons.luminosity_block[index],
+        event=leptons.event[index],
+        channel=candidates.channel,
+        mass_4l=candidates.mass_4l,
+        mass_z1=candidates.mass_z1,
+        mass_z2=candidates.mass_z2,
+        pt=columns["pt"],
+        eta=columns["eta"],
+        phi=columns["phi"],
+        mass=columns["mass"],
+        charge=charge,
+        pdg_id=(-charge * candidates.flavour).astype(np.int8),
+    )
+
+
+def _pick(leptons: Leptons, quantity: str, lepton: Integers, is_muon: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
+    """Return a quantity of the chosen leptons, (n, 4), from the muon or the electron column."""
+    muons, electrons = getattr(leptons, f"muon_{quantity}"), getattr(leptons, f"electron_{quantity}")
+    picked = np.empty(lepton.shape, muons.dtype)
+    picked[is_muon], picked[~is_muon] = muons[lepton[is_muon]], electrons[lepton[~is_muon]]
+    return picked
+
+
+# Computed now and kept: the code as it was loaded, not as it may be edited while this process runs.
+provenance.sources_sha256(*provenance.RESULT_MODULES)

@@ -1,0 +1,340 @@
+"""A tally seen against its campaign: normalised, without duplicate events, and with its coverage."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb import coverage, histograms, provenance, yields
+from higgsnb.addresses import Address
+from higgsnb.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
+from higgsnb.errors import OptionError
+from higgsnb.lumi_sections import Luminosity
+from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, Cut, Selection
+from higgsnb.spectrum import Spectrum, normalise
+from higgsnb.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
+from higgsnb.yields import Yield
+
+if TYPE_CHECKING:
+    import hist
+
+    from higgsnb.datasets import Campaign
+    from higgsnb.events import FileInfo
+
+KINDS = {"baskets": "TTree", "pages": "RNTuple", "csv": "CSV"}
+"""The kind of a file by the reader of it."""
+RED = "#b3261e"
+"""Colour of failures in a notebook."""
+LISTED_FAILURES = 10
+"""How many failures a notebook shows; the rest are counted."""
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A file that could not be (wholly) analysed, and why."""
+
+    dataset: str
+    file: str
+    error: str
+    message: str
+    hint: str
+
+    def as_dict(self) -> dict[str, str]:
+        """Return the failure as it stands in ``result.json``, where the hint is called remedy."""
+        file = Address.of(self.file).public_name
+        return {
+            "dataset": self.dataset, "file": file, "error": self.error, "message": self.message, "remedy": self.hint,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class Result:
+    """A tally seen against its campaign. ``result + other`` adds disjoint parts of the same campaign and selection.
+
+    Attributes
+    ----------
+    campaign, selection
+        What was analysed and what was kept.
+    tally
+        The counted numbers.
+    files
+        What each opened file says of itself, by `FileKey`.
+    failures
+        By `FileKey`: the files that could not be analysed.
+    run
+        How the work went (workers, tries): what may differ between runs that give the same result.
+    failed_sections
+        By `ChunkKey`: the lumi sections of chunks that failed, where `analyse.sections_of` could read them.
+    """
+
+    campaign: Campaign
+    selection: Selection
+    tally: Tally = field(default_factory=Tally)
+    files: Mapping[FileKey, FileInfo] = field(default_factory=dict)
+    failures: Mapping[FileKey, Failure] = field(default_factory=dict)
+    failed_sections: Mapping[ChunkKey, Integers] = field(default_factory=dict)
+    run: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __repr__(self) -> str:
+        """Return one line that says how much of the campaign is in it."""
+        state = "complete" if self.complete else "PARTIAL"
+        failed = f", {len(self.failures)} failed" if self.failures else ""
+        return f"<Result of {self.campaign.name!r} with {self.selection.name!r}: {state}, {self.coverage}{failed}>"
+
+    def _repr_html_(self) -> str:
+        """Return what a notebook shows: coverage, yields per process and channel, and failures in red."""
+        state = "complete" if self.complete else "partial"
+        title = f"{self.campaign.name} with {self.selection.name}: {state}{', simulated' if self.simulated else ''}"
+        header = "".join(f"<th>{escape(name)}</th>" for name in ("events", *CHANNELS))
+        rows = ""
+        for process, channels in self.yields.items():
+            rows += f'<tr><td style="text-align: left">{escape(process)}</td>'
+            for one in channels.values():
+                text = f"{one.events}" if process == "data" else f"{one.expected:.2f} ± {one.stat_error:.2f}"
+                rows += f'<td style="text-align: right">{text}</td>'
+            rows += "</tr>"
+        warnings = ""
+        if self.missing_simulation:
+            warnings += f"<div>The prediction lacks {escape(', '.join(self.missing_simulation))}.</div>"
+        if self.failures:
+            listed = "".join(
+                f"<li>{escape(Address.of(one.file).public_name)} ({escape(one.dataset)}): {escape(one.message)}"
+                f"<br>{escape(one.hint)}</li>"
+                for one in self.failed[:LISTED_FAILURES]
+            )
+            if len(self.failures) > LISTED_FAILURES:
+                listed += f"<li>and {len(self.failures) - LISTED_FAILURES} more, see result.failed</li>"
+            number = f"{len(self.failures)} of {self.coverage.files[1]} files"
+            warnings += f"<div>{number} could not be analysed:<ul>{listed}</ul></div>"
+        return (
+            f"<div><strong>{escape(title)}</strong><br>{escape(str(self.coverage))}"
+            f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
+            f'<div style="color: {RED}">{warnings}</div></div>'
+        )
+
+    def __add__(self, other: Result) -> Result:
+        """Add a part that counted other events.
+
+        ValueError if campaign or selection differ or events were counted twice.
+        """
+        for name in ("campaign", "selection"):
+            mine, theirs = getattr(self, name), getattr(other, name)
+            if mine.digest != theirs.digest:
+                raise OptionError(
+                    f"results of different {name}s cannot be added: "
+                    f"{mine.name!r} ({mine.digest[:8]}), {theirs.name!r} ({theirs.digest[:8]})",
+                    f"Add results of one {name}.",
+                )
+        files, failures = {**self.files, **other.files}, {**self.failures, **other.failures}
+        failed_sections = {**self.failed_sections, **other.failed_sections}
+        return Result(self.campaign, self.selection, self.tally + other.tally, files, failures, failed_sections)
+
+    # -- how much of it
+
+    @property
+    def simulated(self) -> bool:
+        """Whether the data, too, is simulated."""
+        return self.campaign.simulated
+
+    @property
+    def failed(self) -> tuple[Failure, ...]:
+        """The files that could not be analysed, in the order of the catalogue."""
+        return tuple(self.failures[key] for key in sorted(self.failures))
+
+    @property
+    def complete(self) -> bool:
+        """Whether every event of every file of the campaign has been counted."""
+        done, total = self.coverage.files
+        return done == total and not self.failures
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """Files, events and luminosity done, and their totals."""
+        return coverage.coverage(self._progress, self.luminosity.share)
+
+    @cached_property
+    def luminosity(self) -> Luminosity:
+        """The processed luminosity, and the lumi sections behind it."""
+        return Luminosity(self._progress, self.selection, self.failed_sections)
+
+    @cached_property
+    def _progress(self) -> CampaignProgress:
+        """How far the files are."""
+        return CampaignProgress(self.campaign, self.tally, self.files)
+
+    # -- the events
+
+    @cached_property
+    def candidates(self) -> Table:
+        """Every selected candidate in the order of the catalogue, each event of data once (see `duplicates`)."""
+        return self._all_rows.rows(~self.duplicates)
+
+    @cached_property
+    def _all_rows(self) -> Table:
+        """Every selected candidate in the order of the catalogue, also those found again in another primary dataset."""
+        return in_order(self.tally.blocks)
+
+    @cached_property
+    def duplicates(self) -> npt.NDArray[np.bool_]:
+        """Which rows are events of data that an earlier primary dataset, or an earlier file, holds already."""
+        return find_duplicates(self._all_rows, self.precedence(), one_per_event=self.selection.one_per_event)
+
+    def precedence(self) -> Integers:
+        """Return the rank of each dataset for `find_duplicates`, −1 for simulation, which is never compared."""
+        order = self.campaign.primary_dataset_precedence or PRIMARY_DATASET_ORDER
+        ranks = [
+            order.index(d.primary_dataset) if d.primary_dataset in order else len(order) for d in self.campaign.datasets
+        ]
+        return np.array([r if d.is_data else -1 for r, d in zip(ranks, self.campaign.datasets, strict=True)], np.int64)
+
+    @cached_property
+    def counts(self) -> dict[str, Integers]:
+        """Counts as in `histograms`, (3, SIZE) int64, by the name of each dataset, with duplicates taken out."""
+        counts = {d.name: np.zeros((len(CHANNELS), histograms.SIZE), np.int64) for d in self.campaign.datasets}
+        for index, array in self.tally.counts.items():
+            counts[self.campaign.datasets[index].name] += array
+        # Only rows of data are sorted here: those of simulation are many, and live plots ask often.
+        is_data = np.array([dataset.is_data for dataset in self.campaign.datasets])
+        blocks = [block.rows(keep) for block in self.tally.blocks if (keep := is_data[block.dataset]).any()]
+        rows = in_order(blocks)
+        twice = rows.rows(find_duplicates(rows, self.precedence(), one_per_event=self.selection.one_per_event))
+        for index in np.unique(twice.dataset):
+            counts[self.campaign.datasets[index].name] -= histograms.fill(twice.rows(twice.dataset == index).variables)
+        return counts
+
+    @cached_property
+    def histograms(self) -> dict[str, hist.Hist[Any]]:
+        """Every histogram, with the axes dataset, channel and variable, as integer counts."""
+        return histograms.to_hist(self.counts)
+
+    @cached_property
+    def cutflow(self) -> dict[str, dict[str, list[tuple[str, int]]]]:
+        """Events that pass each cut and all before, per dataset and channel.
+
+        The last row is after duplicates are gone.
+        """
+        found: dict[str, dict[str, list[tuple[str, int]]]] = {}
+        rows = self._all_rows.rows(self.duplicates)
+        for index, numbers in sorted(self.tally.cutflow.items()):
+            dataset = self.campaign.datasets[index]
+            found[dataset.name] = {}
+            for channel in self.selection.channels(dataset.primary_dataset):
+                passed = numbers[channel].tolist()
+                passed[Cut.UNIQUE] -= int(np.count_nonzero((rows.dataset == index) & (rows.channel == channel)))
+                found[dataset.name][CHANNELS[channel]] = list(zip(CUT_NAMES, passed, strict=True))
+        return found
+
+    # -- what a reader should know
+
+    @cached_property
+    def invalid_values(self) -> dict[str, dict[str, int]]:
+        """Sentinels and non-finite values by dataset and column, in events with enough leptons for a channel.
+
+        No zeros.
+        """
+        columns = [f"{flavour}_{quantity}" for flavour in ("muon", "electron") for quantity in QUANTITIES]
+        return {
+            self.campaign.datasets[index].name: {
+                column: int(n) for column, n in zip(columns, counts.ravel(), strict=True) if n
+            }
+            for index, counts in self.tally.invalid_values.items()
+        }
+
+    @property
+    def not_applied(self) -> dict[str, list[str]]:
+        """Columns that a dataset's schema does not have: cuts on them were not applied."""
+        found = self.tally.not_applied
+        return {self.campaign.datasets[index].name: sorted(found[index]) for index in sorted(found) if found[index]}
+
+    @property
+    def rejected_by_golden_json(self) -> dict[str, int]:
+        """Events in lumi sections that the golden JSON does not certify, by dataset."""
+        return {self.campaign.datasets[i].name: n for i, n in self.tally.rejected_by_golden_json.items() if n}
+
+    @property
+    def duplicates_removed(self) -> dict[str, int]:
+        """Selected candidates that another primary dataset or file held already, by dataset."""
+        found = np.bincount(self._all_rows.dataset[self.duplicates], minlength=len(self.campaign.datasets))
+        return {dataset.name: int(n) for dataset, n in zip(self.campaign.datasets, found, strict=True) if n}
+
+    @property
+    def empty_files(self) -> tuple[str, ...]:
+        """Files without any event: legal, but worth a look."""
+        urls = [
+            self.campaign.datasets[d].files[f].url for (d, f), info in sorted(self.files.items()) if info.entries == 0
+        ]
+        return tuple(Address.of(url).public_name for url in urls)
+
+    # -- what it means
+
+    @cached_property
+    def weights(self) -> dict[str, dict[str, float]]:
+        """Expected events per counted event, by dataset and channel, see `yields.weights`."""
+        return yields.weights(self.campaign, self.tally, self.luminosity.shares)
+
+    @property
+    def missing_simulation(self) -> tuple[str, ...]:
+        """Simulated datasets of which nothing has been processed: the prediction lacks them."""
+        return tuple(d.name for d in self.campaign.datasets if d.name not in self.weights)
+
+    def spectrum(self, name: str = "mass_4l") -> Spectrum:
+        """Return data and prediction in the bins of one histogram, by channel; `Spectrum.combined` adds these up.
+
+        KeyError names the known histograms.
+        """
+        counts = {dataset: histograms.counts_of(counts, name)[:, 1:-1] for dataset, counts in self.counts.items()}
+        return self._normalised(histograms.axis(name).edges, counts)
+
+    def _normalised(self, edges: npt.ArrayLike, counts: Mapping[str, Integers]) -> Spectrum:
+        """Return the spectrum of counts (3, bins) by dataset; of what is not read yet nothing is expected."""
+        weights = {name: np.array([*by_channel.values()]) for name, by_channel in self.weights.items()}
+        none = np.zeros(len(CHANNELS))
+        return normalise(edges, [(d, counts[d.name], weights.get(d.name, none)) for d in self.campaign.datasets])
+
+    def _yields(self, count: Callable[[Integers], Integers]) -> dict[str, dict[str, Yield]]:
+        """Return yields per process and channel from what ``count`` takes out of each dataset's counts."""
+        counts = {name: count(counts)[:, np.newaxis] for name, counts in self.counts.items()}
+        return self._normalised([0.0, np.inf], counts).yields()
+
+    @cached_property
+    def yields(self) -> dict[str, dict[str, Yield]]:
+        """Events per process and channel, over all masses."""
+        return self._yields(histograms.total)
+
+    @cached_property
+    def windows(self) -> dict[str, dict[str, dict[str, Yield]]]:
+        """The same in each window of the four-lepton mass, see `histograms.WINDOWS`."""
+        return {name: self._yields(partial(histograms.in_window, window=name)) for name, _, _ in histograms.WINDOWS}
+
+    @cached_property
+    def provenance(self) -> dict[str, Any]:
+        """What made this result: campaign, selection, files with what identifies them, code and libraries."""
+        return {
+            "campaign": {"name": self.campaign.name, "title": self.campaign.title, "digest": self.campaign.digest},
+            "simulated": self.simulated,
+            "selection": {**self.selection.as_dict(), "digest": self.selection.digest},
+            "files": [self._file_record(key) for key in sorted(self.files)],
+            "code": provenance.code(),
+            "libraries": provenance.libraries(),
+        }
+
+    def _file_record(self, key: FileKey) -> dict[str, Any]:
+        """Return what identifies one file, and which of its entries were counted."""
+        dataset, info = self.campaign.datasets[key[0]], self.files[key]
+        file = dataset.files[key[1]]
+        readers = sorted({reader for reader, _ in self.tally.readers.get(key, ())})
+        return {
+            "dataset": dataset.name, "record": dataset.record, "doi": dataset.doi,
+            "file": Address.of(file.url).public_name, "entries": info.entries,
+            "kind": info.kind or (KINDS.get(readers[0]) if readers else None),
+            "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
+            "counted": [list(pair) for pair in self.tally.units.get(key, ())],
+            "readers": readers,
+            "integrity": sorted({integrity for _, integrity in self.tally.readers.get(key, ())}),
+        }  # fmt: skip
