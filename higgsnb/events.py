@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from higgsnb import files, survivors
 from higgsnb.blocks import UnexpectedFormError
+from higgsnb.constants import MASS_ELECTRON, MASS_MUON
 from higgsnb.errors import DamagedFileError, SchemaError, UnreadableError
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TREE = "Events"
-MASSES = {MUON: 0.1056583755, ELECTRON: 0.00051099895}
+MASSES = {MUON: MASS_MUON, ELECTRON: MASS_ELECTRON}
 """Lepton masses in GeV (Particle Data Group 2024), for files that hold none."""
 
 _MOMENTUM = ("pt", "eta", "phi", "mass", "charge")

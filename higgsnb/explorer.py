@@ -247,7 +247,7 @@ class CutExplorer(anywidget.AnyWidget):
         chosen = self._selected
         key = (cut, self._without_digest(chosen, cut))
         if key not in self._distributions:
-            self._distributions[key] = exploring.n_minus_1(self.sample, chosen, cut)
+            self._distributions[key] = exploring.n_minus_one(self.sample, chosen, cut)
         return self._distributions[key]
 
     def _show_distribution(self, _change: Any = None) -> None:

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from higgsnb import datasets, histograms, plots, statistics
 from higgsnb import selection as selections
 from higgsnb.analysis import Table
+from higgsnb.constants import FIELD_TESLA
 from higgsnb.pairings import Held
 from higgsnb.sample import AXES, Outcome, Part, Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
@@ -38,8 +39,6 @@ PLACE = ("dataset", "held", "channel")
 """What says which candidate is meant, whatever the selection: arguments of `event`."""
 SPOKEN = {"higgs": "Higgs bosons"}
 """What people call a process, where its name is not what they say."""
-FIELD_TESLA = 3.8
-"""The magnetic field of CMS (JINST 3 (2008) S08004)."""
 
 
 @dataclass(frozen=True)
@@ -202,8 +201,7 @@ def cutflow(found: Outcome) -> list[dict[str, Any]]:
     flows = {index: array.astype(np.float64) for index, array in found.cutflow.items()}
     for array in flows.values():
         array[:, Cut.ALL] /= max(1, int(np.count_nonzero(array[:, Cut.ALL])))
-    counted = found.normalised(np.arange(len(Cut) + 1), flows).combined()
-    left = counted.stack if counted.data is None else counted.stack | {"data": counted.data}
+    left = found.normalised(range(len(Cut) + 1), flows).combined().by_process()
     return [
         {"cut": CUT_NAMES[cut], "events": {process: float(events[cut]) for process, events in left.items()}}
         for cut in Cut
@@ -226,7 +224,7 @@ def without(selection: Selection, cut: str, reach: Selection) -> Selection:
     return selection.replace(**{cut: min(ends["low"], value) if one.is_lower_limit else max(ends["high"], value)})
 
 
-def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
+def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
     """Return how the quantity that a cut is compared with is distributed after all other cuts."""
     one = control(cut)
     found = sample.select(without(selection, cut, sample.reach), slot="aside")

@@ -151,8 +151,8 @@ def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Float
 
     Notes
     -----
-    F. Garwood, Biometrika 28 (1936) 437: quantiles of chi-squared, here as inverses of the incomplete gamma
-    function.
+    F. Garwood, Biometrika 28 (1936) 437. The same numbers as ``hist.intervals.poisson_interval``, which takes 0.7 s of
+    CPU time to import (``scipy.stats``).
     """
     observed = np.asarray(counts, dtype=np.float64)
     tail = (1.0 - level) / 2.0

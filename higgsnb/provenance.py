@@ -19,6 +19,7 @@ ANSWER = (
     "analysis",
     "baskets",
     "blocks",
+    "constants",
     "events",
     "histograms",
     "kernel",

@@ -124,7 +124,7 @@ def test_error_stays_until_it_is_mended_and_what_is_shown_belongs_together(
         for what in ("yields", "cutflow", "changes", "snippet", "summary", "base"):
             assert widget.view[what] == before[what]
     set_by_view(widget, bin=10, focus="sip_max", rest=1)
-    assert widget.distribution == exploring.n_minus_1(widget.sample, OPEN.replace(muon_pt_min=9.0), "sip_max")
+    assert widget.distribution == exploring.n_minus_one(widget.sample, OPEN.replace(muon_pt_min=9.0), "sip_max")
     set_by_view(widget, base="aod2012", cuts={**widget.cuts, "lepton_pt_subleading": 10.0}, asked=10)
     assert widget.view["error"] == ""
     assert (widget.view["base"], "load('aod2012')" in widget.view["snippet"]) == ("aod2012", True)

@@ -17,7 +17,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 
 # From the lowest layer to the highest: a module imports only from layers below its own.
 LAYERS = (
-    {"errors"},
+    {"errors", "constants"},
     {"provenance", "transfer", "accounts", "executors"},
     {"files"},
     {"datasets", "luminosity", "diagnosis"},
@@ -45,6 +45,7 @@ OUTSIDE = {"toy"}  # the simulated campaign: no module knows it but `files`, whi
 # Who may import what is not in the standard library. NumPy belongs to all.
 LIBRARIES = {
     "errors": set(),
+    "constants": set(),
     "provenance": set(),
     "transfer": set(),  # certifi and XRootD where they are installed
     "accounts": set(),
