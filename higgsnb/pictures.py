@@ -630,8 +630,11 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
         for i in range(3)
     )
     heading = f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title
-    kept = _kept(selection, looked_at.left_out)
-    return NMinusOne(quantity, heading, coverage_text(result), kept, values, weights_of, passes)
+    limits = {cut: getattr(selection, cut) for cut in looked_at.left_out}
+    # The looser limit, if those of muons and electrons differ.
+    low = min((limit for cut, limit in limits.items() if cut.endswith("_min")), default=-math.inf)
+    high = max(limit for cut, limit in limits.items() if cut.endswith("_max"))
+    return NMinusOne(quantity, heading, coverage_text(result), (low, high), values, weights_of, passes)
 
 
 def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str]) -> Flags:
@@ -642,14 +645,6 @@ def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str
         limit = getattr(selection, cut)
         passes &= ~(values <= limit if cut.endswith("_min") else values >= limit)
     return passes
-
-
-def _kept(selection: Selection, cuts: Iterable[str]) -> tuple[float, float]:
-    """Return the interval outside which these cuts keep nothing; the looser one if muons and electrons differ."""
-    limits = {cut: getattr(selection, cut) for cut in cuts}
-    low = [limit for cut, limit in limits.items() if cut.endswith("_min")]
-    high = [limit for cut, limit in limits.items() if cut.endswith("_max")]
-    return min(low, default=-math.inf), max(high)
 
 
 def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
@@ -674,17 +669,12 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
             patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=LABELS.get(process, process))
             patch.set(facecolor=COLOURS.get(process, "0.6"), edgecolor="none")
             bottom = bottom + counts
-        _shade(axes, found.kept, (low, high))
+        for begin, end in ((low, found.kept[0]), (found.kept[1], high)):
+            if begin < end:  # what the cut removes
+                axes.axvspan(begin, end, facecolor="0.5", alpha=0.25, edgecolor="none", zorder=3)
+        for edge in found.kept:
+            if low < edge < high:
+                axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
         axes.set(xlim=(low, high), yscale="log", ylim=(0.02, None))
         axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3)
     return figure
-
-
-def _shade(axes: Axes, kept: tuple[float, float], limits: tuple[float, float]) -> None:
-    """Grey out what a cut removes."""
-    for low, high in ((limits[0], kept[0]), (kept[1], limits[1])):
-        if low < high:
-            axes.axvspan(low, high, facecolor="0.5", alpha=0.25, edgecolor="none", zorder=3)
-    for edge in kept:
-        if limits[0] < edge < limits[1]:
-            axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)

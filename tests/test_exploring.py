@@ -529,7 +529,7 @@ def test_summary_says_the_yields_in_words(found: Outcome) -> None:
     said = exploring.summary(rows, promise)
     assert said.startswith(f"{data['all']:.0f} events found, {higgs['all'] + zz['all']:.1f} expected")
     assert f"{higgs['all']:.1f} of them Higgs bosons" in said
-    assert f"which promises {promise:.1f} σ" in said
+    assert f"expected significance {promise:.1f} σ" in said
     assert exploring.expected_significance(rows[1:]) is None
 
 
@@ -675,7 +675,7 @@ def test_snippet_loads_a_campaign_from_its_file_or_says_that_it_has_none(one: Ca
     names: dict = {}
     exec(f"import higgsnb as hn\n{exploring.campaign_code(mine)}", names)  # noqa: S102
     assert names["campaign"] == mine
-    assert exploring.campaign_code(one) == "# campaign: your own, 'test', which is in no file"
+    assert exploring.campaign_code(one) == "# campaign: your own, 'test', which is not in a file"
 
 
 def test_everything_shown_is_plain_json(sample: Sample, found: Outcome) -> None:
