@@ -495,7 +495,12 @@ def summary(result: Result) -> Table:
 
 
 def cutflow(result: Result, channel: str = "4mu") -> Table:
-    """Return how many events of each process pass each cut: expected for simulation, counted for data."""
+    """Return how many events of each process pass each cut: expected for simulation, counted for data.
+
+    KeyError names the known channels.
+    """
+    if channel not in CHANNELS:
+        raise KeyError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
     none = [(name, 0) for name in CUT_NAMES]
     flows = {
         dataset.name: np.array(
@@ -521,7 +526,7 @@ def candidates_in(result: Result, low: float, high: float) -> Table:
         [datasets[i].name for i in found.dataset],
         found.entry.tolist(),
         [CHANNELS[i] for i in found.channel],
-        *(mass.round(2).tolist() for mass in (found.mass_4l, found.mass_z1, found.mass_z2)),
+        *([round(one, 2) for one in mass.tolist()] for mass in (found.mass_4l, found.mass_z1, found.mass_z2)),
         strict=True,
     )
     columns = ("dataset", "entry", "channel", "mass_4l", "mass_z1", "mass_z2")

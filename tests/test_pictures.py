@@ -244,6 +244,11 @@ def test_candidates_in_are_those_counted_in_the_window_and_lead_back_to_their_fi
             assert pictures.invariant_mass(muons, entry) == pytest.approx(mass, abs=0.006)
 
 
+def test_cutflow_of_an_unknown_channel_names_the_known_ones(result: analysis.Result) -> None:
+    with pytest.raises(KeyError, match="no channel '4tau'; known: 4mu, 4e, 2e2mu"):
+        pictures.cutflow(result, "4tau")
+
+
 def test_summary_says_when_a_result_is_partial(toy: datasets.Campaign, result: analysis.Result) -> None:
     *_, part = engine.run(toy, OPEN, fraction=0.2)
     for one, complete in ((result, "yes"), (part, "no")):
