@@ -102,7 +102,7 @@ def distribution(sample: Sample, name: str) -> Callable[[], None]:
 
     def call() -> None:
         cut, value = next(turns)
-        exploring.n_minus_1(sample, selection.load(name).replace(**{cut: value}), cut)
+        exploring.n_minus_one(sample, selection.load(name).replace(**{cut: value}), cut)
 
     return call
 

@@ -1,7 +1,7 @@
 """Two views for notebooks and dashboards: `CutExplorer` moves cuts, `EventDisplay` shows one event.
 
-No logic is in here: the numbers come from `exploring`, the drawing is in ``static/explorer.js``, which loads nothing
-from any network. Both work in JupyterLab and in Voilà alike.
+There is no logic in here: the numbers come from `exploring`, the drawing is in ``static/explorer.js``, which loads
+nothing from any network. Both views work in JupyterLab and in Voilà.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ import traitlets
 from higgsnb import datasets, engine, exploring, files
 from higgsnb import selection as selections
 from higgsnb.errors import SelectionError
-from higgsnb.plots import COLOURS, LABELS, OTHER_COLOURS, coverage_text
+from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
 from higgsnb.result import Result
 from higgsnb.sample import AXES, Outcome, Sample
 from higgsnb.selection import CHANNELS, Selection
+from higgsnb.spectrum import stack_order
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
 
 STATIC = Path(__file__).parent / "static"
 SECONDS_AT_A_TIME = 0.05
-"""How long the explorer works at a time on what nobody waits for."""
+"""Time slice for background work that nobody is waiting for."""
 _NEEDS = {
     "muon_isolation_max": ("muon_isolation",),
     "electron_isolation_max": ("electron_isolation",),
@@ -35,21 +36,21 @@ _NEEDS = {
     "dz_max": ("muon_dz", "electron_dz"),
     "sip_max": ("muon_dxy_error", "electron_dxy_error"),
 }
-"""Columns without which a cut has no meaning."""
+"""Columns that a cut needs."""
 
 
 class CutExplorer(anywidget.AnyWidget):
-    """Every cut of a selection as a slider; spectrum, yields, cutflow and single events follow at once.
+    """Every cut of a selection as a slider; spectrum, yields, cutflow and single events are updated at once.
 
-    ``selection`` is what is set, ``select`` sets it, ``outcome`` holds the numbers, ``result()`` the full analysis with
-    the same selection, ``snippet`` the code that repeats it.
+    ``selection`` is the present selection, ``select`` sets it, ``outcome`` holds its numbers, ``result()`` runs the
+    full analysis with it, ``snippet`` is the code that repeats it.
     """
 
     _esm = STATIC / "explorer.js"
     _css = STATIC / "explorer.css"
 
-    setup = traitlets.Dict(help="What never changes: controls, selections, processes").tag(sync=True)
-    base = traitlets.Unicode(help="Name of the selection that was begun with").tag(sync=True)
+    setup = traitlets.Dict(help="Constant: controls, selections, processes").tag(sync=True)
+    base = traitlets.Unicode(help="Name of the selection that the cuts started from").tag(sync=True)
     cuts = traitlets.Dict(help="Value of every control").tag(sync=True)
     kept = traitlets.Dict(help="Base and cuts of the selection to compare with; empty: none").tag(sync=True)
     variable = traitlets.Enum([axis.name for axis in AXES], "mass_4l", help="Name of the spectrum").tag(sync=True)
@@ -58,10 +59,10 @@ class CutExplorer(anywidget.AnyWidget):
     place: traitlets.List[int] = traitlets.List(
         traitlets.Int(), help="Chosen event: dataset, number in it, channel; empty: none"
     ).tag(sync=True)
-    asked = traitlets.Int(0, help="Counts the questions of the view").tag(sync=True)
-    rest = traitlets.Int(0, help="The question after which the view has come to rest").tag(sync=True)
-    view = traitlets.Dict(help="What the selection gives").tag(sync=True)
-    distribution = traitlets.Dict(help="The quantity of the cut in focus after all other cuts").tag(sync=True)
+    asked = traitlets.Int(0, help="Number of the last request of the view").tag(sync=True)
+    rest = traitlets.Int(0, help="The request after which the view has been idle").tag(sync=True)
+    view = traitlets.Dict(help="Numbers of the present selection").tag(sync=True)
+    distribution = traitlets.Dict(help="Distribution for the cut in focus, after all other cuts").tag(sync=True)
     without = traitlets.Dict(help="Yields with one cut removed").tag(sync=True)
     listing = traitlets.Dict(help="Candidates in the chosen bin").tag(sync=True)
     event = traitlets.Dict(help="The chosen event").tag(sync=True)
@@ -81,11 +82,11 @@ class CutExplorer(anywidget.AnyWidget):
         source
             A result of `engine.run`, whose events are read again; or a campaign or its name, which is analysed first.
         selection
-            What to begin with: a selection or the name of one; default: that of the result or of the campaign.
+            The selection to start from, or its name; default: that of the result or of the campaign.
         skims_folder
-            Where skims are kept between runs, see `skims`; default: in the cache.
+            Folder of the skims that are kept between runs, see `skims`; default: in the cache.
         workers
-            Number of threads; default: one for each core.
+            Number of threads; default: one per core.
 
         Raises
         ------
@@ -118,7 +119,7 @@ class CutExplorer(anywidget.AnyWidget):
 
     @property
     def selection(self) -> Selection:
-        """The selection that is set.
+        """The present selection.
 
         Raises
         ------
@@ -128,12 +129,12 @@ class CutExplorer(anywidget.AnyWidget):
         return self._selection_of(self.base, self.cuts)
 
     def select(self, selection: Selection | str | None = None, **cuts: float) -> None:
-        """Set a selection, or some cuts of the present one; of the last that made sense, if the present one does not.
+        """Set a selection, or some cuts of the present one, or of the last valid one if the present one is invalid.
 
         Raises
         ------
         SelectionError
-            If there is no such selection or cut, or a value makes no sense or is looser than what is in memory.
+            If there is no such selection or cut, or a value is invalid or looser than the events in memory allow.
         """
         wanted = (self._selected if selection is None else _selection(selection)).replace(**cuts)
         self.sample.check(wanted)
@@ -143,11 +144,11 @@ class CutExplorer(anywidget.AnyWidget):
 
     @property
     def outcome(self) -> Outcome:
-        """What the selection keeps; valid until it is asked for again."""
+        """What the selection keeps; valid until the next access."""
         return self.sample.select(self.selection, slot="outcome")
 
     def result(self) -> Result:
-        """Analyse the whole campaign with this selection; the same numbers, and all that a `Result` has."""
+        """Analyse the whole campaign with this selection: the same numbers, as a complete `Result`."""
         return self._analyse(self.sample.campaign, self.selection)
 
     @property
@@ -165,14 +166,14 @@ class CutExplorer(anywidget.AnyWidget):
         return result
 
     def _selection_of(self, base: str, cuts: dict[str, Any]) -> Selection:
-        """Return a selection from what the view has set; complain about what is no cut of it."""
+        """Return the selection that the view has set; SelectionError if its base is unknown."""
         if base not in self._bases:
             raise SelectionError(f"no selection {base!r}; known: {', '.join(self._bases)}")
         known = {one.cut for one in exploring.CONTROLS}
         return self._bases[base].replace(**{cut: value for cut, value in cuts.items() if cut in known})
 
     def _update(self, _change: Any = None) -> None:
-        """Select, and show what follows; a selection that makes no sense is shown as what it is."""
+        """Select and show the numbers; of an invalid selection show the error."""
         started = time.perf_counter()
         key = (self.base, tuple(sorted(self.cuts.items())), self.asked)
         if self.view and self.view["key"] == list(map(str, key)):
@@ -193,7 +194,7 @@ class CutExplorer(anywidget.AnyWidget):
         self._show_event()
 
     def _view(self, started: float) -> dict[str, Any]:
-        """Return what is shown of the last selection that made sense."""
+        """Return the numbers of the last valid selection."""
         found = self._chosen()
         rows, lacking = exploring.yields(found), self.sample.basis.missing_simulation
         promise = exploring.expected_significance(rows, lacking=lacking)
@@ -212,13 +213,13 @@ class CutExplorer(anywidget.AnyWidget):
         }
 
     def _chosen(self) -> Outcome:
-        """Return what the last selection that made sense keeps."""
+        """Return what the last valid selection keeps."""
         if self._found is None:
             self._found = self.sample.select(self._selected, slot="view")
         return self._found
 
     def _redraw(self, _change: Any = None) -> None:
-        """Show another spectrum, or another selection to compare with; an error stays."""
+        """Show another spectrum, or another selection to compare with; keep an error."""
         kept = {name: self.view[name] for name in ("error", "key")}
         self.view = self._view(time.perf_counter()) | kept | {"redrawn": self.variable}
         self._list()
@@ -239,7 +240,7 @@ class CutExplorer(anywidget.AnyWidget):
         return self._kept_view[1]
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
-        """Return what a distribution without one cut depends on."""
+        """Return the digest of the selection without one cut."""
         return exploring.without(chosen, cut, self.sample.reach).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
@@ -247,7 +248,7 @@ class CutExplorer(anywidget.AnyWidget):
         chosen = self._selected
         key = (cut, self._without_digest(chosen, cut))
         if key not in self._distributions:
-            self._distributions[key] = exploring.n_minus_1(self.sample, chosen, cut)
+            self._distributions[key] = exploring.n_minus_one(self.sample, chosen, cut)
         return self._distributions[key]
 
     def _show_distribution(self, _change: Any = None) -> None:
@@ -256,7 +257,7 @@ class CutExplorer(anywidget.AnyWidget):
             self.distribution = self._distribution(self.focus)
 
     def _work_on(self, _change: Any = None) -> None:
-        """Work on the yields with one cut removed, for a short while; the view asks again until they are complete."""
+        """Compute yields with one cut removed for a short time; the view asks again until they are complete."""
         stop = time.perf_counter() + SECONDS_AT_A_TIME
         rows: dict[str, Any] = {}
         active = [one.cut for one in exploring.CONTROLS if one.cut not in self.setup["off"]]
@@ -279,7 +280,7 @@ class CutExplorer(anywidget.AnyWidget):
         self.listing = exploring.candidates(self._chosen(), self.variable, self.bin) | {"title": title}
 
     def _show_event(self, _change: Any = None) -> None:
-        """Show the chosen event; one that the present selection does not keep is left as it is."""
+        """Show the chosen event; if the present selection does not keep it, leave the event shown before."""
         if len(self.place) == len(exploring.PLACE):
             self.event = exploring.event(self._chosen(), *self.place) or self.event
         elif not self.place:
@@ -292,7 +293,7 @@ class EventDisplay(anywidget.AnyWidget):
     _esm = STATIC / "explorer.js"
     _css = STATIC / "explorer.css"
 
-    setup = traitlets.Dict(help="What never changes").tag(sync=True)
+    setup = traitlets.Dict(help="Constant").tag(sync=True)
     event = traitlets.Dict(help="The event that is shown").tag(sync=True)
 
     def __init__(self, result: Result, row: int = 0) -> None:
@@ -315,13 +316,8 @@ class EventDisplay(anywidget.AnyWidget):
         IndexError
             If there is no such row.
         """
-        self.event = exploring.event_of(
-            self._result.candidates, row, [_process(dataset) for dataset in self._result.campaign.datasets]
-        )
-
-
-def _process(dataset: Any) -> str:
-    return "data" if dataset.is_data else str(dataset.process)
+        processes = [dataset.process for dataset in self._result.campaign.datasets]
+        self.event = exploring.event_of(self._result.candidates, row, processes)
 
 
 def _selection(selection: Selection | str) -> Selection:
@@ -334,7 +330,7 @@ def _cuts(selection: Selection) -> dict[str, float]:
 
 
 def _bases(first: Selection) -> dict[str, Selection]:
-    """Return the selections that are one click away: the published ones, and any other of the user's."""
+    """Return the selections on offer: the published ones, and the user's if it is another."""
     bases = {name: selections.load(name) for name in selections.names()}
     if _is_variant(bases, first) is None:
         bases[f"{first.name} (yours)" if first.name in bases else first.name] = first
@@ -342,7 +338,7 @@ def _bases(first: Selection) -> dict[str, Selection]:
 
 
 def _is_variant(bases: dict[str, Selection], one: Selection) -> str | None:
-    """Return the name of the selection that differs from this one in nothing but controls, its own name first."""
+    """Return the name of a selection that differs from this one only in controls, its own name first."""
     for name in sorted(bases, key=lambda name: name != one.name):
         if bases[name].replace(**_cuts(one)).digest == one.digest:
             return name
@@ -350,24 +346,24 @@ def _is_variant(bases: dict[str, Selection], one: Selection) -> str | None:
 
 
 def _base_name(bases: dict[str, Selection], one: Selection) -> str:
-    """Return the name of the selection that this one is a change of."""
+    """Return the name of the selection that this one is a variant of."""
     found = _is_variant(bases, one)
     if found is None:
         raise SelectionError(
-            f"selection {one.name!r} differs from {', '.join(bases)} in more than can be moved here\n"
-            "Make a CutExplorer that begins with it."
+            f"selection {one.name!r} differs from {', '.join(bases)} in more than the cuts with a slider",
+            "Make a CutExplorer that starts from it.",
         )
     return found
 
 
 def _note(result: Result) -> str:
-    """Return what a reader must not miss."""
+    """Return the warning: simulated, incomplete."""
     notes = ["Simulated collisions, no real data"] if result.simulated else []
     return " — ".join(filter(None, [*notes, coverage_text(result)]))
 
 
 def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dict[str, Any]:
-    """Return what the view needs to know once."""
+    """Return what the view needs only once."""
     campaign = result.campaign
     luminosity = f"{result.coverage.luminosity_fb[0]:.3g} fb⁻¹"
     energy = " and ".join(f"{energy:g}" for energy in campaign.energies_tev)
@@ -382,17 +378,15 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
         "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],
         "processes": _processes(campaign),
         "channels": list(CHANNELS),
-        "variables": [{"name": axis.name, "label": _variable_label(axis)} for axis in AXES],
+        "variables": [
+            {"name": axis.name, "label": f"{axis.label} ({axis.start:g}–{axis.stop:g} {axis.unit})"} for axis in AXES
+        ],
         "window": f"{exploring.WINDOW[0]:g}–{exploring.WINDOW[1]:g}",
     }
 
 
-def _variable_label(axis: Any) -> str:
-    return f"{axis.label} ({axis.start:g}–{axis.stop:g} {axis.unit})"
-
-
 def _off(result: Result) -> dict[str, str]:
-    """Return the controls that have no meaning in these data, each with the reason."""
+    """Return the cuts that cannot be applied to these data, each with the reason."""
     lacking = [set(result.not_applied.get(dataset.name, ())) for dataset in result.campaign.datasets]
     return {
         cut: "not in these data"
@@ -403,9 +397,6 @@ def _off(result: Result) -> dict[str, str]:
 
 def _processes(campaign: Campaign) -> list[dict[str, str]]:
     """Return the simulated processes from the bottom of the stack to its top, with labels and colours."""
-    names = list(dict.fromkeys(dataset.process for dataset in campaign.datasets if not dataset.is_data))
-    known = list(COLOURS)
-    ordered = sorted(names, key=lambda name: (known.index(name) if name in known else -1, name))
+    ordered = stack_order({dataset.process for dataset in campaign.datasets if not dataset.is_data})
     others = [name for name in ordered if name not in COLOURS]
-    colours = COLOURS | {name: OTHER_COLOURS[i % len(OTHER_COLOURS)] for i, name in enumerate(others)}
-    return [{"name": name, "label": LABELS.get(name, name), "colour": colours[name]} for name in ordered]
+    return [{"name": name, "label": LABELS.get(name, name), "colour": colour(name, others)} for name in ordered]

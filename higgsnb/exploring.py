@@ -1,7 +1,7 @@
-"""What the cut explorer shows: which cuts can be moved and how far, and what follows from them, as plain numbers.
+"""The numbers behind the cut explorer: which cuts can be moved and how far, and the effect of moving them.
 
-Everything here is a function of a `Sample` and a `Selection` and returns what JSON can hold; the views are in
-`explorer`.
+Everything here is a function of a `Sample` and a `Selection` and returns plain numbers that JSON can hold; the views
+are in `explorer`.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from higgsnb import datasets, histograms, plots, statistics
 from higgsnb import selection as selections
+from higgsnb.constants import FIELD_TESLA
 from higgsnb.pairings import Held
 from higgsnb.sample import AXES, Outcome, Part, Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
@@ -29,22 +30,20 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 WINDOW = (118.0, 130.0)
-"""The window of the four-lepton mass, in GeV, whose yields are shown beside those at all masses."""
+"""Window of the four-lepton mass in GeV; its yields are shown beside those at all masses."""
 BINS = 30
-"""Bins of a distribution that a cut is drawn into."""
+"""Number of bins of a distribution that a cut is drawn in."""
 MOST_CANDIDATES = 100
 """The longest list of candidates that is shown."""
 PLACE = ("dataset", "held", "channel")
-"""What says which candidate is meant, whatever the selection: arguments of `event`."""
+"""What identifies a candidate, whatever the selection: the arguments of `event`."""
 SPOKEN = {"higgs": "Higgs bosons"}
-"""What people call a process, where its name is not what they say."""
-FIELD_TESLA = 3.8
-"""The magnetic field of CMS (JINST 3 (2008) S08004)."""
+"""Processes with another name in sentences."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """A cut as people see it: its name, unit and range, and the quantity that it is compared with.
+    """A cut as it is shown: its label, unit and range, and the quantity that it is compared with.
 
     ``axis`` is the range in which the quantity is drawn.
     """
@@ -61,12 +60,12 @@ class Control:
 
     @property
     def is_lower_limit(self) -> bool:
-        """Whether the quantity has to be above the cut."""
+        """Whether the quantity must be above the cut."""
         return not self.cut.endswith("_max")
 
     @property
     def loosest(self) -> float:
-        """The end of the range that accepts most."""
+        """The looser end of the range."""
         return self.low if self.is_lower_limit else self.high
 
 
@@ -115,7 +114,7 @@ def loosest(first: Selection, *others: Selection) -> Selection:
 
 
 def range_of(one: Control, reach: Selection) -> dict[str, float]:
-    """Return the range of a control, widened to what is held in memory."""
+    """Return the range of a control, widened to what the events in memory allow."""
     value = getattr(reach, one.cut)
     return {"low": min(one.low, value), "high": max(one.high, value)}
 
@@ -129,8 +128,7 @@ def spectrum(found: Outcome, name: str) -> dict[str, Any]:
     ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
     """
     axis = histograms.axis(name)
-    label = f"{axis.label} [{axis.unit}]" if axis.unit else axis.label
-    return {"name": name, "label": label, "unit": axis.unit, **_shown(found.spectrum(name))}
+    return {"name": name, "label": axis.title, "unit": axis.unit, **_shown(found.spectrum(name))}
 
 
 def _shown(by_channel: Spectrum) -> dict[str, Any]:
@@ -145,7 +143,7 @@ def _shown(by_channel: Spectrum) -> dict[str, Any]:
 
 
 def yields(found: Outcome) -> list[dict[str, Any]]:
-    """Return one row per process, the data last: events in each channel, in all, and in the window around the Higgs."""
+    """Return one row per process, data last: events by channel, in total, and in the window around the Higgs boson."""
     totals = {index: array.sum(axis=1, keepdims=True) for index, array in found.histogram("mass_z1").items()}
     inside = found.spectrum("mass_4l").between(*WINDOW).yields()
     rows = []
@@ -159,9 +157,9 @@ def yields(found: Outcome) -> list[dict[str, Any]]:
 def expected_significance(
     rows: list[dict[str, Any]], signal: str = statistics.SIGNAL, *, lacking: Sequence[str] = ()
 ) -> float | None:
-    """Return the significance that the window promises before the data are looked at.
+    """Return the expected significance of the window.
 
-    None without prediction, or if the prediction lacks datasets, see `Result.missing_simulation`.
+    None without a prediction, or if the prediction lacks datasets, see `Result.missing_simulation`.
     """
     if lacking:
         return None
@@ -172,20 +170,20 @@ def expected_significance(
 
 def summary(
     rows: list[dict[str, Any]],
-    promise: float | None,
+    expected: float | None,
     signal: str = statistics.SIGNAL,
     *,
     lacking: Sequence[str] = (),
 ) -> str:
-    """Return the yields in two sentences, for those who cannot see them; a third names what the prediction lacks."""
+    """Return the yields in two sentences, for screen readers; a third names what the prediction lacks."""
     window = _compared(rows, "window", signal)
-    hope = "" if promise is None else f", which promises {promise:.1f} σ"
+    hope = "" if expected is None else f", expected significance {expected:.1f} σ"
     lack = f" The prediction lacks {', '.join(lacking)}." if lacking else ""
     return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{hope}.{lack}"
 
 
 def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
-    """Return what was found and what is expected, in words."""
+    """Return observed and expected events in words."""
     found = [f"{row[column]:.0f} events found" for row in rows if row["process"] == "data"]
     expected = sum(row[column] for row in rows if row["process"] != "data")
     higgs = sum(row[column] for row in rows if row["process"] == signal)
@@ -195,15 +193,14 @@ def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
 
 
 def cutflow(found: Outcome) -> list[dict[str, Any]]:
-    """Return one row a cut: events of each process that pass it and all before, channels added up.
+    """Return one row per cut: events of each process that pass it and all before, all channels together.
 
-    All events are counted once, those with enough leptons in each channel that is possible.
+    All events are counted once, those with enough leptons once in each possible channel.
     """
     flows = {index: array.astype(np.float64) for index, array in found.cutflow.items()}
     for array in flows.values():
         array[:, Cut.ALL] /= max(1, int(np.count_nonzero(array[:, Cut.ALL])))
-    counted = found.normalised(np.arange(len(Cut) + 1), flows).combined()
-    left = counted.stack if counted.data is None else counted.stack | {"data": counted.data}
+    left = found.normalised(range(len(Cut) + 1), flows).combined().by_process()
     return [
         {"cut": CUT_NAMES[cut], "events": {process: float(events[cut]) for process, events in left.items()}}
         for cut in Cut
@@ -214,10 +211,9 @@ def cutflow(found: Outcome) -> list[dict[str, Any]]:
 
 
 def without(selection: Selection, cut: str, reach: Selection) -> Selection:
-    """Return a selection with one cut moved to the loosest end of its range, or left where it is if that is looser.
+    """Return a selection with one cut at the loosest end of its range (`range_of`), or unchanged if that is looser.
 
-    The range is that of `range_of`. The hardest lepton is above what is asked of the second one anyhow: this is as
-    loose as its own cut can be.
+    The cut on the leading lepton cannot be looser than that on the subleading one.
     """
     if cut == "lepton_pt_leading":
         return selection.replace(lepton_pt_leading=selection.lepton_pt_subleading)
@@ -226,8 +222,8 @@ def without(selection: Selection, cut: str, reach: Selection) -> Selection:
     return selection.replace(**{cut: min(ends["low"], value) if one.is_lower_limit else max(ends["high"], value)})
 
 
-def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
-    """Return how the quantity that a cut is compared with is distributed after all other cuts."""
+def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
+    """Return the distribution of the quantity that a cut is compared with, after all other cuts."""
     one = control(cut)
     found = sample.select(without(selection, cut, sample.reach), slot="aside")
     edges = np.linspace(*one.axis, BINS + 1)
@@ -247,11 +243,11 @@ def n_minus_1(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
 
 
 def quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
-    """Return for each picked candidate the quantity that a cut is compared with, and the channel.
+    """Return for each selected candidate the quantity that a cut is compared with, and the channel.
 
     A candidate whose quantity is on the wrong side of the cut fails. Its event may still be kept: ``open2012`` and
-    ``aod2012`` may find another candidate in it that passes, ``df103`` cannot. NaN where the cut looks at nothing: no
-    muon in the channel 4e. "isolation_max" is both flavours' cut on it.
+    ``aod2012`` may find another candidate in it that passes, ``df103`` cannot. NaN where the cut does not apply: a cut
+    on muons in the channel 4e. "isolation_max" stands for the cuts on both flavours.
     """
     picked = found.picked[part.dataset]
     rows = found.pairings[part.dataset].rows[picked[:, 1]]
@@ -265,14 +261,14 @@ def quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
         return rows[columns[cut]], rows["channel"]
     if found.selection.algorithm == "df103":
         return _whole_event_quantity(part, picked[:, 0], rows["channel"], cut), rows["channel"]
-    return _lepton_quantity(part, _legs(part, found), cut), rows["channel"]
+    return _found_worst(_measured(part, cut, _legs(part, found)).max(axis=1), cut), rows["channel"]
 
 
 def _hardest(rows: npt.NDArray[Any], selection: Selection, cut: str) -> Floats:
-    """Return the pT of the hardest, or of the second hardest lepton.
+    """Return the pT of the leading or the subleading lepton.
 
-    ``df103`` asks in 2e2mu that both cuts hold for the muons, or both for the electrons: the larger pT counts of those
-    for which the other cut holds.
+    In 2e2mu ``df103`` requires both cuts on the muons, or both on the electrons: the larger pT counts of those for
+    which the other cut holds.
     """
     leading = cut == "lepton_pt_leading"
     pairs = [(rows["leading"], rows["subleading"]), (rows["leading_too"], rows["subleading_too"])]
@@ -285,7 +281,7 @@ def _hardest(rows: npt.NDArray[Any], selection: Selection, cut: str) -> Floats:
 
 
 def _legs(part: Part, found: Outcome) -> Integers:
-    """Return where the four leptons of each picked candidate are, (n, 4) int64."""
+    """Return the indices of the four leptons of each selected candidate, (n, 4) int64."""
     picked = found.picked[part.dataset]
     rows = found.pairings[part.dataset].rows[picked[:, 1]]
     places = np.stack([rows[name] for name in "abcd"], axis=1)
@@ -293,9 +289,9 @@ def _legs(part: Part, found: Outcome) -> Integers:
 
 
 def _measured(part: Part, cut: str, places: Any = slice(None)) -> Floats:
-    """Return how bad some held leptons are in what a cut looks at, −∞ where it is about the other flavour.
+    """Return the quantity that a cut is compared with for some leptons, −∞ for leptons of the other flavour.
 
-    Bad is what is large, and for pT, which is returned with the opposite sign, what is small.
+    pT is returned with the opposite sign, so that larger is always worse.
     """
     held, leptons = part.held, part.held.leptons
     flavour, _, name = cut.rpartition("_")[0].rpartition("_")
@@ -306,13 +302,8 @@ def _measured(part: Part, cut: str, places: Any = slice(None)) -> Floats:
     return np.where(leptons["flavour"][places] == (MUON if flavour == "muon" else ELECTRON), values, -np.inf)
 
 
-def _lepton_quantity(part: Part, legs: Integers, cut: str) -> Floats:
-    """Return the value of the worst of the four leptons, of those of the flavour that the cut is about."""
-    return _found_worst(_measured(part, cut, legs).max(axis=1), cut)
-
-
 def _whole_event_quantity(part: Part, events: Integers, channel: Integers, cut: str) -> Floats:
-    """Return the value of the worst of all leptons that ``df103`` looks at: those of a channel; in 2e2mu not for pT."""
+    """Return the value of the worst of all leptons of the channel's flavours (``df103``); in 2e2mu NaN for pT."""
     values, muon = _measured(part, cut), part.held.leptons["flavour"] == MUON
     starts = part.held.offsets[:-1]
     by_flavour = [np.maximum.reduceat(np.where(mine, values, -np.inf), starts)[events] for mine in (muon, ~muon)]
@@ -321,7 +312,7 @@ def _whole_event_quantity(part: Part, events: Integers, channel: Integers, cut: 
 
 
 def _found_worst(worst: Floats, cut: str) -> Floats:
-    """Return what `_measured` gives with its own sign, NaN where there is no lepton that the cut looks at."""
+    """Return a value of `_measured` with its original sign, NaN where there is no lepton that the cut applies to."""
     found = np.where(np.isneginf(worst), np.nan, worst)
     return -found if "_pt_" in cut else found
 
@@ -332,7 +323,7 @@ def _found_worst(worst: Floats, cut: str) -> Floats:
 def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
     """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES` of them.
 
-    ``place`` is what `event` takes; it stays the same whatever the selection.
+    ``place`` holds the arguments of `event`; it does not depend on the selection.
     """
     index = [axis.name for axis in AXES].index(name)
     first = sum(axis.bins + 2 for axis in AXES[:index])
@@ -349,13 +340,13 @@ def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
 
 
 def _listed(part: Part, found: Outcome, n: int) -> dict[str, Any]:
-    """Return one line of the list of candidates: that of the n-th picked one."""
+    """Return the entry of the n-th selected candidate in the list."""
     event, row = found.picked[part.dataset][n]
     dataset = found.sample.campaign.datasets[part.dataset]
     pairing = found.pairings[part.dataset].rows[row]
     return {
         "place": [part.dataset, int(event), int(pairing["channel"])],
-        "process": "data" if dataset.is_data else dataset.process,
+        "process": dataset.process,
         "name": f"{part.run[event]}:{part.luminosity_block[event]}:{part.event[event]}",
         "channel": CHANNELS[pairing["channel"]],
         **{mass: round(float(pairing[mass]), 2) for mass in ("mass_4l", "mass_z1", "mass_z2")},
@@ -363,29 +354,25 @@ def _listed(part: Part, found: Outcome, n: int) -> dict[str, Any]:
 
 
 def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
-    """Return one picked candidate with its four leptons, as the event display draws it; None if it is not picked.
+    """Return one candidate with its four leptons for the event display; None if the selection does not keep it.
 
     Parameters
     ----------
     found
         What a selection keeps.
     dataset, held, channel
-        Its place: the dataset by its index, the number of the held event in it, the channel by its index.
+        Index of the dataset, number of the event in memory, index of the channel.
     """
     for part in found.sample.parts:
         picked = found.picked[part.dataset]
         mine = (picked[:, 0] == held) & (found.pairings[part.dataset].rows["channel"][picked[:, 1]] == channel)
         if part.dataset == dataset and mine.any():
-            return _drawn(part, found, int(np.argmax(mine)))
+            n = int(np.argmax(mine))
+            legs = part.held.leptons[_legs(part, found)[n]]
+            rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
+            leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
+            return _listed(part, found, n) | {"leptons": leptons, "field": FIELD_TESLA}
     return None
-
-
-def _drawn(part: Part, found: Outcome, n: int) -> dict[str, Any]:
-    """Return the n-th picked candidate with its four leptons."""
-    legs = part.held.leptons[_legs(part, found)[n]]
-    rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
-    leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
-    return _listed(part, found, n) | {"leptons": leptons, "field": FIELD_TESLA}
 
 
 def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
@@ -398,7 +385,7 @@ def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
     """
     n = len(table.run)
     if not 0 <= row < n:
-        raise IndexError(f"row = {row}; this result has {n} candidates, counted from 0")
+        raise IndexError(f"row = {row}; this result has {n} candidates, numbered from 0")
     leptons = zip(
         table.pt[row], table.eta[row], table.phi[row], table.charge[row], np.abs(table.pdg_id[row]), strict=True
     )
@@ -425,7 +412,7 @@ def _lepton(place: int, pt: float, eta: float, phi: float, charge: float, flavou
 
 
 def changes(base: Selection, selection: Selection) -> dict[str, float]:
-    """Return the cuts in which a selection differs from the one it began as."""
+    """Return the cuts in which a selection differs from the one it started from."""
     return {
         one.cut: getattr(selection, one.cut)
         for one in CONTROLS
@@ -434,12 +421,12 @@ def changes(base: Selection, selection: Selection) -> dict[str, float]:
 
 
 def campaign_code(campaign: Campaign) -> str:
-    """Return the line of Python that loads a campaign: by its name, from its file, or a comment if it has neither."""
+    """Return the line of Python that loads a campaign by name or from its file; a comment if it has neither."""
     if campaign.name in datasets.names() and datasets.load(campaign.name) == campaign:
         return f"campaign = hn.datasets.load({campaign.name!r})"
     if campaign.source:
         return f"campaign = hn.datasets.load({campaign.source!r})"
-    return f"# campaign: your own, {campaign.name!r}, which is in no file"
+    return f"# campaign: your own, {campaign.name!r}, which is not in a file"
 
 
 @cache
@@ -448,7 +435,7 @@ def _shipped() -> tuple[Selection, ...]:
 
 
 def selection_code(selection: Selection) -> str:
-    """Return the line of Python that makes a selection, every number of it, from the shipped one that is nearest."""
+    """Return the line of Python that makes a selection from the nearest shipped one, with every number that differs."""
     same = [one for one in _shipped() if one.algorithm == selection.algorithm]
     base = min(same, key=lambda one: one.name != selection.name)
     changed = {name: getattr(selection, name) for name in ("name", *NUMBERS)}
@@ -458,7 +445,7 @@ def selection_code(selection: Selection) -> str:
 
 
 def snippet(loading: str, selection: Selection) -> str:
-    """Return the lines of Python that repeat the analysis with this selection; ``loading`` is from `campaign_code`."""
+    """Return the Python code that repeats the analysis with a selection; ``loading`` is from `campaign_code`."""
     return (
         "import higgsnb as hn\n\n"
         f"{loading}\n"

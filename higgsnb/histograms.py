@@ -44,6 +44,11 @@ class Axis:
         """Bin edges, (bins + 1,) float64."""
         return np.linspace(self.start, self.stop, self.bins + 1)
 
+    @property
+    def title(self) -> str:
+        """The label with its unit."""
+        return f"{self.label} [{self.unit}]" if self.unit else self.label
+
 
 AXES = (
     Axis("mass_4l", "mass_4l", "four-lepton mass", "GeV", 37, 70.0, 181.0),
@@ -145,14 +150,13 @@ def _to_hist(one: Axis, counts: Mapping[str, Integers]) -> hist.Hist[Any]:
     """Return one histogram over all datasets."""
     import hist
 
-    label = f"{one.label} [{one.unit}]" if one.unit else one.label
     result = hist.Hist(
         hist.axis.StrCategory(list(counts), name="dataset", label="dataset", growth=not counts),
         hist.axis.StrCategory(CHANNELS, name="channel", label="channel"),
-        hist.axis.Regular(one.bins, one.start, one.stop, name=one.variable, label=label),
+        hist.axis.Regular(one.bins, one.start, one.stop, name=one.variable, label=one.title),
         storage=hist.storage.Int64(),
         name=one.name,
-        label=label,
+        label=one.title,
     )
     for index, array in enumerate(counts.values()):
         result.view(flow=True)[index, : len(CHANNELS), :] = counts_of(array, one.name)

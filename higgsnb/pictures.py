@@ -1,7 +1,7 @@
 """Tables and pictures for teaching: one event, pairs of leptons, the cutflow, one cut at a time.
 
-What the notebooks show between the collisions and the final plot. Everything is computed by the modules of the
-analysis; here it is only laid out, so that a cell of a notebook stays two lines long.
+What the notebooks show between the events and the final plot. The numbers come from the modules of the analysis; this
+module only lays them out, so that a notebook cell stays two lines long.
 """
 
 from __future__ import annotations
@@ -16,10 +16,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, engine, events, exploring, kernel
+from higgsnb import datasets, engine, exploring, kernel
+from higgsnb.constants import CURVATURE, FIELD_TESLA, MASS_Z, RETURN_FIELD_TESLA
+from higgsnb.errors import OptionError
+from higgsnb.events import inspect, read_leptons
 from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
 from higgsnb.sample import Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection, missing_quantities
+from higgsnb.spectrum import stack_order
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,26 +43,20 @@ FLAVOURS = ("muon", "electron")
 NAMES = {("muon", 1): "μ⁺", ("muon", -1): "μ⁻", ("electron", 1): "e⁺", ("electron", -1): "e⁻"}
 TRACK_COLOURS = {"muon": "#0072B2", "electron": "#D55E00"}
 DATA, PREDICTED = "data", "all predicted"
-MASS_Z = 91.1876
-"""Mass of the Z boson in GeV (Particle Data Group)."""
 
 # A sketch of CMS in metres: outer radius of tracker, electromagnetic calorimeter, coil, muon chambers; half lengths.
 TRACKER, CALORIMETER, COIL, OUTSIDE = 1.2, 1.6, 3.0, 7.0
 COIL_HALF_LENGTH, OUTSIDE_HALF_LENGTH, CALORIMETER_HALF_LENGTH = 6.5, 10.5, 3.2
-FIELD_INSIDE, FIELD_OUTSIDE = 3.8, -1.8
-"""Magnetic field in tesla inside the coil, and in the iron around it, where it points the other way."""
-CURVATURE = 0.2998
-"""A momentum of 1 GeV in a field of 1 T turns by so many radians in a metre (p = 0.2998 B r)."""
 
 
 # --- Tables --------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Sheet:
-    """A small table that a notebook shows; ``sheet["column"]`` gives the values of a column.
+class Table:
+    """A small table for a notebook; ``table["column"]`` gives the values of a column.
 
-    ``note`` stands below it: what the numbers lack.
+    ``note`` is printed below it: what is missing from the numbers.
     """
 
     columns: tuple[str, ...]
@@ -66,7 +64,7 @@ class Sheet:
     note: str = ""
 
     def __getitem__(self, column: str) -> list[Cell]:
-        """Return the values of a column; KeyError names the columns there are."""
+        """Return the values of a column; KeyError names the known columns."""
         if column not in self.columns:
             raise KeyError(f"no column {column!r}; the columns are {', '.join(self.columns)}")
         return [row[self.columns.index(column)] for row in self.rows]
@@ -81,21 +79,21 @@ class Sheet:
         return "\n".join([*shown, self.note] if self.note else shown)
 
     def _repr_html_(self) -> str:
-        """Return the table for a notebook; numbers to the right."""
-        sides = [
-            "left" if row and isinstance(row[0], str) else "right" for row in (self[name] for name in self.columns)
-        ]
-        head = "".join(
-            f'<th style="text-align:{side}">{html.escape(name)}</th>'
-            for name, side in zip(self.columns, sides, strict=True)
-        )
-        body = "".join(f"<tr>{''.join(map(_html_cell, row))}</tr>" for row in self.rows)
+        """Return the table for a notebook, with numbers aligned to the right."""
+
+        def cell(tag: str, value: Cell, like: Cell) -> str:
+            side = "left" if isinstance(like, str) else "right"
+            return f'<{tag} style="text-align:{side}">{html.escape(_shown(value))}</{tag}>'
+
+        first = self.rows[0] if self.rows else (0,) * len(self.columns)
+        head = "".join(cell("th", name, like) for name, like in zip(self.columns, first, strict=True))
+        body = "".join(f"<tr>{''.join(cell('td', value, value) for value in row)}</tr>" for row in self.rows)
         note = f"<p><strong>{html.escape(self.note)}</strong></p>" if self.note else ""
         return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
 
 
 def _shown(value: Cell) -> str:
-    """Return a value as it stands in a table: numbers short, large ones grouped."""
+    """Return a value as printed in a table: two decimals, thousands separated."""
     if isinstance(value, str):
         return value
     if isinstance(value, int):
@@ -103,17 +101,12 @@ def _shown(value: Cell) -> str:
     return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:,.2f}"
 
 
-def _html_cell(value: Cell) -> str:
-    side = "left" if isinstance(value, str) else "right"
-    return f'<td style="text-align:{side}">{html.escape(_shown(value))}</td>'
-
-
 # --- One event -----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Collisions:
-    """The leptons of some events, and where they are from."""
+class Events:
+    """The leptons of some events, and their origin."""
 
     leptons: Leptons
     dataset: str
@@ -121,16 +114,16 @@ class Collisions:
 
     @property
     def heading(self) -> str:
-        """What stands above a picture of these events."""
+        """Title of a picture of these events."""
         return f"{self.dataset} {'— simulated collisions' if self.simulated else '(CMS Open Data)'}"
 
     @property
-    def events(self) -> int:
+    def n_events(self) -> int:
         """Number of events."""
         return self.leptons.n_events
 
 
-def collisions(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Collisions:
+def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     """Read the leptons of the first events of a dataset.
 
     Parameters
@@ -138,7 +131,7 @@ def collisions(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Coll
     campaign, dataset
         A campaign and the name of one of its datasets; its first file is read.
     most
-        Read no more than so many events.
+        Maximum number of events.
 
     Raises
     ------
@@ -149,21 +142,21 @@ def collisions(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Coll
     """
     wanted = campaign.dataset(dataset)
     file = wanted.files[0]
-    entries = {file.url: file.events or events.inspect(file, campaign.schema).entries}
+    entries = {file.url: file.events or inspect(file, campaign.schema).entries}
     alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
     chunk = datasets.plan_chunks(alone, entries, most)[0]
-    return Collisions(events.read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
+    return Events(read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
 
 
-def event_table(sample: Collisions, event: int, selection: Selection | None = None) -> Sheet:
-    """Return the leptons of one event as a table; with a selection also which of them it calls good.
+def event_table(events: Events, event: int, selection: Selection | None = None) -> Table:
+    """Return the leptons of one event as a table; with a selection, also which of them are good.
 
-    ``pt`` in GeV, ``phi`` in radians, ``dxy`` and ``dz`` in cm; ``sip`` is the distance from the collision point
-    divided by its uncertainty. A quantity that does not exist is a dash.
+    ``pt`` in GeV, ``phi`` in radians, ``dxy`` and ``dz`` in cm; ``sip`` is the impact parameter divided by its
+    uncertainty. A dash stands for a quantity that the file does not have.
     """
     columns = ("#", "lepton", "pt", "eta", "phi", "isolation", "dxy", "dz", "sip", *(("good",) if selection else ()))
     rows: Rows = []
-    leptons = sample.leptons
+    leptons = events.leptons
     for flavour in FLAVOURS:
         places = _range(leptons, flavour, event)
         flags = [None] * len(places) if selection is None else good_leptons(leptons, flavour, selection, places)
@@ -175,28 +168,28 @@ def event_table(sample: Collisions, event: int, selection: Selection | None = No
                     *(() if flag is None else ("yes" if flag else "no",)),
                 )
             )
-    return Sheet(columns, tuple(rows))
+    return Table(columns, tuple(rows))
 
 
-def lepton_counts(sample: Collisions) -> Sheet:
-    """Return how many events have no, one, two, … muons, and how many have so many electrons."""
-    numbers = [np.bincount(np.diff(getattr(sample.leptons, f"{flavour}_offsets"))) for flavour in FLAVOURS]
+def lepton_counts(events: Events) -> Table:
+    """Return how many events have 0, 1, 2, … muons, and how many have so many electrons."""
+    numbers = [np.bincount(np.diff(getattr(events.leptons, f"{flavour}_offsets"))) for flavour in FLAVOURS]
     muons, electrons = (np.pad(n, (0, max(map(len, numbers)) - len(n))).tolist() for n in numbers)
-    return Sheet(
+    return Table(
         ("leptons", "events with so many muons", "with so many electrons"),
         tuple(zip(range(len(muons)), muons, electrons, strict=True)),
     )
 
 
-def invariant_mass(sample: Collisions, event: int) -> float:
-    """Return the mass in GeV of all leptons of an event together."""
-    places = [(flavour, i) for flavour in FLAVOURS for i in _range(sample.leptons, flavour, event)]
-    total = sum((_four_vector(sample.leptons, *place).vector for place in places), np.zeros(4))
+def invariant_mass(events: Events, event: int) -> float:
+    """Return the invariant mass of all leptons of an event in GeV."""
+    places = [(flavour, i) for flavour in FLAVOURS for i in _range(events.leptons, flavour, event)]
+    total = sum((_four_vector(events.leptons, *place).vector for place in places), np.zeros(4))
     return float(_mass(total))
 
 
 def _range(leptons: Leptons, flavour: str, event: int) -> range:
-    """Return where the leptons of one flavour of an event stand in their columns."""
+    """Return the indices of an event's leptons of one flavour in their columns."""
     offsets = getattr(leptons, f"{flavour}_offsets")
     if not 0 <= event < leptons.n_events:
         raise IndexError(f"no event {event}; there are {leptons.n_events}, numbered from 0")
@@ -204,7 +197,7 @@ def _range(leptons: Leptons, flavour: str, event: int) -> range:
 
 
 def _lepton_row(leptons: Leptons, flavour: str, i: int) -> tuple[Cell, ...]:
-    """Return what is shown of one lepton; a dash where the files do not have a quantity, or have none for it."""
+    """Return the row of one lepton; a dash where the file does not have a quantity, or has no value for it."""
     column = kernel.columns_of(leptons, flavour)
     absent = {name.removeprefix(f"{flavour}_") for name in missing_quantities(leptons)}
     names = ("pt", "eta", "phi", "isolation", "dxy", "dz")
@@ -217,16 +210,16 @@ def _lepton_row(leptons: Leptons, flavour: str, i: int) -> tuple[Cell, ...]:
 
 
 def sip(column: Flavour) -> Floats:
-    """Return √(dxy² + dz²) / √(σ_dxy² + σ_dz²) of each lepton; NaN where one of them does not exist."""
+    """Return √(dxy² + dz²) / √(σ_dxy² + σ_dz²) of each lepton, (n,); NaN where one of them is missing."""
     parts = [np.asarray(values, np.float64) for values in (column.dxy, column.dz, column.dxy_error, column.dz_error)]
     dxy, dz, dxy_error, dz_error = (np.where(values == SENTINEL, np.nan, values) for values in parts)
     return np.asarray(np.hypot(dxy, dz) / np.hypot(dxy_error, dz_error))
 
 
 def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: range | None = None) -> Flags:
-    """Say which leptons a selection calls good, (n,) bool; ``which`` asks for some of them only.
+    """Return which leptons are good according to a selection, (n,) bool; ``which`` limits it to some of them.
 
-    The rule itself is the compiled one of the analysis, `kernel.is_good`.
+    The rule is the compiled one of the analysis, `kernel.is_good`.
     """
     column, cuts = kernel.columns_of(leptons, flavour), kernel.cuts_of(selection)
     limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]
@@ -235,13 +228,13 @@ def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: ra
     return np.array([is_good(column, i, *limits, cuts) for i in places], bool)
 
 
-def ways_to_pair(sample: Collisions, event: int) -> Sheet:
-    """Return every way to make two Z bosons of the leptons of an event, the one with the best Z first.
+def zz_pairings(events: Events, event: int) -> Table:
+    """Return every way to pair the leptons of an event into two Z bosons, the one with the best Z first.
 
     A pair has one flavour and opposite charges, and the two pairs share no lepton. Leptons are numbered as in
-    `event_table`; masses in GeV; ``away`` is how far the better mass is from that of the Z boson.
+    `event_table`; masses in GeV; ``away`` is the distance of the better mass from that of the Z boson.
     """
-    leptons = sample.leptons
+    leptons = events.leptons
     fours = [_four_vector(leptons, flavour, i) for flavour in FLAVOURS for i in _range(leptons, flavour, event)]
     pairs = [(i, j) for j in range(len(fours)) for i in range(j) if fours[i].partner(fours[j])]
     rows: Rows = []
@@ -254,7 +247,7 @@ def ways_to_pair(sample: Collisions, event: int) -> Sheet:
                     (names[0], round(masses[0], 2), names[1], round(masses[1], 2), round(abs(masses[0] - MASS_Z), 2))
                 )
     rows.sort(key=lambda row: float(row[-1]))
-    return Sheet(("pair 1", "mass 1", "pair 2", "mass 2", "away"), tuple(rows))
+    return Table(("pair 1", "mass 1", "pair 2", "mass 2", "away"), tuple(rows))
 
 
 class _FourVector(NamedTuple):
@@ -292,13 +285,13 @@ def _pair_mass(fours: list[_FourVector], pair: tuple[int, int]) -> float:
     return float(_mass(fours[pair[0]].vector + fours[pair[1]].vector))
 
 
-def draw_event(sample: Collisions, event: int) -> Figure:
-    """Draw the leptons of one event in a sketch of CMS: on the left along the beam, on the right from the side.
+def plot_event(events: Events, event: int) -> Figure:
+    """Draw the leptons of one event in a sketch of CMS: transverse view on the left, side view on the right.
 
-    Tracks are helices in the field of the magnet, so that charge and momentum can be seen. Electrons end in the
-    calorimeter, muons leave the detector. The sketch has the sizes of CMS but none of its details.
+    Tracks are helices in the magnetic field, so that charge and momentum can be seen. Electrons end in the calorimeter,
+    muons leave the detector. The sketch has the sizes of CMS but none of its details.
     """
-    leptons = sample.leptons
+    leptons = events.leptons
     with styled():
         figure = ShownFigure(figsize=(9.6, 4.3))
         front, side = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.45), "wspace": 0.03})
@@ -310,7 +303,7 @@ def draw_event(sample: Collisions, event: int) -> Figure:
                 number += 1
                 _draw_lepton(front, side, kernel.columns_of(leptons, flavour), flavour, i, number)
         run, section, place = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
-        title = f"{sample.heading}: run {run}, luminosity section {section}, event {place}"
+        title = f"{events.heading}: run {run}, luminosity section {section}, event {place}"
         figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
     return figure
 
@@ -354,7 +347,7 @@ def _draw_lepton(front: Axes, side: Axes, column: Flavour, flavour: str, i: int,
 
 
 def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tuple[Floats, Floats, Floats]:
-    """Return the points of a lepton's path in metres, from the collision to where it leaves or is stopped.
+    """Return the points of a lepton's path in metres, from the collision to where it leaves or stops.
 
     Parameters
     ----------
@@ -365,15 +358,15 @@ def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tu
 
     Notes
     -----
-    Small straight steps; the field is 3.8 T inside the coil and −1.8 T in the iron. In a field along +z a positive
-    charge turns clockwise, seen against z.
+    Small straight steps; the field is 3.8 T inside the coil and −1.8 T in the iron yoke. In a field along +z a positive
+    charge turns clockwise, seen from +z.
     """
     radius, half = (OUTSIDE, OUTSIDE_HALF_LENGTH) if leaves else (CALORIMETER, CALORIMETER_HALF_LENGTH)
     step, points, direction = 0.05, [(0.0, 0.0, 0.0)], phi
     while math.hypot(*points[-1][:2]) < radius and abs(points[-1][2]) < half and len(points) < 1000:
         x, y, z = points[-1]
         inside = math.hypot(x, y) < COIL and abs(z) < COIL_HALF_LENGTH
-        direction -= charge * CURVATURE * (FIELD_INSIDE if inside else FIELD_OUTSIDE) * step / pt
+        direction -= charge * CURVATURE * (FIELD_TESLA if inside else RETURN_FIELD_TESLA) * step / pt
         points.append((x + step * math.cos(direction), y + step * math.sin(direction), z + step * math.sinh(eta)))
     x, y, z = np.array(points).T
     return x, y, z
@@ -383,18 +376,18 @@ def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tu
 
 
 def pair_masses(
-    sample: Collisions, flavour: str = "muon", *, same_charge: bool = False, selection: Selection | None = None
+    events: Events, flavour: str = "muon", *, same_charge: bool = False, selection: Selection | None = None
 ) -> Floats:
     """Return the mass of every pair of leptons of one flavour and opposite (or the same) charge.
 
     Parameters
     ----------
-    sample, flavour
+    events, flavour
         The events, and ``"muon"`` or ``"electron"``.
     same_charge
-        Pairs of the same charge instead: what a Z boson cannot make.
+        Pairs of the same charge instead, which cannot come from a Z boson.
     selection
-        Use only leptons that this selection calls good; None: all.
+        Use only leptons that are good according to this selection; None: all.
 
     Returns
     -------
@@ -402,8 +395,8 @@ def pair_masses(
         In GeV.
     """
     if flavour not in FLAVOURS:
-        raise ValueError(f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}")
-    leptons = sample.leptons
+        raise OptionError(f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}")
+    leptons = events.leptons
     column, offsets = kernel.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
     first, second = _pairs(offsets)
     wanted = (column.charge[first] == column.charge[second]) == same_charge
@@ -415,7 +408,7 @@ def pair_masses(
 
 
 def _pairs(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return both places of every pair within an event, from where each event's leptons start."""
+    """Return the indices of both leptons of every pair within an event, given the offsets of the events."""
     starts, counts = offsets[:-1], np.diff(offsets)
     found = [
         (starts[counts > j] + i, starts[counts > j] + j) for j in range(1, int(counts.max(initial=0))) for i in range(j)
@@ -425,8 +418,8 @@ def _pairs(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.N
     return np.concatenate(first), np.concatenate(second)
 
 
-def draw_masses(
-    sample: Collisions,
+def plot_masses(
+    events: Events,
     masses: Mapping[str, Floats],
     *,
     low: float,
@@ -435,10 +428,10 @@ def draw_masses(
     label: str = "mass of the pair [GeV]",
     mark: float | None = None,
 ) -> Figure:
-    """Draw how often each mass occurs, one line for each name; ``mark`` draws a dashed line at a mass in GeV."""
+    """Draw a histogram of each set of masses by its name; ``mark`` draws a dashed line at a mass in GeV."""
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
-        axes = _axes(figure, label, f"pairs / {(high - low) / bins:.3g} GeV", sample.heading)
+        axes = _axes(figure, label, f"pairs / {(high - low) / bins:.3g} GeV", events.heading)
         for colour, (name, values) in zip(("#0072B2", "#D55E00", "#009E73", "0.4"), masses.items(), strict=False):
             counts, edges = np.histogram(values, bins, (low, high))
             axes.stairs(counts, edges, label=name, color=colour, linewidth=1.5)
@@ -450,7 +443,7 @@ def draw_masses(
 
 
 def _axes(figure: Figure, label: str, vertical: str, heading: str, note: str = "") -> Axes:
-    """Return axes that fill the figure, in the sizes of these small plots; above them where from, and what lacks."""
+    """Return axes that fill the figure, with a heading and a note above them."""
     top = 0.87 if note else 0.92
     axes = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.975, "bottom": 0.14, "top": top})
     axes.set_xlabel(label, fontsize=10)
@@ -464,10 +457,10 @@ def _axes(figure: Figure, label: str, vertical: str, heading: str, note: str = "
 # --- Results -------------------------------------------------------------------------------------------------
 
 
-def yields(result: Result, window: str = "118-130") -> Sheet:
+def yields(result: Result, window: str = "118-130") -> Table:
     """Return expected and observed events in a window of the four-lepton mass, per process and channel."""
     if window not in result.windows:
-        raise KeyError(f"no window {window!r}; there are {', '.join(result.windows)}")
+        raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
     numbers = {p: [per[channel].expected for channel in CHANNELS] for p, per in result.windows[window].items()}
     rows: Rows = [(p, *(round(n, 2) for n in (*found, sum(found)))) for p, found in numbers.items() if p != DATA]
     if rows:
@@ -475,19 +468,19 @@ def yields(result: Result, window: str = "118-130") -> Sheet:
         rows.append((PREDICTED, *(round(n, 2) for n in (*total, sum(total)))))
     if DATA in numbers:
         rows.append((DATA, *(round(n) for n in (*numbers[DATA], sum(numbers[DATA])))))
-    return Sheet(("process", *CHANNELS, "all"), tuple(rows), coverage_text(result))
+    return Table(("process", *CHANNELS, "all"), tuple(rows), coverage_text(result))
 
 
-def windows(result: Result, *names: str) -> Sheet:
-    """Return what is predicted and counted in some windows of the four-lepton mass; all windows if none is named."""
+def windows(result: Result, *names: str) -> Table:
+    """Return expected and observed events in some windows of the four-lepton mass; all windows if none is named."""
     found = {name: yields(result, name) for name in names or tuple(result.windows)}
-    shown = [p for p in (PREDICTED, DATA) if any(p in sheet["process"] for sheet in found.values())]
-    rows = [(name, *(sheet["all"][sheet["process"].index(p)] for p in shown)) for name, sheet in found.items()]
-    return Sheet(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows), coverage_text(result))
+    shown = [p for p in (PREDICTED, DATA) if any(p in table["process"] for table in found.values())]
+    rows = [(name, *(table["all"][table["process"].index(p)] for p in shown)) for name, table in found.items()]
+    return Table(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows), coverage_text(result))
 
 
-def what_was_run(result: Result) -> Sheet:
-    """Return what identifies a result: code, campaign, selection, and how much of the events it holds."""
+def summary(result: Result) -> Table:
+    """Return what identifies a result: code, campaign, selection, and how many of the events are in it."""
     code, (done, total) = result.provenance["code"], result.coverage.events
     commit = str(code["git_commit"] or "not from a git checkout")[:12]
     rows = (
@@ -498,44 +491,50 @@ def what_was_run(result: Result) -> Sheet:
         ("events", f"{done:,} of {total:,}"),
         ("complete", "yes" if result.complete else "no"),
     )
-    return Sheet(("what", "which"), rows)
+    return Table(("what", "which"), rows)
 
 
-def cutflow(result: Result, channel: str = "4mu") -> Sheet:
-    """Return how many events of each process are left after each cut: expected for simulation, counted for data."""
-    processes = dict.fromkeys(dataset.process for dataset in result.campaign.datasets)
-    left: dict[str, list[float]] = {process: [0.0] * len(CUT_NAMES) for process in processes}
-    for dataset in result.campaign.datasets:
-        for place, (_, count) in enumerate(result.cutflow.get(dataset.name, {}).get(channel, ())):
-            left[dataset.process][place] += count * result.weights[dataset.name][channel]
-    rows = [
-        (name, *(round(left[p][i]) if p == DATA else round(left[p][i], 2) for p in left))
-        for i, name in enumerate(CUT_NAMES)
-    ]
-    return Sheet(("cut", *left), tuple(rows), coverage_text(result))
+def cutflow(result: Result, channel: str = "4mu") -> Table:
+    """Return how many events of each process pass each cut: expected for simulation, counted for data.
 
-
-def events_between(result: Result, low: float, high: float) -> Sheet:
-    """Return the selected events of the data with a four-lepton mass from low to high (GeV), in order of mass."""
-    rows = result.candidates
-    is_data = np.array([dataset.is_data for dataset in result.campaign.datasets], bool)[rows.dataset]
-    found = np.flatnonzero(is_data & (low <= rows.mass_4l) & (rows.mass_4l < high))
-    names = [dataset.name for dataset in result.campaign.datasets]
-    listed = tuple(
-        (
-            names[rows.dataset[i]],
-            int(rows.entry[i]),
-            CHANNELS[rows.channel[i]],
-            *(round(float(m[i]), 2) for m in rows[7:10]),
+    KeyError names the known channels.
+    """
+    if channel not in CHANNELS:
+        raise KeyError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
+    none = [(name, 0) for name in CUT_NAMES]
+    flows = {
+        dataset.name: np.array(
+            [[n for _, n in result.cutflow.get(dataset.name, {}).get(one, none)] for one in CHANNELS], np.int64
         )
-        for i in found[np.argsort(rows.mass_4l[found])]
+        for dataset in result.campaign.datasets
+    }
+    left = result.normalised(range(len(CUT_NAMES) + 1), flows).by_process()
+    index = CHANNELS.index(channel)
+    rows = [
+        (name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(CUT_NAMES)
+    ]
+    return Table(("cut", *left), tuple(rows), coverage_text(result))
+
+
+def candidates_in(result: Result, low: float, high: float) -> Table:
+    """Return the selected events of the data with low ≤ four-lepton mass < high (GeV), in order of mass."""
+    datasets, rows = result.campaign.datasets, result.candidates
+    is_data = np.array([dataset.is_data for dataset in datasets], bool)[rows.dataset]
+    found = rows.rows(is_data & (low <= rows.mass_4l) & (rows.mass_4l < high))
+    found = found.rows(np.argsort(found.mass_4l))
+    listed = zip(
+        [datasets[i].name for i in found.dataset],
+        found.entry.tolist(),
+        [CHANNELS[i] for i in found.channel],
+        *([round(one, 2) for one in mass.tolist()] for mass in (found.mass_4l, found.mass_z1, found.mass_z2)),
+        strict=True,
     )
     columns = ("dataset", "entry", "channel", "mass_4l", "mass_z1", "mass_z2")
-    return Sheet(columns, listed, coverage_text(result))
+    return Table(columns, tuple(listed), coverage_text(result))
 
 
-def draw_scan(fit: FitResult) -> Figure:
-    """Draw how much worse the fit becomes for other signal strengths; dashed where it is one standard deviation."""
+def plot_scan(fit: FitResult) -> Figure:
+    """Draw the likelihood profile of a fit; the dashed line is one standard deviation."""
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.4))
         axes = _axes(figure, "signal strength (1 = as predicted)", "−2 ln L above its minimum", fit.model.note)
@@ -551,9 +550,9 @@ def draw_scan(fit: FitResult) -> Figure:
 
 
 class Quantity(NamedTuple):
-    """What one or two cuts look at: its name in a picture and its range, and these cuts as loose as can be.
+    """What one or two cuts are compared with: axis label and range, and the values that switch these cuts off.
 
-    ``compared`` names it for `exploring.quantity`.
+    ``compared`` is the cut that stands for it in `exploring.quantity`.
     """
 
     title: str
@@ -573,16 +572,16 @@ QUANTITIES = {
     "mass_z1": Quantity(SYMBOLS["mass_z1"], (0.0, 130.0), "z1_mass_min", {"z1_mass_min": 0.0, "z1_mass_max": LARGEST}),
     "mass_z2": Quantity(SYMBOLS["mass_z2"], (0.0, 130.0), "z2_mass_min", {"z2_mass_min": 0.0, "z2_mass_max": LARGEST}),
 }
-"""What `n_minus_one` can draw."""
+"""What `n_minus_one` takes."""
 
 
 @dataclass(frozen=True)
 class NMinusOne:
     """One quantity of all events that pass every cut but the one on it.
 
-    ``heading`` names the campaign, ``note`` says what the numbers lack. ``values``, ``weights`` and ``passes`` are by
-    process, each (n,): the quantity, the expected events that one event stands for, and whether the selection keeps it.
-    ``kept`` is the open interval outside which it keeps nothing.
+    ``heading`` names the campaign, ``note`` says what is missing. ``values``, ``weights`` and ``passes`` are by
+    process, each (n,): the quantity, the weight of the event, and whether it passes the cut. ``kept`` is the open
+    interval outside which the cut keeps nothing.
     """
 
     quantity: str
@@ -594,18 +593,18 @@ class NMinusOne:
     passes: Mapping[str, Flags]
 
     @property
-    def table(self) -> Sheet:
-        """Events of each process that the cut keeps and removes."""
+    def table(self) -> Table:
+        """Events of each process that pass and fail the cut."""
         rows: Rows = []
         for process, weights in self.weights.items():
             kept, removed = (float(weights[self.passes[process] == which].sum()) for which in (True, False))
             shown = (round(n) if process == DATA else round(n, 2) for n in (kept, removed))
             rows.append((process, *shown, round(100 * removed / (kept + removed or 1.0), 1)))
-        return Sheet(("process", "kept", "removed", "% removed"), tuple(rows), self.note)
+        return Table(("process", "kept", "removed", "% removed"), tuple(rows), self.note)
 
 
 def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMinusOne:
-    """Apply every cut but one, and return what that one cut would look at.
+    """Apply every cut but one, and return the quantity that this cut is compared with.
 
     Parameters
     ----------
@@ -617,10 +616,10 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     Raises
     ------
     KeyError
-        If there is no such quantity; lists those there are.
+        If there is no such quantity; names the known ones.
     """
     if quantity not in QUANTITIES:
-        raise KeyError(f"no quantity {quantity!r}; there are {', '.join(QUANTITIES)}")
+        raise KeyError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
     looked_at = QUANTITIES[quantity]
     *_, result = engine.run(campaign, selection.replace(**looked_at.left_out))
     sample = Sample.load(result)
@@ -636,12 +635,15 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
         for i in range(3)
     )
     heading = f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title
-    kept = _kept(selection, looked_at.left_out)
-    return NMinusOne(quantity, heading, coverage_text(result), kept, values, weights_of, passes)
+    limits = {cut: getattr(selection, cut) for cut in looked_at.left_out}
+    # The looser limit, if those of muons and electrons differ.
+    low = min((limit for cut, limit in limits.items() if cut.endswith("_min")), default=-math.inf)
+    high = max(limit for cut, limit in limits.items() if cut.endswith("_max"))
+    return NMinusOne(quantity, heading, coverage_text(result), (low, high), values, weights_of, passes)
 
 
 def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str]) -> Flags:
-    """Return which candidates pass these cuts of a selection; without a lepton of its flavour a cut is passed."""
+    """Return which candidates pass these cuts of a selection; a cut on a flavour that is absent is passed."""
     passes = np.ones(len(found.picked[part.dataset]), bool)
     for cut in cuts:
         values, _ = exploring.quantity(part, found, cut)
@@ -650,25 +652,19 @@ def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str
     return passes
 
 
-def _kept(selection: Selection, cuts: Iterable[str]) -> tuple[float, float]:
-    """Return the interval outside which these cuts keep nothing: the looser one where muons and electrons differ."""
-    limits = {cut: getattr(selection, cut) for cut in cuts}
-    low = [limit for cut, limit in limits.items() if cut.endswith("_min")]
-    high = [limit for cut, limit in limits.items() if cut.endswith("_max")]
-    return min(low, default=-math.inf), max(high)
+def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
+    """Draw the result of `n_minus_one`: stacked prediction, data as points, what the cut removes in grey.
 
-
-def draw_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
-    """Draw what `n_minus_one` returned: prediction stacked, data as points, what the cut removes in grey."""
+    The first and last bin include the underflow and overflow.
+    """
     title, (low, high), *_ = QUANTITIES[found.quantity]
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
         axes = _axes(figure, title, "events (all other cuts applied)", found.heading, found.note)
         bottom = np.zeros(bins)
-        for process in sorted(found.values, key=_stack_place):
-            counts, edges = np.histogram(
-                _inside(found.values[process], low, high), bins, (low, high), weights=found.weights[process]
-            )
+        for process in sorted(stack_order(found.values), key=lambda process: process == DATA):
+            inside = np.clip(found.values[process], low, np.nextafter(high, low))
+            counts, edges = np.histogram(inside, bins, (low, high), weights=found.weights[process])
             if process == DATA:
                 centres = (edges[1:] + edges[:-1])[counts > 0] / 2
                 counts = counts[counts > 0]
@@ -678,35 +674,12 @@ def draw_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
             patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=LABELS.get(process, process))
             patch.set(facecolor=COLOURS.get(process, "0.6"), edgecolor="none")
             bottom = bottom + counts
-        _shade(axes, found.kept, (low, high))
+        for begin, end in ((low, found.kept[0]), (found.kept[1], high)):
+            if begin < end:  # what the cut removes
+                axes.axvspan(begin, end, facecolor="0.5", alpha=0.25, edgecolor="none", zorder=3)
+        for edge in found.kept:
+            if low < edge < high:
+                axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
         axes.set(xlim=(low, high), yscale="log", ylim=(0.02, None))
         axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3)
     return figure
-
-
-def _inside(values: Floats, low: float, high: float) -> Floats:
-    """Return values with those beyond the axis in its last bin."""
-    return np.clip(values, low, np.nextafter(high, low))
-
-
-def _stack_place(process: str) -> int:
-    """Return where a process stands in the stack; data come last, on top."""
-    order = (*COLOURS, DATA)
-    return order.index(process) if process in order else -1
-
-
-def _shade(axes: Axes, kept: tuple[float, float], limits: tuple[float, float]) -> None:
-    """Grey out what a cut removes."""
-    for low, high in _outside(kept, limits):
-        axes.axvspan(low, high, facecolor="0.5", alpha=0.25, edgecolor="none", zorder=3)
-    for edge in kept:
-        if limits[0] < edge < limits[1]:
-            axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
-
-
-def _outside(kept: tuple[float, float], limits: tuple[float, float]) -> Iterable[tuple[float, float]]:
-    """Yield the parts of an axis outside an interval."""
-    if kept[0] > limits[0]:
-        yield limits[0], kept[0]
-    if kept[1] < limits[1]:
-        yield kept[1], limits[1]

@@ -1,8 +1,8 @@
 """Figures made from a Result: the mass spectrum with its data, prediction and coverage.
 
-Every figure is built without pyplot and leaves the global settings as they are, so that it can be made in a
-thread while a notebook draws something else. What a reader must not miss is written on the figure: that
-the data are simulated, and which part of the events it shows when a run is incomplete.
+Every figure is made without pyplot and leaves the global settings unchanged, so that it can be made in a thread while a
+notebook draws something else. A figure states whether the data are simulated and, if a run is incomplete, which part of
+the events it shows.
 """
 
 from __future__ import annotations
@@ -25,13 +25,14 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.special import betainc, gammainc, gammaincinv, ndtri
 
+from higgsnb import histograms
 from higgsnb.atomic import atomic_write
+from higgsnb.errors import OptionError
 from higgsnb.spectrum import stack_order
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.legend import Legend
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
-# From the bottom of the stack to its top, in Okabe and Ito's palette: told apart with every colour blindness.
+# Okabe and Ito's palette, which people with any colour blindness can tell apart.
 COLOURS = {"zx": "#009E73", "zz": "#56B4E9", "higgs": "#D55E00"}
 OTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 LABELS = {"higgs": "H → ZZ* → 4ℓ", "zz": "ZZ*, Zγ* → 4ℓ", "zx": "Z + X"}
@@ -51,15 +52,15 @@ SIZE_INCHES = (7.0, 6.2)
 DPI = 150
 SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; longer than the ticks
 
-# The settings of matplotlib are global: while one figure is styled, another thread has to wait.
+# matplotlib's settings are global: only one thread at a time can style a figure.
 _STYLE_LOCK = threading.RLock()
 
 
 class ShownFigure(Figure):
-    """A Figure that a notebook shows although pyplot does not know it."""
+    """A Figure that a notebook shows although pyplot does not manage it."""
 
     def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """Return the PNG at twice the size it is shown in, for screens with fine pixels."""
+        """Return a PNG with twice the resolution it is shown at, for high-density screens."""
         data = io.BytesIO()
         with styled():
             self.savefig(data, format="png", dpi=2 * 80, metadata={"Software": None})
@@ -70,39 +71,43 @@ class ShownFigure(Figure):
 def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = None) -> Figure:
     """Draw data and prediction over one of a result's histograms, by default the four-lepton mass.
 
-    Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked,
-    with the statistical uncertainty of the simulation hatched. The lower panel shows how far the data are
-    from the prediction in standard deviations; see `deviation`.
+    Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked, with the
+    statistical uncertainty of the simulation hatched. The lower panel shows the deviation of the data from the
+    prediction in standard deviations, see `deviation`.
 
     Parameters
     ----------
     result
-        A result, complete or not; the figure says which.
+        A result; if it is incomplete, the figure says so.
     histogram
         The name of a histogram in ``result.histograms``.
     ax
-        Draw here, without a lower panel. By default a new figure is made.
+        Axes to draw on, without a lower panel; default: a new figure.
 
     Returns
     -------
     matplotlib.figure.Figure
-        The figure of `ax`, or a new one that pyplot does not keep.
+        The figure of `ax`, or a new one that pyplot does not manage.
 
     Raises
     ------
     KeyError
-        If there is no histogram of that name; lists those there are.
+        If there is no such histogram; names the known ones.
     """
     spectrum = result.spectrum(histogram).combined()
     with styled():
         figure, panel, lower = _panels(ax, spectrum)
-        size = _font_size(panel)
+        width = panel.get_window_extent().width / panel.figure.dpi
+        size = float(np.clip(1.85 * width, 5.0, 11.5))  # of the font, in points
         stack = _draw_prediction(panel, spectrum)
         points = _draw_data(panel, spectrum, size, simulated=result.simulated)
         panel.set_xlim(spectrum.edges[0], spectrum.edges[-1])
-        variable = _axis_label(result, histogram)
+        axis = histograms.axis(histogram)
+        variable = SYMBOLS.get(axis.variable, axis.title)
         _label_axes(panel, lower, variable, per_bin_label(spectrum.edges, histogram, variable), size)
-        _draw_heading(panel, result, size)
+        above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
+        panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
+        panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], size)
         if lower is not None:
             _draw_deviation(lower, spectrum)
@@ -110,9 +115,9 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
 
 
 def save(figure: Figure, folder: str | Path) -> list[Path]:
-    """Write ``mass_4l.png`` and ``mass_4l.svg`` into an existing folder, the same bytes for the same figure.
+    """Write ``mass_4l.png`` and ``mass_4l.svg`` into an existing folder; the same figure gives the same bytes.
 
-    A file of the same name is replaced once the new one is complete.
+    Existing files are replaced once the new ones are complete.
 
     Returns
     -------
@@ -149,8 +154,8 @@ def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Float
 
     Notes
     -----
-    F. Garwood, Biometrika 28 (1936) 437: quantiles of chi-squared, here as inverses of the incomplete gamma
-    function.
+    F. Garwood, Biometrika 28 (1936) 437. The same numbers as ``hist.intervals.poisson_interval``, which takes 0.7 s of
+    CPU time to import (``scipy.stats``).
     """
     observed = np.asarray(counts, dtype=np.float64)
     tail = (1.0 - level) / 2.0
@@ -159,11 +164,10 @@ def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Float
 
 
 def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.ArrayLike) -> Floats:
-    """Return how far counts are from what is expected, in standard deviations with a sign.
+    """Return the deviation of counts from their expectation, in standard deviations with a sign.
 
-    The Poisson probability of a deviation at least as large, including the uncertainty of the expectation,
-    turned into the number of standard deviations of a normal distribution. Unlike a ratio or a pull it is
-    right for a few events and for empty bins.
+    The Poisson probability of a deviation at least as large, including the uncertainty of the expectation, expressed as
+    standard deviations of a normal distribution. Unlike a ratio or a pull it is valid for few events and empty bins.
 
     Parameters
     ----------
@@ -173,8 +177,8 @@ def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.Arra
     Returns
     -------
     array
-        Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where
-        nothing is expected.
+        Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where nothing is
+        expected.
 
     Notes
     -----
@@ -184,33 +188,28 @@ def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.Arra
     known = mean > 0
     mean = np.where(known, mean, 1.0)
     excess = n > mean
-    # An excess counts n and more, a deficit n and fewer; the latter is what "n + 1 and more" leaves.
+    # Excess: P(n or more). Deficit: P(n or fewer) = 1 − P(n + 1 or more).
     threshold = np.where(excess, n, n + 1.0)
-    at_least = _probability_at_least(threshold, mean, spread)
+    # The probability of at least so many, the mean being gamma-distributed unless its variance is negligible.
+    certain = spread <= 1e-9 * mean**2
+    spread = np.where(certain, 1.0, spread)
+    smeared = betainc(threshold, mean**2 / spread, spread / (mean + spread))
+    at_least = np.where(certain, gammainc(threshold, mean), smeared)
     probability = np.where(excess, at_least, 1.0 - at_least)
     size = np.where(probability < 0.5, -ndtri(np.clip(probability, 1e-300, 0.5)), 0.0)
     return np.where(known, np.where(excess, size, -size), np.nan)
 
 
-def _probability_at_least(threshold: Floats, mean: Floats, variance: Floats) -> Floats:
-    """Return the probability of `threshold` (> 0) or more counts, the mean itself being gamma-distributed."""
-    certain = variance <= 1e-9 * mean**2
-    spread = np.where(certain, 1.0, variance)
-    exact = gammainc(threshold, mean)
-    smeared = betainc(threshold, mean**2 / spread, spread / (mean + spread))
-    return np.asarray(np.where(certain, exact, smeared))
-
-
 def colour(process: str, others: list[str]) -> str:
-    """Return the colour of a process; ``others`` are those that have no fixed one."""
+    """Return the colour of a process; ``others`` are the processes without a fixed colour."""
     return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """Apply the style, whatever the user's is, for as long as a figure is made or written and no longer."""
+    """Apply the package's style, and restore the user's on exit."""
     settings = {
-        # Families by name and a complete set of mathematical fonts: the texts keep them when drawn later.
+        # Named font families and a complete set of math fonts: texts that are drawn later keep them.
         "font.family": ["TeX Gyre Heros", "DejaVu Sans"],
         "mathtext.fontset": "stixsans",
         "mathtext.default": "it",
@@ -227,11 +226,11 @@ def styled() -> Iterator[None]:
 
 
 def _panels(ax: Axes | None, spectrum: Spectrum) -> tuple[Figure, Axes, Axes | None]:
-    """Return the figure, the panel of the spectrum, and the lower one if there are data and a prediction."""
+    """Return the figure, the main panel, and the lower panel if there are data and a prediction."""
     if ax is not None:
         figure = ax.get_figure(root=True)
         if figure is None:
-            raise ValueError("these axes belong to no figure; make them with figure.subplots()")
+            raise OptionError("these axes belong to no figure", "Make them with figure.subplots().")
         return figure, ax, None
     figure = ShownFigure(figsize=SIZE_INCHES)
     margins = {"left": 0.105, "right": 0.975, "bottom": 0.1, "top": 0.94}
@@ -243,14 +242,8 @@ def _panels(ax: Axes | None, spectrum: Spectrum) -> tuple[Figure, Axes, Axes | N
     return figure, panel, lower
 
 
-def _font_size(panel: Axes) -> float:
-    """Return a font size in points that suits the width of the panel."""
-    width = panel.get_window_extent().width / panel.figure.dpi
-    return float(np.clip(1.85 * width, 5.0, 11.5))
-
-
 def _draw_prediction(panel: Axes, spectrum: Spectrum) -> list[tuple[Any, str]]:
-    """Draw the stack and its uncertainty; return what a legend needs, from the bottom to the top."""
+    """Draw the stack and its uncertainty; return the legend entries from the bottom to the top."""
     processes = stack_order(spectrum.stack)
     others = [process for process in processes if process not in COLOURS]
     entries: list[tuple[Any, str]] = []
@@ -259,21 +252,20 @@ def _draw_prediction(panel: Axes, spectrum: Spectrum) -> list[tuple[Any, str]]:
         heights = spectrum.stack[process]
         patch = panel.stairs(bottom + heights, spectrum.edges, baseline=bottom, fill=True, label=process)
         patch.set(facecolor=colour(process, others), edgecolor="none")
-        entries.append((patch, f"{LABELS.get(process, process)}  ({_amount(heights.sum())})"))
+        n = heights.sum()
+        entries.append((patch, f"{LABELS.get(process, process)}  ({n:{'.1f' if n >= 1 else '.2g'}})"))
         bottom = bottom + heights
-    return [_draw_uncertainty(panel, spectrum), *entries] if entries else []
-
-
-def _draw_uncertainty(panel: Axes, spectrum: Spectrum) -> tuple[Any, str]:
+    if not entries:
+        return []
     total, error = spectrum.total, np.sqrt(spectrum.variance)
     panel.stairs(total, spectrum.edges, color="0.15", linewidth=0.8)
     band = panel.stairs(total + error, spectrum.edges, baseline=total - error, fill=True, hatch="//////")
     band.set(facecolor="none", edgecolor="0.25", linewidth=0)
-    return band, "Simulation stat. unc."
+    return [(band, "Simulation stat. unc."), *entries]
 
 
 def _draw_data(panel: Axes, spectrum: Spectrum, size: float, *, simulated: bool) -> list[tuple[Any, str]]:
-    """Draw the points of the bins that are not empty; return what a legend needs."""
+    """Draw the data points of the bins that are not empty; return the legend entry."""
     if spectrum.data is None:
         return []
     filled = spectrum.data > 0
@@ -301,41 +293,29 @@ def _label_axes(panel: Axes, lower: Axes | None, variable: str, per_bin: str, si
         panel.figure.align_ylabels([panel, lower])
 
 
-def _axis_label(result: Result, name: str) -> str:
-    axis: Any = result.histograms[name].axes[2]
-    return SYMBOLS.get(axis.name) or str(axis.label)
-
-
 def per_bin_label(edges: Floats, name: str, label: str) -> str:
-    """Return what the heights are: events, or leptons (four in an event), in a bin of so many GeV."""
+    """Return the label of the vertical axis: events, or leptons (four in an event), per bin of so many GeV."""
     unit = " GeV" if label.endswith("[GeV]") else ""
     return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
 
 
 def heading(result: Result) -> str:
-    """Return what kind of collisions these are."""
+    """Return the heading of a figure: real or simulated collisions."""
     if result.simulated:
         return f"higgsnb {result.campaign.name} — simulated collisions"
     has_data = any(dataset.is_data for dataset in result.campaign.datasets)
     return "CMS Open Data" if has_data else "CMS Open Data — simulated collisions only"
 
 
-def _draw_heading(panel: Axes, result: Result, size: float) -> None:
-    """Write above the frame: on the left what kind of collisions these are, on the right how many."""
-    above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
-    panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
-    panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
-
-
 def luminosity_label(result: Result) -> str:
-    """Return processed luminosity and energy, as they stand above the frame."""
+    """Return processed luminosity and energy, to be written above the frame."""
     processed, _ = result.coverage.luminosity_fb
     energies = " and ".join(f"{energy:g}" for energy in result.campaign.energies_tev)
     return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
 
 
 def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: float) -> Text:
-    """Write campaign and selection into the upper left corner, below `top` and no further than `right`."""
+    """Write campaign and selection into the upper left corner, below `top` and left of `right`."""
     left = _width(panel, SIDE_MARGIN * size)
     note = panel.text(left, top, "", fontsize=0.92 * size, va="top", transform=panel.transAxes)
     note.set_linespacing(1.35)
@@ -348,7 +328,7 @@ def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: flo
 
 
 def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
-    """Write what stands inside the frame, from its top: coverage if partial, then legend and selection."""
+    """Write inside the frame, from its top: coverage if partial, then legend and selection."""
     artists: list[Artist] = []
     top = 1.0
     if warning := coverage_text(result):
@@ -357,7 +337,13 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
     top -= _height(panel, 0.7 * size)
     right = 1.0
     if entries:
-        artists.append(_draw_legend(panel, entries, size, top))
+        handles, labels = zip(*entries, strict=True)
+        corner = (1.0 - _width(panel, SIDE_MARGIN * size), top)
+        none: dict[str, Any] = {"borderaxespad": 0.0, "borderpad": 0.0}
+        legend = panel.legend(
+            handles, labels, loc="upper right", bbox_to_anchor=corner, fontsize=0.92 * size, labelspacing=0.35, **none
+        )
+        artists.append(legend)
         right = _box(panel, artists[-1]).x0
     artists.append(_draw_notes(panel, result, size, top, right))
     _make_room(panel, spectrum, [_box(panel, artist) for artist in artists])
@@ -368,33 +354,22 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
 
 
 def coverage_text(result: Result) -> str:
-    """Return what a result lacks in one line, ``PARTIAL: 37 % of events, …``; empty if nothing."""
-    missing = [] if result.complete else [f"PARTIAL: {_share(result)}", _luminosity_share(result)]
+    """Return in one line what is missing from a result, ``PARTIAL: 37 % of events, …``; empty if nothing is."""
+    missing = []
+    if not result.complete:
+        done, total = result.coverage.events
+        files = "{} of {} files".format(*result.coverage.files)  # while the number of events is not known
+        missing.append(f"PARTIAL: {percent(done, total)} of events" if done < total else f"PARTIAL: {files}")
+        missing.append("{:.3g} of {:.3g} fb⁻¹".format(*result.coverage.luminosity_fb))
     if result.failed:
         missing.append(f"{len(result.failed)} file{'s' if len(result.failed) > 1 else ''} failed")
-    if result.missing_simulation:
-        missing.append(f"prediction without {_listed(result.missing_simulation)}")
+    if names := result.missing_simulation:
+        missing.append(f"prediction without {' and '.join(names) if len(names) < 3 else f'{len(names)} samples'}")
     return ", ".join(missing)
 
 
-def _share(result: Result) -> str:
-    """Return the share of the events, or of the files while the number of events is not known."""
-    done, total = result.coverage.events
-    if done < total:
-        return f"{percent(done, total)} of events"
-    return "{} of {} files".format(*result.coverage.files)
-
-
-def _luminosity_share(result: Result) -> str:
-    return "{:.3g} of {:.3g} fb⁻¹".format(*result.coverage.luminosity_fb)
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return " and ".join(names) if len(names) < 3 else f"{len(names)} samples"
-
-
 def percent(done: float, total: float) -> str:
-    """Return a share of something unfinished, which never says 100 %, nor 0 % if it is begun."""
+    """Return the share of unfinished work: never 100 %, and 0 % only if nothing is done."""
     share = 100.0 * done / total
     if share > 99.9:
         return "> 99.9 %"
@@ -402,7 +377,7 @@ def percent(done: float, total: float) -> str:
 
 
 def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
-    """Write a warning on a strip at the top of the frame, as wide as the frame; in two lines if need be."""
+    """Write a warning on a strip across the top of the frame, in two lines if necessary."""
     margin = _height(panel, 0.4 * size)
     warning = panel.text(0.5, 1.0 - margin, text, fontsize=size, fontweight="bold", color=WARNING_COLOUR)
     warning.set(ha="center", va="top", transform=panel.transAxes, zorder=6)
@@ -416,23 +391,8 @@ def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
     return strip
 
 
-def _draw_legend(panel: Axes, entries: list[tuple[Any, str]], size: float, top: float) -> Legend:
-    """Put the legend into the upper right corner, below `top` in axes coordinates."""
-    handles, labels = [entry[0] for entry in entries], [entry[1] for entry in entries]
-    return panel.legend(
-        handles,
-        labels,
-        loc="upper right",
-        bbox_to_anchor=(1.0 - _width(panel, SIDE_MARGIN * size), top),
-        fontsize=0.92 * size,
-        borderaxespad=0.0,
-        borderpad=0.0,
-        labelspacing=0.35,
-    )
-
-
 def _make_room(panel: Axes, spectrum: Spectrum, boxes: list[Bbox]) -> None:
-    """Raise the upper end of the axis until nothing drawn reaches the boxes, given in axes coordinates."""
+    """Raise the upper end of the axis until nothing drawn overlaps the boxes, given in axes coordinates."""
     upper = spectrum.total + np.sqrt(spectrum.variance)
     if spectrum.data is not None:
         upper = np.maximum(upper, np.where(spectrum.data > 0, garwood(spectrum.data)[1], 0.0))
@@ -455,12 +415,8 @@ def _draw_deviation(lower: Axes, spectrum: Spectrum) -> None:
     lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, symmetric=True))
 
 
-def _amount(events: float) -> str:
-    return f"{events:.1f}" if events >= 1 else f"{events:.2g}"
-
-
 def _box(panel: Axes, artist: Artist) -> Bbox:
-    """Return what an artist covers, in axes coordinates."""
+    """Return the bounding box of an artist in axes coordinates."""
     return artist.get_window_extent().transformed(panel.transAxes.inverted())
 
 

@@ -289,10 +289,10 @@ class Result:
         KeyError names the known histograms.
         """
         counts = {dataset: histograms.counts_of(counts, name)[:, 1:-1] for dataset, counts in self.counts.items()}
-        return self._normalised(histograms.axis(name).edges, counts)
+        return self.normalised(histograms.axis(name).edges, counts)
 
-    def _normalised(self, edges: npt.ArrayLike, counts: Mapping[str, Integers]) -> Spectrum:
-        """Return the spectrum of counts (3, bins) by dataset; of what is not read yet nothing is expected."""
+    def normalised(self, edges: npt.ArrayLike, counts: Mapping[str, Integers]) -> Spectrum:
+        """Return the spectrum of counts (3, bins) by the name of the dataset; a dataset without weights counts as 0."""
         weights = {name: np.array([*by_channel.values()]) for name, by_channel in self.weights.items()}
         none = np.zeros(len(CHANNELS))
         return normalise(edges, [(d, counts[d.name], weights.get(d.name, none)) for d in self.campaign.datasets])
@@ -300,7 +300,7 @@ class Result:
     def _yields(self, count: Callable[[Integers], Integers]) -> dict[str, dict[str, Yield]]:
         """Return yields per process and channel from what ``count`` takes out of each dataset's counts."""
         counts = {name: count(counts)[:, np.newaxis] for name, counts in self.counts.items()}
-        return self._normalised([0.0, np.inf], counts).yields()
+        return self.normalised([0.0, np.inf], counts).yields()
 
     @cached_property
     def yields(self) -> dict[str, dict[str, Yield]]:

@@ -61,6 +61,10 @@ class Spectrum:
         """Variance of `total`."""
         return sum(self.variances.values(), np.zeros(len(self.edges) - 1))
 
+    def by_process(self) -> dict[str, npt.NDArray[Any]]:
+        """Return the expected events of each process, and the counts of the data, which come last."""
+        return {**self.stack} if self.data is None else {**self.stack, "data": self.data}
+
     def combined(self) -> Spectrum:
         """Return the sum over the channels, every array (n,)."""
         return self._apply(lambda values: values.sum(axis=0))

@@ -27,7 +27,6 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
-from higgsnb.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 
@@ -270,32 +269,25 @@ def _read_channels(result: Result) -> list[int]:
     return [channel for channel, name in enumerate(CHANNELS) if result.luminosity.shares[name] > 0.0]
 
 
-def _unread(result: Result) -> str:
-    """Return a note on the channels without luminosity and the primary datasets that would give it, or ""."""
-    channels = sorted(set(range(len(CHANNELS))) - set(_read_channels(result)))
-    missing = [
-        name
-        for name in PRIMARY_DATASET_ORDER
-        if any(name in CHANNEL_PRIMARY_DATASETS[one] and one in result.selection.channels(name) for one in channels)
-    ]
-    names = ", ".join(CHANNELS[channel] for channel in channels)
-    return f"without {names}: no luminosity of {' or '.join(missing)} processed" if channels else ""
-
-
 def _note(result: Result) -> str:
-    """Return what is missing from a result, in a few words."""
-    return "; ".join(filter(None, (_coverage_note(result), _unread(result))))
-
-
-def _coverage_note(result: Result) -> str:
-    """Return how much of the campaign a result covers, and whether it is simulated."""
-    kind = "simulated collisions" if result.simulated else ""
-    if result.complete:
-        return kind
-    done, total = result.coverage.events
-    failed = f", {len(result.failed)} files failed" if result.failed else ""
-    share = f"PARTIAL result: {done:,} of {total:,} events{failed}"
-    return f"{share}; {kind}" if kind else share
+    """Return what is missing from a result, in a few words: events, real data, channels without luminosity."""
+    notes = []
+    if not result.complete:
+        done, total = result.coverage.events
+        failed = f", {len(result.failed)} files failed" if result.failed else ""
+        notes.append(f"PARTIAL result: {done:,} of {total:,} events{failed}")
+    if result.simulated:
+        notes.append("simulated collisions")
+    unread = sorted(set(range(len(CHANNELS))) - set(_read_channels(result)))
+    if unread:
+        missing = [
+            name
+            for name in PRIMARY_DATASET_ORDER
+            if any(name in CHANNEL_PRIMARY_DATASETS[one] and one in result.selection.channels(name) for one in unread)
+        ]
+        names = ", ".join(CHANNELS[channel] for channel in unread)
+        notes.append(f"without {names}: no luminosity of {' or '.join(missing)} processed")
+    return "; ".join(notes)
 
 
 # --- The binned model ------------------------------------------------------------------------------------------
@@ -722,6 +714,7 @@ def fit_signal_strength(
     scan = np.linspace(
         max(best.strength - 2.5 * (best.strength - below), lowest), best.strength + 2.5 * up, scan_points
     )
+    asimov = fitted.with_observed(fitted.expectation(1.0, np.ones(len(fitted.unconstrained)))[0])
     freedom = len(fitted.observed) - 1 - len(fitted.unconstrained)
     return FitResult(
         signal_strength=best.strength,
@@ -730,7 +723,7 @@ def fit_signal_strength(
         q0=q0,
         significance=math.sqrt(q0),
         p_value=p_value_of(math.sqrt(q0)),
-        expected_significance=math.sqrt(_statistics(_asimov(fitted))[0]),
+        expected_significance=math.sqrt(_statistics(asimov)[0]),
         norm_factors=dict(zip(fitted.unconstrained, map(float, best.norm_factors), strict=True)),
         scan_strength=scan,
         scan_twice_nll=np.array([rise(strength) for strength in scan]),
@@ -749,11 +742,6 @@ def _model_of(result: Result | Model, **options: Any) -> Model:
     if given:
         raise TypeError(f"a Model has its options already, got {', '.join(given)}; give them to `statistics.model`")
     return result
-
-
-def _asimov(model: Model) -> Model:
-    """Return the model with data exactly as expected at strength 1."""
-    return model.with_observed(model.expectation(1.0, np.ones(len(model.unconstrained)))[0])
 
 
 def _crossings(rise: Callable[[float], float], best: float, lowest: float, highest: float) -> tuple[float, float]:

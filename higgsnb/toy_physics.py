@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from higgsnb.constants import MASS_MUON, MASS_Z, WIDTH_Z
+
 Array = NDArray[Any]
 BLOCK = 1 << 14  # collisions simulated at a time: their arrays stay in the processor's cache
-# PDG 2024: masses and widths in GeV; sin^2 of the weak mixing angle (effective, leptonic).
-MASS_Z, WIDTH_Z, MASS_HIGGS = 91.1876, 2.4955, 125.0
-MASS_MUON, MASS_ELECTRON, MASS_TAU = 0.1056583755, 0.00051099895, 1.77686
+# Mass of the simulated Higgs boson in GeV; sin^2 of the weak mixing angle (effective, leptonic).
+MASS_HIGGS = 125.0
 SIN2_THETA_W = 0.2315
 G_LEFT, G_RIGHT = -0.5 + SIN2_THETA_W, SIN2_THETA_W
 SQRT_S = 8000.0

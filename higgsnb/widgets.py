@@ -1,8 +1,8 @@
-"""Views for notebooks: a spectrum that grows while a run goes on, and a panel that starts a cluster.
+"""Views for notebooks: a spectrum that grows during a run, and a panel that starts a cluster.
 
-Both keep one dict, ``state``, which is sent to the browser whole, so that what is shown always belongs together. The
-browser never changes it: it sends short messages (``{"do": "stop"}``). So a state may be set from any thread, and no
-two sides write the same thing. The work goes on in threads of its own; nothing here blocks the kernel.
+Both keep one dict, ``state``, which is always sent to the browser as a whole, so that everything shown belongs
+together. The browser never changes it but sends short messages (``{"do": "stop"}``). A state may therefore be set from
+any thread. The work is done in background threads; nothing here blocks the kernel.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 __all__ = ["ClusterControl", "CutExplorer", "EventDisplay", "LiveHistogram"]
 
 SECONDS_PER_HEARTBEAT = 20.0
-"""A sign of life at least so often: hubs end sessions that send nothing (mybinder.org after 600 s)."""
+"""Interval of heartbeats: hubs end sessions that send nothing (mybinder.org after 600 s)."""
 SECONDS_OF_PACE = 20.0
-"""Events a second are averaged over the latest so many seconds."""
+"""The event rate is averaged over the last so many seconds."""
 MOST_FAILURES_SHOWN = 50
 SECONDS_TO_LET_GO = 3
-"""How long a client may take to say good-bye to its scheduler."""
+"""Timeout for closing a client."""
 SECONDS_BETWEEN_LOOKS = 0.2
 """How often is looked whether the program ends while a cluster is being started or stopped."""
 GONE = ("closed", "failed")
@@ -82,13 +82,13 @@ Floats = npt.NDArray[np.float64]
 
 
 def _static(*names: str) -> str:
-    """Return files of the package one after the other, as one text."""
+    """Return some files of the package, concatenated."""
     folder = resources.files("higgsnb") / "static"
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def _problem(error: BaseException) -> dict[str, str]:
-    """Describe an exception: what is wrong, and what to do about it."""
+    """Return what is wrong and what to do about it, for the browser."""
     if isinstance(error, errors.HiggsnbError):
         return {"what": files.redact(error.message), "remedy": files.redact(error.hint)}
     what, _, remedy = files.redact(str(error)).partition("\n")
@@ -99,7 +99,7 @@ def _problem(error: BaseException) -> dict[str, str]:
 
 
 class _Ending:
-    """A context that tells how it ended, by an exception or (None) without, and lets no exception go further."""
+    """A context that suppresses any exception and passes it, or None, to a callback at its end."""
 
     def __init__(self, tell: Callable[[BaseException | None], None]) -> None:
         self.tell = tell
@@ -115,7 +115,7 @@ class _Ending:
 
 
 class _View(anywidget.AnyWidget):
-    """A widget that shows ``state`` and does what the browser's messages ask for."""
+    """A widget that shows ``state`` and runs the actions that the browser's messages name."""
 
     state = traitlets.Dict().tag(sync=True)
     heartbeat = traitlets.Int(0).tag(sync=True)
@@ -128,23 +128,19 @@ class _View(anywidget.AnyWidget):
         self.on_msg(self._obey)
 
     def __del__(self) -> None:
-        """Close the connection to the page, no more: what becomes garbage has nothing running."""
+        """Close the connection to the page; a widget that is garbage-collected has nothing running."""
         anywidget.AnyWidget.close(self)
 
     def _obey(self, _: _View, content: State, __: list[bytes]) -> None:
-        """Do what a message of the browser asks for; unknown messages are ignored."""
+        """Run the action that a message names; unknown messages are ignored."""
         action = self._actions.get(content.get("do", ""))
         if action is not None:
             action(content)
 
     def _change(self, **changes: Any) -> None:
-        """Replace some entries of the state and send it whole."""
+        """Replace some entries of the state and send all of it."""
         with self._changing:
             self.state = {**self.state, **changes}
-
-    def _beat(self) -> None:
-        with self._changing:
-            self.heartbeat += 1
 
 
 # --- The spectrum ----------------------------------------------------------------------------------------------
@@ -156,7 +152,7 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
     Parameters
     ----------
     result
-        A result, complete or not.
+        A result, complete or partial.
     histogram
         The name of one of `histograms.AXES`.
 
@@ -170,16 +166,19 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
     Raises
     ------
     KeyError
-        If there is no histogram of that name; lists those there are.
+        If there is no such histogram; names the known ones.
     """
-    axis = histograms.axis(histogram)
-    found = result.spectrum(histogram).combined()
+    axis, found = histograms.axis(histogram), result.spectrum(histogram).combined()
     processes = stack_order(found.stack)
     others = [process for process in processes if process not in plots.COLOURS]
-    label = f"{axis.label} [{axis.unit}]" if axis.unit else axis.label
+    done, total = result.coverage.events
     return {
-        **_texts(result),
-        "axis": {"variable": label, "heights": plots.per_bin_label(axis.edges, histogram, label)},
+        "heading": plots.heading(result),
+        "luminosity": plots.luminosity_label(result),
+        "title": f"{result.campaign.title} — selection {result.selection.name}",
+        "warning": plots.coverage_text(result),
+        "percent": "100 %" if result.complete else plots.percent(done, total) if total else "0 %",
+        "axis": {"variable": axis.title, "heights": plots.per_bin_label(axis.edges, histogram, axis.title)},
         "edges": axis.edges.tolist(),
         "data": None if found.data is None else _data(found.data, simulated=result.simulated),
         "stack": [_layer(process, found.stack[process], others) for process in processes],
@@ -188,18 +187,6 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
         "coverage": result.coverage._asdict(),
         "failed": [failure.as_dict() for failure in result.failed[:MOST_FAILURES_SHOWN]],
         "failed_total": len(result.failed),
-    }
-
-
-def _texts(result: Result) -> dict[str, str]:
-    """Return what is written around the spectrum."""
-    done, total = result.coverage.events
-    return {
-        "heading": plots.heading(result),
-        "luminosity": plots.luminosity_label(result),
-        "title": f"{result.campaign.title} — selection {result.selection.name}",
-        "warning": plots.coverage_text(result),
-        "percent": "100 %" if result.complete else plots.percent(done, total) if total else "0 %",
     }
 
 
@@ -215,40 +202,39 @@ def _layer(process: str, heights: Floats, others: list[str]) -> State:
 
 
 def _data(counts: npt.NDArray[np.int64], *, simulated: bool) -> State:
-    """Return counts per bin with their exact Poisson intervals."""
+    """Return counts per bin with their Poisson intervals."""
     low, high = plots.garwood(counts)
-    label = "Simulated data" if simulated else "Data"
     bars = {"counts": counts.tolist(), "low": _rounded(low), "high": _rounded(high)}
-    return {"label": label, "sum": int(counts.sum()), **bars}
+    return {"label": "Simulated data" if simulated else "Data", "sum": int(counts.sum()), **bars}
 
 
 def _rounded(values: Floats) -> list[float]:
-    """Return values to 1e-5 of an event: far finer than a pixel, and a third of the bytes."""
+    """Return values rounded to 1e-5 of an event: far finer than a pixel, and a third of the bytes."""
     return cast("list[float]", np.round(values, 5).tolist())
 
 
 class Pace:
-    """How fast events are counted, over the latest `SECONDS_OF_PACE`."""
+    """The event rate over the last `SECONDS_OF_PACE`."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[float, int]] = deque()
 
     def add(self, now: float, done: int) -> None:
-        """Note that ``done`` events were counted at the time ``now`` in seconds."""
+        """Record that ``done`` events have been counted at the time ``now`` in seconds."""
         self._marks.append((now, done))
         while len(self._marks) > 2 and now - self._marks[1][0] >= SECONDS_OF_PACE:
             self._marks.popleft()
 
     @property
     def rate(self) -> float | None:
-        """Events a second; None before there are two marks, or if nothing moved."""
+        """Events per second; None before the second record, or without progress."""
         if len(self._marks) < 2:
             return None
         (begun, first), (now, last) = self._marks[0], self._marks[-1]
         return (last - first) / (now - begun) if last > first and now > begun else None
 
     def seconds_left(self, total: float) -> float | None:
-        """Return the seconds until ``total`` events are counted at this rate; None if there is no rate."""
+        """Return the seconds until ``total`` events are counted at this rate; None without a rate."""
         return None if self.rate is None else max(0.0, total - self._marks[-1][1]) / self.rate
 
 
@@ -258,25 +244,25 @@ class LiveHistogram(_View):
     Parameters
     ----------
     campaign, selection
-        What to analyse, what to keep.
+        What to analyse, and the cuts.
     histogram
         The name of one of `histograms.AXES`.
     client
-        That of `engine.run`; or who has a cluster: a `ClusterControl`, a `Cluster`, or one of Dask's. These are asked
-        for a client at each start, so that Resume works with the cluster that a panel has then.
+        As for `engine.run`; or an object with a cluster: a `ClusterControl`, a `Cluster`, or one of Dask's. It is asked
+        for a client at each start, so that Resume works with the panel's current cluster.
     **options
-        The others of `engine.run`. Without ``ledger`` there is one in a temporary folder, so that a stopped run can be
-        resumed for as long as this process lives; with ``ledger=None`` a stopped run begins again. ``fresh`` applies
-        to the first start only.
+        The other options of `engine.run`. By default the ledger is in a temporary folder, so that a stopped run can be
+        resumed during the life of this process; with ``ledger=None`` a stopped run starts over. ``fresh`` applies to
+        the first start only.
 
     Attributes
     ----------
     result
-        The newest `Result`, partial while the run goes on; nothing is counted in it before the first.
+        The latest `Result`, partial while the run goes on, empty before the first one.
     ledger
-        The file in which finished chunks are recorded, or None. Another widget, or `engine.run`, can go on from it.
+        The file in which finished chunks are recorded, or None. Another widget, or `engine.run`, can resume from it.
     error
-        The exception that ended the latest run, or None. It is also shown, with its remedy.
+        The exception that ended the last run, or None. It is also shown, with its hint.
     """
 
     _esm = _static("elements.js", "live_histogram.js")
@@ -315,9 +301,9 @@ class LiveHistogram(_View):
         return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
 
     def start(self, *, client: Any = None) -> None:
-        """Start the run in a thread, or resume it; does nothing while it runs.
+        """Start or resume the run in a thread; does nothing while it runs.
 
-        ``client`` is who does the work from now on, the cluster after one that died, say; None: the same as before.
+        ``client`` replaces the present client, for instance after a cluster has died; None: keep it.
         """
         with self._changing:
             if not self._idle.is_set():
@@ -333,30 +319,30 @@ class LiveHistogram(_View):
             threading.Thread(target=target, name="higgsnb-live", daemon=True).start()
 
     def stop(self) -> None:
-        """Ask the run to stop after the chunks that are being counted; what is finished stays in the ledger."""
+        """Ask the run to stop after the chunks in flight; finished chunks stay in the ledger."""
         with self._changing:
             if not self._idle.is_set():
                 self._stopping.set()
                 self._enter("stopping")
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until nothing runs any more, at most ``timeout`` seconds; return whether that is so."""
+        """Wait until the run has ended, at most ``timeout`` seconds; return whether it has."""
         return self._idle.wait(timeout)
 
     def close(self) -> None:
-        """Stop the run and take the widget from the page."""
+        """Stop the run and remove the widget from the page."""
         self.stop()
         super().close()
 
     def _blank(self) -> State:
-        """Forget the result; return what is shown before anything has landed."""
+        """Discard the result; return the state before the first chunk is complete."""
         self.result = Result(self._campaign, self._selection)
         return {**spectrum(self.result, self._histogram), "warning": ""}
 
     def _run(self, fresh: bool) -> None:
-        """Take results from the engine until the last one or until asked to stop."""
+        """Show results from the engine until the last one, or until asked to stop."""
         with _Ending(self._finish), _opened(self._client) as client:
-            self._fresh = False  # only now, as there may have been no cluster
+            self._fresh = False  # not earlier: there may be no cluster yet, and then the next start is the first
             results = engine.run(self._campaign, self._selection, client=client, fresh=fresh, **self._options)
             with contextlib.closing(results):
                 for result in results:
@@ -365,9 +351,10 @@ class LiveHistogram(_View):
                         break
 
     def _keep_alive(self) -> None:
-        """Send a sign of life now and then, also while no chunk lands."""
+        """Send heartbeats until the run ends."""
         while not self._idle.wait(SECONDS_PER_HEARTBEAT):
-            self._beat()
+            with self._changing:
+                self.heartbeat += 1
 
     def _land(self, result: Result) -> None:
         """Show a result."""
@@ -389,7 +376,7 @@ class LiveHistogram(_View):
                 self._idle.set()
 
     def _last_phase(self) -> str:
-        """Return in which phase a run has ended."""
+        """Return the phase in which a run has ended."""
         if self.error is not None:
             return "lost" if isinstance(self.error, engine.SchedulerLostError) else "failed"
         if self.result.complete:
@@ -397,22 +384,22 @@ class LiveHistogram(_View):
         return "stopped" if self._stopping.is_set() else "incomplete"
 
     def _trouble(self, error: BaseException) -> dict[str, str]:
-        """Say what ended the run; if it is the cluster, how to go on with another one."""
+        """Return what ended the run; if the cluster was lost, how to resume with another one."""
         if not isinstance(error, engine.SchedulerLostError):
             return _problem(error)
         panel = isinstance(self._client, ClusterControl)
         how = "Launch a cluster, then press Resume" if panel else "Start another cluster and give it to start(client=…)"
         kept = f"; nothing that is counted is lost: it is in {self.ledger}" if self.ledger is not None else ""
-        return {"what": files.redact(str(error)).partition("\n")[0], "remedy": f"{how}{kept}."}
+        return {"what": files.redact(errors.describe(error)[0]), "remedy": f"{how}{kept}."}
 
     def _enter(self, phase: str, **changes: Any) -> None:
-        """Change the phase, and what else has changed, in one message."""
+        """Change the phase and other entries in one message."""
         state = {**self.state, **changes, "phase": phase}
         self._change(**changes, phase=phase, words=_words(state))
 
 
 def _session_folder() -> Path:
-    """Make a folder that is removed when this process ends."""
+    """Create a folder that is removed when this process ends."""
     folder = tempfile.mkdtemp(prefix="higgsnb-")
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return Path(folder)
@@ -420,12 +407,12 @@ def _session_folder() -> Path:
 
 @contextlib.contextmanager
 def _opened(client: Any) -> Iterator[Any]:
-    """Open what a live histogram was given as ``client``: who has a cluster is asked for a client of it.
+    """Yield a client: the given one, or a new one of the given cluster or panel, which is closed at the end.
 
     Raises
     ------
     SchedulerLostError
-        If there is no cluster to be a client of.
+        If there is no cluster.
     """
     if not hasattr(client, "get_client"):
         yield client
@@ -433,7 +420,7 @@ def _opened(client: Any) -> Iterator[Any]:
     try:
         made = client.get_client()
     except (OSError, RuntimeError) as error:
-        raise engine.SchedulerLostError(str(error).partition("\n")[0]) from error
+        raise engine.SchedulerLostError(errors.describe(error)[0]) from error
     try:
         yield made
     finally:
@@ -442,7 +429,7 @@ def _opened(client: Any) -> Iterator[Any]:
 
 
 def _words(state: State) -> str:
-    """Say a state in one sentence or two, for screen readers."""
+    """Return a state in one or two sentences, for screen readers."""
     phase = WORDS[state["phase"]]
     if state["problem"] is not None:
         return f"{phase}: {state['problem']['what'].rstrip('.')}. {state['problem']['remedy']}"

@@ -18,14 +18,14 @@ from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
 from higgsnb import datasets, engine, kernel, pictures, selection
-from higgsnb.pictures import Collisions, Sheet
+from higgsnb.pictures import Events, Table
 from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Leptons
 
 OPEN = selection.load("open2012")
 
 
-def made(*flavours: list[tuple[float, float, float, int]]) -> Collisions:
+def made(*flavours: list[tuple[float, float, float, int]]) -> Events:
     """One event of given muons and electrons, each (pt, eta, phi, charge); all isolated and prompt."""
     columns: dict[str, object] = {"run": np.array([1]), "luminosity_block": np.array([2])}
     columns["event"] = np.array([3], np.uint64)
@@ -43,7 +43,7 @@ def made(*flavours: list[tuple[float, float, float, int]]) -> Collisions:
             "isolation": 0,
         }.items():
             columns[f"{name}_{quantity}"] = np.full(len(table), value, np.float32)
-    return Collisions(Leptons(**columns), "made by hand", simulated=True)
+    return Events(Leptons(**columns), "made by hand", simulated=True)
 
 
 @pytest.fixture(scope="module")
@@ -58,24 +58,24 @@ def result(toy: datasets.Campaign) -> Result:
 
 
 @pytest.fixture(scope="module")
-def muons(toy: datasets.Campaign) -> Collisions:
-    return pictures.collisions(toy, "Run2012_DoubleMu")
+def muons(toy: datasets.Campaign) -> Events:
+    return pictures.events(toy, "Run2012_DoubleMu")
 
 
 # --- Tables --------------------------------------------------------------------------------------------------
 
 
-def test_sheet_gives_columns_by_name_and_names_those_it_has() -> None:
-    sheet = Sheet(("a", "b"), ((1, "x"), (2, "y")))
-    assert (sheet["a"], sheet["b"], len(sheet)) == ([1, 2], ["x", "y"], 2)
+def test_table_gives_columns_by_name_and_names_those_it_has() -> None:
+    table = Table(("a", "b"), ((1, "x"), (2, "y")))
+    assert (table["a"], table["b"], len(table)) == ([1, 2], ["x", "y"], 2)
     with pytest.raises(KeyError, match="no column 'c'; the columns are a, b"):
-        sheet["c"]
+        table["c"]
 
 
-def test_sheet_shows_numbers_short_and_escapes_text() -> None:
-    sheet = Sheet(("<n>", "v"), (("<b>", 1234567), ("c", 0.01234), ("d", 1234.567)))
-    assert repr(sheet).splitlines() == ["<n>          v", "<b>  1,234,567", "  c     0.0123", "  d   1,234.57"]
-    page = sheet._repr_html_()
+def test_table_shows_numbers_short_and_escapes_text() -> None:
+    table = Table(("<n>", "v"), (("<b>", 1234567), ("c", 0.01234), ("d", 1234.567)))
+    assert repr(table).splitlines() == ["<n>          v", "<b>  1,234,567", "  c     0.0123", "  d   1,234.57"]
+    page = table._repr_html_()
     assert "&lt;b&gt;" in page
     assert "<b>" not in page
     assert page.count("<tr>") == 4
@@ -113,14 +113,14 @@ def test_sip_of_sentinels_is_not_a_number() -> None:
     assert np.isnan(pictures.sip(three._replace(dxy=gone, dz=gone, dxy_error=gone, dz_error=gone))).all()
 
 
-def test_four_muons_pair_in_two_ways_and_the_best_is_that_of_the_analysis(muons: Collisions) -> None:
+def test_four_muons_pair_in_two_ways_and_the_best_is_that_of_the_analysis(muons: Events) -> None:
     found = kernel.select(muons.leptons, OPEN, "DoubleMu")
     counts = [np.diff(getattr(muons.leptons, f"{name}_offsets")) for name in ("muon", "electron")]
     four = np.flatnonzero((counts[0] == 4) & (counts[1] == 0))
     rows = np.flatnonzero((found.channel == 0) & np.isin(found.event_index, four))
     assert len(rows) > 20
     for row in rows:
-        ways = pictures.ways_to_pair(muons, int(found.event_index[row]))
+        ways = pictures.zz_pairings(muons, int(found.event_index[row]))
         assert len(ways) == 2
         passing = [way for way in ways.rows if 40 < way[1] < 120 and 12 <= way[3] < 120]  # the best comes first
         assert passing[0][1] == pytest.approx(found.mass_z1[row], abs=0.006)
@@ -128,7 +128,7 @@ def test_four_muons_pair_in_two_ways_and_the_best_is_that_of_the_analysis(muons:
 
 def test_two_muons_and_two_electrons_pair_in_one_way() -> None:
     sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [(10.0, 1.0, 1.0, 1), (10.0, 1.0, 2.0, -1)])
-    (way,) = pictures.ways_to_pair(sample, 0).rows
+    (way,) = pictures.zz_pairings(sample, 0).rows
     assert way[:2] == ("μ⁺ (1) + μ⁻ (2)", 90.0)
     assert way[-1] == 1.19
 
@@ -168,7 +168,7 @@ def test_muons_leave_the_detector_and_electrons_end_in_the_calorimeter(pt: float
 # --- Pairs ---------------------------------------------------------------------------------------------------
 
 
-def test_every_pair_of_an_event_is_found_once_by_a_slow_loop(muons: Collisions) -> None:
+def test_every_pair_of_an_event_is_found_once_by_a_slow_loop(muons: Events) -> None:
     offsets, charge = muons.leptons.muon_offsets, muons.leptons.muon_charge
     expected = {True: 0, False: 0}
     for start, stop in pairwise(offsets[:501].tolist()):
@@ -186,7 +186,7 @@ def test_every_pair_of_an_event_is_found_once_by_a_slow_loop(muons: Collisions) 
     assert {same: len(pictures.pair_masses(few, same_charge=same)) for same in (True, False)} == expected
 
 
-def test_good_leptons_are_those_of_the_compiled_rule_and_pairs_use_only_them(muons: Collisions) -> None:
+def test_good_leptons_are_those_of_the_compiled_rule_and_pairs_use_only_them(muons: Events) -> None:
     good = pictures.good_leptons(muons.leptons, "muon", OPEN)
     assert 0.5 < good.mean() < 0.95
     hard = pictures.good_leptons(muons.leptons, "muon", OPEN.replace(muon_pt_min=20))
@@ -195,15 +195,15 @@ def test_good_leptons_are_those_of_the_compiled_rule_and_pairs_use_only_them(muo
     assert set(some) < set(every)
 
 
-def test_flavour_that_does_not_exist_is_an_error(muons: Collisions) -> None:
+def test_flavour_that_does_not_exist_is_an_error(muons: Events) -> None:
     with pytest.raises(ValueError, match="flavour = 'tau'; expected one of muon, electron"):
         pictures.pair_masses(muons, "tau")
 
 
-def test_lepton_counts_add_up_to_all_events(muons: Collisions) -> None:
+def test_lepton_counts_add_up_to_all_events(muons: Events) -> None:
     counts = pictures.lepton_counts(muons)
     for column in counts.columns[1:]:
-        assert sum(counts[column]) == muons.events
+        assert sum(counts[column]) == muons.n_events
     assert sum(n * events for n, events in zip(counts["leptons"], counts[counts.columns[1]], strict=True)) == len(
         muons.leptons.muon_pt
     )
@@ -213,14 +213,14 @@ def test_lepton_counts_add_up_to_all_events(muons: Collisions) -> None:
 
 
 def test_yields_and_windows_are_those_of_the_result(result: Result) -> None:
-    sheet = pictures.yields(result, "118-130")
+    table = pictures.yields(result, "118-130")
     window = result.windows["118-130"]
-    assert sheet["process"] == ["higgs", "zz", "zx", "all predicted", "data"]
-    assert sheet.rows[-1][1:] == (*(window["data"][c].events for c in ("4mu", "4e", "2e2mu")), 23)
-    assert sheet["4mu"][0] == round(window["higgs"]["4mu"].expected, 2)
+    assert table["process"] == ["higgs", "zz", "zx", "all predicted", "data"]
+    assert table.rows[-1][1:] == (*(window["data"][c].events for c in ("4mu", "4e", "2e2mu")), 23)
+    assert table["4mu"][0] == round(window["higgs"]["4mu"].expected, 2)
     row = pictures.windows(result).rows[list(result.windows).index("118-130")]
-    assert row == ("118-130", sheet["all"][3], 23)
-    with pytest.raises(KeyError, match="no window '1-2'; there are 70-181"):
+    assert row == ("118-130", table["all"][3], 23)
+    with pytest.raises(KeyError, match="no window '1-2'; known: 70-181"):
         pictures.yields(result, "1-2")
 
 
@@ -233,22 +233,27 @@ def test_cutflow_never_grows_and_ends_at_the_yields(result: Result) -> None:
         assert flow["higgs"][-1] == pytest.approx(result.yields["higgs"][channel].expected, abs=0.005)
 
 
-def test_events_between_are_those_counted_in_the_window_and_lead_back_to_their_file(
-    result: Result, muons: Collisions
+def test_candidates_in_are_those_counted_in_the_window_and_lead_back_to_their_file(
+    result: Result, muons: Events
 ) -> None:
-    sheet = pictures.events_between(result, 118.0, 130.0)
-    assert len(sheet) == pictures.yields(result, "118-130").rows[-1][-1]
-    assert sheet["mass_4l"] == sorted(sheet["mass_4l"])
+    table = pictures.candidates_in(result, 118.0, 130.0)
+    assert len(table) == pictures.yields(result, "118-130").rows[-1][-1]
+    assert table["mass_4l"] == sorted(table["mass_4l"])
     counts = [np.diff(getattr(muons.leptons, f"{name}_offsets")) for name in ("muon", "electron")]
-    for dataset, entry, channel, mass, *_ in sheet.rows:
+    for dataset, entry, channel, mass, *_ in table.rows:
         if dataset == muons.dataset and channel == "4mu" and (counts[0][entry], counts[1][entry]) == (4, 0):
             assert pictures.invariant_mass(muons, entry) == pytest.approx(mass, abs=0.006)
 
 
-def test_what_was_run_says_when_a_result_is_partial(toy: datasets.Campaign, result: Result) -> None:
+def test_cutflow_of_an_unknown_channel_names_the_known_ones(result: Result) -> None:
+    with pytest.raises(KeyError, match="no channel '4tau'; known: 4mu, 4e, 2e2mu"):
+        pictures.cutflow(result, "4tau")
+
+
+def test_summary_says_when_a_result_is_partial(toy: datasets.Campaign, result: Result) -> None:
     *_, part = engine.run(toy, OPEN, fraction=0.2)
     for one, complete in ((result, "yes"), (part, "no")):
-        said = dict(pictures.what_was_run(one).rows)
+        said = dict(pictures.summary(one).rows)
         assert said["complete"] == complete
         assert said["campaign"] == "toy (simulated)"
         assert said["events"].startswith(f"{one.coverage.events[0]:,} of")
@@ -290,19 +295,19 @@ def test_table_and_picture_of_a_partial_result_say_so(toy: datasets.Campaign, re
     rest = tuple(lost if one.name == lost.name else one for one in toy.datasets)
     *_, part = engine.run(replace(toy, datasets=rest), OPEN)
     assert part.failed
-    for sheet in (pictures.yields(part), pictures.windows(part), pictures.cutflow(part)):
-        assert sheet.note.startswith("PARTIAL: ")
-        assert repr(sheet).endswith(sheet.note)
-        assert html.escape(sheet.note) in sheet._repr_html_()
+    for table in (pictures.yields(part), pictures.windows(part), pictures.cutflow(part)):
+        assert table.note.startswith("PARTIAL: ")
+        assert repr(table).endswith(table.note)
+        assert html.escape(table.note) in table._repr_html_()
     one_cut = pictures.n_minus_one(part.campaign, OPEN, "sip")
     assert one_cut.table.note == pictures.yields(part).note
-    assert one_cut.note in texts(pictures.draw_n_minus_one(one_cut)).replace("\n", " ")
+    assert one_cut.note in texts(pictures.plot_n_minus_one(one_cut)).replace("\n", " ")
     assert pictures.yields(result).note == ""
     assert "PARTIAL" not in repr(pictures.cutflow(result))
 
 
 def test_quantity_that_does_not_exist_is_an_error(toy: datasets.Campaign) -> None:
-    with pytest.raises(KeyError, match="no quantity 'pt'; there are sip, isolation, mass_z1, mass_z2"):
+    with pytest.raises(KeyError, match="no quantity 'pt'; known: sip, isolation, mass_z1, mass_z2"):
         pictures.n_minus_one(toy, OPEN, "pt")
 
 
@@ -313,35 +318,35 @@ def texts(figure: Figure) -> str:
     return " ".join(text.get_text() for text in figure.findobj(lambda artist: hasattr(artist, "get_text")))
 
 
-def test_every_picture_of_simulated_collisions_says_so(toy: datasets.Campaign, muons: Collisions) -> None:
+def test_every_picture_of_simulated_collisions_says_so(toy: datasets.Campaign, muons: Events) -> None:
     masses = pictures.pair_masses(muons)
     for figure in (
-        pictures.draw_event(muons, 0),
-        pictures.draw_masses(muons, {"all": masses}, low=60, high=120, mark=91.19),
-        pictures.draw_n_minus_one(pictures.n_minus_one(toy, OPEN, "mass_z2")),
+        pictures.plot_event(muons, 0),
+        pictures.plot_masses(muons, {"all": masses}, low=60, high=120, mark=91.19),
+        pictures.plot_n_minus_one(pictures.n_minus_one(toy, OPEN, "mass_z2")),
     ):
         assert "simulated collisions" in texts(figure)
         image = io.BytesIO(figure._repr_png_()[0]).getvalue()
         assert image.startswith(b"\x89PNG")
 
 
-def test_picture_of_real_collisions_does_not_say_simulated(muons: Collisions) -> None:
-    assert "CMS Open Data" in texts(pictures.draw_event(replace(muons, simulated=False), 0))
-    assert "simulated" not in texts(pictures.draw_event(replace(muons, simulated=False), 0))
+def test_picture_of_real_collisions_does_not_say_simulated(muons: Events) -> None:
+    assert "CMS Open Data" in texts(pictures.plot_event(replace(muons, simulated=False), 0))
+    assert "simulated" not in texts(pictures.plot_event(replace(muons, simulated=False), 0))
 
 
 def test_picture_names_every_lepton_in_both_views() -> None:
     sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [(10.0, 1.0, 1.0, 1)])
-    said = texts(pictures.draw_event(sample, 0))
+    said = texts(pictures.plot_event(sample, 0))
     for name in ("1 μ⁺ 45 GeV", "2 μ⁻ 45 GeV", "3 e⁺ 10 GeV"):
         assert said.count(name) == 2
 
 
 def test_sample_reads_no_more_than_asked(toy: datasets.Campaign) -> None:
-    few = pictures.collisions(toy, "ZZTo4mu", most=100)
-    assert (few.events, few.simulated) == (100, True)
+    few = pictures.events(toy, "ZZTo4mu", most=100)
+    assert (few.n_events, few.simulated) == (100, True)
     with pytest.raises(datasets.CampaignError, match="no dataset 'ZZTo4mmu'"):
-        pictures.collisions(toy, "ZZTo4mmu")
+        pictures.events(toy, "ZZTo4mmu")
 
 
 PUBLISHED = """
@@ -372,8 +377,8 @@ def test_real_data_without_prediction_are_shown_by_everything_that_shows_the_toy
     assert pictures.cutflow(result, "4mu")["data"][-1] == sum(m["4mu"].events for m in result.yields.values())
     mass_z2 = pictures.n_minus_one(campaign, cuts, "mass_z2")
     assert mass_z2.table["kept"] == [278]
-    pictures.draw_n_minus_one(mass_z2)
-    event = pictures.collisions(campaign, "all")
+    pictures.plot_n_minus_one(mass_z2)
+    event = pictures.events(campaign, "all")
     table = pictures.event_table(event, 0)
     assert set(table["isolation"] + table["dz"] + table["sip"]) == {"–"}, "the published files do not have these"
     assert all(isinstance(pt, float) for pt in table["pt"])
@@ -383,5 +388,5 @@ def test_sample_opens_its_own_file_only(toy: datasets.Campaign) -> None:
     gone = replace(toy.dataset("ZZTo4e"), files=(datasets.File("gone.root"),))
     first = toy.dataset("ZZTo4mu")
     two = replace(first, files=(replace(first.files[0], events=None), *gone.files))
-    few = pictures.collisions(replace(toy, datasets=(gone, two)), "ZZTo4mu", most=100)
-    assert few.events == 100
+    few = pictures.events(replace(toy, datasets=(gone, two)), "ZZTo4mu", most=100)
+    assert few.n_events == 100

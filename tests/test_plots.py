@@ -13,6 +13,7 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import pytest
+from hist.intervals import poisson_interval
 from IPython.core.formatters import DisplayFormatter
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
@@ -146,6 +147,11 @@ CASES = {
 def test_garwood_interval_agrees_with_the_published_table(count: int, low: float, high: float) -> None:
     # PDG, statistics review; Cousins, Hymes and Tucker, NIM A 612 (2010) 388: central 68.27 % intervals.
     assert plots.garwood(count) == pytest.approx((low, high), abs=1.5e-3)
+
+
+def test_garwood_interval_is_that_of_hist_to_the_last_bit() -> None:
+    counts = np.arange(1001)
+    np.testing.assert_array_equal(plots.garwood(counts), poisson_interval(counts, coverage=0.6827))
 
 
 def test_garwood_limits_leave_the_same_probability_on_either_side() -> None:
