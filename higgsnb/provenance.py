@@ -16,8 +16,8 @@ LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", 
 
 READ_MODULES = (
     "addresses", "atomic", "baskets", "blocks", "cache", "campaign", "compiled", "constants", "csv_events", "events",
-    "files", "http_source", "pages", "parse", "preselected", "read", "request", "retries", "root_events", "schema", "selection",
-    "skims", "transfer", "xrootd",
+    "files", "http_source", "pages", "parse", "preselected", "read", "request", "retries", "root_events",
+    "schema", "selection", "skims", "transfer", "xrootd",
 )  # fmt: skip
 """What can change which leptons are read of a file: modules of this package, or folders of them."""
 

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
+from higgsnb.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 

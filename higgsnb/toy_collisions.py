@@ -8,9 +8,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from higgsnb.constants import MASS_TAU
 from higgsnb.toy_physics import (
     MASS_HIGGS,
-    MASS_TAU,
     SQRT_S,
     Array,
     collect,
