@@ -50,6 +50,7 @@ __all__ = [
     "fetch",
     "locate",
     "redact",
+    "stream_above",
 ]
 
 log = logging.getLogger(__name__)
@@ -116,10 +117,10 @@ def locate(
     source = _without_download(request)
     if source is not None:
         return source
-    if request.address.suffix in TEXT_FILES or (size is not None and size <= _stream_above()):
+    if request.address.suffix in TEXT_FILES or (size is not None and size <= stream_above()):
         return _download(request, request.sources)
     address, found, note = _first(request, request.sources, lambda one: transfer.probe(one, request))
-    if found.has_ranges and (found.size is None or found.size > _stream_above()):
+    if found.has_ranges and (found.size is None or found.size > stream_above()):
         origin = "mirror" if request.mirror else "remote"
         return Source(found.address.text, origin, False, found.size, note)
     source = _download(request, request.sources[request.sources.index(address) :])
@@ -142,7 +143,8 @@ def fetch(
     return Path((_without_download(request) or _download(request, request.sources)).location)
 
 
-def _stream_above() -> int:
+def stream_above() -> int:
+    """Return the size in bytes above which a remote file is read piecewise and not downloaded."""
     given = os.environ.get("HIGGSNB_STREAM_ABOVE", "").strip()
     if not given:
         return STREAM_ABOVE
