@@ -50,6 +50,7 @@ __all__ = [
     "fetch",
     "locate",
     "redact",
+    "stream_above",
 ]
 
 log = logging.getLogger(__name__)
@@ -66,7 +67,7 @@ class Source:
 
     ``location`` is a path or an address, ``origin`` one of local, cache, mirror, remote, toy. ``verified``:
     the whole file agreed with an adler32 given by the caller. ``size`` in bytes, None = not known. ``note``
-    reports a fall-back.
+    names the sources that failed before this one.
     """
 
     location: str
@@ -143,6 +144,7 @@ def fetch(
 
 
 def stream_above() -> int:
+    """Return the size in bytes above which a remote file is read piecewise and not downloaded."""
     given = os.environ.get("HIGGSNB_STREAM_ABOVE", "").strip()
     if not given:
         return STREAM_ABOVE
@@ -247,9 +249,9 @@ def _first(
             if request.mirror and failure.kind != "missing":
                 break
             continue
-        # That a mirror does not have the file under its full path is expected.
-        unusable = [f"{tried} ({error.reason})" for tried, error in failures if not request.mirror]
-        note = f"taken from {source} instead of {', '.join(unusable)}" if unusable else ""
+        # A mirror may have the file only under its last part: then the other addresses are no failures.
+        failed = "" if request.mirror else ", ".join(f"{tried} ({error.reason})" for tried, error in failures)
+        note = f"taken from {source} instead of {failed}" if failed else ""
         if note:
             log.warning("%s: %s", request.address.name, note)
         return source, answer, note

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
-from higgsnb.addresses import Address
+from higgsnb.addresses import Address, redact
 from higgsnb.errors import ChecksumError, MissingFileError, TransferError
 
 __all__ = [
@@ -174,7 +174,7 @@ class FileRequest:
     def error(self, failures: Sequence[tuple[object, SourceError]]) -> OSError:
         """Return the exception for a file that no source gave; it names each source and why."""
         name = self.address.name
-        tried = "; ".join(f"{source} ({failure.reason})" for source, failure in failures)
+        tried = "; ".join(f"{redact(str(source))} ({failure.reason})" for source, failure in failures)
         reasons = [failure for _, failure in failures]
         asked = [failure for failure in reasons if failure.kind != "skipped"] or reasons
         for failure in asked:

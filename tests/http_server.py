@@ -1,4 +1,4 @@
-"""A small real web server for tests: files from memory, Range, ETag, and faults to order."""
+"""A small real web server for tests: files from memory, Range, ETag, and faults on request."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from urllib.parse import unquote
 
 @dataclass(frozen=True)
 class Fault:
-    """What to do instead of a good answer. ``times`` requests get it; None = all."""
+    """How to answer wrongly. ``times`` requests are answered so; None = all."""
 
     status: int | None = None  # answer with this status and ``body``
     headers: Mapping[str, str] = field(default_factory=dict)
     body: bytes = b""
-    drop_after: int | None = None  # announce everything, close the connection after so many bytes
+    drop_after: int | None = None  # announce the whole body, close the connection after so many bytes
     short: int | None = None  # announce and send only so many bytes
     flip: int | None = None  # invert one bit of this byte of the file
-    reset: bool = False  # reset the connection before any answer
-    stall: bool = False  # accept, then say nothing until the server closes
+    reset: bool = False  # reset the connection without an answer
+    stall: bool = False  # accept the request, but do not answer until the server closes
     times: int | None = 1
 
 
@@ -74,7 +74,7 @@ class FileServer:
         return self.base + path
 
     def fail(self, path: str, *faults: Fault) -> None:
-        """The next requests for ``path`` meet these faults, in this order."""
+        """Answer the next requests for ``path`` with these faults, in this order."""
         self.faults[path].extend(faults)
 
     def take(self, path: str) -> Fault | None:
@@ -87,8 +87,8 @@ class FileServer:
                 queue[:1] = [] if fault.times == 1 else [Fault(**{**vars(fault), "times": fault.times - 1})]
             return fault
 
-    def choose(self, seen: Seen, path: str) -> Fault | None:  # noqa: ARG002 - for those who choose otherwise
-        """What to do instead of a good answer to this request; None: answer it well."""
+    def choose(self, seen: Seen, path: str) -> Fault | None:  # noqa: ARG002 - for subclasses
+        """The fault with which to answer this request; None for a good answer."""
         return self.take(path)
 
     def note(self, seen: Seen) -> None:
@@ -108,18 +108,18 @@ class FileServer:
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
-    request_queue_size = 128  # of 5, a dozen threads lose some, and wait a second for the next
+    request_queue_size = 128  # with the default of 5, a dozen threads lose connections and wait a second to retry
     owner: FileServer
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A client that hangs up is nothing to report."""
+        """Do not report clients that hang up."""
 
 
 class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 the base class calls it so
-        """Keep the test's output clean."""
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name in the base class
+        """Log nothing."""
 
     def do_HEAD(self) -> None:
         self._answer(body=False)

@@ -1,4 +1,4 @@
-"""Where bytes come from, against a real local web server that misbehaves to order."""
+"""Where files are read from, with a real local web server that fails on request."""
 
 from __future__ import annotations
 
@@ -217,14 +217,14 @@ def test_transient_fault_is_survived(http_server: FileServer, fault: Fault) -> N
     assert len(http_server.seen) == 2
 
 
-def test_silent_server_is_asked_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_silent_server_is_retried(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "TIMEOUT", 0.2)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(stall=True))
     assert files.fetch(url).read_bytes() == DATA
 
 
-def test_server_that_stays_silent_is_given_up_before_its_tries_are_used(
+def test_silent_server_is_given_up_before_its_tries_are_used(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(retries, "TIMEOUT", 0.05)
@@ -242,7 +242,7 @@ def test_good_progress_starts_the_count_again(http_server: FileServer, monkeypat
     assert len(http_server.seen) == 13
 
 
-def test_tries_are_bounded_and_the_reason_is_told(http_server: FileServer) -> None:
+def test_tries_are_limited_and_the_reason_is_named(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=503, times=None))
     with pytest.raises(TransferError, match=r"503 Service Unavailable, 6 tries\)\nThe server is busy") as caught:

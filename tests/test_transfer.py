@@ -1,4 +1,4 @@
-"""`RemoteFile`: parts of a remote file, from a real local web server that misbehaves to order."""
+"""`RemoteFile`: parts of a remote file, from a real local web server that fails on request."""
 
 from __future__ import annotations
 
@@ -52,9 +52,7 @@ def test_transient_fault_of_a_part_is_survived(http_server: FileServer, remote: 
     assert http_server.ranges_asked() == 3 * ["bytes=1000-1499"]
 
 
-def test_silent_server_is_asked_again(
-    http_server: FileServer, remote: RemoteFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_silent_server_is_retried(http_server: FileServer, remote: RemoteFile, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "TIMEOUT", 0.2)
     http_server.fail("/a.root", Fault(stall=True))
     assert remote.pread(0, 10) == DATA[:10]
@@ -71,7 +69,7 @@ LASTING = {
 
 
 @pytest.mark.parametrize(("fault", "tries", "words"), LASTING.values(), ids=LASTING.keys())
-def test_lasting_fault_of_a_part_is_told(
+def test_lasting_fault_of_a_part_is_named(
     http_server: FileServer, remote: RemoteFile, fault: Fault, tries: int, words: str
 ) -> None:
     http_server.fail("/a.root", fault)

@@ -1,4 +1,4 @@
-"""A web server on which a share of all requests fails, drawn from counters, so that every run meets the same faults."""
+"""A web server that fails a share of all requests, drawn from counters, so that every run has the same faults."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from collections import Counter, defaultdict
 from http_server import Fault, FileServer, Seen
 
 MOST_IN_A_ROW = 5
-"""A fault that outlasts the six tries of a transfer is not a transient one."""
+"""A fault that lasts longer than the six tries of a transfer is not transient."""
 PORTAL, STORE = "/portal/", "/store/"
-"""What is asked for below the first is redirected to a signed address below the second."""
+"""Requests below the first are redirected to a signed address below the second."""
 
 KINDS: dict[str, Fault] = {
     "503": Fault(status=503),
@@ -30,9 +30,9 @@ KINDS: dict[str, Fault] = {
 class ChaosServer(FileServer):
     """A `FileServer` with a ``share`` of faulty answers.
 
-    Whether the n-th request for a part of a file fails, and how, hangs on ``seed``, path, part and n only: not on the
-    order in which threads ask. Under `PORTAL` lie signed addresses: each look gives another one, and one that was
-    refused as expired is never good again.
+    Whether the n-th request for a part of a file fails, and how, depends only on ``seed``, path, part and n, not on the
+    order of the threads. `PORTAL` redirects to signed addresses, to another one each time; one that was refused as
+    expired is refused from then on.
     """
 
     def __init__(self, seed: int, share: float = 0.3) -> None:
@@ -47,7 +47,7 @@ class ChaosServer(FileServer):
         self._choosing = threading.Lock()
 
     def forget(self, *, share: float) -> None:
-        """Begin again with another share of faults."""
+        """Start again with another share of faults."""
         with self._choosing:
             self.share, self.n_requests = share, 0
             self.met.clear()
@@ -66,9 +66,9 @@ class ChaosServer(FileServer):
             return fault
 
     def _drawn(self, seen: Seen, path: str) -> Fault | None:
-        """Return the fault of this request, None if it is answered well."""
+        """Return the fault of this request, None for a good answer."""
         part = seen.headers.get("range", "")
-        key = (_stored(path), "" if part.endswith("-") else part)  # a transfer that is resumed is the same transfer
+        key = (_stored(path), "" if part.endswith("-") else part)  # a resumed transfer is the same transfer
         self._numbers[key] += 1
         luck = hashlib.blake2b(f"{self.seed} {key} {self._numbers[key]}".encode(), digest_size=8).digest()
         if int.from_bytes(luck[:4]) >= self.share * 2**32 or self._in_a_row[key] >= MOST_IN_A_ROW:
@@ -85,16 +85,16 @@ class ChaosServer(FileServer):
 
 
 def _stored(path: str) -> str:
-    """Where a file lies in the end."""
+    """The path to which a request is redirected, if it is."""
     return STORE + path.removeprefix(PORTAL) if path.startswith(PORTAL) else path
 
 
 def _is_possible(name: str, path: str, part: str) -> bool:
-    """Whether a kind of fault makes sense for a request for this part of a file."""
+    """Whether this kind of fault can occur for a request for this part of a file."""
     if name.startswith("expired"):
         return path.startswith(STORE)
     if path.startswith(PORTAL) and KINDS[name].status is None and name not in ("reset", "stall"):
         return False  # a redirect has no body
     if name in ("short 206", "dropped body") and part == "bytes=0-0":
         return False
-    return name != "short 206" or bool(part)  # a whole file that is announced short is another file
+    return name != "short 206" or bool(part)  # for a whole file, a shorter length means another file

@@ -1,4 +1,4 @@
-"""A TCP proxy that cuts connections: everything between two programs goes through it until it does not.
+"""A TCP proxy between two programs that can cut their connections.
 
 In a test::
 
@@ -6,7 +6,7 @@ In a test::
         client = Client(f"tcp://{proxy.address}")
         proxy.cut(10)                                  # reset all connections, refuse new ones for 10 s
 
-By hand, to see how a program bears a bad network::
+By hand, to see how a program copes with a bad network::
 
     python tests/faults/proxy.py 127.0.0.1:9000 127.0.0.1:8786 --cut-every 30 --cut-for 10
 """
@@ -25,18 +25,18 @@ from typing import Self
 
 BLOCK = 1 << 16
 NO_LINGER = struct.pack("ii", 1, 0)
-"""SO_LINGER that makes `close` reset a connection, as when a router forgets it, and not end it politely."""
+"""SO_LINGER that makes `close` reset a connection, as a router does that has lost its state."""
 
 
 class Proxy:
-    """A proxy in a thread of its own; a context manager.
+    """A proxy that runs in its own thread; a context manager.
 
     Parameters
     ----------
     target
         ``host:port`` to which connections are passed on.
     listen
-        ``host:port`` to listen on; port 0 takes a free one, see ``address``.
+        ``host:port`` to listen on; port 0 picks a free one, see ``address``.
     """
 
     def __init__(self, target: str, listen: str = "127.0.0.1:0") -> None:
@@ -68,7 +68,7 @@ class Proxy:
         self._loop.close()
 
     def cut(self, seconds: float) -> threading.Event:
-        """Reset all connections and refuse new ones for so long; the event is set when it is open again."""
+        """Reset all connections and refuse new ones for some seconds; the event is set when it accepts them again."""
         back = threading.Event()
         self._call(self._cut(seconds, back)).result(10)
         return back
@@ -99,12 +99,12 @@ class Proxy:
 
     async def _close(self) -> None:
         await self._shut()
-        for _ in range(3):  # one that was accepted a moment before is served, and shut, only now
+        for _ in range(3):  # a connection accepted just before is served, and closed, only now
             await asyncio.sleep(0.01)
             await self._shut()
         others = [task for task in asyncio.all_tasks() if task is not asyncio.current_task()]
         if others:
-            await asyncio.wait(others, timeout=5)  # they end by themselves, now that their connections are gone
+            await asyncio.wait(others, timeout=5)  # they end once their connections are closed
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._writers.add(writer)
@@ -126,7 +126,7 @@ class Proxy:
 
 
 async def _pipe(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-    """Pass on what comes until it ends."""
+    """Pass on all data until the connection ends."""
     with contextlib.suppress(OSError):
         while block := await reader.read(BLOCK):
             writer.write(block)
@@ -141,12 +141,12 @@ def _split(address: str) -> tuple[str, int]:
 
 
 def main() -> None:
-    """Run it until Ctrl-C, with cuts if asked for."""
+    """Run the proxy until Ctrl-C, with cuts if requested."""
     parser = argparse.ArgumentParser(description="A TCP proxy that cuts connections.")
     parser.add_argument("listen", metavar="LISTEN", help="host:port to listen on")
     parser.add_argument("target", metavar="TARGET", help="host:port to pass connections to")
-    parser.add_argument("--cut-every", type=float, metavar="SECONDS", help="cut all connections so often")
-    parser.add_argument("--cut-for", type=float, default=1.0, metavar="SECONDS", help="and refuse new ones for so long")
+    parser.add_argument("--cut-every", type=float, metavar="SECONDS", help="interval between cuts of all connections")
+    parser.add_argument("--cut-for", type=float, default=1.0, metavar="SECONDS", help="how long new ones are refused")
     options = parser.parse_args()
     waiting = threading.Event()
     with Proxy(options.target, options.listen) as proxy, contextlib.suppress(KeyboardInterrupt):
