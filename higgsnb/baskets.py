@@ -5,7 +5,7 @@ out the few elements that belong to *preselected* events, whose counters (``nMuo
 Three things make that quick.
 
 * The counters are decoded first. They say where every event's leptons start, so the entry offsets that close each
-  jagged basket, 40 % of the uncompressed bytes, are never looked at, and not even inflated where the codec can stop
+  jagged basket, 40 % of the uncompressed bytes, are never decoded, and not even inflated where the codec can stop
   before them.
 * Nothing is built for the 98 % of events that cannot pass.
 * Bytes are read with ``pread``, basket by basket, so memory does not grow with the file.
@@ -118,6 +118,8 @@ def branch_baskets(branch: Any) -> BranchBaskets:
         raise DamagedFileError(
             f"{branch.file.file_path}: branch {name} has baskets to entry {edges[-1]} of {n_entries}"
         )
+    encoded = name.encode()
+    length = bytes([len(encoded)]) if len(encoded) < 255 else b"\xff" + struct.pack(">I", len(encoded))  # as ROOT does
     return BranchBaskets(
         name=name,
         dtype=dtype,
@@ -126,14 +128,8 @@ def branch_baskets(branch: Any) -> BranchBaskets:
         seeks=tuple(branch.member("fBasketSeek")[:n_on_file].tolist()),
         sizes=tuple(branch.member("fBasketBytes")[:n_on_file].tolist()),
         embedded=tuple(bytes(basket.data) for basket in embedded),
-        key_names=b"\x07TBasket" + _root_string(name),
+        key_names=b"\x07TBasket" + length + encoded,
     )
-
-
-def _root_string(text: str) -> bytes:
-    """Encode a string as ROOT streams it: its length, in five bytes from 255 on, then the bytes."""
-    data = text.encode()
-    return (bytes([len(data)]) if len(data) < 255 else b"\xff" + struct.pack(">I", len(data))) + data
 
 
 def _stored_form(branch: Any) -> tuple[np.dtype[Any], str | None]:
@@ -335,7 +331,8 @@ class BasketReader:
         UnexpectedFormError
             If a basket is legal but not plain; read the range with uproot.
         """
-        return joined(list(self.windows(start, stop)), self._dtypes())
+        dtypes = {name: self._branches[name].dtype.newbyteorder("=") for name in self.columns.names[2:]}
+        return joined(list(self.windows(start, stop)), dtypes)
 
     def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Preselected]:
         """Read the same piece by piece, in order and without gaps, so that memory does not grow with the range."""
@@ -353,10 +350,6 @@ class BasketReader:
         fetch = self._source.fetch(places)
         work = _Work(self._branches, window, None, fetch, {name: {}}, self._checked, self._source.location)
         return _counts(work, name) if start < stop else np.empty(0, branch.dtype.newbyteorder("="))
-
-    def _dtypes(self) -> dict[str, np.dtype[Any]]:
-        """Return the types of the columns that are read."""
-        return {name: self._branches[name].dtype.newbyteorder("=") for name in self.columns.names[2:]}
 
     def _fetched(self, plan: list[_Window]) -> Iterator[tuple[_Window, _Window | None, Fetch]]:
         """Yield each window with its successor and its bytes; those of a remote file are asked for one window ahead."""
@@ -509,7 +502,8 @@ def _counts(work: _Work, counter: str) -> npt.NDArray[Any]:
     """Return the values of a flat branch, such as a counter, for each counted entry of the window."""
     edges = work.edges(counter)
     start, stop = work.window.counted
-    counts = np.concatenate([_native(content) for content in work.contents(counter, np.diff(edges))])
+    parts = work.contents(counter, np.diff(edges))
+    counts = np.concatenate([part.astype(part.dtype.newbyteorder("="), copy=False) for part in parts])
     return counts[start - edges[0] : stop - edges[0]]
 
 
@@ -528,11 +522,6 @@ def elements_of(firsts: Integers, counts: npt.NDArray[Any]) -> tuple[Integers, I
     offsets = np.empty(len(firsts) + 1, dtype=np.int64)
     add_up(counts, offsets)
     return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], counts), offsets
-
-
-def _native(values: Array) -> Array:
-    """Return the values in the machine's byte order."""
-    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def joined(parts: list[Preselected], dtypes: Mapping[str, np.dtype[Any]]) -> Preselected:

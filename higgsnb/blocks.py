@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from higgsnb.errors import DamagedFileError
 
@@ -164,34 +164,25 @@ _STOPPING_PAYS = 32 * 1024
 
 
 def _inflate_zlib(payload: Buffer, size: int, wanted: int, checked: bool) -> Inflated:
-    """ZLIB: libdeflate for the whole block with its adler32, or ISA-L up to ``wanted``.
+    """ZLIB: libdeflate, or `zlib`, for the whole block with its adler32; ISA-L up to ``wanted`` where it is installed.
 
-    ISA-L fills 64 kB before it looks at a limit, another reason to stop early in large blocks only.
+    ISA-L fills 64 kB before it checks a limit, another reason to stop early in large blocks only.
     """
-    if not checked and size - wanted > _STOPPING_PAYS and (decompressor := _isal_decompressor()) is not None:
-        return Inflated(decompressor.decompress(payload[2:], wanted), False)
-    return Inflated(_whole_zlib(payload, size), True)
-
-
-def _isal_decompressor() -> Any:
-    """Return a raw-deflate decompressor of ISA-L, or None where the package is missing."""
-    try:
-        from isal import igzip_lib
-    except ImportError:
-        return None
-    return igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
-
-
-def _whole_zlib(payload: Buffer, size: int) -> Buffer:
-    """Inflate one ZLIB stream and verify its checksum, with libdeflate if it is installed."""
+    if not checked and size - wanted > _STOPPING_PAYS:
+        try:
+            from isal import igzip_lib
+        except ImportError:
+            pass  # the whole block, then
+        else:
+            decompressor = igzip_lib.IgzipDecompressor(flag=igzip_lib.DECOMP_DEFLATE)
+            return Inflated(decompressor.decompress(payload[2:], wanted), False)
     try:
         import deflate
     except ImportError:
         import zlib
 
-        return zlib.decompress(payload, bufsize=size)
-    inflated: bytearray = deflate.zlib_decompress(payload, size)
-    return inflated
+        return Inflated(zlib.decompress(payload, bufsize=size), True)
+    return Inflated(deflate.zlib_decompress(payload, size), True)
 
 
 def _inflate_lz4(payload: Buffer, size: int, _wanted: int, _checked: bool) -> Inflated:

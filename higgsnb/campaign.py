@@ -119,7 +119,20 @@ class Campaign:
     @property
     def digest(self) -> str:
         """sha256 (hex) of everything that can change a result: not titles, nor where a file with a checksum lies."""
-        text = json.dumps(_identity(self), sort_keys=True, separators=(",", ":"), allow_nan=False)
+        content = {
+            "name": self.name,
+            "schema": self.schema,
+            "luminosity_fb": self.luminosity_fb,
+            "luminosity_uncertainty": self.luminosity_uncertainty,
+            "energy_tev": self.energy_tev,
+            "simulated": self.simulated,
+            "normalisation": self.normalisation,
+            "primary_dataset_precedence": self.primary_dataset_precedence,
+            "golden_json": _content(self.golden_json),
+            "luminosity_table": _content(self.luminosity_table),
+            "datasets": [_identity(dataset) for dataset in self.datasets],
+        }
+        text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
     def dataset(self, name: str) -> Dataset:
@@ -180,35 +193,17 @@ def _total(numbers: Iterable[int | None]) -> int | None:
     return total
 
 
-def _identity(campaign: Campaign) -> dict[str, Any]:
-    return {
-        "name": campaign.name,
-        "schema": campaign.schema,
-        "luminosity_fb": campaign.luminosity_fb,
-        "luminosity_uncertainty": campaign.luminosity_uncertainty,
-        "energy_tev": campaign.energy_tev,
-        "simulated": campaign.simulated,
-        "normalisation": campaign.normalisation,
-        "primary_dataset_precedence": campaign.primary_dataset_precedence,
-        "golden_json": _content(campaign.golden_json),
-        "luminosity_table": _content(campaign.luminosity_table),
-        "datasets": [_dataset_identity(dataset) for dataset in campaign.datasets],
-    }
-
-
-def _dataset_identity(dataset: Dataset) -> dict[str, Any]:
+def _identity(dataset: Dataset) -> dict[str, Any]:
+    """Return what of a dataset can change a result; a file is identified by size and checksum, or else by address."""
     keys = ("name", "process", "primary_dataset", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
     return {
         **{key: getattr(dataset, key) for key in keys},
         **({} if dataset.stated_events is None else {"events": dataset.stated_events}),
-        "files": [_file_identity(file) for file in dataset.files],
+        "files": [
+            [file.url if file.bytes is None or file.adler32 is None else None, file.events, file.bytes, file.adler32]
+            for file in dataset.files
+        ],
     }
-
-
-def _file_identity(file: File) -> list[Any]:
-    """Identify a file by size and checksum, or by its address where these are not both stated."""
-    place = None if file.bytes is not None and file.adler32 is not None else file.url
-    return [place, file.events, file.bytes, file.adler32]
 
 
 def _content(location: str | None) -> str | None:

@@ -85,19 +85,14 @@ def _number(line: str, name: str, text: str) -> float:
             return number % 2**32 if column == "Event" and number < 0 else number
     except ValueError:
         pass
-    what = "" if _is_number(text) else "not a row of numbers: "
+    try:
+        float(text)
+        what = ""
+    except ValueError:
+        what = "not a row of numbers: "
     raise UnreadableError(
         f"{line}: {what}{name} is {text[:40]!r}, expected {expected}", "Correct the line, or fetch the file again."
     )
-
-
-def _is_number(text: str) -> bool:
-    """Whether a text is a number of any kind."""
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _whole(text: str) -> int:

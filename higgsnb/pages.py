@@ -213,7 +213,11 @@ class PageReader:
 
     def read(self, start: int = 0, stop: int | None = None) -> Preselected:
         """Read the preselected events among entries ``start`` to ``stop``; raises as `BasketReader.read` does."""
-        return joined(list(self.windows(start, stop)), self._dtypes())
+        columns = dict(self._flat)
+        for fields in self._jagged.values():
+            columns |= {name: jagged.values for name, jagged in fields.items()}
+        dtypes = {name: _result_dtype(column) for name, column in columns.items()}
+        return joined(list(self.windows(start, stop)), dtypes)
 
     def windows(self, start: int = 0, stop: int | None = None) -> Iterator[Preselected]:
         """Read the same cluster by cluster."""
@@ -232,13 +236,6 @@ class PageReader:
                 work.prepare(work.touched(column, low, high))
                 parts.append(work.gather(column, np.arange(low, high)))
         return np.concatenate(parts)
-
-    def _dtypes(self) -> dict[str, np.dtype[Any]]:
-        """Return the types of the columns that are read."""
-        columns = dict(self._flat)
-        for fields in self._jagged.values():
-            columns |= {name: jagged.values for name, jagged in fields.items()}
-        return {name: _result_dtype(column) for name, column in columns.items()}
 
     def _read_cluster(self, cluster: int, start: int, stop: int) -> Preselected:
         """Read the preselected events of one cluster between two entries."""

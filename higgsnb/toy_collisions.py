@@ -101,11 +101,6 @@ def _circle(rng: np.random.Generator, n: int) -> tuple[Array, Array]:
     return np.cos(angle), np.sin(angle)
 
 
-def _pt_eta_phi(p: Array) -> tuple[Array, Array, Array]:
-    pt = np.hypot(p[1], p[2])
-    return pt, np.arcsinh(p[3] / np.maximum(pt, 1e-9)), np.arctan2(p[2], p[1])
-
-
 class Particles(NamedTuple):
     """Leptons of ``n_events`` collisions before the detector; every column but the neutrinos is (n_leptons,).
 
@@ -126,7 +121,9 @@ class Particles(NamedTuple):
 
 def _particles(p: Array, flavour: Array, charge: Array) -> Particles:
     """Return prompt leptons from four-vectors (4, k, n); flavour 0 means no lepton; charge is (k, 1)."""
-    return _flatten(flavour, charge, *_pt_eta_phi(p), origin=np.int64(PROMPT))
+    pt = np.hypot(p[1], p[2])
+    eta, phi = np.arcsinh(p[3] / np.maximum(pt, 1e-9)), np.arctan2(p[2], p[1])
+    return _flatten(flavour, charge, pt, eta, phi, origin=np.int64(PROMPT))
 
 
 def _flatten(
@@ -162,23 +159,18 @@ def pick(particles: Particles, keep: Array) -> Particles:
 
 
 def higgs_collisions(rng: np.random.Generator, n: int) -> Particles:
-    """H -> ZZ* -> 4l with every flavour, taus decayed."""
+    """Draw H -> ZZ* -> 4l with all flavours, taus decayed; equal pairs are `IDENTICAL_BOOST` times as likely."""
     m1, m2, cos1, cos2, phi = higgs_decays(rng, n)
     mass = np.full(n, MASS_HIGGS)
     p = four_leptons(mass, m1, m2, cos1=cos1, cos2=cos2, phi=phi)
     p = _in_flight(rng, p, mass, star=rng.uniform(-1, 1, n), scale=24.0, power=2.2, width=1.15)
-    flavour = _higgs_flavours(rng, n)
+    weights = 1.0 + (IDENTICAL_BOOST - 1.0) * np.eye(3)
+    which = rng.choice(9, n, p=(weights / weights.sum()).ravel())
+    flavours = np.array([ELECTRON, MUON, TAU])
+    flavour = np.repeat(np.stack([flavours[which // 3], flavours[which % 3]]), 2, axis=0)
     pair_mass = np.repeat(np.stack([m1, m2]), 2, axis=0)
     flavour = np.where((flavour == TAU) & (pair_mass < 2 * MASS_TAU), MUON, flavour)
     return _decay_taus(rng, p, flavour)
-
-
-def _higgs_flavours(rng: np.random.Generator, n: int) -> Array:
-    """Flavours of the leptons (4, n): equal pairs are `IDENTICAL_BOOST` times as likely."""
-    flavours = np.array([ELECTRON, MUON, TAU])
-    weights = 1.0 + (IDENTICAL_BOOST - 1.0) * np.eye(3)
-    which = rng.choice(9, n, p=(weights / weights.sum()).ravel())
-    return np.repeat(np.stack([flavours[which // 3], flavours[which % 3]]), 2, axis=0)
 
 
 def _decay_taus(rng: np.random.Generator, p: Array, flavour: Array) -> Particles:
@@ -209,20 +201,17 @@ def zz_collisions(rng: np.random.Generator, n: int, name: str) -> Particles:
         m, m1, m2, cos1, cos2, phi, star = (np.concatenate(x) for x in zip(single, double, strict=True))
         p = four_leptons(m, m1, m2, cos1=cos1, cos2=cos2, phi=phi)
         p = _in_flight(rng, p, m, star=star, scale=8.5, power=1.9, width=1.5)
-        flavour = _zz_flavours(rng, len(m), name)
+        if name == "ZZTo2e2mu":
+            first = rng.choice([ELECTRON, MUON], len(m))
+            flavour = np.stack([first, first, ELECTRON + MUON - first, ELECTRON + MUON - first])
+        else:
+            flavour = np.full((4, len(m)), MUON if name == "ZZTo4mu" else ELECTRON)
         keep = _filter(p, flavour) & (m > 65.0)
         kept = rng.permutation(np.flatnonzero(keep))  # so that any prefix has both parts
         return p[:, :, kept], flavour[:, kept]
 
     p, flavour = collect(n, draw, 0.2)
     return _particles(p, flavour, _FOUR_CHARGES)
-
-
-def _zz_flavours(rng: np.random.Generator, n: int, name: str) -> Array:
-    if name == "ZZTo2e2mu":
-        first = rng.choice([ELECTRON, MUON], n)
-        return np.stack([first, first, ELECTRON + MUON - first, ELECTRON + MUON - first])
-    return np.full((4, n), MUON if name == "ZZTo4mu" else ELECTRON)
 
 
 def _filter(p: Array, flavour: Array) -> NDArray[np.bool_]:
@@ -286,19 +275,12 @@ def _low_mass(rng: np.random.Generator, n: int) -> Array:
     return 15 + rng.exponential(22.0, n)
 
 
-_REJECTED_KINDS = (
-    0.39,
-    0.33,
-    0.08,
-    0.04,
-    0.06,
-    0.07,
-    0.03,
-)  # Z mm, Z ee, Z + 1, Z + 2 spoiled, tt, jets, low-mass pair
+_REJECTED_KINDS = (0.39, 0.33, 0.08, 0.04, 0.06, 0.07, 0.03)
+"""Shares of Z -> mu mu, Z -> e e, Z + 1 lepton, Z + 2 non-isolated ones, t tbar, two jets, and a low-mass pair."""
 
 
 def rejected_collisions(rng: np.random.Generator, n: int) -> Particles:
-    """Two- and three-lepton collisions, kinds and shares as in ``_REJECTED_KINDS``."""
+    """Draw two- and three-lepton collisions, kinds and shares as in ``_REJECTED_KINDS``."""
     kind = rng.choice(len(_REJECTED_KINDS), n, p=_REJECTED_KINDS)
     where = [np.flatnonzero(kind == k) for k in range(len(_REJECTED_KINDS))]
     z = np.concatenate(where[:4])
@@ -309,7 +291,8 @@ def rejected_collisions(rng: np.random.Generator, n: int) -> Particles:
         (where[2], _nonprompt(rng, other[where[2]], floor=5, slope=8)),
         *((where[3], part) for part in _spoiled_pair(rng, other[where[3]])),
         *((where[4], part) for part in _top_like(rng, len(where[4]))),
-        *((where[5], part) for part in _jet_pair(rng, flavour[where[5]])),
+        (where[5], _nonprompt(rng, flavour[where[5]], floor=16.0, slope=9.0)),  # hard enough for the triggers
+        (where[5], _nonprompt(rng, flavour[where[5]], floor=9.0, slope=7.0)),
         (where[6], _dileptons(rng, flavour[where[6]], _low_mass)),
     ]
     return merge(n, parts)
@@ -331,12 +314,6 @@ def _top_like(rng: np.random.Generator, n: int) -> Iterator[Particles]:
     yield _nonprompt(rng, rng.choice([0, 0, ELECTRON, MUON], n), floor=4.0, slope=7.0)
 
 
-def _jet_pair(rng: np.random.Generator, flavour: Array) -> Iterator[Particles]:
-    """Two leptons of one flavour from jets, hard enough for the triggers."""
-    yield _nonprompt(rng, flavour, floor=16.0, slope=9.0)
-    yield _nonprompt(rng, flavour, floor=9.0, slope=7.0)
-
-
 def with_soft(rng: np.random.Generator, particles: Particles) -> Particles:
     """Add the soft non-prompt leptons that any collision may have besides."""
     n = particles.n_events
@@ -348,9 +325,9 @@ def with_soft(rng: np.random.Generator, particles: Particles) -> Particles:
 
 
 def spoil_surplus(particles: Particles) -> Particles:
-    """Let at most the first three leptons of a collision be isolated: the fourth and later never are.
+    """Make all leptons of a collision but the first three non-isolated.
 
-    So no selection of four isolated leptons keeps any, however many of these collisions are asked for.
+    So no selection of four isolated leptons keeps any of these collisions, however many there are.
     """
     order = np.argsort(particles.event, kind="stable")
     event = particles.event[order]

@@ -141,7 +141,9 @@ def fix_timestamps(path: Path) -> None:
         position = begin
         while position < end:
             if position in gaps:
-                position = _clear(file, position, gaps[position])
+                start, position = position, gaps[position]
+                file.seek(start)  # the negative length is ROOT's mark of a deleted record
+                file.write((struct.pack(">i", start - position) + bytes(position - start))[: position - start])
             else:
                 _stamp(file, position + 10)
                 position += max(1, _unpack(file, position, ">i")[0])
@@ -182,13 +184,6 @@ def _gaps(file: BinaryIO, free: int, end: int) -> Iterator[tuple[int, int]]:
             return
         yield first, last + 1
         position += struct.calcsize(layout)
-
-
-def _clear(file: BinaryIO, start: int, stop: int) -> int:
-    """Fill a gap with zeros behind its negative length, ROOT's mark of a deleted record."""
-    file.seek(start)
-    file.write((struct.pack(">i", start - stop) + bytes(stop - start))[: stop - start])
-    return stop
 
 
 def _checksums(path: Path) -> dict[str, Any]:
@@ -300,21 +295,15 @@ def ensure(name: str, folder: str | Path) -> Path:
         raise KeyError(f"toy has no dataset {name!r}; it has {', '.join(known)}")
     folder = Path(folder)
     path = folder / f"{name}.root"
-    if not _matches(path, manifest(folder)):
+    found = manifest(folder)
+    entry = found.get("files", {}).get(name)
+    if found.get("parameters") != _parameters(DEFAULT_SEED, None) or entry is None or not _holds(path, entry):
         make(folder)
     return path
 
 
-def _matches(path: Path, found: dict[str, Any]) -> bool:
-    """Whether the file is the default campaign's, by the manifest's parameters and checksums."""
-    entry = found.get("files", {}).get(path.stem)
-    if found.get("parameters") != _parameters(DEFAULT_SEED, None) or entry is None:
-        return False
-    return _holds(path, entry)
-
-
 def _holds(path: Path, entry: dict[str, Any]) -> bool:
-    """Whether the file is there with the size and sha256 of the manifest entry."""
+    """Whether a file has the size and sha256 of its entry in the manifest."""
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
     return bool(_checksums(path)["sha256"] == entry["sha256"])

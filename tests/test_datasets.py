@@ -472,7 +472,7 @@ def three_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def opened(folder: Path, total: int, listed: str) -> Campaign:
-    """Load a campaign of one dataset and hold it against its files, as a run does before any event is read."""
+    """Load a campaign of one dataset and compare it with its files, as a run does before any event is read."""
     path = folder / "mine.toml"
     path.write_text(TWO_FILES.format(total=total, files=listed))
     campaign = datasets.load(path)

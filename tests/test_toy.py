@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from higgsnb import toy, toy_collisions, toy_detector, toy_physics, toy_pseudodata, toy_writer
+from higgsnb.errors import UnreadableError
 
 Array = NDArray[Any]
 CHANNELS = ("4mu", "4e", "2e2mu")
@@ -218,7 +219,7 @@ def test_command_line_writes_the_campaign(tmp_path: Path) -> None:
 def test_timestamps_of_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.root"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
-    with pytest.raises(ValueError, match=r"x\.root: not a ROOT file"):
+    with pytest.raises(UnreadableError, match=r"x\.root: not a ROOT file"):
         toy_writer.fix_timestamps(path)
 
 
