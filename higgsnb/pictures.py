@@ -620,22 +620,22 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     """
     if quantity not in QUANTITIES:
         raise KeyError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
-    looked_at = QUANTITIES[quantity]
-    *_, result = engine.run(campaign, selection.replace(**looked_at.left_out))
+    chosen = QUANTITIES[quantity]
+    *_, result = engine.run(campaign, selection.replace(**chosen.left_out))
     sample = Sample.load(result)
     found = sample.select(result.selection)
     pieces: dict[str, list[tuple[Floats, Floats, Flags]]] = {dataset.process: [] for dataset in campaign.datasets}
     for part in sample.parts:
-        worst, channel = exploring.quantity(part, found, looked_at.compared)
+        worst, channel = exploring.quantity(part, found, chosen.compared)
         weights = found.weights[part.dataset][channel]
         process = campaign.datasets[part.dataset].process
-        pieces[process].append((worst, weights, _passes(part, found, selection, looked_at.left_out)))
+        pieces[process].append((worst, weights, _passes(part, found, selection, chosen.left_out)))
     values, weights_of, passes = (
         {process: np.concatenate([one[i] for one in of] or [np.empty(0)]) for process, of in pieces.items()}
         for i in range(3)
     )
     heading = f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title
-    limits = {cut: getattr(selection, cut) for cut in looked_at.left_out}
+    limits = {cut: getattr(selection, cut) for cut in chosen.left_out}
     # The looser limit, if those of muons and electrons differ.
     low = min((limit for cut, limit in limits.items() if cut.endswith("_min")), default=-math.inf)
     high = max(limit for cut, limit in limits.items() if cut.endswith("_max"))

@@ -316,7 +316,7 @@ def luminosity_label(result: Result) -> str:
 
 def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: float) -> Text:
     """Write campaign and selection into the upper left corner, below `top` and left of `right`."""
-    left = _width(panel, SIDE_MARGIN * size)
+    left = _fraction(panel, SIDE_MARGIN * size)[0]
     note = panel.text(left, top, "", fontsize=0.92 * size, va="top", transform=panel.transAxes)
     note.set_linespacing(1.35)
     lines = [result.campaign.title, f"selection {result.selection.name}"]
@@ -334,11 +334,11 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
     if warning := coverage_text(result):
         artists.append(_draw_strip(panel, warning, size))
         top = _box(panel, artists[0]).y0
-    top -= _height(panel, 0.7 * size)
+    top -= _fraction(panel, 0.7 * size)[1]
     right = 1.0
     if entries:
         handles, labels = zip(*entries, strict=True)
-        corner = (1.0 - _width(panel, SIDE_MARGIN * size), top)
+        corner = (1.0 - _fraction(panel, SIDE_MARGIN * size)[0], top)
         none: dict[str, Any] = {"borderaxespad": 0.0, "borderpad": 0.0}
         legend = panel.legend(
             handles, labels, loc="upper right", bbox_to_anchor=corner, fontsize=0.92 * size, labelspacing=0.35, **none
@@ -378,7 +378,7 @@ def percent(done: float, total: float) -> str:
 
 def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
     """Write a warning on a strip across the top of the frame, in two lines if necessary."""
-    margin = _height(panel, 0.4 * size)
+    margin = _fraction(panel, 0.4 * size)[1]
     warning = panel.text(0.5, 1.0 - margin, text, fontsize=size, fontweight="bold", color=WARNING_COLOUR)
     warning.set(ha="center", va="top", transform=panel.transAxes, zorder=6)
     if _box(panel, warning).width > 0.96:
@@ -420,16 +420,8 @@ def _box(panel: Axes, artist: Artist) -> Bbox:
     return artist.get_window_extent().transformed(panel.transAxes.inverted())
 
 
-def _height(panel: Axes, points: float) -> float:
-    """Return a length in points as a fraction of the panel's height."""
-    return points / 72 * _dpi(panel) / panel.get_window_extent().height
-
-
-def _width(panel: Axes, points: float) -> float:
-    """Return a length in points as a fraction of the panel's width."""
-    return points / 72 * _dpi(panel) / panel.get_window_extent().width
-
-
-def _dpi(panel: Axes) -> float:
-    figure = panel.get_figure(root=True)
-    return float(mpl.rcParams["figure.dpi"] if figure is None else figure.dpi)
+def _fraction(panel: Axes, points: float) -> tuple[float, float]:
+    """Return a length in points as fractions of the panel's width and height."""
+    figure, extent = panel.get_figure(root=True), panel.get_window_extent()
+    pixels = points / 72 * float(mpl.rcParams["figure.dpi"] if figure is None else figure.dpi)
+    return pixels / extent.width, pixels / extent.height
