@@ -15,6 +15,8 @@ import pytest
 
 import higgsnb
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "pip install -e . && higgsnb run"
 TEST = "pip install -e '.[test]' && pytest"
