@@ -38,7 +38,7 @@ def slow(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def faults(session: nox.Session) -> None:
-    """Kill, cut and damage whatever can be; ``-- --long`` does it for hours."""
+    """Run the fault-injection tests; ``-- --long`` runs them for hours."""
     session.install("-e", ".[test]")
     session.run("pytest", "-m", "faults", *(session.posargs or ["tests/faults"]))
 
@@ -66,7 +66,7 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def bench(session: nox.Session) -> None:
-    """Run the benchmarks; arguments after ``--`` choose among them."""
+    """Run the benchmarks, or the scripts named after ``--``."""
     session.install("-e", ".")
     chosen = session.posargs or ["benchmarks/throughput.py", "benchmarks/pipeline.py"]
     for script in chosen:

@@ -423,7 +423,7 @@ def pair_by_channel(held, first, last, cuts, wanted, most, grades, pairings, lis
             if good_mu < 0:
                 continue
             four, charged_well = pair_channel(event, good_mu, n_all, channel, cuts, pick)
-            passed[channel, Cut.CHARGE if charged_well else Cut.GOOD_LEPTONS] += 1
+            passed[channel, np.int64(Cut.CHARGE if charged_well else Cut.GOOD_LEPTONS)] += 1
             if four.a >= 0:
                 row = rows[n]
                 measure(event, four, channel, row)
@@ -455,7 +455,8 @@ def list_good(offsets, muons, first, last, grades, starts, stops, rows, listed, 
         if is_hopeless(n_mu, n_e):
             continue
         for channel in range(3):
-            passed[channel, Cut.GOOD_LEPTONS if has_enough(n_mu, n_e, channel, False) else Cut.LEPTONS] += 1
+            reached = Cut.GOOD_LEPTONS if has_enough(n_mu, n_e, channel, False) else Cut.LEPTONS
+            passed[channel, np.int64(reached)] += 1  # numba < 0.68 takes no enum as an index
         for k in range(starts[e], stops[e]):
             row = rows[k]
             a, b, c, d = start + row.a, start + row.b, start + row.c, start + row.d

@@ -270,6 +270,7 @@ def _by_uproot(path: Path, expected: dict[str, np.ndarray]) -> str:
     return "no effect" if alike else "silent"
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("codec", ["ZLIB", "LZ4", "LZMA", "ZSTD", "none"])
 @pytest.mark.parametrize("n_flips", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, codec: str, n_flips: int) -> None:

@@ -19,6 +19,8 @@ from packaging.utils import canonicalize_name
 
 import higgsnb
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).resolve().parents[1]
 BINDER = ROOT / "binder"
 BASE = {

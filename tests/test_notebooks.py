@@ -18,6 +18,8 @@ from nbclient import NotebookClient
 
 from higgsnb import files
 
+pytestmark = pytest.mark.one_python
+
 FOLDER = Path(__file__).resolve().parents[1] / "notebooks"
 NOTEBOOKS = sorted(FOLDER.glob("*.ipynb"))
 LESSONS = [path for path in NOTEBOOKS if re.match(r"\d\d_", path.name)]

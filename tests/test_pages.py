@@ -72,6 +72,7 @@ def test_another_form_is_refused_for_uproot_to_read(tmp_path: Path, columns: Col
         open_preselected(path, columns)
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("codec", sorted(CODECS))
 @pytest.mark.parametrize("n_flips", [60, pytest.param(2000, marks=pytest.mark.slow)])
 def test_no_flipped_bit_goes_unnoticed(tmp_path: Path, codec: str, n_flips: int) -> None:
@@ -87,6 +88,7 @@ def test_tree_converted_by_root_equals_the_tree(bounds: tuple[int, int]) -> None
     assert same(read(DATA / "converted.root", start, stop), plainly(READABLE, start, stop))
 
 
+@pytest.mark.one_python
 @pytest.mark.parametrize("n_flips", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_no_flipped_bit_in_checksummed_pages_goes_unnoticed(tmp_path: Path, n_flips: int) -> None:
     path = tmp_path / "events.root"

@@ -15,6 +15,8 @@ import pytest
 
 import higgsnb
 
+pytestmark = pytest.mark.one_python
+
 ROOT = Path(__file__).resolve().parents[1]
 RUN = "pip install -e . && higgsnb run"
 TEST = "pip install -e '.[test]' && pytest"
@@ -69,9 +71,10 @@ def test_readme_and_ci_have_the_two_commands_word_for_word(command: str) -> None
     assert re.search(rf"^[{{ ]*{re.escape(command)} \|\| exit 1", read(".ci/run"), re.MULTILINE)
 
 
-def test_ci_script_can_be_executed_and_is_valid_bash() -> None:
-    assert os.access(ROOT / ".ci" / "run", os.X_OK)
-    subprocess.run(["bash", "-n", ROOT / ".ci" / "run"], check=True)
+def test_ci_scripts_can_be_executed_and_are_valid() -> None:
+    assert [path.name for path in (ROOT / ".ci").iterdir() if not os.access(path, os.X_OK)] == []
+    for name in ("run", "lint"):
+        subprocess.run(["bash", "-n", ROOT / ".ci" / name], check=True)
 
 
 def test_ci_runs_every_python_of_the_classifiers() -> None:

@@ -63,6 +63,7 @@ def visit(chromium: Browser) -> Iterator[Callable[..., Visit]]:
 @pytest.fixture(scope="session")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """A JupyterLab with folders of its own."""
+    pytest.importorskip("jupyterlab", reason="no JupyterLab; pip install -e '.[browser]'")
     with jupyterlab(tmp_path_factory.mktemp("lab")) as server:
         yield server
 
