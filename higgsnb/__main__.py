@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -217,16 +218,18 @@ def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
 
 
 def _failure_lines(failures: Iterable[Failure]) -> Iterator[str]:
-    """Describe failures in one line each, and one for the hint; of those of one kind and hint, the first ten."""
-    kinds: dict[tuple[str, str], list[Failure]] = {}
+    """Describe failures in at most three lines each, the first ten of each kind of error; equal hints only once."""
+    kinds: dict[str, list[Failure]] = {}
     for failure in failures:
-        kinds.setdefault((failure.error, failure.hint), []).append(failure)
-    for (error, hint), some in kinds.items():
-        for failure in some[:FAILURES_SHOWN]:
+        kinds.setdefault(failure.error, []).append(failure)
+    for error, some in kinds.items():
+        shown = some[:FAILURES_SHOWN]
+        for failure, following in zip_longest(shown, shown[1:]):
             yield f"higgsnb: {failure.dataset}: {error}: {failure.message}"
-        if len(some) > FAILURES_SHOWN:
-            yield f"higgsnb: … {len(some)} files with {error} in all, of which these are the first {FAILURES_SHOWN}"
-        yield f"    {hint}"
+            if following is None or following.hint != failure.hint:
+                yield from (f"    {line}" for line in failure.hint.splitlines()[:2])
+        if len(some) > len(shown):
+            yield f"higgsnb: {error}: {len(some)} files, of which the first {len(shown)} are named above"
 
 
 def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
