@@ -24,8 +24,7 @@ from higgsnb.errors import HiggsnbError, MissingFileError, OptionError, describe
 
 if TYPE_CHECKING:
     from higgsnb.analysis import Failure, Result, Yield
-    from higgsnb.datasets import Campaign, Dataset, File
-    from higgsnb.selection import Selection
+    from higgsnb.datasets import Dataset, File
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
@@ -138,9 +137,11 @@ def run(
     fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import engine, files, kernel, provenance, results
+    from higgsnb import datasets, engine, files, kernel, provenance, results
+    from higgsnb import selection as selections
 
-    campaign, selection = _load(name, selection_name)
+    campaign = datasets.load(name)
+    selection = selections.load(selection_name or campaign.selection)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
     if not quiet:
@@ -191,14 +192,6 @@ def _client(scheduler: str) -> Iterator[Any]:
         yield client
 
 
-def _load(name: str, selection_name: str | None) -> tuple[Campaign, Selection]:
-    """Return the campaign and the selection that the user names."""
-    from higgsnb import datasets, selection
-
-    campaign = datasets.load(name)
-    return campaign, selection.load(selection_name or campaign.selection)
-
-
 def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
     """Show the progress of a run and return its last result."""
     from tqdm import tqdm
@@ -240,8 +233,14 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
         click.echo(f"higgsnb: INCOMPLETE: {_coverage_line(result)}", err=True)
     if quiet:
         return
-    for line in _tables(result):
-        click.echo(line)
+    tables = {
+        "all masses": result.yields,
+        "70 < m4l < 181 GeV": result.windows["70-181"],
+        "118 < m4l < 130 GeV: where the Higgs boson is": result.windows["118-130"],
+    }
+    for title, yields in tables.items():
+        for line in _table(title, yields):
+            click.echo(line)
     for name, columns in result.not_applied.items():
         click.echo(f"note: {name} has no {', '.join(columns)}; cuts on them are not applied")
     for url in result.empty_files:
@@ -254,16 +253,6 @@ def _coverage_line(result: Result) -> str:
     """Return the coverage in one line."""
     (files, all_files), (events, all_events), (done, total) = result.coverage
     return f"{files} of {all_files} files, {events:,} of {all_events:,} events, {done:.2f} of {total:.2f} /fb"
-
-
-def _tables(result: Result) -> Iterator[str]:
-    """Yield the lines of the yields tables."""
-    yield from _table("all masses", result.yields)
-    for window, title in (
-        ("70-181", "70 < m4l < 181 GeV"),
-        ("118-130", "118 < m4l < 130 GeV: where the Higgs boson is"),
-    ):
-        yield from _table(title, result.windows[window])
 
 
 def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
@@ -382,13 +371,17 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     from higgsnb import files, provenance
     from higgsnb.analysis import Failure
 
+    def advance(done: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
     with tqdm(
         unit="B", unit_scale=True, disable=quiet, desc=provenance.public_name(file.url).rsplit("/", 1)[-1]
     ) as bar:
         try:
             path = files.fetch(
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,
-                progress=lambda done, total: _advance(bar, done, total),
+                progress=advance,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             message, hint = describe(error)
@@ -396,12 +389,6 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     if not quiet:
         click.echo(str(path))
     return None
-
-
-def _advance(bar: Any, done: int, total: int | None) -> None:
-    """Move a progress bar to ``done`` bytes."""
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 # --- ledger --------------------------------------------------------------------------------------------------
