@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,8 @@ from higgsnb import __version__
 from higgsnb.errors import HiggsnbError, MissingFileError, OptionError, describe
 
 if TYPE_CHECKING:
-    from higgsnb.datasets import Campaign, Dataset, File
+    from higgsnb.datasets import Dataset, File
     from higgsnb.result import Failure, Result
-    from higgsnb.selection import Selection
     from higgsnb.yields import Yield
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -138,9 +138,11 @@ def run(
     fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import engine, files, kernel, provenance, results
+    from higgsnb import datasets, engine, files, kernel, provenance, results
+    from higgsnb import selection as selections
 
-    campaign, selection = _load(name, selection_name)
+    campaign = datasets.load(name)
+    selection = selections.load(selection_name or campaign.selection)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
     if not quiet:
@@ -191,14 +193,6 @@ def _client(scheduler: str) -> Iterator[Any]:
         yield client
 
 
-def _load(name: str, selection_name: str | None) -> tuple[Campaign, Selection]:
-    """Return the campaign and the selection that the user names."""
-    from higgsnb import datasets, selection
-
-    campaign = datasets.load(name)
-    return campaign, selection.load(selection_name or campaign.selection)
-
-
 def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
     """Show the progress of a run and return its last result."""
     from tqdm import tqdm
@@ -218,16 +212,18 @@ def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
 
 
 def _failure_lines(failures: Iterable[Failure]) -> Iterator[str]:
-    """Describe failures in one line each, and one for the hint; of those of one kind and hint, the first ten."""
-    kinds: dict[tuple[str, str], list[Failure]] = {}
+    """Describe failures in at most three lines each, the first ten of each kind of error; equal hints only once."""
+    kinds: dict[str, list[Failure]] = {}
     for failure in failures:
-        kinds.setdefault((failure.error, failure.hint), []).append(failure)
-    for (error, hint), some in kinds.items():
-        for failure in some[:FAILURES_SHOWN]:
+        kinds.setdefault(failure.error, []).append(failure)
+    for error, some in kinds.items():
+        shown = some[:FAILURES_SHOWN]
+        for failure, following in zip_longest(shown, shown[1:]):
             yield f"higgsnb: {failure.dataset}: {error}: {failure.message}"
-        if len(some) > FAILURES_SHOWN:
-            yield f"higgsnb: … {len(some)} files with {error} in all, of which these are the first {FAILURES_SHOWN}"
-        yield f"    {hint}"
+            if following is None or following.hint != failure.hint:
+                yield from (f"    {line}" for line in failure.hint.splitlines()[:2])
+        if len(some) > len(shown):
+            yield f"higgsnb: {error}: {len(some)} files, of which the first {len(shown)} are named above"
 
 
 def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
@@ -238,8 +234,14 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
         click.echo(f"higgsnb: INCOMPLETE: {_coverage_line(result)}", err=True)
     if quiet:
         return
-    for line in _tables(result):
-        click.echo(line)
+    tables = {
+        "all masses": result.yields,
+        "70 < m4l < 181 GeV": result.windows["70-181"],
+        "118 < m4l < 130 GeV: where the Higgs boson is": result.windows["118-130"],
+    }
+    for title, yields in tables.items():
+        for line in _table(title, yields):
+            click.echo(line)
     for name, columns in result.not_applied.items():
         click.echo(f"note: {name} has no {', '.join(columns)}; cuts on them are not applied")
     for url in result.empty_files:
@@ -252,16 +254,6 @@ def _coverage_line(result: Result) -> str:
     """Return the coverage in one line."""
     (files, all_files), (events, all_events), (done, total) = result.coverage
     return f"{files} of {all_files} files, {events:,} of {all_events:,} events, {done:.2f} of {total:.2f} /fb"
-
-
-def _tables(result: Result) -> Iterator[str]:
-    """Yield the lines of the yields tables."""
-    yield from _table("all masses", result.yields)
-    for window, title in (
-        ("70-181", "70 < m4l < 181 GeV"),
-        ("118-130", "118 < m4l < 130 GeV: where the Higgs boson is"),
-    ):
-        yield from _table(title, result.windows[window])
 
 
 def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
@@ -381,11 +373,15 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     from higgsnb.addresses import Address
     from higgsnb.result import Failure
 
+    def advance(done: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
     with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
         try:
             path = files.fetch(
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,
-                progress=lambda done, total: _advance(bar, done, total),
+                progress=advance,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             message, hint = describe(error)
@@ -393,12 +389,6 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     if not quiet:
         click.echo(str(path))
     return None
-
-
-def _advance(bar: Any, done: int, total: int | None) -> None:
-    """Move a progress bar to ``done`` bytes."""
-    bar.total = total
-    bar.update(done - bar.n)
 
 
 # --- ledger --------------------------------------------------------------------------------------------------

@@ -79,6 +79,7 @@ class Processes:
         self._busy: set[ProcessPoolExecutor] = set()
         self._broken: list[ProcessPoolExecutor] = []
         self._lock = threading.Lock()
+        self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
     def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
         """Start a call in an idle process, or in a new one."""
@@ -86,7 +87,11 @@ class Processes:
         while True:
             with self._lock:
                 broken, self._broken = self._broken, []
-                pool = self._idle.pop() if self._idle else _one_process()
+                pool = (
+                    self._idle.pop()
+                    if self._idle
+                    else ProcessPoolExecutor(1, self._context, initializer=_follow, initargs=(os.getpid(),))
+                )
                 self._busy.add(pool)
             for dead in broken:
                 dead.shutdown(wait=False)
@@ -134,12 +139,6 @@ class Processes:
             for process in processes:
                 process.kill()
                 process.join()
-
-
-def _one_process() -> ProcessPoolExecutor:
-    """Return a pool of one process; spawned, because a fork of a process with threads may hang."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(1, mp_context=context, initializer=_follow, initargs=(os.getpid(),))
 
 
 def _follow(parent: int) -> None:

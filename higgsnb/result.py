@@ -284,9 +284,9 @@ class Result:
         return tuple(d.name for d in self.campaign.datasets if d.name not in self.weights)
 
     def spectrum(self, name: str = "mass_4l") -> Spectrum:
-        """Return data and prediction in the bins of one histogram, by channel; `Spectrum.combined` adds these up.
+        """Return data and prediction in the bins of one histogram, by channel; `Spectrum.combined` adds the channels.
 
-        KeyError names the known histograms.
+        Under- and overflow are left out. KeyError names the known histograms.
         """
         counts = {dataset: histograms.counts_of(counts, name)[:, 1:-1] for dataset, counts in self.counts.items()}
         return self.normalised(histograms.axis(name).edges, counts)

@@ -79,6 +79,7 @@ def test_bad_files_are_reported_and_the_good_ones_counted(one: Campaign, tmp_pat
         ("mu", "absent.root", "MissingFileError"),
         ("mc", "empty.root", "UnreadableError"),
     ]
+    assert all(failure.message and failure.hint for failure in result.failed)
     assert not result.complete
     assert result.coverage.files == (1, 4)
     alone = last(campaign(dataset("mu", "data", Path(good))))

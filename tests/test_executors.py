@@ -1,4 +1,4 @@
-"""Threads, processes and Dask: the same bytes, whoever does the work, and whoever dies while doing it."""
+"""Threads, processes and Dask give the same bytes, also if workers die."""
 
 from __future__ import annotations
 
@@ -175,8 +175,15 @@ def test_worker_process_that_dies_while_idle_is_replaced() -> None:
         assert second != first
 
 
+def test_call_that_ends_its_process_fails_and_the_next_one_gets_another_process() -> None:
+    with executors.open_executor("processes", 1) as processes:
+        with pytest.raises(executors.WorkerLostError):
+            processes.submit(os._exit, 1).result(timeout=60)
+        assert processes.submit(os.getpid).result(timeout=60) != os.getpid()
+
+
 def _pid(processes: Any) -> int | None:
-    """The number of the process that takes the next call; None if it is found to be dead only then."""
+    """The number of the process that takes the next call; None if that one proves to be dead."""
     try:
         return int(processes.submit(os.getpid).result())
     except executors.WorkerLostError:
