@@ -33,7 +33,6 @@ __all__ = [
     "ledger",
     "engine",
     "cluster",
-    "kubernetes",
     "plots",
     "statistics",
     "sample",

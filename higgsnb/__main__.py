@@ -448,10 +448,10 @@ def _ledger_of(folder: Path) -> Path:
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Say what this machine or session can do; every problem with its remedy."""
-    from higgsnb import cluster, diagnosis
+    from higgsnb import checks, cluster
 
     problems = 0
-    for check in (*diagnosis.checks(), *cluster.doctor()):
+    for check in (*checks.checks(), *cluster.doctor()):
         click.echo(f"{'ok ' if check.good else '!! '} {check.name:<14} {check.found}")
         if not check.good:
             problems += 1

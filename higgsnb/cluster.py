@@ -26,11 +26,12 @@ from numbers import Integral, Real
 from shutil import which
 from typing import TYPE_CHECKING, Any, Self
 
-from higgsnb import executors, kubernetes, tasks
-from higgsnb.diagnosis import Check
+from higgsnb import executors, tasks
+from higgsnb import k8s_operated as kubernetes
+from higgsnb.checks import Check
 from higgsnb.errors import ApiError, ClusterError, VersionError
 from higgsnb.files import redact
-from higgsnb.kubernetes import Leftover, Trouble
+from higgsnb.k8s_operated import Leftover, Trouble
 from higgsnb.providers import (
     BATCH,
     GATEWAY_OPTIONS,

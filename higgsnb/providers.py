@@ -19,11 +19,11 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from higgsnb import kubernetes
-from higgsnb.diagnosis import Check, memory_limit
+from higgsnb import k8s_operated as kubernetes
+from higgsnb.checks import Check, memory_limit
 from higgsnb.errors import ClusterError
 from higgsnb.files import redact
-from higgsnb.kubernetes import Trouble
+from higgsnb.k8s_operated import Trouble
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -21,7 +21,8 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from higgsnb import cluster, diagnosis, kubernetes, provenance, providers, tasks
+from higgsnb import checks, cluster, provenance, providers, tasks
+from higgsnb import k8s_operated as kubernetes
 from higgsnb.__main__ import main
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
@@ -101,7 +102,7 @@ def test_local_schedulers_and_workers_listen_on_the_loopback_only() -> None:
 def session_of_2_gb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The memory limit of a container on mybinder.org."""
     (tmp_path / "memory.max").write_text("2000000000\n", encoding="ascii")
-    monkeypatch.setattr(diagnosis, "CGROUP_LIMITS", (str(tmp_path / "memory.max"),))
+    monkeypatch.setattr(checks, "CGROUP_LIMITS", (str(tmp_path / "memory.max"),))
 
 
 @pytest.mark.usefixtures("session_of_2_gb")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from higgsnb import kubernetes
+from higgsnb import k8s_operated as kubernetes
 
 
 def test_only_addresses_without_secrets_reach_the_pods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

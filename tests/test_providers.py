@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from higgsnb import cluster, providers
-from higgsnb.kubernetes import Trouble
+from higgsnb.k8s_operated import Trouble
 
 
 @pytest.mark.parametrize("end", ["timeout", "cancel", "Ctrl-C"])

@@ -38,7 +38,7 @@ def admin() -> Iterator[Any]:
         pytest.skip(f"needs a Kubernetes cluster in KUBECONFIG: {HOW}")
     for module in ("distributed", "kr8s", "dask_kubernetes"):
         pytest.importorskip(module, reason=f"needs {module}: pip install 'higgsnb[kubernetes]'")
-    from higgsnb import kubernetes
+    from higgsnb import k8s_operated as kubernetes
 
     api = kubernetes.Api(f"higgsnb-test-{uuid.uuid4().hex[:6]}")
     yield api
@@ -48,7 +48,7 @@ def admin() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def kube(admin: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
     """A namespace with the shipped manifests in it."""
-    from higgsnb import kubernetes
+    from higgsnb import k8s_operated as kubernetes
 
     stand_in = True
     try:

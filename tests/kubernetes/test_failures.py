@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 from kube import MANIFESTS, Kube, Proxy, wait_for, yaml_documents
 
-from higgsnb import cluster, kubernetes
+from higgsnb import cluster
+from higgsnb import k8s_operated as kubernetes
 
 pytestmark = pytest.mark.kubernetes
 

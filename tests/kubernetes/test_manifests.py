@@ -11,7 +11,7 @@ import celpy
 import pytest
 from kube import MANIFESTS, ROOT, yaml_documents
 
-from higgsnb import kubernetes
+from higgsnb import k8s_operated as kubernetes
 
 pytestmark = pytest.mark.kubernetes
 

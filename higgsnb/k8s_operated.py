@@ -32,7 +32,7 @@ from importlib import util
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from higgsnb.diagnosis import Check
+from higgsnb.checks import Check
 from higgsnb.errors import ApiError
 from higgsnb.files import redact
 
