@@ -322,7 +322,7 @@ class Cluster:
         return client
 
     def scale(self, workers: int) -> None:
-        """Ask for a number of workers and return at once; the state tells when they are there.
+        """Ask for a number of workers and return at once; the state changes when they are ready.
 
         Raises
         ------

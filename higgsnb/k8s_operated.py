@@ -128,7 +128,7 @@ class OperatedCluster:
         """Return why the cluster is no longer there; empty while it is."""
         if self._exists():
             return ""
-        return f"the cluster was removed: {self.spec.idle_timeout} s without work, or by somebody"
+        return f"the cluster was removed: {self.spec.idle_timeout} s without work, or by another user"
 
     def problem(self) -> Problem | None:
         """Return what keeps the cluster from being ready, if it is known."""

@@ -614,7 +614,7 @@ class ClusterControl(_View):
         state = {"kinds": [(kind, PLACES[kind]) for kind in clusters.KINDS], "why": "", "choice": choice}
         rest = {"cluster": None, "busy": "", "problem": None, "logs": None, "dashboard": ""}
         super().__init__({**state, **rest, "costs": self._costs()}, actions)
-        self._begin("looking where a cluster can run", self._look_around)
+        self._begin("checking where a cluster can run", self._choose_best)
 
     def __repr__(self) -> str:
         found = self.state["cluster"]
@@ -689,7 +689,7 @@ class ClusterControl(_View):
 
     # -- in threads
 
-    def _look_around(self) -> None:
+    def _choose_best(self) -> None:
         self._best, why = clusters.choose()
         self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs())
 
