@@ -35,7 +35,6 @@ __all__ = [
     "ledger",
     "engine",
     "cluster",
-    "kubernetes",
     "plots",
     "statistics",
     "sample",

@@ -448,14 +448,14 @@ def _ledger_of(folder: Path) -> Path:
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Check what this machine or session can do; each problem comes with a hint."""
-    from higgsnb import cluster, diagnosis
+    from higgsnb import checks, cluster
 
     problems = 0
-    for check in (*diagnosis.checks(), *cluster.doctor()):
+    for check in (*checks.checks(), *cluster.doctor()):
         click.echo(f"{'ok ' if check.good else '!! '} {check.name:<14} {check.found}")
         if not check.good:
             problems += 1
-            click.echo(f"    {'':<14} {check.remedy}")
+            click.echo(f"    {'':<14} {check.hint}")
     click.echo(
         "no problem found"
         if not problems
@@ -472,19 +472,19 @@ def doctor(ctx: click.Context) -> None:
 @click.option("--yes", "-y", is_flag=True, help="Do not ask.")
 @click.option("--all", "everything", is_flag=True, help="Also remove what another machine made and may be using.")
 def clean(namespace: str | None, yes: bool, everything: bool) -> None:
-    """List the clusters on Kubernetes that you left behind, and remove them on confirmation.
+    """List your orphaned clusters on Kubernetes, and remove them on confirmation.
 
     A cluster that another machine made, such as your second server in a hub, may be in use there: it is listed, but
     removed only with --all. Clusters in use on this machine are never touched.
     """
     from higgsnb import cluster
 
-    found = cluster.leftovers(namespace)
+    found = cluster.orphans(namespace)
     for item in found:
         click.echo(item.text)
     chosen = [item for item in found if everything or not item.elsewhere]
     if not found:
-        click.echo("nothing left behind")
+        click.echo("no orphaned clusters")
     elif not chosen:
         click.echo("nothing removed; `higgsnb clean --all` removes what may be in use elsewhere, too")
     if not chosen:

@@ -30,6 +30,7 @@ import traitlets
 
 from higgsnb import cluster as clusters
 from higgsnb import engine, errors, estimate, files, histograms, plots
+from higgsnb.cluster_options import MOST, ClusterSpec, check_number
 from higgsnb.explorer import CutExplorer, EventDisplay
 from higgsnb.result import Result
 from higgsnb.spectrum import stack_order
@@ -49,7 +50,7 @@ MOST_FAILURES_SHOWN = 50
 SECONDS_TO_LET_GO = 3
 """Timeout for closing a client."""
 SECONDS_BETWEEN_LOOKS = 0.2
-"""How often is looked whether the program ends while a cluster is being started or stopped."""
+"""How often the end of the interpreter is checked for while a cluster is being started or stopped."""
 GONE = ("closed", "failed")
 """The phases of a cluster that is no longer there."""
 
@@ -462,17 +463,22 @@ class ClusterControl(_View):
     price_core_hour, price_gb
         Prices in any currency, for the estimate of costs; optional.
     launch
-        What makes the cluster: `cluster.launch`, or a function like it, which soon ends when ``cancel`` is set.
+        What makes the cluster: `cluster.launch`, or a function like it, which returns soon after ``cancel`` is set.
     **options
-        Those of `cluster.launch`: ``kind``, ``workers``, ``cores``, ``memory``, which are the first choice in the
-        panel, and all others, which are passed on.
+        Those of `cluster.launch`: ``kind``, ``workers``, ``cores`` and ``memory`` are the initial choice in the panel,
+        all others are passed on.
 
     Attributes
     ----------
     cluster
         The `Cluster`, or None; one that has died stays until another is launched, for its state and its reason.
     error
-        The exception that ended the latest action, or None. It is also shown, with its remedy.
+        The exception that ended the latest action, or None. It is also shown, with its hint.
+
+    Raises
+    ------
+    OptionError
+        If the initial choice is out of range.
     """
 
     _esm = _static("elements.js", "cluster_control.js")
@@ -492,16 +498,13 @@ class ClusterControl(_View):
         choice = {"kind": "auto", "workers": 2, "cores": 1, "memory": "2GiB"}
         choice |= {name: options.pop(name) for name in choice if options.get(name) is not None}
         self._options = options
+        self._spec = self._checked(choice)
         self._campaign = campaign
-        self._prices = {
-            "idle_timeout": options.get("idle_timeout", 900),
-            "price_core_hour": price_core_hour,
-            "price_gb": price_gb,
-        }
+        self._prices = {"price_core_hour": price_core_hour, "price_gb": price_gb}
         self._last: threading.Thread | None = None
         self._pending = 0
         self._idle = threading.Event()
-        self._cancel: threading.Event | None = None  # of the start that is under way
+        self._cancel: threading.Event | None = None  # of the start in progress
         self._closed = False
         self._best = "auto"
         actions = {
@@ -514,8 +517,8 @@ class ClusterControl(_View):
         }
         state = {"kinds": [(kind, PLACES[kind]) for kind in clusters.KINDS], "why": "", "choice": choice}
         rest = {"cluster": None, "busy": "", "problem": None, "logs": None, "dashboard": ""}
-        super().__init__({**state, **rest, "costs": self._costs(choice)}, actions)
-        self._begin("looking where a cluster can run", self._look_around)
+        super().__init__({**state, **rest, "costs": self._costs()}, actions)
+        self._begin("checking where a cluster can run", self._choose_best)
 
     def __repr__(self) -> str:
         found = self.state["cluster"]
@@ -524,12 +527,13 @@ class ClusterControl(_View):
     def launch(self) -> None:
         """Start the chosen cluster in a thread; does nothing if there is one or one is being started."""
         with self._changing:
-            if self._cancel is None and not self._alive():
+            alive = self.cluster is not None and self.cluster.state.phase not in GONE
+            if self._cancel is None and not alive:
                 self._cancel = cancel = threading.Event()
-                _mind(self._begin("starting the cluster", partial(self._start, cancel)), cancel)
+                _keep_alive(self._begin("starting the cluster", partial(self._start, cancel)), cancel)
 
     def get_client(self) -> Any:
-        """Return a new `distributed.Client` of the cluster, Dask's default from now on; it is closed with the cluster.
+        """Return a new `distributed.Client`, Dask's default from now on; it is closed with the cluster.
 
         Raises
         ------
@@ -543,40 +547,55 @@ class ClusterControl(_View):
 
     def scale(self, workers: int) -> None:
         """Ask for so many workers; ends adapting."""
-        self._begin(f"asking for {workers} workers", lambda: self._scale(workers))
+
+        def scale() -> None:
+            if self.cluster is not None:
+                self.cluster.scale(workers)
+
+        self._begin(f"asking for {workers} workers", scale)
 
     def adapt(self, minimum: int, maximum: int) -> None:
         """Let the cluster choose the number of workers by the work there is."""
-        self._begin(f"adapting between {minimum} and {maximum} workers", lambda: self._adapt(minimum, maximum))
+
+        def adapt() -> None:
+            if self.cluster is not None:
+                self.cluster.adapt(minimum, maximum)
+
+        self._begin(f"adapting between {minimum} and {maximum} workers", adapt)
 
     def show_logs(self) -> None:
-        """Fetch what scheduler and workers have written, and show it."""
-        self._begin("fetching the logs", self._fetch_logs)
+        """Fetch the logs of the scheduler and the workers, and show them."""
+
+        def fetch() -> None:
+            if self.cluster is not None:
+                self._change(logs=self.cluster.logs())
+
+        self._begin("fetching the logs", fetch)
 
     def stop(self) -> None:
-        """Break off a start, stop the cluster in a thread; the panel stays and can start another."""
+        """Cancel a start, or stop the cluster, in a thread; the panel stays and can start another."""
         with self._changing:
-            self._break_off()
-            _mind(self._begin("stopping the cluster", self._stop))
+            self._cancel_start()
+            _keep_alive(self._begin("stopping the cluster", self._stop))
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Wait until all that was asked for is done, at most ``timeout`` seconds; return whether that is so."""
+        """Wait until every action has ended, at most ``timeout`` seconds; return whether they have."""
         return self._idle.wait(timeout)
 
     def close(self) -> None:
-        """Break off a start, stop the cluster, wait until it is gone, and take the panel from the page."""
+        """Cancel a start, stop the cluster, wait until it is gone, and remove the panel from the page."""
         with self._changing:
             self._closed = True
-            self._break_off()
+            self._cancel_start()
         self.wait()
         self._stop()
         super().close()
 
     # -- in threads
 
-    def _look_around(self) -> None:
+    def _choose_best(self) -> None:
         self._best, why = clusters.choose()
-        self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs(self.state["choice"]))
+        self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs())
 
     def _start(self, cancel: threading.Event) -> None:
         try:
@@ -589,26 +608,10 @@ class ClusterControl(_View):
                 self._cancel = None
         self._follow(self.cluster.state)
 
-    def _alive(self) -> bool:
-        """Whether there is a cluster that has neither ended nor died."""
-        return self.cluster is not None and self.cluster.state.phase not in GONE
-
-    def _break_off(self) -> None:
-        """Let a start that is under way, or waits for its turn, end soon."""
+    def _cancel_start(self) -> None:
+        """Cancel the start that is in progress or queued, if there is one."""
         if self._cancel is not None:
             self._cancel.set()
-
-    def _scale(self, workers: int) -> None:
-        if self.cluster is not None:
-            self.cluster.scale(workers)
-
-    def _adapt(self, minimum: int, maximum: int) -> None:
-        if self.cluster is not None:
-            self.cluster.adapt(minimum, maximum)
-
-    def _fetch_logs(self) -> None:
-        if self.cluster is not None:
-            self._change(logs=self.cluster.logs())
 
     def _stop(self) -> None:
         self._drop()
@@ -624,22 +627,23 @@ class ClusterControl(_View):
     # -- what is shown
 
     def _begin(self, what: str, action: Callable[[], None]) -> threading.Thread:
-        """Let an action be done after those that were asked for before; show that it is being done."""
+        """Queue an action behind the earlier ones, and show that it is in progress."""
         with self._changing:
             self.error = None
             self._pending += 1
             self._idle.clear()
             self._change(busy=what, problem=None)
-            arguments = (action, self._last)
-            self._last = threading.Thread(target=self._perform, args=arguments, name="higgsnb-panel", daemon=True)
+            before = self._last
+
+            def perform() -> None:
+                if before is not None:
+                    before.join()
+                with _Ending(self._done):
+                    action()
+
+            self._last = threading.Thread(target=perform, name="higgsnb-panel", daemon=True)
             self._last.start()
             return self._last
-
-    def _perform(self, action: Callable[[], None], before: threading.Thread | None) -> None:
-        if before is not None:
-            before.join()
-        with _Ending(self._done):
-            action()
 
     def _done(self, error: BaseException | None) -> None:
         """Show how an action ended."""
@@ -654,65 +658,61 @@ class ClusterControl(_View):
                     self._idle.set()
 
     def _follow(self, state: ClusterState) -> None:
-        """Show what the cluster says of itself; called from whatever thread."""
+        """Show the state of the cluster; called from any thread."""
         link = web_address(state.dashboard) if state.phase in ("ready", "scaling") else ""
         self._change(cluster=state.as_dict(), dashboard=link)
 
-    def _costs(self, choice: State) -> list[tuple[str, str]]:
-        """Return what a choice will take."""
-        kind = self._best if choice["kind"] == "auto" else choice["kind"]
-        sizes = {"workers": choice["workers"], "cores": choice["cores"]}
-        return estimate.of_cluster(self._campaign, kind=kind, **sizes, **self._prices)
+    def _costs(self) -> list[tuple[str, str]]:
+        """Return what the chosen cluster will take."""
+        spec = self._spec
+        return estimate.of_cluster(
+            self._campaign,
+            kind=self._best if spec.kind == "auto" else spec.kind,
+            workers=spec.workers,
+            cores=spec.cores,
+            idle_timeout=spec.idle_timeout,
+            price_core_hour=self._prices["price_core_hour"],
+            price_gb=self._prices["price_gb"],
+        )
 
     def _choose(self, content: State) -> None:
         """Take a choice from the form."""
-        choice = {name: content[name] for name in self.state["choice"] if name in content}
+        choice = {name: content.get(name, before) for name, before in self.state["choice"].items()}
         try:
-            self._check(choice)
+            self._spec = self._checked(choice)
         except ValueError as error:
             self._change(problem=_problem(error))
         else:
-            choice = {**self.state["choice"], **choice}
-            self._change(choice=choice, costs=self._costs(choice), problem=None)
+            self._change(choice=choice, costs=self._costs(), problem=None)
+
+    def _checked(self, choice: State) -> ClusterSpec:
+        """Return the spec for what is in the form; raise `OptionError` if something is out of range."""
+        check_number("workers", choice["workers"], most=MOST)
+        given = {**choice, "memory": clusters.parse_memory(choice["memory"])}
+        return ClusterSpec(**given, idle_timeout=self._options.get("idle_timeout", 900))
 
     def _ask(self, action: Callable[..., None], content: State, *names: str) -> None:
-        """Do what a form asks for, or show what is wrong in it."""
+        """Do what a form asks for, or show what is wrong with it."""
         try:
             for name in names:
-                _check_number(name, content.get(name))
+                check_number(name, content.get(name), least=0, most=MOST)
             action(*(content[name] for name in names))
         except ValueError as error:
             self._change(problem=_problem(error))
 
-    def _check(self, choice: Mapping[str, Any]) -> None:
-        """Complain about a choice that no cluster can have."""
-        if choice.get("kind", "auto") not in clusters.KINDS:
-            raise ValueError(f"kind = {choice['kind']!r}; expected one of {', '.join(clusters.KINDS)}")
-        for name in ("workers", "cores"):
-            if name in choice:
-                _check_number(name, choice[name], least=1)
-        if "memory" in choice:
-            clusters.parse_memory(choice["memory"])
 
+def _keep_alive(action: threading.Thread, cancel: threading.Event | None = None) -> None:
+    """Keep the interpreter alive until a cluster is removed: at its end a start is cancelled, a stop completed.
 
-def _check_number(name: str, value: object, least: int = 0) -> None:
-    """Complain about what is not a whole number of workers or cores."""
-    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= 10_000:
-        raise ValueError(f"{name} = {value}; expected a whole number from {least} to 10,000\nCorrect it and try again.")
-
-
-def _mind(action: threading.Thread, cancel: threading.Event | None = None) -> None:
-    """Let the program not end before a cluster is removed: a start is broken off then, a stop is waited for.
-
-    This is done by a thread and not by `atexit`: at that late moment newer versions of Python start no threads, which
-    the removal needs.
+    A thread does this and not `atexit`, which is too late: Python 3.12 and later start no threads by then, and the
+    removal needs some.
     """
 
-    def mind() -> None:
+    def wait() -> None:
         while action.is_alive() and threading.main_thread().is_alive():
             action.join(SECONDS_BETWEEN_LOOKS)
         if cancel is not None and action.is_alive():
             cancel.set()
         action.join(clusters.CLOSE_SECONDS)
 
-    threading.Thread(target=mind, name="higgsnb-mind", daemon=False).start()
+    threading.Thread(target=wait, name="higgsnb-keep-alive", daemon=False).start()

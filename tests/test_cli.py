@@ -440,4 +440,4 @@ def test_processes_do_the_same_and_a_missing_scheduler_is_named(folder: Path, tm
 def test_clean_without_kubernetes_finds_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert invoke("clean").output == "nothing left behind\n"
+    assert invoke("clean").output == "no orphaned clusters\n"

@@ -14,15 +14,21 @@ import textwrap
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import fields
 from importlib import util
+from inspect import signature
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 from click.testing import CliRunner
 
-from higgsnb import cluster, diagnosis, kubernetes, provenance, providers, versions
+from higgsnb import checks, cluster, cluster_preflight, k8s_orphans, k8s_preflight, k8s_spec, provenance, versions
 from higgsnb.__main__ import main
+from higgsnb.cluster_options import ClusterSpec
+from higgsnb.cluster_preflight import prepare
+from higgsnb.errors import ApiError
+from higgsnb.k8s_operated import OperatedCluster
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
 psutil = pytest.importorskip("psutil", reason="needs psutil: pip install distributed")
@@ -101,7 +107,7 @@ def test_local_schedulers_and_workers_listen_on_the_loopback_only() -> None:
 def session_of_2_gb(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The memory limit of a container on mybinder.org."""
     (tmp_path / "memory.max").write_text("2000000000\n", encoding="ascii")
-    monkeypatch.setattr(diagnosis, "CGROUP_LIMITS", (str(tmp_path / "memory.max"),))
+    monkeypatch.setattr(checks, "CGROUP_LIMITS", (str(tmp_path / "memory.max"),))
 
 
 @pytest.mark.usefixtures("session_of_2_gb")
@@ -187,7 +193,7 @@ def test_an_idle_or_broken_scheduler_is_told() -> None:
         inner._dask.sync(inner._dask.scheduler.close)
         wait_for(lambda: mine.state.phase == "failed", f"the loss is told: {mine.state}", 60)
         assert "the scheduler has ended" in mine.state.reason
-        assert "the ledger resumes" in mine.state.remedy
+        assert "the ledger resumes" in mine.state.hint
 
 
 def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -201,7 +207,7 @@ def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkey
             cluster.launch("local", workers=1, memory="500MB")
     finally:
         versions.installed.cache_clear()
-    assert "or install the same versions" in failure.value.remedy
+    assert "or install the same versions" in failure.value.hint
     assert dask_children() == before
 
 
@@ -241,7 +247,7 @@ def test_a_close_that_was_interrupted_can_be_repeated() -> None:
     with pytest.raises(KeyboardInterrupt):
         mine.close()
     assert (mine.state.phase, mine.state.reason) == ("failed", "the end was interrupted")
-    assert mine.state.remedy.startswith("Close it again")
+    assert mine.state.hint.startswith("Close it again")
     stalling.go.set()
     mine.close()
     assert (mine.state.phase, mine.state.reason) == ("closed", "")
@@ -353,7 +359,7 @@ def test_a_client_that_comes_after_ctrl_c_is_closed(monkeypatch: pytest.MonkeyPa
         wait_for(lambda: made[0].status == "closed", "the client is closed")
 
 
-def test_a_start_is_broken_off_when_asked_and_leaves_nothing() -> None:
+def test_a_cancelled_start_leaves_nothing() -> None:
     before, cancel, states = dask_children(), threading.Event(), []
 
     def tell(state: cluster.ClusterState) -> None:
@@ -361,15 +367,15 @@ def test_a_start_is_broken_off_when_asked_and_leaves_nothing() -> None:
         if state.phase == "starting":
             cancel.set()
 
-    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+    with pytest.raises(cluster.ClusterError, match="start-up was cancelled"):
         cluster.launch("local", workers=2, memory="1GB", on_state=tell, cancel=cancel)
     assert [state.phase for state in states] == ["preflight", "starting", "failed"]
-    assert states[-1].reason == "the start was broken off"
+    assert states[-1].reason == "start-up was cancelled"
     for thread in threading.enumerate():
         if thread.name.startswith("higgsnb: the start of"):
             thread.join(60)
     assert dask_children() <= before
-    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+    with pytest.raises(cluster.ClusterError, match="start-up was cancelled"):
         cluster.launch("local", workers=2, memory="1GB", on_state=tell, cancel=cancel)
     assert len(states) == 3
 
@@ -379,8 +385,8 @@ def test_a_refused_number_of_workers_changes_nothing() -> None:
         for refused in (lambda: mine.scale(10_000), lambda: mine.adapt(0, 10_000)):
             with pytest.raises(cluster.ClusterError) as failure:
                 refused()
-            assert failure.value.reason == "10000 workers of 0.5 GB do not fit in this session's memory"
-            assert failure.value.remedy.startswith("Close this cluster and start one with smaller workers")
+            assert failure.value.message == "10000 workers of 0.5 GB do not fit in this session's memory"
+            assert failure.value.hint.startswith("Close this cluster and start one with smaller workers")
             assert (mine.state.phase, mine.state.workers_wanted, mine.state.reason) == ("ready", 1, "")
 
 
@@ -404,21 +410,21 @@ def test_scaling_ends_adapting() -> None:
     ("options", "message"),
     [
         ({"kind": "lokal"}, "expected one of auto, local, kubernetes"),
-        ({"workers": 0}, "workers = 0; expected a whole number of at least 1"),
+        ({"workers": 0}, "workers = 0; expected a whole number from 1 to 10,000"),
         ({"cores": 0}, "cores = 0"),
         ({"idle_timeout": 0}, "idle_timeout = 0; expected a whole number of at least 1"),
         ({"workers": "3"}, "workers = '3'; expected a whole number"),
         ({"deadline": True}, "deadline = True; expected a number"),
-        ({"wokers": 3}, r"wokers is no option of the kind 'local'; Did you mean workers\?"),
-        ({"pull_secrets": ["mine"]}, "pull_secrets is no option of the kind 'local'; it belongs to kubernetes"),
-        ({"kind": "auto", "wokers": 3}, r"wokers is no option of the kind 'auto'; Did you mean workers\?"),
-        ({"kind": "slurm", "qeue": "short"}, r"qeue is no option of the kind 'slurm'; Did you mean queue\?"),
-        ({"kind": "slurm", "death_timeout": 1}, "death_timeout is no option of the kind 'slurm'"),
-        ({"kind": "kubernetes", "environmnt": {}}, r"environmnt is no option .* Did you mean environment\?"),
+        ({"wokers": 3}, r"unknown option wokers for kind 'local'\nDid you mean workers\?"),
+        ({"pull_secrets": ["mine"]}, "unknown option pull_secrets for kind 'local'\nIt belongs to kubernetes"),
+        ({"kind": "auto", "wokers": 3}, r"unknown option wokers for kind 'auto'\nDid you mean workers\?"),
+        ({"kind": "slurm", "qeue": "short"}, r"unknown option qeue for kind 'slurm'\nDid you mean queue\?"),
+        ({"kind": "slurm", "death_timeout": 1}, "unknown option death_timeout for kind 'slurm'"),
+        ({"kind": "kubernetes", "environmnt": {}}, r"unknown option environmnt .*\nDid you mean environment\?"),
         ({"kind": "kubernetes", "pull_secrets": "mine"}, r"pull_secrets = 'mine'; expected a list of names"),
-        ({"kind": "kubernetes", "environment": {"A": 1}}, "environment is no dict of texts"),
+        ({"kind": "kubernetes", "environment": {"A": 1}}, "environment must be a dict of str to str"),
         ({"kind": "kubernetes", "user_id": "jovyan"}, "user_id = 'jovyan'; expected a whole number"),
-        ({"memory": "2 bananas"}, "is no amount; write for instance 2GiB"),
+        ({"memory": "2 bananas"}, r"is not an amount\nWrite for instance 2GiB"),
         ({"memory": "5MB"}, "a worker needs at least 100MB"),
     ],
 )
@@ -433,9 +439,53 @@ def test_what_is_out_of_range_is_refused_with_the_right_value(options: dict[str,
 @pytest.mark.usefixtures("elsewhere")
 def test_options_of_a_kind_that_is_not_taken_are_dropped() -> None:
     others = {"pull_secrets": ["mine"], "environment": {"A": "1"}, "address": "https://gateway.example.org"}
-    found = cluster.describe("auto", local_directory="/scratch", **others)
+    found = prepare(ClusterSpec.parse("auto", local_directory="/scratch", **others)).spec
     assert (found.kind, found.options) == ("local", {"local_directory": "/scratch"})
-    assert cluster.describe("gateway", address="x", whatever_it_offers=1).options["whatever_it_offers"] == 1
+    assert ClusterSpec.parse("gateway", address="x", whatever_it_offers=1).options["whatever_it_offers"] == 1
+
+
+def test_launch_and_the_spec_have_the_same_options_and_defaults() -> None:
+    offered = {name: item.default for name, item in signature(cluster.launch).parameters.items()}
+    found = {item.name: getattr(ClusterSpec(), item.name) for item in fields(ClusterSpec) if item.name != "options"}
+    assert offered.keys() - {"on_state", "cancel", "options"} == found.keys()
+    given = {name: offered[name] for name in found if name != "kind"}
+    assert ClusterSpec.parse(offered["kind"], **given) == ClusterSpec()
+
+
+@pytest.mark.usefixtures("elsewhere")
+@pytest.mark.parametrize("enough", [True, False])
+def test_in_a_hub_kubernetes_is_checked_once_and_a_small_quota_is_no_reason_to_stay_here(
+    monkeypatch: pytest.MonkeyPatch, enough: bool
+) -> None:
+    asked: list[ClusterSpec] = []
+
+    def preflight(spec: ClusterSpec) -> Iterator[checks.Check]:
+        asked.append(spec)
+        yield checks.Check("Kubernetes API", True, "answers")
+        yield checks.Check(k8s_preflight.QUOTA, enough, "pods 3, used 0, needed 4")
+
+    monkeypatch.setattr(cluster_preflight, "in_cluster", lambda: True)
+    monkeypatch.setattr(k8s_preflight, "preflight", preflight)
+    prepared = prepare(ClusterSpec.parse("auto", workers=3, user_id=7, address="https://gateway.example.org"))
+    assert (prepared.spec.kind, prepared.spec.workers, prepared.spec.options) == ("kubernetes", 3, {"user_id": 7})
+    assert [check.good for check in prepared.checks] == [True, enough]
+    assert [spec.workers for spec in asked] == [3]
+
+
+@pytest.mark.parametrize("where", ["load()", "thread = threading.Thread(target=load); thread.start(); thread.join()"])
+def test_dask_jobqueue_is_imported_in_any_thread_without_its_handler_of_ctrl_c(where: str) -> None:
+    need_jobqueue()
+    code = f"""
+        import signal, threading
+        from higgsnb import cluster_options
+        before = signal.signal
+        def load():
+            print(cluster_options.jobqueue().SLURMCluster.__name__)
+        {where}
+        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.signal is before)
+    """
+    answer = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
+    assert answer.stdout.split() == ["SLURMCluster", "True", "True"]
 
 
 @pytest.mark.parametrize(
@@ -447,8 +497,8 @@ def test_memory_is_read_as_people_write_it(text: str | int, amount: int) -> None
 
 @pytest.mark.usefixtures("elsewhere")
 def test_outside_a_hub_the_choice_is_this_machine() -> None:
-    assert cluster.choose() == ("local", "this is no hub session, so the workers run on this machine")
-    assert cluster.leftovers() == ()
+    assert cluster.choose() == ("local", "this is not a hub session, so the workers run on this machine")
+    assert cluster.orphans() == ()
 
 
 @pytest.mark.usefixtures("elsewhere")
@@ -464,7 +514,7 @@ def test_without_kubeconfig_kubernetes_is_refused_with_the_remedy() -> None:
     pytest.importorskip("kr8s", reason="needs kr8s: pip install 'higgsnb[kubernetes]'")
     with pytest.raises(cluster.ClusterError, match=r"Kubernetes API: .*credentials") as failure:
         cluster.launch("kubernetes", workers=1, image="x")
-    assert "Set KUBECONFIG" in failure.value.remedy
+    assert "Set KUBECONFIG" in failure.value.hint
 
 
 def test_a_batch_system_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -479,7 +529,7 @@ def test_a_gateway_that_does_not_answer_is_named() -> None:
     (library, gateway) = cluster.preflight("gateway", address="http://127.0.0.1:9")
     assert library.good
     assert not gateway.good
-    assert "DASK_GATEWAY__ADDRESS" in gateway.remedy
+    assert "DASK_GATEWAY__ADDRESS" in gateway.hint
 
 
 def test_importing_the_module_is_light() -> None:
@@ -560,16 +610,16 @@ def operated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[O
 
 
 def left_behind(name: str, host: str = "", process: str = "0 0") -> dict[str, Any]:
-    notes = {kubernetes.CLIENT_HOST: host or platform.node(), kubernetes.CLIENT_PROCESS: process}
+    notes = {k8s_spec.CLIENT_HOST: host or platform.node(), k8s_spec.CLIENT_PROCESS: process}
     made = {"namespace": "team", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": notes}
     return {"metadata": {"name": name, **made}}
 
 
 def test_a_cluster_whose_removal_was_refused_can_be_closed_again(operated: type[Operated]) -> None:
-    mine = cluster.Cluster(cluster.describe("kubernetes", image="x:y", workers=1))
-    inner = providers._Kubernetes(cluster.describe("kubernetes", image="x:y", workers=1))
+    spec = ClusterSpec(kind="kubernetes", image="x:y", workers=1)
+    mine, inner = cluster.Cluster(spec), OperatedCluster(spec)
     mine._provider = inner
-    inner._cluster.create()
+    inner.create()
     operated.refused.add(inner.name)
     with pytest.raises(cluster.ClusterError, match="forbidden for a moment"):
         mine.close()
@@ -585,8 +635,8 @@ def test_one_cluster_that_cannot_be_removed_does_not_keep_the_others(operated: t
     operated.objects.update({name: left_behind(name) for name in names})
     operated.stuck.add("stuck")
     operated.refused.add("refused")
-    with pytest.raises(kubernetes.ApiError) as failure:
-        kubernetes.remove([item for item in kubernetes.leftovers() if item.name in names], seconds=1)
+    with pytest.raises(ApiError) as failure:
+        k8s_orphans.remove([item for item in k8s_orphans.orphans() if item.name in names], seconds=1)
     assert "refused: forbidden for a moment" in str(failure.value)
     assert "stuck still there 1 s after" in str(failure.value)
     assert set(operated.objects) == {"stuck", "refused"}
@@ -595,14 +645,14 @@ def test_one_cluster_that_cannot_be_removed_does_not_keep_the_others(operated: t
 def test_a_cluster_in_use_is_not_offered_when_the_clock_was_set(
     operated: type[Operated], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    process = kubernetes._annotations()[kubernetes.CLIENT_PROCESS]
+    process = f"{os.getpid()} {k8s_spec.process_start(os.getpid())}"
     operated.objects.update(
         used=left_behind("used", process=process),
         reused=left_behind("reused", process=f"{process}1"),  # the same number, started at another time
     )
     now = psutil.Process().create_time()
     monkeypatch.setattr(psutil.Process, "create_time", lambda _self: now + 3600)
-    assert [item.name for item in kubernetes.leftovers()] == ["reused"]
+    assert [item.name for item in k8s_orphans.orphans()] == ["reused"]
 
 
 def test_clean_leaves_what_another_machine_may_be_using_unless_told_otherwise(operated: type[Operated]) -> None:
@@ -619,7 +669,7 @@ def test_clean_leaves_what_another_machine_may_be_using_unless_told_otherwise(op
     assert set(operated.objects) == {"there"}
     assert clean("-y") == [marked, "nothing removed; `higgsnb clean --all` removes what may be in use elsewhere, too"]
     assert clean("-y", "--all") == [marked, "removed: 1"]
-    assert clean("-y") == ["nothing left behind"]
+    assert clean("-y") == ["no orphaned clusters"]
 
 
 # --- A batch system --------------------------------------------------------------------------------
@@ -686,7 +736,7 @@ def test_workers_of_a_batch_system_are_jobs_with_encrypted_connections_that_end_
     wait_for(lambda: not jobs_alive(slurm), "the jobs are cancelled")
 
 
-def test_a_start_whose_jobs_wait_in_the_queue_is_broken_off_when_asked(slurm: Path, tmp_path: Path) -> None:
+def test_a_start_whose_jobs_wait_in_the_queue_can_be_cancelled(slurm: Path, tmp_path: Path) -> None:
     (tmp_path / "sbatch").write_text(f"#!{sys.executable}\nprint('Submitted batch job 7')\n")  # never started
     cancel = threading.Event()
 
@@ -694,7 +744,7 @@ def test_a_start_whose_jobs_wait_in_the_queue_is_broken_off_when_asked(slurm: Pa
         if "in the queue" in state.reason:
             cancel.set()
 
-    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+    with pytest.raises(cluster.ClusterError, match="start-up was cancelled"):
         cluster.launch("slurm", workers=1, memory="1GB", deadline=60, interface="lo", on_state=tell, cancel=cancel)
     assert jobs_alive(slurm) == []
 
@@ -706,5 +756,5 @@ def test_jobs_that_wait_in_the_queue_are_told_and_cancelled(slurm: Path, tmp_pat
     with pytest.raises(cluster.ClusterError, match="workers are still in the queue"):
         cluster.launch("slurm", workers=1, memory="1GB", deadline=4, interface="lo", on_state=states.append)
     assert states[-1].phase == "failed"
-    assert "Look at the queue" in states[-1].remedy
+    assert "Look at the queue" in states[-1].hint
     assert jobs_alive(slurm) == []

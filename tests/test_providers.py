@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from higgsnb import cluster, providers
-from higgsnb.kubernetes import Trouble
+from higgsnb import provider, providers, waiting
+from higgsnb.cluster_options import ClusterSpec
+from higgsnb.errors import ClusterError
+from higgsnb.provider import Problem
 
 
 @pytest.mark.parametrize("end", ["timeout", "cancel", "Ctrl-C"])
@@ -30,9 +32,9 @@ def test_what_comes_too_late_is_handed_on(end: str) -> None:
         late.append(value)
         handed_on.set()
 
-    errors = {"timeout": TimeoutError, "cancel": providers.ClusterError, "Ctrl-C": KeyboardInterrupt}
+    errors = {"timeout": TimeoutError, "cancel": ClusterError, "Ctrl-C": KeyboardInterrupt}
     with pytest.raises(errors[end]):
-        providers.within(0.1 if end == "timeout" else 30, call, "the moon", late=take, cancel=cancel)
+        waiting.call_with_timeout(0.1 if end == "timeout" else 30, call, "the moon", on_late=take, cancel=cancel)
     given_up.set()
     assert handed_on.wait(30)
     assert late == ["made"]
@@ -41,18 +43,18 @@ def test_what_comes_too_late_is_handed_on(end: str) -> None:
 def test_a_call_that_takes_too_long_is_given_up() -> None:
     never = threading.Event()
     with pytest.raises(TimeoutError, match="no answer in 0 s: the moon"):
-        providers.within(0.05, never.wait, "the moon")
+        waiting.call_with_timeout(0.05, never.wait, "the moon")
     never.set()
     with pytest.raises(KeyError):
-        providers.within(5, lambda: {}["x"], "nothing")
+        waiting.call_with_timeout(5, lambda: {}["x"], "nothing")
 
 
-def test_patience_ends_only_if_the_same_trouble_lasts() -> None:
-    patience = providers.Patience()
-    assert not patience.over(None)
-    assert not patience.over(Trouble("a", "do a", patience=100))
-    assert patience.over(Trouble("b", "do b", patience=0))
-    assert not patience.over(Trouble("a", "do a", patience=100))
+def test_problem_is_final_only_if_the_same_one_lasts() -> None:
+    timer = provider.ProblemTimer()
+    assert not timer.is_final(None)
+    assert not timer.is_final(Problem("a", "do a", timeout=100))
+    assert timer.is_final(Problem("b", "do b", timeout=0))
+    assert not timer.is_final(Problem("a", "do a", timeout=100))
 
 
 def test_scaling_ends_adapting_at_a_gateway() -> None:
@@ -65,18 +67,18 @@ def test_scaling_ends_adapting_at_a_gateway() -> None:
         def scale(self, workers: int) -> None:
             asked.append(f"scale {workers}")
 
-    provider = providers._Managed(cluster.describe("gateway"))
+    managed = providers.ManagedCluster(ClusterSpec(kind="gateway"))
     gateway: Any = Gateway()
-    provider._dask = gateway
-    provider.scale(2)
+    managed._dask = gateway
+    managed.scale(2)
     assert asked == ["adapt {'active': False}", "scale 2"]
 
 
 def test_the_dashboard_is_reached_through_the_proxy_of_a_hub(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(providers.util, "find_spec", lambda _name: object())
+    monkeypatch.setattr(provider.util, "find_spec", lambda _name: object())
     monkeypatch.delenv("JUPYTERHUB_SERVICE_PREFIX", raising=False)
-    assert providers.dashboard_link("127.0.0.1:8787") == "http://127.0.0.1:8787/status"
+    assert provider.dashboard_link("127.0.0.1:8787") == "http://127.0.0.1:8787/status"
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/jane/")
-    assert providers.dashboard_link("127.0.0.1:8787") == "/user/jane/proxy/8787/status"
-    assert providers.dashboard_link("10.1.2.3:8787") == "/user/jane/proxy/10.1.2.3:8787/status"
-    assert providers.dashboard_link("") == ""
+    assert provider.dashboard_link("127.0.0.1:8787") == "/user/jane/proxy/8787/status"
+    assert provider.dashboard_link("10.1.2.3:8787") == "/user/jane/proxy/10.1.2.3:8787/status"
+    assert provider.dashboard_link("") == ""

@@ -23,6 +23,7 @@ from http_server import FileServer
 
 from higgsnb import cluster, datasets, engine, executors, plots, selection, widgets
 from higgsnb.datasets import Campaign, File
+from higgsnb.errors import OptionError
 from higgsnb.result import Result
 from higgsnb.selection import Selection
 from higgsnb.spectrum import stack_order
@@ -673,17 +674,17 @@ def test_cluster_that_died_is_replaced_by_the_next_launch(panel: Callable[..., C
 
 
 def obedient(begun: threading.Event) -> Callable[..., cluster.Cluster]:
-    """A start that takes for ever, unless it is broken off."""
+    """A start that takes for ever, unless it is cancelled."""
 
     def launch(*, cancel: threading.Event, **_: Any) -> cluster.Cluster:
         begun.set()
         assert cancel.wait(SECONDS)
-        raise cluster.ClusterError("the start was broken off", "Start again.")
+        raise cluster.ClusterError("start-up was cancelled", "Start again.")
 
     return launch
 
 
-def test_stop_breaks_off_a_start(panel: Callable[..., ClusterControl]) -> None:
+def test_stop_cancels_a_start(panel: Callable[..., ClusterControl]) -> None:
     begun = threading.Event()
     control = panel(launch=obedient(begun))
     problems = states(control)
@@ -691,14 +692,14 @@ def test_stop_breaks_off_a_start(panel: Callable[..., ClusterControl]) -> None:
     assert begun.wait(SECONDS)
     control._handle_custom_msg({"do": "stop"}, [])
     assert control.wait(SECONDS)
-    assert [one["problem"]["what"] for one in problems if one["problem"]] == ["the start was broken off"]
+    assert [one["problem"]["what"] for one in problems if one["problem"]] == ["start-up was cancelled"]
     assert (control.cluster, control.error, control.state["busy"]) == (None, None, "")
     begun.clear()
     control.launch()  # and another one can be started
     assert begun.wait(SECONDS)
 
 
-def test_stop_breaks_off_the_start_of_a_local_cluster(panel: Callable[..., ClusterControl]) -> None:
+def test_stop_cancels_the_start_of_a_local_cluster(panel: Callable[..., ClusterControl]) -> None:
     control = panel()
     sent = states(control)
 
@@ -712,10 +713,10 @@ def test_stop_breaks_off_the_start_of_a_local_cluster(panel: Callable[..., Clust
     assert control.wait(SECONDS)
     assert control.cluster is None
     assert "ready" not in [one["cluster"]["phase"] for one in sent if one["cluster"]]
-    assert control.state["cluster"]["reason"] == "the start was broken off"
+    assert control.state["cluster"]["reason"] == "start-up was cancelled"
 
 
-def test_panel_that_closes_breaks_off_a_start(panel: Callable[..., ClusterControl]) -> None:
+def test_panel_that_closes_cancels_a_start(panel: Callable[..., ClusterControl]) -> None:
     begun = threading.Event()
     control = panel(launch=obedient(begun))
     control.launch()
@@ -761,7 +762,7 @@ def launch(*, cancel, **options):
     begun.set()
     cancel.wait(600)
     threading.Thread(target=print, args=("removed",), kwargs={"flush": True}).start()  # what a removal needs
-    raise cluster.ClusterError("the start was broken off", "Start again.")
+    raise cluster.ClusterError("start-up was cancelled", "Start again.")
 
 
 kind = "KIND"
@@ -776,7 +777,7 @@ atexit.register(print, "end")
 
 
 @pytest.mark.parametrize(("kind", "expected"), [("start", ["removed", "end"]), ("stop", ["closed", "end"])])
-def test_program_that_ends_breaks_off_a_start_and_finishes_a_stop(kind: str, expected: list[str]) -> None:
+def test_program_that_ends_cancels_a_start_and_finishes_a_stop(kind: str, expected: list[str]) -> None:
     command = [sys.executable, "-c", ENDING.replace("KIND", kind)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True)
     assert ended.stdout.split() == expected, ended.stderr
@@ -785,12 +786,12 @@ def test_program_that_ends_breaks_off_a_start_and_finishes_a_stop(kind: str, exp
 @pytest.mark.parametrize(
     ("message", "what"),
     [
-        ({"do": "choose", "workers": 0}, "workers = 0; expected a whole number from 1"),
+        ({"do": "choose", "workers": 0}, "workers = 0; expected a whole number from 1 to 10,000"),
         ({"do": "choose", "workers": None}, "workers = None; expected a whole number"),
-        ({"do": "choose", "cores": "2"}, "cores = 2; expected a whole number"),
+        ({"do": "choose", "cores": "2"}, "cores = '2'; expected a whole number"),
         ({"do": "choose", "kind": "cloud"}, "kind = 'cloud'; expected one of auto, local"),
         ({"do": "choose", "memory": "many"}, "many"),
-        ({"do": "scale", "workers": -1}, "workers = -1; expected a whole number from 0"),
+        ({"do": "scale", "workers": -1}, "workers = -1; expected a whole number from 0 to 10,000"),
         ({"do": "adapt", "minimum": 1}, "maximum = None; expected a whole number"),
     ],
 )
@@ -803,6 +804,11 @@ def test_wrong_entry_is_explained_and_not_taken(
     control._handle_custom_msg(message, [])
     assert what in control.state["problem"]["what"]
     assert control.state["choice"] == before
+
+
+def test_panel_refuses_an_initial_choice_that_is_out_of_range(panel: Callable[..., ClusterControl]) -> None:
+    with pytest.raises(OptionError, match="cores = 0; expected a whole number from 1"):
+        panel(cores=0)
 
 
 def test_panel_says_where_it_would_run_and_why(panel: Callable[..., ClusterControl]) -> None:

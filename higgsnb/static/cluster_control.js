@@ -11,7 +11,7 @@ function number(least) {
   return make("input", { type: "number", min: least, max: 10000, step: 1, inputmode: "numeric" });
 }
 
-// A field in which somebody is writing is left alone.
+// A field that has the focus is not overwritten.
 function fillIn(input, value) {
   if (document.activeElement !== input && input.value !== String(value)) input.value = String(value);
 }
@@ -109,7 +109,7 @@ class Scaling {
     for (const one of this.range) show(one, this.adapt.checked);
   }
 
-  // Only when a cluster comes up: later somebody may be writing here.
+  // Only when a cluster becomes ready: later somebody may be typing here.
   begin(workers, most) {
     [this.workers.value, this.minimum.value, this.maximum.value] = [workers, 1, most].map(String);
     this.adapt.checked = false;
@@ -130,11 +130,11 @@ class Scaling {
   }
 }
 
-function words({ cluster, busy, problem: trouble }) {
+function words({ cluster, busy, problem }) {
   const doing = busy ? ` Now ${busy}…` : "";
   if (!cluster) return doing.trim() || "No cluster yet.";
   const workers = `${cluster.workers_ready} of ${cluster.workers_wanted} workers`;
-  const reason = cluster.reason && !trouble ? ` ${cluster.reason}.` : "";
+  const reason = cluster.reason && !problem ? ` ${cluster.reason}.` : "";
   return `${cluster.kind}: ${cluster.phase}, ${workers}.${reason}${doing}`;
 }
 
@@ -144,15 +144,15 @@ function clusterControl({ model, el }) {
   const heading = make("strong", { class: "hn-heading" }, "Cluster");
   const why = make("p", { class: "hn-title" });
   const status = make("p", { class: "hn-phase", role: "status", "aria-live": "polite" });
-  const remedy = make("p", { class: "hn-remedy" });
-  const trouble = problemBox();
+  const hint = make("p", { class: "hn-remedy" });
+  const box = problemBox();
   const launch = button("Launch", () => model.send({ do: "launch" }));
   const stop = button("Stop", () => model.send({ do: "stop" }));
   const fetch = button("Logs", () => model.send({ do: "logs" }));
   const dashboard = make("a", { class: "hn-link", target: "_blank", rel: "noopener noreferrer" }, "Dashboard");
   const controls = make("div", { class: "hn-controls" }, launch, stop, fetch, dashboard);
   const root = frame(el, "hn-cluster", "Cluster", make("header", {}, heading, why), choice.element, costs.element);
-  root.append(controls, steps.element, status, remedy, trouble, scaling.element, logs.element);
+  root.append(controls, steps.element, status, hint, box, scaling.element, logs.element);
 
   function update() {
     const state = model.get("state");
@@ -161,8 +161,8 @@ function clusterControl({ model, el }) {
     write(why, state.why);
     for (const view of [choice, costs, steps, scaling, logs]) view.update(state);
     write(status, words(state));
-    write(remedy, cluster && !state.problem ? cluster.remedy || "" : "");
-    problem(trouble, state.problem);
+    write(hint, cluster && !state.problem ? cluster.hint || "" : "");
+    problem(box, state.problem);
     enable(launch, gone && !busy);
     enable(stop, !gone || Boolean(busy));
     enable(fetch, !gone && !busy);

@@ -127,7 +127,7 @@ def test_text_of_files_and_clusters_is_never_html(
     assert EVIL in page.locator(".hn-failures").inner_text()
     assert EVIL in page.locator(".hn-table").inner_text()
     assert page.evaluate("[window.hacked, document.querySelectorAll('.hn :is(img, script)').length]") == [None, 0]
-    cluster = {**panel.state["cluster"], "reason": EVIL, "remedy": EVIL, "phase": "failed", "kind": EVIL}
+    cluster = {**panel.state["cluster"], "reason": EVIL, "hint": EVIL, "phase": "failed", "kind": EVIL}
     changes = {"problem": problem, "why": EVIL, "logs": {EVIL: EVIL}, "costs": [[EVIL, EVIL]]}
     page = visit(viewport=WIDE).show(panel, cluster=cluster, **changes)
     assert page.locator(".hn").inner_text().count(EVIL) >= 6
@@ -383,7 +383,7 @@ def test_failure_of_a_cluster_is_said_once_with_its_remedy(
     visit: Callable[..., Visit], panel: ClusterControl, artefacts: Path
 ) -> None:
     problem = {"what": "the quota of the namespace is used up", "remedy": "Ask for fewer workers."}
-    cluster = {**panel.state["cluster"], "phase": "failed", "reason": problem["what"], "remedy": problem["remedy"]}
+    cluster = {**panel.state["cluster"], "phase": "failed", "reason": problem["what"], "hint": problem["remedy"]}
     page = visit(viewport=WIDE).show(panel, cluster=cluster, problem=problem, dashboard="")
     text = page.locator(".hn").inner_text()
     assert [text.count(problem["what"]), text.count(problem["remedy"])] == [1, 1]

@@ -38,9 +38,9 @@ def admin() -> Iterator[Any]:
         pytest.skip(f"needs a Kubernetes cluster in KUBECONFIG: {HOW}")
     for module in ("distributed", "kr8s", "dask_kubernetes"):
         pytest.importorskip(module, reason=f"needs {module}: pip install 'higgsnb[kubernetes]'")
-    from higgsnb import kubernetes
+    from higgsnb import k8s_api
 
-    api = kubernetes.Api(f"higgsnb-test-{uuid.uuid4().hex[:6]}")
+    api = k8s_api.Api(f"higgsnb-test-{uuid.uuid4().hex[:6]}")
     yield api
     api.close()
 
@@ -48,12 +48,12 @@ def admin() -> Iterator[Any]:
 @pytest.fixture(scope="session")
 def kube(admin: Any, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kube]:
     """A namespace with the shipped manifests in it."""
-    from higgsnb import kubernetes
+    from higgsnb.errors import ApiError
 
     stand_in = True
     try:
         admin.call("GET", "/minicluster/census")
-    except kubernetes.ApiError:
+    except ApiError:
         stand_in = False
     image = os.environ.get("HIGGSNB_TEST_IMAGE") or ("dask:test" if stand_in else "")
     if not image:

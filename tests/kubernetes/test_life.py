@@ -162,10 +162,10 @@ def test_after_kill_9_of_the_client_the_cluster_is_gone_within_its_idle_timeout(
         name = read_until(process, "name")[-1].split()[1]
     finally:
         end(process)
-    (left,) = cluster.leftovers()  # found earlier than it goes by itself
+    (left,) = cluster.orphans()  # found earlier than it goes by itself
     assert (left.name, left.process) == (name, process.pid)
     wait_for(lambda: not user.objects(), "the operator removes what is idle", 90)
-    assert cluster.leftovers() == ()
+    assert cluster.orphans() == ()
 
 
 def test_what_a_killed_client_left_is_listed_and_removed(user: Kube) -> None:
@@ -173,14 +173,14 @@ def test_what_a_killed_client_left_is_listed_and_removed(user: Kube) -> None:
         process = start_client(user, idle_timeout=600)
         try:
             read_until(process, "name")
-            assert cluster.leftovers() == ()  # both are in use
+            assert cluster.orphans() == ()  # both are in use
         finally:
             end(process)
-        left = cluster.leftovers()
+        left = cluster.orphans()
         assert [item.process for item in left] == [process.pid]
         assert left[0].name in left[0].text
         cluster.remove(left)
-        assert cluster.leftovers() == ()
+        assert cluster.orphans() == ()
         assert used.get_client().submit(sum, [1, 2]).result(timeout=20) == 3
     assert user.objects() == []
 
@@ -192,9 +192,9 @@ def test_another_users_clusters_are_not_listed(user: Kube, monkeypatch: pytest.M
     finally:
         end(process)
     monkeypatch.setenv("JUPYTERHUB_USER", "student-example.org")  # the same letters once sanitised
-    assert cluster.leftovers() == ()
+    assert cluster.orphans() == ()
     monkeypatch.setenv("JUPYTERHUB_USER", "student@example.org")
-    cluster.remove(cluster.leftovers())
+    cluster.remove(cluster.orphans())
 
 
 @pytest.mark.parametrize("phase", ["starting", "ready"])
@@ -210,20 +210,20 @@ def test_ctrl_c_leaves_nothing(user: Kube, phase: str) -> None:
     assert user.objects() == []
 
 
-def test_a_start_is_broken_off_when_asked_and_leaves_nothing(user: Kube) -> None:
+def test_a_cancelled_start_leaves_nothing(user: Kube) -> None:
     cancel, states = threading.Event(), list[cluster.ClusterState]()
 
-    def break_off() -> None:
+    def press_stop() -> None:
         wait_for(lambda: user.pods("scheduler"), "the cluster is being made")
         cancel.set()
 
-    watch = threading.Thread(target=break_off)
+    watch = threading.Thread(target=press_stop)
     watch.start()
     options = {"workers": 2, "cores": 1000, "memory": "1GiB", "image": user.image}  # never ready: no node has room
-    with pytest.raises(cluster.ClusterError, match="the start was broken off"):
+    with pytest.raises(cluster.ClusterError, match="start-up was cancelled"):
         cluster.launch("kubernetes", **options, on_state=states.append, cancel=cancel)
     watch.join()
-    assert (states[-1].phase, states[-1].reason) == ("failed", "the start was broken off")
+    assert (states[-1].phase, states[-1].reason) == ("failed", "start-up was cancelled")
     wait_for(lambda: not user.objects(), "a thread removes what was made", 90)
 
 

@@ -11,7 +11,9 @@ import celpy
 import pytest
 from kube import MANIFESTS, ROOT, yaml_documents
 
-from higgsnb import kubernetes
+from higgsnb.cluster_options import ClusterSpec
+from higgsnb.k8s_operated import DASHBOARD_PORT, SCHEDULER_PORT
+from higgsnb.k8s_spec import cluster_object
 
 pytestmark = pytest.mark.kubernetes
 
@@ -81,8 +83,8 @@ def holds(expression: str, pod: dict[str, Any]) -> bool:
 def pods(change: Callable[[dict[str, Any]], object] = lambda _: None) -> list[dict[str, Any]]:
     """The pods that the operator makes of a cluster of ours, after its user changed the cluster."""
     controller = pytest.importorskip("dask_kubernetes.operator.controller.controller")
-    wanted = kubernetes.Wanted(1, 1, 2 * 10**9, "higgsnb:test", 900, kubernetes.environment({}), ("registry",))
-    cluster = kubernetes.cluster_object("higgsnb-x", wanted, None)
+    spec = ClusterSpec.parse("kubernetes", workers=1, memory=2 * 10**9, image="higgsnb:test", pull_secrets=["registry"])
+    cluster = cluster_object("higgsnb-x", spec, None)
     change(cluster)
     made = cluster["metadata"], cluster["spec"]
     labels, (scheduler, worker) = made[0]["labels"], (made[1]["scheduler"]["spec"], made[1]["worker"]["spec"])
@@ -167,7 +169,7 @@ def test_nothing_is_open_but_what_a_policy_lists() -> None:
     assert first["spec"] == {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]}
     (own, notebooks) = dask["spec"]["ingress"]
     assert "ports" not in own
-    assert {item["port"] for item in notebooks["ports"]} == {kubernetes.SCHEDULER_PORT, kubernetes.DASHBOARD_PORT}
+    assert {item["port"] for item in notebooks["ports"]} == {SCHEDULER_PORT, DASHBOARD_PORT}
     *_, outside = dask["spec"]["egress"]
     assert {item["port"] for item in outside["ports"]} == {80, 443, 1094, 1095}
     assert "ingress" not in operator["spec"]
@@ -180,7 +182,7 @@ def test_the_hub_gives_notebooks_the_account_and_the_way_to_the_scheduler() -> N
     assert notebook["serviceAccountName"] == account["metadata"]["name"]
     assert notebook["extraEnv"]["HIGGSNB_NAMESPACE"] == "higgsnb-dask"
     ports = {item["port"] for rule in notebook["networkPolicy"]["egress"] for item in rule["ports"]}
-    assert {kubernetes.SCHEDULER_PORT, kubernetes.DASHBOARD_PORT, 443} <= ports
+    assert {SCHEDULER_PORT, DASHBOARD_PORT, 443} <= ports
 
 
 def test_the_operator_sees_one_namespace() -> None:

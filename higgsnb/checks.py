@@ -1,7 +1,4 @@
-"""What this machine or session can do.
-
-A list of checks, each with what was found and, if it is a problem, the remedy.
-"""
+"""What this machine or session can do: checks, each with what was found and, if that is a problem, a hint."""
 
 from __future__ import annotations
 
@@ -27,12 +24,12 @@ CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limi
 
 @dataclass(frozen=True)
 class Check:
-    """One finding; ``remedy`` says what to do if it is not ``good``."""
+    """One finding; ``hint`` is what to do if it is not ``good``."""
 
     name: str
     good: bool
     found: str
-    remedy: str = ""
+    hint: str = ""
 
 
 def checks() -> Iterator[Check]:
@@ -58,7 +55,7 @@ def _python() -> Check:
 
 
 def _libraries() -> Check:
-    """Check that every library that matters is installed."""
+    """Check that every required library is installed."""
     missing = [name for name in provenance.LIBRARIES if util.find_spec(name.replace("-", "_")) is None]
     if missing:
         return Check(
@@ -69,10 +66,7 @@ def _libraries() -> Check:
 
 
 def memory_limit() -> int | None:
-    """Return the memory this process may use in bytes.
-
-    The container's limit or the machine's memory; None if not known.
-    """
+    """Return the memory in bytes that this process may use: the container's limit or the machine's; None: unknown."""
     limits = []
     for path in CGROUP_LIMITS:
         text = Path(path).read_text(encoding="ascii").strip() if Path(path).is_file() else ""
@@ -88,8 +82,8 @@ def _memory() -> Check:
     limit = memory_limit()
     if limit is None:
         return Check("memory", True, "limit not known")
-    remedy = "Close other programs, or run with --workers 1 --chunk-events 50000."
-    return Check("memory", limit >= MEMORY_NEEDED, f"{limit / 1e9:.1f} GB", remedy)
+    hint = "Close other programs, or run with --workers 1 --chunk-events 50000."
+    return Check("memory", limit >= MEMORY_NEEDED, f"{limit / 1e9:.1f} GB", hint)
 
 
 def _cache() -> Check:
@@ -107,7 +101,7 @@ def _cache() -> Check:
 
 
 def _compiler_cache() -> Check:
-    """Check that compiled code can be kept, so that it is compiled once and not at every start."""
+    """Check that compiled code can be cached, so that it is compiled once and not at every start."""
     folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent)
     good = os.access(folder, os.W_OK)
     return Check(
@@ -119,7 +113,7 @@ def _compiler_cache() -> Check:
 
 
 def _session() -> Check:
-    """Say whether this is a Binder or a hub session."""
+    """Return whether this is a Binder or a hub session."""
     if os.environ.get("BINDER_REPO_URL"):
         host = os.environ.get("BINDER_LAUNCH_HOST", "an unknown host")
         return Check("session", True, f"Binder at {host}, {os.environ.get('BINDER_REF_URL', '')}")
@@ -150,14 +144,14 @@ def _network() -> Check:
         with socket.create_connection((host, 443), timeout=3):
             return Check("network", True, f"{host} answers")
     except OSError as error:
-        remedy = (
+        hint = (
             "Without a network the campaign toy still runs; for others set HIGGSNB_MIRROR to a folder with the files."
         )
-        return Check("network", False, f"{host} cannot be reached ({error})", remedy)
+        return Check("network", False, f"{host} cannot be reached ({error})", hint)
 
 
 def _xrootd() -> Check:
-    """Say whether root:// addresses can be read."""
+    """Return whether root:// addresses can be read."""
     found = util.find_spec("XRootD") is not None
     return Check(
         "xrootd",

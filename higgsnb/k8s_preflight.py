@@ -1,0 +1,144 @@
+"""Whether a cluster can be started on Kubernetes: libraries, API, operator, rights, quota and image."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from importlib import util
+
+from higgsnb.checks import Check
+from higgsnb.cluster_options import DEFAULT_WORKERS, ClusterSpec, quantity
+from higgsnb.errors import ApiError
+from higgsnb.k8s_api import GROUP, Api, Object, default_image, in_cluster
+from higgsnb.k8s_problems import is_ready
+from higgsnb.k8s_spec import SCHEDULER_MEMORY
+
+QUOTA = "quota"
+
+RIGHTS: Mapping[tuple[str, str], tuple[str, ...]] = {
+    (GROUP, "daskclusters"): ("get", "list", "watch", "create", "delete"),
+    (GROUP, "daskworkergroups"): ("get", "list", "watch", "create", "patch", "delete"),
+    (GROUP, "daskworkergroups/scale"): ("get", "patch"),
+    (GROUP, "daskautoscalers"): ("get", "list", "create", "patch", "delete"),
+    ("", "pods"): ("get", "list", "watch"),
+    ("", "pods/log"): ("get",),
+    ("", "pods/portforward"): ("get", "create"),
+    ("", "services"): ("get", "list", "watch"),
+    ("", "events"): ("get", "list"),
+}
+"""The rules of the shipped Role, ``binder/hub/manifests/dask-user.yaml``; a test holds them together."""
+
+
+def preflight(spec: ClusterSpec) -> Iterator[Check]:
+    """Yield what is needed for a cluster, each with a hint; ends at the first thing that the rest depends on."""
+    missing = [name for name in ("kr8s", "dask_kubernetes", "distributed") if util.find_spec(name) is None]
+    found = f"missing: {', '.join(missing)}" if missing else "installed"
+    yield Check("Kubernetes libraries", not missing, found, "pip install 'higgsnb[kubernetes]'")
+    if missing:
+        return
+    try:
+        with closing(Api(spec.namespace)) as api:
+            yield from _ask(api, spec)
+    except ApiError as error:
+        yield Check("Kubernetes API", False, error.message, _hint(error))
+
+
+def _hint(error: ApiError) -> str:
+    """Return what to do about an API that cannot be used."""
+    if error.status == 401:
+        return "The token is not accepted: log in again (kubectl get pods must work), or restart the server of the hub."
+    if error.status == 403:
+        return "Ask the platform engineer for the Role in binder/hub/manifests/dask-user.yaml."
+    if error.status:
+        return "The API server is overloaded or restarting: try again in a minute, or use the kind 'local'."
+    return "Set KUBECONFIG to a file with which `kubectl get pods` works, or use the kind 'local'."
+
+
+def _ask(api: Api, spec: ClusterSpec) -> Iterator[Check]:
+    """Yield the checks that ask the API."""
+    version = api.call("GET", "/version").get("gitVersion", "of unknown version")
+    yield Check("Kubernetes API", True, f"{version} at {api.server}, namespace {api.namespace}")
+    name, hint = "kinds of the Dask operator", "Ask the platform engineer to install it: binder/hub/README.md."
+    kinds = api.call("GET", f"/apis/{GROUP}/v1", allowed={404})
+    if kinds is None:
+        yield Check(name, False, "this Kubernetes has no DaskCluster (custom resource definition)", hint)
+        return
+    known = {resource["name"] for resource in kinds.get("resources", [])}
+    missing = sorted({"daskclusters", "daskworkergroups", "daskautoscalers"} - known)
+    yield Check(name, not missing, f"missing: {', '.join(missing)}" if missing else "installed", hint)
+    if missing:
+        return
+    yield from _rights(api)
+    yield _operator(api)
+    yield _quota(api, spec)
+    image = spec.image or default_image()
+    hint = 'Name an image with this version of higgsnb in it: image="registry/name@sha256:…".'
+    yield Check("image of the workers", bool(image), image or "not known outside a hub", hint)
+
+
+def _rights(api: Api) -> Iterator[Check]:
+    """Yield for each resource whether every verb of `RIGHTS` is allowed here."""
+    needed = {key: verbs for key, verbs in RIGHTS.items() if key[1] != "pods/portforward" or not in_cluster()}
+
+    def is_allowed(question: tuple[str, str, str]) -> bool:
+        group, path, verb = question
+        resource, _, subresource = path.partition("/")
+        asked = {"namespace": api.namespace, "verb": verb, "group": group, "resource": resource}
+        if subresource:
+            asked["subresource"] = subresource
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview"}
+        body = {**review, "spec": {"resourceAttributes": asked}}
+        answer = api.call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", body=body)
+        return bool(answer.get("status", {}).get("allowed"))
+
+    questions = [(*key, verb) for key, verbs in needed.items() for verb in verbs]
+    with ThreadPoolExecutor(8, thread_name_prefix="higgsnb-rights") as pool:
+        allowed = dict(zip(questions, pool.map(is_allowed, questions), strict=True))
+    for (group, resource), verbs in needed.items():
+        refused = [verb for verb in verbs if not allowed[group, resource, verb]]
+        yield Check(
+            f"rights on {resource}",
+            not refused,
+            f"may not {', '.join(refused)} in {api.namespace}" if refused else ", ".join(verbs),
+            f"Ask the platform engineer for the verb{'s' * (len(refused) > 1)} {', '.join(refused)} on {resource} "
+            "(binder/hub/manifests/dask-user.yaml).",
+        )
+
+
+def _operator(api: Api) -> Check:
+    """Check the operator's pod, where it can be seen: it may be in a namespace of its own."""
+    name, label = "Dask operator", "app.kubernetes.io/name=dask-kubernetes-operator"
+    found = api.call("GET", api.path("pods"), parameters={"labelSelector": label}, allowed={403}) or {}
+    pods = found.get("items", [])
+    if not pods:
+        return Check(name, True, "not in this namespace; the start shows whether it runs")
+    ready = [pod["metadata"]["name"] for pod in pods if is_ready(pod)]
+    text = f"{ready[0]} is ready" if ready else f"{pods[0]['metadata']['name']} is not ready"
+    return Check(name, bool(ready), text, f"Ask the platform engineer: kubectl -n {api.namespace} describe pod.")
+
+
+def _quota(api: Api, spec: ClusterSpec) -> Check:
+    """Compare what is left of the namespace's quota with what is wanted, where it can be seen."""
+    found = api.call("GET", api.path("resourcequotas"), allowed={403})
+    if found is None:
+        return Check(QUOTA, True, "not visible with these rights; the start fails if it is too small")
+    workers = spec.workers or DEFAULT_WORKERS
+    memory = workers * spec.memory + quantity(SCHEDULER_MEMORY)
+    needs = {"pods": workers + 1.0, "cpu": workers * spec.cores + 0.5, "memory": memory}
+    short = [text for quota in found.get("items", []) for text in shortage(quota, needs)]
+    hint = "Ask for fewer or smaller workers, close other clusters (higgsnb clean), or ask for a larger quota."
+    return Check(QUOTA, not short, "; ".join(short) or f"enough for {workers} workers", hint)
+
+
+def shortage(quota: Object, needs: Mapping[str, float]) -> Iterator[str]:
+    """Yield, for each resource of a ResourceQuota that is too small, a sentence with the numbers.
+
+    ``needs`` has the keys ``pods``, ``cpu`` (cores) and ``memory`` (bytes).
+    """
+    status = quota.get("status", {})
+    for name, most in status.get("hard", {}).items():
+        need = needs.get(name.removeprefix("requests.").removeprefix("limits."))
+        used = status.get("used", {}).get(name, "0")
+        if need is not None and quantity(used) + need > quantity(most):
+            yield f"{quota['metadata']['name']}: {name} {most}, used {used}, needed {need:g}"
