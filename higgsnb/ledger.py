@@ -149,10 +149,6 @@ class Ledger:
             if seen.setdefault(key, sha256 if known is None else _seal(*known)) != sha256:
                 raise nondeterminism(dataset, file, start, stop)
 
-    def finished(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Return which of these units are finished; a row whose content is damaged is not."""
-        return {key for some in self.records(keys) for key in some}
-
     def records(self, keys: Iterable[bytes]) -> Iterator[dict[bytes, Record]]:
         """Yield the finished ones of these units, some at a time; a row whose content is damaged is left out."""
         wanted = list(keys)
