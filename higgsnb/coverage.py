@@ -25,7 +25,7 @@ class Coverage(NamedTuple):
     luminosity_fb: tuple[float, float]
 
     def __str__(self) -> str:
-        """Return it in words, without saying that all is complete: failed files are not known here."""
+        """Return it in words."""
         (files, all_files), (done, events), (processed, total) = self
         return f"{files} of {all_files} files, {done:,} of {events:,} events, {processed:.4g} of {total:.4g} /fb"
 

@@ -51,9 +51,9 @@ def pack(run: npt.ArrayLike, section: npt.ArrayLike) -> Ints:
 
 
 class Segments(NamedTuple):
-    """Neighbouring events of one lumi section: ``starts`` (n,) is the first event of each, ``keys`` (n,) its section.
+    """Consecutive events of one lumi section: ``starts`` (n,) the first event of each group, ``keys`` (n,) its section.
 
-    A file has thousands of events in a row that share a section, so that all work is done on these few numbers.
+    Thousands of consecutive events share a section, so that all work is done on these few numbers.
     """
 
     starts: Ints
@@ -62,7 +62,7 @@ class Segments(NamedTuple):
 
     @classmethod
     def of(cls, run: npt.NDArray[Any], section: npt.NDArray[Any]) -> Segments:
-        """Find the segments from run and section number of each event, (n_events,)."""
+        """Find the groups from run and section number of each event, (n_events,)."""
         if not len(run):
             return cls(np.empty(0, np.int64), np.empty(0, np.int64), 0)
         starts = np.flatnonzero(np.r_[True, (run[1:] != run[:-1]) | (section[1:] != section[:-1])])
@@ -70,17 +70,17 @@ class Segments(NamedTuple):
 
     @property
     def lengths(self) -> Ints:
-        """Number of events of each segment, (n,)."""
+        """Number of events of each group, (n,)."""
         found: Ints = np.diff(np.append(self.starts, self.n_events))
         return found
 
     @property
     def scattered(self) -> bool:
-        """Whether the events go back to a section that they had left."""
+        """Whether a section is left and entered again."""
         return len(np.unique(self.keys)) < len(self.keys)
 
     def at(self, events: Ints) -> Ints:
-        """Return in which segment some events are, by index."""
+        """Return in which group some events are, by index."""
         found: Ints = np.searchsorted(self.starts, events, side="right") - 1
         return found
 
@@ -136,7 +136,7 @@ class LumiMask:
         LumiMaskError
             If the text is not ``{"run": [[first, last], …], …}``; names the run.
         FileNotFoundError, higgsnb.files.TransferError
-            If it cannot be had.
+            If no source gave it.
         """
         label, path = files.redact(os.fspath(location)), files.fetch(os.fspath(location))
         try:
@@ -224,9 +224,9 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
     Raises
     ------
     LumiDataError
-        If a column, a unit or a number is missing or wrong (names the line), or a section is there twice.
+        If a column, a unit or a number is missing or wrong (names the line), or a section is listed twice.
     FileNotFoundError, higgsnb.files.TransferError
-        If it cannot be had.
+        If no source gave it.
     """
     label = files.redact(os.fspath(location))
     path: Path = files.fetch(os.fspath(location))
