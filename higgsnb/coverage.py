@@ -80,10 +80,15 @@ class CampaignProgress:
             return self.files[key].entries
         return self.campaign.datasets[key[0]].files[key[1]].events
 
+    @cached_property
+    def done(self) -> frozenset[FileKey]:
+        """The files of which all entries have been counted."""
+        units = self.tally.units
+        return frozenset(key for key, ranges in units.items() if ranges == ((0, self.entries(key)),))
+
     def is_done(self, key: FileKey) -> bool:
         """Whether all entries of a file have been counted."""
-        entries = self.entries(key)
-        return entries is not None and self.tally.units.get(key) == ((0, entries),)
+        return key in self.done
 
     def total(self, datasets: Iterable[int]) -> float:
         """Return the number of entries of some datasets; a file of unknown length counts as the average one."""
