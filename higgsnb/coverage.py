@@ -25,7 +25,7 @@ class Coverage(NamedTuple):
     luminosity_fb: tuple[float, float]
 
     def __str__(self) -> str:
-        """Return it in words, without saying that all is complete: failed files are not known here."""
+        """Return it in words."""
         (files, all_files), (done, events), (processed, total) = self
         return f"{files} of {all_files} files, {done:,} of {events:,} events, {processed:.4g} of {total:.4g} /fb"
 
@@ -84,10 +84,15 @@ class CampaignProgress:
             return self.files[key].entries
         return self.campaign.datasets[key[0]].files[key[1]].events
 
+    @cached_property
+    def done(self) -> frozenset[FileKey]:
+        """The files of which all entries have been counted."""
+        units = self.tally.units
+        return frozenset(key for key, ranges in units.items() if ranges == ((0, self.entries(key)),))
+
     def is_done(self, key: FileKey) -> bool:
         """Whether all entries of a file have been counted."""
-        entries = self.entries(key)
-        return entries is not None and self.tally.units.get(key) == ((0, entries),)
+        return key in self.done
 
     def total(self, datasets: Iterable[int]) -> float:
         """Return the number of entries of some datasets; a file of unknown length counts as the average one."""

@@ -1,7 +1,7 @@
-"""The axes in one place, exact fills, save and load.
+"""Histogram axes, exact filling, saving and loading.
 
 Every histogram of a dataset is a slice of one int64 array ``counts`` of shape (3 channels, `SIZE`), so that adding two
-partial results is one integer addition. `to_hist` turns such arrays into `hist.Hist` objects for people. Bins are
+partial results is one integer addition. `to_hist` turns such arrays into `hist.Hist` objects. Bins are
 half-open, [low, high).
 """
 

@@ -1,9 +1,10 @@
-"""The durable record of finished chunks: resume, exactly-once accounting and the merge stand on it.
+"""The durable record of finished chunks, on which resuming, exactly-once counting and the sum are based.
 
 One SQLite file in WAL mode holds a row per finished unit of work (one chunk with one selection). Its key covers
-everything that can change the answer, see `unit_keys`, so that a changed cut, file, library or line of code never finds
-an old row. A row is written in one transaction together with the sha256 of its content: after a kill it is there whole
-or not at all, and a row that was damaged on disk is not believed. The same key with other content is an alarm.
+everything that can change the result, see `unit_keys`, so that after a change of a cut, file, library or line of code
+no old row is found. A row is written in one transaction together with the sha256 of its content: after a kill it is
+either complete or absent, and a row that was damaged on disk is ignored. The same key with other content raises
+NondeterminismError.
 
 One client at a time: a lock file beside the ledger names the process that holds it. A ledger that an older version of
 this package wrote is moved aside, and everything is counted again.
@@ -119,7 +120,7 @@ class Ledger:
         self.close()
 
     def close(self) -> None:
-        """Close the file and let others have it."""
+        """Close the file and release its lock."""
         self._database.close()
         _release(self._lock)
 
@@ -156,10 +157,6 @@ class Ledger:
             known = next(iter(self._sound([key])), None)
             if seen.setdefault(key, sha256 if known is None else _seal(*known)) != sha256:
                 raise nondeterminism(dataset, file, start, stop)
-
-    def finished(self, keys: Iterable[bytes]) -> set[bytes]:
-        """Return which of these units are finished; a row whose content is damaged is not."""
-        return {key for some in self.records(keys) for key in some}
 
     def records(self, keys: Iterable[bytes]) -> Iterator[dict[bytes, Record]]:
         """Yield the finished ones of these units, some at a time; a row whose content is damaged is left out."""
@@ -256,7 +253,7 @@ def export(path: Path, target: Path) -> int:
 def unit_keys(chunks: Iterable[Chunk], identities: Mapping[FileKey, Mapping[str, Any]]) -> list[bytes]:
     """Return the key of each chunk, 32 bytes: sha256 over the range of entries and the identity of its file.
 
-    ``identities`` holds for each file everything else that can change the answer: what identifies the file, schema and
+    ``identities`` holds for each file everything else that can change the result: what identifies the file, schema and
     stream, selection, golden JSON, code and libraries.
     """
     begun = {key: hashlib.sha256(json.dumps(identity, sort_keys=True).encode()) for key, identity in identities.items()}

@@ -166,9 +166,9 @@ class Luminosity:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What speaks against the luminosity, with what to do: table and campaign, or table and data, disagree.
+        """Warnings about the luminosity, each with what to do: table and campaign, or table and data, disagree.
 
-        Notes and no errors: the counts are right whatever the luminosity, and that data have sections which the table
+        They are not errors: the counts are right whatever the luminosity, and that data have sections which the table
         lacks is seen only when they have been read.
         """
         campaign, tally, notes = self.progress.campaign, self.progress.tally, []
@@ -310,7 +310,7 @@ def lumi_accounting(
     Parameters
     ----------
     everything
-        The sections of mask and table.
+        The sections in golden JSON and table.
     datasets
         How far each dataset of the primary dataset is (its eras).
     complete
@@ -346,7 +346,7 @@ def of_primary_dataset(statuses: Iterable[LumiStatus]) -> LumiList:
 
 @dataclass(frozen=True)
 class LumiCatalogue:
-    """The sections that a campaign speaks of: those in mask and table, or in whichever exists.
+    """The lumi sections of a campaign: those in golden JSON and table, or in whichever exists.
 
     ``recorded`` is the luminosity of each in 1/fb, float64 in the order of ``sections``; None without a table.
     """

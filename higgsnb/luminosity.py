@@ -51,9 +51,9 @@ def pack(run: npt.ArrayLike, section: npt.ArrayLike) -> Ints:
 
 
 class Segments(NamedTuple):
-    """Neighbouring events of one lumi section: ``starts`` (n,) is the first event of each, ``keys`` (n,) its section.
+    """Consecutive events of one lumi section: ``starts`` (n,) the first event of each group, ``keys`` (n,) its section.
 
-    A file has thousands of events in a row that share a section, so that all work is done on these few numbers.
+    Thousands of consecutive events share a section, so that all work is done on these few numbers.
     """
 
     starts: Ints
@@ -62,7 +62,7 @@ class Segments(NamedTuple):
 
     @classmethod
     def of(cls, run: npt.NDArray[Any], section: npt.NDArray[Any]) -> Segments:
-        """Find them from run and section number of each event, (n_events,)."""
+        """Find the groups from run and section number of each event, (n_events,)."""
         if not len(run):
             return cls(np.empty(0, np.int64), np.empty(0, np.int64), 0)
         starts = np.flatnonzero(np.r_[True, (run[1:] != run[:-1]) | (section[1:] != section[:-1])])
@@ -70,17 +70,17 @@ class Segments(NamedTuple):
 
     @property
     def lengths(self) -> Ints:
-        """Number of events of each, (n,)."""
+        """Number of events of each group, (n,)."""
         found: Ints = np.diff(np.append(self.starts, self.n_events))
         return found
 
     @property
     def scattered(self) -> bool:
-        """Whether the events go back to a section that they had left."""
+        """Whether a section is left and entered again."""
         return len(np.unique(self.keys)) < len(self.keys)
 
     def at(self, events: Ints) -> Ints:
-        """Return in which of them some events are, by index."""
+        """Return in which group some events are, by index."""
         found: Ints = np.searchsorted(self.starts, events, side="right") - 1
         return found
 
@@ -91,11 +91,6 @@ class LumiList:
 
     keys: Ints
 
-    @classmethod
-    def of(cls, run: npt.ArrayLike, section: npt.ArrayLike) -> LumiList:
-        """Collect the sections of events or rows; any order, any repetition."""
-        return cls(np.unique(pack(run, section)))
-
     def __len__(self) -> int:
         return len(self.keys)
 
@@ -105,22 +100,16 @@ class LumiList:
     def __hash__(self) -> int:
         return hash(self.keys.tobytes())
 
-    def union(self, other: LumiList) -> LumiList:
-        """Sections in either."""
-        return LumiList(np.union1d(self.keys, other.keys))
-
-    def intersection(self, other: LumiList) -> LumiList:
-        """Sections in both."""
+    def __and__(self, other: LumiList) -> LumiList:
+        """Return the sections in both."""
         return LumiList(np.intersect1d(self.keys, other.keys, assume_unique=True))
 
-    def difference(self, other: LumiList) -> LumiList:
-        """Sections in this set and not in the other."""
+    def __sub__(self, other: LumiList) -> LumiList:
+        """Return the sections in this set and not in the other."""
         return LumiList(np.setdiff1d(self.keys, other.keys, assume_unique=True))
 
-    __or__, __and__, __sub__ = union, intersection, difference
-
     def ranges(self) -> dict[str, list[list[int]]]:
-        """Write the set in the form of a golden JSON: ``{run: [[first, last], …]}``."""
+        """Return the set in the form of a golden JSON: ``{run: [[first, last], …]}``."""
         if not len(self):
             return {}
         breaks = np.flatnonzero(np.diff(self.keys) != 1) + 1
@@ -129,23 +118,6 @@ class LumiList:
         for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
             found.setdefault(str(first >> 32), []).append([first & 0xFFFFFFFF, last & 0xFFFFFFFF])
         return found
-
-    def integrated(self, table: LumiData) -> float:
-        """Sum the recorded luminosity, in 1/fb.
-
-        Raises
-        ------
-        LumiDataError
-            If the table lacks a section; ``sections & table.sections`` is what it can answer for.
-        """
-        lost = self - table.sections
-        if len(lost):
-            run, section = divmod(int(lost.keys[0]), 2**32)
-            raise LumiDataError(
-                f"the table lacks {len(lost)} of {len(self)} sections (run {run}, section {section} …)",
-                "Give a table that covers them, or intersect with table.sections first.",
-            )
-        return math.fsum(table.recorded[np.searchsorted(table.sections.keys, self.keys)])
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +136,7 @@ class LumiMask:
         LumiMaskError
             If the text is not ``{"run": [[first, last], …], …}``; names the run.
         FileNotFoundError, higgsnb.files.TransferError
-            If it cannot be had.
+            If no source gave it.
         """
         label, path = files.redact(os.fspath(location)), files.fetch(os.fspath(location))
         try:
@@ -195,16 +167,6 @@ class LumiMask:
             return np.zeros(keys.shape, dtype=np.bool_)
         at = np.searchsorted(self.starts, keys, side="right") - 1
         return (at >= 0) & (keys <= self.stops[at])
-
-    @property
-    def n_runs(self) -> int:
-        """Number of runs with at least one certified section."""
-        return len(np.unique(self.starts >> 32))
-
-    @property
-    def n_sections(self) -> int:
-        """Number of certified lumi sections."""
-        return int((self.stops - self.starts + 1).sum())
 
     @property
     def sections(self) -> LumiList:
@@ -262,9 +224,9 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
     Raises
     ------
     LumiDataError
-        If a column, a unit or a number is missing or wrong (names the line), or a section is there twice.
+        If a column, a unit or a number is missing or wrong (names the line), or a section is listed twice.
     FileNotFoundError, higgsnb.files.TransferError
-        If it cannot be had.
+        If no source gave it.
     """
     label = files.redact(os.fspath(location))
     path: Path = files.fetch(os.fspath(location))

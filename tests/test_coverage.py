@@ -188,7 +188,7 @@ def test_result_tells_processed_and_lost_sections_as_golden_json(one: Campaign, 
     assert told["lost"] == {"mu": {"7": [[26, 50]]}, "e": {}}
     assert told["processed"] == {"mu": {"7": [[1, 25], [51, 60], [63, 100]]}, "e": {"7": [[1, 60], [63, 100]]}}
     assert told["shares"] == {"4mu": pytest.approx(73 / 98), "4e": 1.0, "2e2mu": 1.0}
-    assert luminosity.LumiMask.of(told["processed"]["mu"]).n_sections == 73
+    assert len(luminosity.LumiMask.of(told["processed"]["mu"]).sections) == 73
 
 
 def test_sections_that_cannot_be_read_are_lost_with_those_beside_them(one: Campaign, tmp_path: Path) -> None:

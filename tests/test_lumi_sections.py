@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from higgsnb import luminosity
 from higgsnb.lumi_sections import DatasetSections, FileSections, lumi_accounting, lumi_catalogue, unfinished
 from higgsnb.luminosity import LumiList
 from higgsnb.tally import SHAPES, Span, Sum, Tally, join_spans, merge, pack
@@ -25,7 +26,7 @@ SETS = st.lists(st.tuples(st.integers(1, 4), st.integers(0, 6)), max_size=25)
 
 
 def sections(pairs: list[tuple[int, int]]) -> LumiList:
-    return LumiList.of([run for run, _ in pairs], [section for _, section in pairs])
+    return LumiList(np.unique(luminosity.pack([run for run, _ in pairs], [section for _, section in pairs])))
 
 
 def chunk(
