@@ -1,4 +1,4 @@
-"""Analyses that do more than analyse, for tests: importable by worker processes, and driven by the environment."""
+"""Faulty analyses for tests: importable by worker processes, controlled by environment variables."""
 
 from __future__ import annotations
 
@@ -18,35 +18,35 @@ from higgsnb.tally import Tally
 
 
 def dying(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
-    """Ends its process where ``POISON_START`` says so: entries from there on, of the first file."""
+    """End the process in the chunk of the first file that begins at entry ``POISON_START``."""
     if _is_poison(chunk):
         os.kill(os.getpid(), signal.SIGSEGV)
     return analyse(chunk, selection, **options)
 
 
 def endless(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
-    """Never returns there."""
+    """Loop for ever in that chunk."""
     while _is_poison(chunk):
         pass
     return analyse(chunk, selection, **options)
 
 
 def noted(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
-    """Writes down each call in the folder ``CALLS``, before anything else."""
+    """Write each call to a file in the folder ``CALLS``, before anything else."""
     with (Path(os.environ["CALLS"]) / f"{os.getpid()}").open("a") as stream:
         stream.write(f"{chunk.dataset_index} {chunk.file_index} {chunk.start}\n")
     return dying(chunk, selection, **options)
 
 
 def away(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
-    """Finds no server while ``AWAY`` is set."""
+    """Find no server while ``AWAY`` is set."""
     if "AWAY" in os.environ:
         raise ConnectionError("the server is away\nTry again later.")
     return analyse(chunk, selection, **options)
 
 
 def full_disk() -> None:
-    """Finds a full disk."""
+    """Find a full disk."""
     raise OSError(errno.ENOSPC, "No space left on device")
 
 
@@ -56,7 +56,7 @@ def _is_poison(chunk: Chunk) -> bool:
 
 
 def nothing(chunk: Chunk, _: Selection, **__: Any) -> Tally:
-    """Counts the events of a chunk, and reads none: for campaigns of files that do not exist."""
+    """Count the events of a chunk without reading any: for campaigns of files that do not exist."""
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
     return Tally(
         units={file: ((chunk.start, chunk.stop),)},

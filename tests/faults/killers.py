@@ -100,7 +100,7 @@ def described(n_files: int, n_chunks: int, *, chunk_events: int = 1000) -> Campa
 
 
 def counted(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
-    """Count as the package does; note the unit in the file `LOG`, and take `WORK` seconds longer."""
+    """Count as the package does; write the chunk to the file `LOG`, and take `WORK` seconds longer."""
     _note(chunk)
     if WORK in os.environ:
         threading.Event().wait(float(os.environ[WORK]))
@@ -108,7 +108,7 @@ def counted(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
 
 
 def poisoned(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
-    """Count as the package does, but the units named in `POISON` crash, are killed, eat memory, or never end."""
+    """Count as the package does, but the chunks named in `POISON` crash, are killed, eat memory, or never end."""
     _note(chunk)
     fault = json.loads(os.environ.get(POISON, "{}")).get(place(chunk))
     if fault is not None:
@@ -131,7 +131,7 @@ def nothing(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:  # noqa: 
 
 
 def nondeterministic(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
-    """Count as the package does, but one event more is outside the golden JSON each time a unit is counted again."""
+    """Count as the package does, but one event more is outside the golden JSON each time a chunk is counted again."""
     times = Counter(units_in(Path(os.environ[LOG])))[place(chunk)]
     _note(chunk)
     tally = analyse(chunk, chosen, **options)
@@ -140,7 +140,7 @@ def nondeterministic(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
 
 
 def place(chunk: Chunk) -> str:
-    """The unit as dataset:file:start."""
+    """The chunk as dataset:file:start."""
     return f"{chunk.dataset_index}:{chunk.file_index}:{chunk.start}"
 
 
@@ -153,7 +153,7 @@ def _note(chunk: Chunk) -> None:
 
 
 def units_in(log: Path) -> list[str]:
-    """The units that were begun, in order."""
+    """The chunks that were started, in order."""
     return log.read_text().split() if log.exists() else []
 
 
@@ -415,7 +415,7 @@ def _arm(kill: dict[str, Any] | None) -> Counter[str]:
 
 
 def committed(path: Path) -> list[Record]:
-    """Every unit in a ledger at this moment, read beside whoever writes it."""
+    """Every chunk in a ledger at this moment, also while a run writes to it."""
     if not path.exists():
         return []
     with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True, timeout=10)) as database:
@@ -427,7 +427,7 @@ def committed(path: Path) -> list[Record]:
 
 
 def plan(one: Campaign, chunk_events: int) -> set[tuple[int, int, int, int]]:
-    """Every unit of a fully described campaign: (dataset, file, start, stop)."""
+    """Every chunk of a fully described campaign: (dataset, file, start, stop)."""
     return {
         (index, number, start, min(start + chunk_events, file.events))
         for index, part in enumerate(one.datasets)
@@ -438,7 +438,7 @@ def plan(one: Campaign, chunk_events: int) -> set[tuple[int, int, int, int]]:
 
 
 def unit_of(record: Record) -> tuple[int, int, int, int]:
-    """The unit of a record."""
+    """The chunk of a record."""
     return record.dataset, record.file, record.start, record.stop
 
 
@@ -454,17 +454,17 @@ def same(one: Tally, other: Tally) -> bool:
     return tables[0] == tables[1] and plain[0] == plain[1] and arrays[0] == arrays[1]
 
 
-def inside(tally: Tally, unit: tuple[int, int, int, int]) -> bool:
-    """Whether a unit is among what a tally has counted."""
-    index, file, start, stop = unit
+def inside(tally: Tally, chunk: tuple[int, int, int, int]) -> bool:
+    """Whether a chunk is among what a tally has counted."""
+    index, file, start, stop = chunk
     return any(first <= start and stop <= end for first, end in tally.units.get((index, file), ()))
 
 
 def checked(partial: Iterator[Result], one: Campaign, chunk_events: int, path: Path) -> list[Result]:
-    """Take all results of a run; complain about one that is not the sum of what the ledger held when it came.
+    """Take all results of a run; raise AssertionError for one that is not the sum of what the ledger held then.
 
     With ``before`` and ``after``, what the ledger holds before a result is asked for and once it is there:
-    ``before`` ⊆ the units of the result ⊆ ``after``, and its numbers are the sum of their records. Each unit of the
+    ``before`` ⊆ the chunks of the result ⊆ ``after``, and its numbers are the sum of their records. Each chunk of the
     plan is either counted whole or not at all.
     """
     planned, found = plan(one, chunk_events), []
@@ -475,13 +475,13 @@ def checked(partial: Iterator[Result], one: Campaign, chunk_events: int, path: P
         if result is None:
             return found
         after = committed(path)
-        done = {unit for unit in planned if inside(result.tally, unit)}
+        done = {chunk for chunk in planned if inside(result.tally, chunk)}
         mine = [record for record in after if unit_of(record) in done]
         events = sum(stop - start for _, _, start, stop in done)
         problems = {
-            "a committed unit is missing": before - done,
-            "a unit was shown before it was committed": done - {unit_of(record) for record in after},
-            "events that are no whole unit of the plan": result.coverage.events[0] - events,
+            "a committed chunk is missing": before - done,
+            "a chunk was shown before it was committed": done - {unit_of(record) for record in after},
+            "events that are no whole chunk of the plan": result.coverage.events[0] - events,
             "done + failed + pending is not the plan": result.coverage.events[1] - total,
             "not the sum of the ledger": not same(result.tally, merge(mine)),
         }

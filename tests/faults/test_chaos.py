@@ -1,4 +1,4 @@
-"""G1 and G8, G5: workers die all the time, and each unit is counted once, shown only when it is safe, and the same."""
+"""G1 and G8, G5: workers die all the time, and each chunk is counted once, and shown only once it is in the ledger."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def offline(toml: Path, ledger: Path) -> Result:
     return Result(whole, selection.load("open2012"), merge(committed(ledger)), {}, {})
 
 
-def test_units_are_counted_once_while_workers_die(
+def test_chunks_are_counted_once_while_workers_die(
     forks: Zygote, toml: Path, expected: dict[str, str], tmp_path: Path, long: bool, figure: Figure
 ) -> None:
     shown = deaths = 0
@@ -107,16 +107,16 @@ def three(toml: Path, tmp_path: Path) -> tuple[Path, list[Result]]:
     return tmp_path / "l.sqlite", found
 
 
-@pytest.mark.parametrize("fault", ["a unit twice", "a unit early", "a number off"])
+@pytest.mark.parametrize("fault", ["a chunk twice", "a chunk early", "a number off"])
 def test_check_of_partial_results_finds(three: tuple[Path, list[Result]], toml: Path, fault: str) -> None:
     ledger, found = three
     last, one = found[-1], datasets.load(toml)
     assert killers.checked(iter([last]), one, 350, ledger)
     records = committed(ledger)
-    if fault == "a unit twice":
+    if fault == "a chunk twice":
         tally = merge(records)
         tally.counts[0][:] += merge(records[:1]).counts[records[0].dataset]
-    elif fault == "a unit early":
+    elif fault == "a chunk early":
         tally = merge(records)
         ledger = ledger.with_name("other.sqlite")
         with Ledger(ledger) as opened:
@@ -127,14 +127,14 @@ def test_check_of_partial_results_finds(three: tuple[Path, list[Result]], toml: 
         killers.checked(iter([dataclasses.replace(last, tally=tally)]), one, 350, ledger)
 
 
-# --- G5: the same unit, other bytes -------------------------------------------------------------------------------
+# --- G5: the same chunk, other bytes -------------------------------------------------------------------------------
 
 
 def record_of(number: int, *, rejected: int = 0) -> Record:
     return Record(0, 0, number, number + 1, b"", b"", b"", rejected, "", "baskets", "blocks", b"")
 
 
-def test_other_bytes_of_the_same_unit_are_an_alarm_each_time(tmp_path: Path, long: bool, figure: Figure) -> None:
+def test_other_bytes_of_the_same_chunk_raise_each_time(tmp_path: Path, long: bool, figure: Figure) -> None:
     n_alarms, n_faults = 0, 1000 if long else 100
     with Ledger(tmp_path / "l.sqlite") as ledger:
         ledger.commit((n.to_bytes(4, "big"), record_of(n)) for n in range(100))
@@ -149,7 +149,7 @@ def test_other_bytes_of_the_same_unit_are_an_alarm_each_time(tmp_path: Path, lon
                 ledger.commit(batch)
             n_alarms += 1
         assert len(ledger) == 100
-    figure("G5", "other bytes of a finished unit: alarms", f"{n_alarms} of {n_faults}")
+    figure("G5", "other bytes of a finished chunk: alarms", f"{n_alarms} of {n_faults}")
 
 
 def test_reply_that_comes_twice_in_one_commit_with_other_bytes_is_an_alarm(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ SEED = 20_120_704
 POINTS_SHORT, POINTS_LONG = 10, 100
 DEADLINE = 40.0
 SECONDS = "0.01"
-"""What a unit takes longer, so that a run has a duration worth cutting."""
+"""What a chunk takes longer, so that a run has a duration worth cutting."""
 NAMED = ("before", "inside", "after")
 VICTIMS = ("worker", "scheduler", "client", "all")
 ENDS = {"worker": {0}, "scheduler": {0, SCHEDULER_LOST}, "client": {0, -9}, "all": {0, -9}}
@@ -122,7 +122,7 @@ def test_killed_at_any_moment_then_the_same_command_gives_the_same_bytes(
 
 
 def test_kill_of_the_client_costs_little(setting: Setting, tmp_path: Path, long: bool, figure: Figure) -> None:
-    """420 units on 4 workers, about as many for each as in a large run; there a unit takes about a second."""
+    """420 chunks on 4 workers, about as many for each as in a large run; there a chunk takes about a second."""
     events, seconds, workers, redone = 10, 0.6 if long else 0.05, 4, 0
     planned = {f"{d}:{f}:{s}" for d, f, s, _ in killers.plan(killers.datasets.load(setting.toml), events)}
     n_points = 20 if long else 2

@@ -1,4 +1,4 @@
-"""G15: a unit that kills its worker is isolated and named; every other unit is counted, also those beside it."""
+"""G15: a chunk that kills its worker is isolated and named; every other chunk is counted, also those beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from higgsnb import datasets
 EVENTS, FILES, CHUNK = 500, 4, 10
 DEADLINE = 300.0
 CHUNK_SECONDS = {"dask": 1.0, "processes": 5.0}
-"""A new process has to load the compiled selection within the time of its first unit; the Dask workers have it."""
+"""A new process has to load the compiled selection within the time of its first chunk; the Dask workers have it."""
 
 Figure = Callable[[str, str, object], None]
 
@@ -80,8 +80,8 @@ def test_poison_is_named_and_its_neighbours_are_counted(
     assert forks.left(within=30.0) == NOTHING
 
 
-def test_poison_unit_is_tried_again_when_the_fault_is_gone(forks: Zygote, toml: Path, tmp_path: Path) -> None:
-    """A worker may have died for another reason (a full machine): the same command again tries the unit again."""
+def test_chunk_that_killed_its_worker_is_tried_again_by_the_next_run(forks: Zygote, toml: Path, tmp_path: Path) -> None:
+    """A worker may have died for another reason (a full machine): the same command again tries the chunk again."""
     out = tmp_path / "out"
     options = {"toml": str(toml), "out": str(out), "chunk_events": 100, "analyse": "poisoned", "at": "processes",
                "workers": 1}  # fmt: skip

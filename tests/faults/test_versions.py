@@ -1,4 +1,4 @@
-"""G20: a worker with other versions than the client is refused by name before the first unit."""
+"""G20: a worker with other versions than the client is refused by name before the first chunk."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ STUBS = {
 
 @pytest.mark.filterwarnings("ignore:.*Mismatched versions found:UserWarning")
 @pytest.mark.parametrize("package", STUBS)
-def test_worker_of_another_version_is_refused_before_the_first_unit(
+def test_worker_of_another_version_is_refused_before_the_first_chunk(
     scheduler: str, tmp_path: Path, package: str, figure: Figure, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stub = tmp_path / "stub"
@@ -92,8 +92,8 @@ def test_worker_of_another_version_is_refused_before_the_first_unit(
     assert mine in message
     assert theirs in message
     assert len(message.splitlines()) <= 3
-    assert not (tmp_path / "log").exists()  # no unit was begun
-    figure("G20", f"worker with another {package}: named", f"{seconds:.2f} s, before the first unit")
+    assert not (tmp_path / "log").exists()  # no chunk was begun
+    figure("G20", f"worker with another {package}: named", f"{seconds:.2f} s, before the first chunk")
 
 
 def here_and_there(package: str, stub: Path) -> tuple[str, str]:

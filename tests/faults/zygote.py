@@ -8,7 +8,7 @@ The processes are real ones, with their own ids, memory and TCP connections on l
         address = scheduler.said("address", timeout=10)
         worker = zygote.fork("killers:worker", address=address, again=True)   # forked again when it ends, as by a nanny
         worker.kill()
-    # nothing is left; `Zygote.close` complains if a grandchild had to be ended by force
+    # nothing is left; `Zygote.close` raises an error if a grandchild had to be ended by force
 
 How: the forked server runs no threads while it forks. It is a subreaper, so that the children of a child that was
 killed become its own, and it ends with everything below it when the test process does.
