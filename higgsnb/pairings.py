@@ -553,7 +553,7 @@ def choose(listed, rows, cuts, one_per_event, passed, counts, picked):
     ``counts`` (3, bins) gets the chosen ones, ``picked`` (n, 2) their (event, row); returned is n.
     """
     k, n, furthest = 0, 0, np.empty(3, np.int64)
-    before = Cut.GOOD_LEPTONS if one_per_event else Cut.CHARGE
+    before = np.int64(Cut.GOOD_LEPTONS if one_per_event else Cut.CHARGE)
     while k < len(listed):
         event, best = listed[k, 0], -1
         furthest[:] = -1
