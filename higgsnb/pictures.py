@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, engine, events, exploring, kernel
+from higgsnb import datasets, engine, events, exploring, rules
 from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
 from higgsnb.sample import Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection, missing_quantities
@@ -205,14 +205,14 @@ def _range(leptons: Leptons, flavour: str, event: int) -> range:
 
 def _lepton_row(leptons: Leptons, flavour: str, i: int) -> tuple[Cell, ...]:
     """Return what is shown of one lepton; a dash where the files do not have a quantity, or have none for it."""
-    column = kernel.columns_of(leptons, flavour)
+    column = rules.columns_of(leptons, flavour)
     absent = {name.removeprefix(f"{flavour}_") for name in missing_quantities(leptons)}
     names = ("pt", "eta", "phi", "isolation", "dxy", "dz")
     shown = [math.nan if name in absent else float(getattr(column, name)[i]) for name in names]
     shown.append(math.nan if absent & {"dxy", "dz", "dxy_error", "dz_error"} else float(sip(column)[i]))
     return (
         NAMES[flavour, int(column.charge[i])],
-        *(round(value, 4) if kernel.usable(value) else "–" for value in shown),
+        *(round(value, 4) if rules.usable(value) else "–" for value in shown),
     )
 
 
@@ -226,11 +226,11 @@ def sip(column: Flavour) -> Floats:
 def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: range | None = None) -> Flags:
     """Say which leptons a selection calls good, (n,) bool; ``which`` asks for some of them only.
 
-    The rule itself is the compiled one of the analysis, `kernel.is_good`.
+    The rule itself is the compiled one of the analysis, `rules.is_good`.
     """
-    column, cuts = kernel.columns_of(leptons, flavour), kernel.cuts_of(selection)
+    column, cuts = rules.columns_of(leptons, flavour), rules.cuts_of(selection)
     limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]
-    is_good: Callable[..., bool] = kernel.is_good
+    is_good: Callable[..., bool] = rules.is_good
     places = range(len(column.pt)) if which is None else which
     return np.array([is_good(column, i, *limits, cuts) for i in places], bool)
 
@@ -271,7 +271,7 @@ class _FourVector(NamedTuple):
 
 
 def _four_vector(leptons: Leptons, flavour: str, i: int) -> _FourVector:
-    column = kernel.columns_of(leptons, flavour)
+    column = rules.columns_of(leptons, flavour)
     charge = int(column.charge[i])
     return _FourVector(NAMES[flavour, charge], flavour, charge, _vectors(column, np.array([i]))[:, 0])
 
@@ -308,7 +308,7 @@ def draw_event(sample: Collisions, event: int) -> Figure:
         for flavour in FLAVOURS:
             for i in _range(leptons, flavour, event):
                 number += 1
-                _draw_lepton(front, side, kernel.columns_of(leptons, flavour), flavour, i, number)
+                _draw_lepton(front, side, rules.columns_of(leptons, flavour), flavour, i, number)
         run, section, place = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
         title = f"{sample.heading}: run {run}, luminosity section {section}, event {place}"
         figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
@@ -404,7 +404,7 @@ def pair_masses(
     if flavour not in FLAVOURS:
         raise ValueError(f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}")
     leptons = sample.leptons
-    column, offsets = kernel.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
+    column, offsets = rules.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
     first, second = _pairs(offsets)
     wanted = (column.charge[first] == column.charge[second]) == same_charge
     if selection is not None:

@@ -25,6 +25,8 @@ ANSWER = (
     "kernel",
     "luminosity",
     "pages",
+    "pairings",
+    "rules",
     "selection",
     "survivors",
 )

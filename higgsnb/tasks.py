@@ -137,14 +137,8 @@ def do(chunks: tuple[Chunk, ...], work: Work) -> list[Outcome]:
         If this worker has other versions than the client.
     """
     compare(work.versions, versions(), "a worker")
-    _warm_up()
+    kernel.warm_up(work.selection.algorithm)  # not counted as time that a chunk took
     return [_do_one(chunk, work) for chunk in chunks]
-
-
-@cache
-def _warm_up() -> None:
-    """Load what an analysis needs, so that this does not count as time that a chunk took."""
-    kernel.warm_up()
 
 
 def _do_one(chunk: Chunk, work: Work) -> Outcome:
