@@ -65,7 +65,7 @@ def repeat(sample: Sample, events: int) -> Sample:
     n_leptons = int(held.offsets[events])
     per_event = (column[:events] for column in held[1:4])
     per_lepton = (np.ascontiguousarray(column[:n_leptons]) for column in held[4:])
-    held = pairings.Held(held.offsets[: events + 1], *per_event, *per_lepton)
+    held = pairings.Preselected(held.offsets[: events + 1], *per_event, *per_lepton)
     return Sample(sample.basis, [part._replace(held=held, **columns)], sample.reach)
 
 

@@ -147,8 +147,8 @@ def run(
     results.prepare(folder)
     if not quiet:
         click.echo(f"{campaign.title}\nselection {selection.name}: {selection.title}", err=True)
-        if not kernel.is_compiled():
-            click.echo("compiling the selection for this machine: once, about ten seconds", err=True)
+        if not kernel.is_compiled(selection.algorithm):
+            click.echo("compiling the selection for this machine: once, a few seconds", err=True)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     with _client(scheduler) as client:
         partial_results = engine.run(

@@ -24,13 +24,14 @@ import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-SOURCES = ("baskets", "compiled", "kernel", "pairings", "selection")
+SOURCES = ("baskets", "compiled", "pairings", "rules", "selection")
 """Modules with compiled functions, or with constants used in them."""
 UNUSED_SECONDS = 86_400.0
 """Code of other sources, or of other versions of numba and NumPy, is removed if it has not been used for that long."""
 
 _PACKAGE = Path(__file__).resolve().parent
 _CONFIG: Any = numba.config
+_OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": "never", "no_cfunc_wrapper": True}
 
 
 def _key() -> str:
@@ -144,9 +145,9 @@ def rule(function: Any) -> Any:
 
     Division by zero gives infinity or NaN, as in NumPy. Rules load what they need of an array before the first ``and``,
     ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
-    times as much as the rule itself.
+    times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
-    compiled: Any = numba.njit(nogil=True, error_model="numpy", inline="never")(function)
+    compiled: Any = numba.njit(**_OPTIONS)(function)
     if FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled

@@ -17,7 +17,7 @@ import numpy.typing as npt
 from higgsnb import datasets, histograms, plots, statistics
 from higgsnb import selection as selections
 from higgsnb.constants import FIELD_TESLA
-from higgsnb.pairings import Held
+from higgsnb.pairings import Preselected
 from higgsnb.sample import AXES, Outcome, Part, Sample
 from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
 from higgsnb.tally import Table
@@ -295,7 +295,7 @@ def _measured(part: Part, cut: str, places: Any = slice(None)) -> Floats:
     """
     held, leptons = part.held, part.held.leptons
     flavour, _, name = cut.rpartition("_")[0].rpartition("_")
-    column = getattr(held, name) if name in Held._fields else leptons[name]
+    column = getattr(held, name) if name in Preselected._fields else leptons[name]
     values: Floats = np.abs(column[places].astype(np.float64)) * (-1 if name == "pt" else 1)
     if not flavour:
         return values

@@ -1,10 +1,12 @@
-"""The same answer as `kernel.select`, many times over the same events: what a cut cannot change is computed once.
+"""The selection in three steps: which leptons can be good, how they pair into Z candidates, which pairing passes.
 
-`hold` keeps of the events in memory the leptons that some setting of the cuts accepts, with their momenta. `Pairings`
-are the ways in which the leptons of an event form two Z candidates, with every quantity that a cut is compared with.
-For ``open2012`` they do not depend on the cuts at all: the cuts only choose among them. ``aod2012`` and ``df103`` pair
-the good leptons of an event in one way, so that a cut on leptons pairs them anew and any other cut does not.
-`choose` applies a selection and counts. The rules of pairing are those of `kernel`, called from here.
+`preselect` keeps the leptons that pass some cuts, with their momenta. `Pairings` are the ways in which the leptons of
+an event form two Z candidates, with every quantity that a cut is compared with. For ``open2012`` they do not depend on
+the cuts: the cuts only choose among them. ``aod2012`` and ``df103`` pair the good leptons of a channel in one way.
+`choose` applies the cuts and counts.
+
+`kernel.select` takes the three steps once. `sample` takes the first with the loosest cuts, and repeats of the others
+only what a changed cut can change.
 """
 
 from __future__ import annotations
@@ -16,34 +18,40 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.compiled import rule
-from higgsnb.kernel import (
+from higgsnb.rules import (
     EVENT,
-    Quadruple,
+    ZZCandidate,
     best_pairing,
     channel_of,
+    columns_of,
+    count_invalid,
     delta_r,
     four_lepton_mass,
     has_enough,
-    has_momentum,
-    is_hopeless,
+    is_good,
+    last_passed_cut,
     opposite,
     pair_mass,
     pick_hardest,
-    quadruple,
     set_momentum,
+    sip,
+    too_few_leptons,
     total_charge,
-    usable,
+    zz_candidate,
 )
 from higgsnb.selection import (
+    CHANNELS,
     DF103,
     ELECTRON,
     FOUR_ELECTRONS,
     FOUR_MUONS,
     MUON,
+    OPEN2012,
+    QUANTITIES,
     TWO_EACH,
     Cut,
-    Flavour,
     Integers,
+    Leptons,
 )
 
 Floats = npt.NDArray[np.float64]
@@ -52,15 +60,16 @@ LEPTON_CUTS = (
     "electron_isolation_max", "dxy_max", "dz_max", "sip_max",
 )  # fmt: skip
 """The cuts on single leptons: they decide which leptons are good."""
-WELL_MEASURED, HARD = 1, 2  # bits of a lepton's grade: passes all cuts but that on pT; passes that on pT
+WELL_MEASURED, HARD = 1, 2  # quality flags of a lepton: passes all cuts except that on pT; passes that on pT
+GOOD = WELL_MEASURED + HARD
 
 
-class Held(NamedTuple):
-    """Events kept in memory, those with enough leptons that pass the loosest cuts.
+class Preselected(NamedTuple):
+    """Events with enough leptons that pass some cuts, and these leptons.
 
     ``offsets`` (n_events + 1,) int64: where the leptons of an event start, muons first, ``muons`` (n_events,) of them.
-    ``stored_muons``, ``stored_electrons`` (n_events,): how many of each the event holds in its file. ``leptons``
-    (n_leptons,) `kernel.EVENT`; ``isolation``, ``dxy``, ``dz`` float32 and ``sip`` float64, absolute values.
+    ``stored_muons``, ``stored_electrons`` (n_events,): how many of each the event has in its file. ``leptons``
+    (n_leptons,) `rules.EVENT`; ``isolation``, ``dxy``, ``dz`` float32 and ``sip`` float64, absolute values.
     """
 
     offsets: Integers
@@ -96,151 +105,132 @@ class Pairings(NamedTuple):
     rows: npt.NDArray[Any]
 
 
-# --- Which leptons can be good at all ------------------------------------------------------------------------------
+# --- Preselection
 
 
 @rule
-def significance_of(leptons, i):
-    """Impact parameter over its error, √(dxy² + dz²) / √(σ² + σ²); infinite where one of them does not exist."""
-    dxy, dz = np.float64(leptons.dxy[i]), np.float64(leptons.dz[i])
-    dxy_error, dz_error = np.float64(leptons.dxy_error[i]), np.float64(leptons.dz_error[i])
-    exist = usable(dxy) and usable(dz) and usable(dxy_error) and usable(dz_error)
-    if not exist or dxy_error < 0.0 or dz_error < 0.0:
-        return math.inf
-    sip = math.sqrt(dxy**2 + dz**2) / math.sqrt(dxy_error**2 + dz_error**2)
-    return sip if not math.isnan(sip) else math.inf
-
-
-@rule
-def can_be_good(leptons, i, eta_max, isolation_max, loosest):
-    """Whether a lepton passes the loosest cuts; there is none on pT."""
-    momentum, sip = has_momentum(leptons, i), significance_of(leptons, i)
-    isolation, eta = leptons.isolation[i], np.float64(leptons.eta[i])
-    dxy, dz = abs(np.float64(leptons.dxy[i])), abs(np.float64(leptons.dz[i]))
-    isolated = usable(isolation) and isolation < isolation_max
-    return (
-        momentum
-        and isolated
-        and abs(eta) < eta_max
-        and dxy < loosest.dxy_max
-        and dz < loosest.dz_max
-        and (sip < loosest.sip_max)
-    )
-
-
-@rule
-def count_possible(leptons, first, last, eta_max, isolation_max, loosest):
-    """Return how many of the leptons [first, last) can be good."""
+def mark_good(leptons, first, last, pt_min, eta_max, isolation_max, cuts, marks):
+    """Mark the good ones of the leptons [first, last); return how many they are."""
     n = 0
     for i in range(first, last):
-        n += can_be_good(leptons, i, eta_max, isolation_max, loosest)
+        marks[i] = is_good(leptons, i, pt_min, eta_max, isolation_max, cuts)
+        n += marks[i]
     return n
 
 
 @rule
-def survey_events(muon_offsets, muons, electron_offsets, electrons, loosest, kept, possible):
-    """Note which events are kept and how many leptons they keep; count those with enough stored ones.
+def survey(
+    muon_offsets, muons, electron_offsets, electrons, cuts, pt_min, good_muons, good_electrons, kept, possible, invalid
+):
+    """Mark the leptons that pass the cuts, with ``pt_min`` (2,) as those on pT.
 
-    ``possible`` (2, 3) int64: per channel, events with at least, and (for ``df103``) with exactly as many as needed.
+    ``kept`` (2, n_events) gets their numbers in events that have enough of them, ``possible`` (2, 3) the number of
+    events with at least, and with exactly, as many stored leptons as a channel needs, ``invalid`` what `count_invalid`
+    counts in those.
     """
     for e in range(len(muon_offsets) - 1):
         n_mu, n_e = muon_offsets[e + 1] - muon_offsets[e], electron_offsets[e + 1] - electron_offsets[e]
-        if is_hopeless(n_mu, n_e):
+        if too_few_leptons(n_mu, n_e):
             continue
+        count_invalid(muons, muon_offsets[e], muon_offsets[e + 1], invalid[0])
+        count_invalid(electrons, electron_offsets[e], electron_offsets[e + 1], invalid[1])
         for channel in range(3):
-            possible[0, channel] += has_enough(n_mu, n_e, channel, False)
-            possible[1, channel] += has_enough(n_mu, n_e, channel, True)
-        n_mu = count_possible(
-            muons, muon_offsets[e], muon_offsets[e + 1], loosest.muon_eta_max, loosest.muon_isolation_max, loosest
-        )
-        n_e = count_possible(
-            electrons, electron_offsets[e], electron_offsets[e + 1], loosest.electron_eta_max,
-            loosest.electron_isolation_max, loosest,
+            for exactly in (False, True):
+                possible[int(exactly), channel] += has_enough(n_mu, n_e, channel, exactly)
+        n_mu = mark_good(
+            muons, muon_offsets[e], muon_offsets[e + 1], pt_min[0], cuts.muon_eta_max, cuts.muon_isolation_max, cuts,
+            good_muons,
         )  # fmt: skip
-        if not is_hopeless(n_mu, n_e):
-            kept[e, 0], kept[e, 1] = n_mu, n_e
+        n_e = mark_good(
+            electrons, electron_offsets[e], electron_offsets[e + 1], pt_min[1], cuts.electron_eta_max,
+            cuts.electron_isolation_max, cuts, good_electrons,
+        )  # fmt: skip
+        if not too_few_leptons(n_mu, n_e):
+            kept[0, e], kept[1, e] = n_mu, n_e
 
 
 @rule
-def keep_leptons(held, n, leptons, first, last, flavour, eta_max, isolation_max, loosest):
-    """Write those of the leptons [first, last) that can be good from place n on; return the place after them."""
+def keep_leptons(found, n, leptons, first, last, flavour, good):
+    """Write the good ones of the leptons [first, last) from index n on; return the index after them."""
     for i in range(first, last):
-        if can_be_good(leptons, i, eta_max, isolation_max, loosest):
-            held.leptons[n].flavour = flavour
-            held.leptons[n].place = i
-            held.leptons[n].charge = leptons.charge[i]
-            set_momentum(held.leptons, n, leptons, i)
-            held.isolation[n] = leptons.isolation[i]
-            held.dxy[n], held.dz[n] = abs(leptons.dxy[i]), abs(leptons.dz[i])
-            held.sip[n] = significance_of(leptons, i)
+        if good[i]:
+            found.leptons[n].flavour = flavour
+            found.leptons[n].place = i
+            found.leptons[n].charge = leptons.charge[i]
+            set_momentum(found.leptons, n, leptons, i)
+            found.isolation[n] = leptons.isolation[i]
+            found.dxy[n], found.dz[n] = abs(leptons.dxy[i]), abs(leptons.dz[i])
+            found.sip[n] = sip(leptons, i)
             n += 1
     return n
 
 
 @rule
-def keep_events(which, muon_offsets, muons, electron_offsets, electrons, loosest, held):
-    """Write the leptons of the kept events."""
+def keep_events(which, muon_offsets, muons, electron_offsets, electrons, good_muons, good_electrons, found):
+    """Write the good leptons of the events ``which``."""
     for number in range(len(which)):
-        e, n = which[number], held.offsets[number]
-        held.stored_muons[number] = muon_offsets[e + 1] - muon_offsets[e]
-        held.stored_electrons[number] = electron_offsets[e + 1] - electron_offsets[e]
-        n = keep_leptons(
-            held, n, muons, muon_offsets[e], muon_offsets[e + 1], MUON, loosest.muon_eta_max,
-            loosest.muon_isolation_max, loosest,
-        )  # fmt: skip
+        e, n = which[number], found.offsets[number]
+        found.stored_muons[number] = muon_offsets[e + 1] - muon_offsets[e]
+        found.stored_electrons[number] = electron_offsets[e + 1] - electron_offsets[e]
+        # A constant would be a type of its own: compiled twice.
+        n = keep_leptons(found, n, muons, muon_offsets[e], muon_offsets[e + 1], np.int64(MUON), good_muons)
         keep_leptons(
-            held, n, electrons, electron_offsets[e], electron_offsets[e + 1], ELECTRON, loosest.electron_eta_max,
-            loosest.electron_isolation_max, loosest,
-        )  # fmt: skip
+            found, n, electrons, electron_offsets[e], electron_offsets[e + 1], np.int64(ELECTRON), good_electrons
+        )
 
 
-def hold(
-    muon_offsets: Integers, muons: Flavour, electron_offsets: Integers, electrons: Flavour, loosest: Any
-) -> tuple[Held, Integers, Integers]:
-    """Keep what some setting of the cuts may accept.
+def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected, Integers, Integers, Integers]:
+    """Keep the leptons that pass the cuts on leptons, in events with enough of them for a channel.
 
     Parameters
     ----------
-    muon_offsets, muons, electron_offsets, electrons
-        A chunk of events as the kernel takes it.
-    loosest
-        The numbers (`kernel.Cuts`) of a selection whose cuts on leptons are the loosest ever asked for; its cuts on pT
-        are not looked at.
+    leptons
+        A chunk of events.
+    cuts
+        The numbers (`rules.Cuts`) of a selection.
+    any_pt
+        Whether the cuts on pT are left out.
 
     Returns
     -------
     tuple
-        `Held`; the index of each kept event; (2, 3) int64 events of all with enough stored leptons, per channel: at
-        least, and exactly as many.
+        `Preselected`; the index of each of its events in the chunk, (n,) int64; the number of events with enough stored
+        leptons in each channel, at least and exactly, (2, 3) int64; the number of muons and electrons with an invalid
+        value of each quantity, in events with enough leptons, (2, len(QUANTITIES)) int64.
     """
-    kept, possible = np.zeros((len(muon_offsets) - 1, 2), np.int16), np.zeros((2, 3), np.int64)
-    survey_events(muon_offsets, muons, electron_offsets, electrons, loosest, kept, possible)
-    which = np.flatnonzero(kept.any(axis=1))
-    counts = kept[which].sum(axis=1, dtype=np.int64)
-    n = int(counts.sum())
-    held = Held(
-        np.concatenate(([0], np.cumsum(counts))), np.ascontiguousarray(kept[which, 0]),
-        np.empty(len(which), np.int16), np.empty(len(which), np.int16), np.empty(n, EVENT),
+    muons, electrons = columns_of(leptons, "muon"), columns_of(leptons, "electron")
+    columns = (leptons.muon_offsets, muons, leptons.electron_offsets, electrons)
+    good = (np.zeros(len(muons.pt), np.bool_), np.zeros(len(electrons.pt), np.bool_))
+    kept, possible = np.zeros((2, leptons.n_events), np.int16), np.zeros((2, 3), np.int64)
+    invalid = np.zeros((2, len(QUANTITIES)), np.int64)
+    pt_min = np.array([-np.inf, -np.inf] if any_pt else [cuts.muon_pt_min, cuts.electron_pt_min])
+    survey(*columns, cuts, pt_min, *good, kept, possible, invalid)
+    which = np.flatnonzero(kept[0] | kept[1])
+    muons_kept = kept[0, which]
+    offsets = np.concatenate(([0], np.cumsum(muons_kept + kept[1, which], dtype=np.int64)))
+    n = int(offsets[-1])
+    found = Preselected(
+        offsets, muons_kept, np.empty(len(which), np.int16), np.empty(len(which), np.int16), np.empty(n, EVENT),
         np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n),
     )  # fmt: skip
-    keep_events(which, muon_offsets, muons, electron_offsets, electrons, loosest, held)
-    return held, which, possible
+    keep_events(which, *columns, *good, found)
+    return found, which, possible, invalid
 
 
-def join(parts: list[Held]) -> Held:
-    """Put the events of several chunks behind each other."""
+def join(parts: list[Preselected]) -> Preselected:
+    """Concatenate the events of several chunks."""
     before = np.cumsum([0, *(part.offsets[-1] for part in parts)])
     offsets = [part.offsets[:-1] + start for part, start in zip(parts, before[:-1], strict=True)]
     columns = [np.concatenate(columns) for columns in zip(*(part[1:] for part in parts), strict=True)]
-    return Held(np.concatenate([*offsets, before[-1:]]), *columns)
+    return Preselected(np.concatenate([*offsets, before[-1:]]), *columns)
 
 
-# --- Which leptons are good ----------------------------------------------------------------------------------------
+# --- Which leptons are good
 
 
 @rule
-def grade_leptons(leptons, isolations, dxys, dzs, sips, cuts, first, last, grades):
-    """Grade the leptons [first, last) with `WELL_MEASURED` and `HARD`."""
+def flag_leptons(leptons, isolations, dxys, dzs, sips, cuts, first, last, flags):
+    """Set the quality flags (`WELL_MEASURED`, `HARD`) of the leptons [first, last)."""
     for i in range(first, last):
         muon, pt, eta, sip = leptons[i].flavour == MUON, leptons[i].pt, abs(leptons[i].eta), sips[i]
         isolation, dxy, dz = np.float64(isolations[i]), np.float64(dxys[i]), np.float64(dzs[i])
@@ -249,26 +239,26 @@ def grade_leptons(leptons, isolations, dxys, dzs, sips, cuts, first, last, grade
         isolation_max = cuts.muon_isolation_max if muon else cuts.electron_isolation_max
         prompt = (dxy < cuts.dxy_max) & (dz < cuts.dz_max) & (sip < cuts.sip_max)
         measured = prompt & (eta < eta_max) & (isolation < isolation_max)
-        grades[i] = WELL_MEASURED * measured + HARD * (pt > pt_min)
+        flags[i] = WELL_MEASURED * measured + HARD * (pt > pt_min)
 
 
 @rule
-def good_leptons(event, n, leptons, first, last, grades, wanted):
-    """Append those of the leptons [first, last) that have the wanted grade; return how many the event holds then."""
+def take_flagged(event, n, leptons, first, last, flags, wanted):
+    """Append those of the leptons [first, last) that have all wanted flags; return the new length of the event."""
     for i in range(first, last):
-        if (grades[i] & wanted) == wanted:
+        if (flags[i] & wanted) == wanted:
             event[n] = leptons[i]
             event[n].place = i
             n += 1
     return n
 
 
-# --- Ways to pair them ---------------------------------------------------------------------------------------------
+# --- Pairing
 
 
 @rule
 def measure(event, four, channel, row):
-    """Write what later cuts are compared with, for any two of the four being hard and all pairs being looked at."""
+    """Write what cuts are compared with, if any two leptons may pass the pT cuts and all pairs have to be apart."""
     leptons = (four.a, four.b, four.c, four.d)
     leading = subleading = -math.inf
     apart = lightest = math.inf
@@ -313,7 +303,7 @@ def pair_open2012(offsets, leptons, first, last, z_mass, starts, rows):
                         if j in (k, m) or not opposite(event, k, m):
                             continue
                         masses = pair_mass(event, i, j), pair_mass(event, k, m)
-                        four = quadruple(event, i, j, k, m, masses[0], masses[1], z_mass)
+                        four = zz_candidate(event, i, j, k, m, masses[0], masses[1], z_mass)
                         n = make_room(event, four, start, stop, z_mass, rows)
                         measure(event, four, channel_of(event, four), rows[n])
                         rows[n].a, rows[n].b, rows[n].c, rows[n].d = four.a, four.b, four.c, four.d
@@ -322,7 +312,7 @@ def pair_open2012(offsets, leptons, first, last, z_mass, starts, rows):
 
 @rule
 def make_room(event, four, start, stop, z_mass, rows):
-    """Make room for a pairing among those [start, stop) of its event, which are in order; return its place.
+    """Make room for a pairing among the rows [start, stop) of its event, which are in order; return its index.
 
     Preferred is the one with Z1 nearer to the Z mass, and of equal ones the larger pT sum of Z2.
     """
@@ -340,34 +330,36 @@ def make_room(event, four, start, stop, z_mass, rows):
 @rule
 def pair_channel(event, n_muons, n_leptons, channel, cuts, pick):
     """Return the one pairing of the good leptons in a channel (a = −1: none), and whether their charges allow one."""
-    none, whole_event = Quadruple(-1, -1, -1, -1, 0.0, 0.0), cuts.algorithm == DF103
-    if whole_event:
-        if total_charge(event, 0, n_muons) != 0 or total_charge(event, n_muons, n_leptons) != 0:
-            return none, False
-        for i in range(2):
-            pick[i], pick[2 + i] = i, (n_muons if channel == TWO_EACH else 2) + i
-    elif channel == TWO_EACH:
-        pick_hardest(event, 0, n_muons, pick, 0, 2)
-        pick_hardest(event, n_muons, n_leptons, pick, 2, 2)
-        if not (opposite(event, pick[0], pick[1]) and opposite(event, pick[2], pick[3])):
-            return none, False
-    else:
-        pick_hardest(event, 0, n_leptons, pick, 0, 4)
-        if event[pick[0]].charge + event[pick[1]].charge + event[pick[2]].charge + event[pick[3]].charge != 0:
-            return none, False
+    none, whole_event = ZZCandidate(-1, -1, -1, -1, 0.0, 0.0), cuts.algorithm == DF103
+    n_groups = 2 if channel == TWO_EACH else 1
+    size = 4 // n_groups
+    if whole_event and (total_charge(event[:n_muons]) != 0 or total_charge(event[n_muons:n_leptons]) != 0):
+        return none, False
+    for group in range(n_groups):
+        first, last = group * n_muons, n_muons if n_groups == 2 and group == 0 else n_leptons
+        if whole_event:
+            for i in range(size):
+                pick[group * size + i] = first + i
+        else:
+            pick_hardest(event, first, last, pick, group * size, size)
     if channel == TWO_EACH:
+        # df103 has seen the charges of all electrons and of all muons, which may be more than two.
+        if not whole_event and not (opposite(event, pick[0], pick[1]) and opposite(event, pick[2], pick[3])):
+            return none, False
         masses = pair_mass(event, pick[0], pick[1]), pair_mass(event, pick[2], pick[3])
-        return quadruple(event, pick[0], pick[1], pick[2], pick[3], masses[0], masses[1], cuts.z_mass), True
+        return zz_candidate(event, pick[0], pick[1], pick[2], pick[3], masses[0], masses[1], cuts.z_mass), True
+    if event[pick[0]].charge + event[pick[1]].charge + event[pick[2]].charge + event[pick[3]].charge != 0:
+        return none, False
     return best_pairing(event, pick, cuts.z_mass, whole_event and cuts.integer_pairing), True
 
 
 @rule
-def two_hardest(event, first, last):
-    """Return the two largest pT of the leptons [first, last)."""
+def two_hardest(event):
+    """Return the two largest pT of some leptons."""
     leading = subleading = -math.inf
-    for i in range(first, last):
-        subleading = max(subleading, min(event[i].pt, leading))
-        leading = max(leading, event[i].pt)
+    for lepton in event:
+        subleading = max(subleading, min(lepton.pt, leading))
+        leading = max(leading, lepton.pt)
     return leading, subleading
 
 
@@ -381,23 +373,23 @@ def correct_rules(event, four, n_muons, n_leptons, channel, cuts, row):
     if channel != TWO_EACH:
         row.leading = row.subleading = math.inf
         return
-    row.leading, row.subleading = two_hardest(event, 0, n_muons)
-    row.leading_too, row.subleading_too = two_hardest(event, n_muons, n_leptons)
+    row.leading, row.subleading = two_hardest(event[:n_muons])
+    row.leading_too, row.subleading_too = two_hardest(event[n_muons:n_leptons])
 
 
 @rule
-def gather_channel(held, e, channel, whole_event, grades, event):
+def gather_channel(found, e, channel, whole_event, flags, event):
     """Collect the good leptons of an event for a channel; return (muons, leptons), negative if they do not suffice."""
-    start, middle, stop = held.offsets[e], held.offsets[e] + held.muons[e], held.offsets[e + 1]
-    stored_muons, stored_electrons, leptons = held.stored_muons[e], held.stored_electrons[e], held.leptons
-    grade = WELL_MEASURED if whole_event and channel == TWO_EACH else WELL_MEASURED + HARD
-    n_mu = n_all = 0
+    start, middle, stop = found.offsets[e], found.offsets[e] + found.muons[e], found.offsets[e + 1]
+    stored_muons, stored_electrons, leptons = found.stored_muons[e], found.stored_electrons[e], found.leptons
+    wanted = WELL_MEASURED if whole_event and channel == TWO_EACH else GOOD
+    n_mu = n_all = np.int64(0)
     if channel != FOUR_ELECTRONS:
-        n_mu = n_all = good_leptons(event, 0, leptons, start, middle, grades, grade)
+        n_mu = n_all = take_flagged(event, n_mu, leptons, start, middle, flags, wanted)
         if whole_event and n_mu < stored_muons:
             return -1, -1
     if channel != FOUR_MUONS:
-        n_all = good_leptons(event, n_mu, leptons, middle, stop, grades, grade)
+        n_all = take_flagged(event, n_mu, leptons, middle, stop, flags, wanted)
         if whole_event and n_all - n_mu < stored_electrons:
             return -1, -1
     enough = has_enough(n_mu, n_all - n_mu, channel, whole_event)
@@ -405,63 +397,57 @@ def gather_channel(held, e, channel, whole_event, grades, event):
 
 
 @rule
-def pair_by_channel(held, first, last, cuts, wanted, most, grades, pairings, listed, passed):
+def pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, candidates, passed):
     """Pair the good leptons of the events [first, last) in each wanted channel by itself: one row each at most.
 
-    Fill ``listed`` (n, 2) with (event, row), ``passed`` (3, len(Cut)) with how many events got how far; return n.
+    Fill ``candidates`` (n, 2) with (event, row), ``passed`` (3, len(Cut)) with how many events got how far; return n.
     """
-    event, pick, whole_event = np.empty(most, EVENT), np.empty(4, np.int64), cuts.algorithm == DF103
-    starts, stops, rows, n_listed = pairings.starts, pairings.stops, pairings.rows, 0
-    offsets, muons = held.offsets, held.muons
+    event, pick, whole_event = np.empty(largest, EVENT), np.empty(4, np.int64), cuts.algorithm == DF103
+    starts, stops, rows, n_candidates = pairings.starts, pairings.stops, pairings.rows, 0
+    offsets, muons = found.offsets, found.muons
     for e in range(first, last):
-        n, start, n_mu = starts[e], offsets[e], muons[e]
+        n, start, n_mu = starts[e], offsets[e], np.int64(muons[e])
         n_e = offsets[e + 1] - start - n_mu
         for channel in range(3):
-            if not wanted[channel] or not has_enough(n_mu, n_e, channel, False):
+            if not wanted[channel] or not has_enough(n_mu, n_e, channel, whole_event):
                 continue
-            good_mu, n_all = gather_channel(held, e, channel, whole_event, grades, event)
+            good_mu, n_all = gather_channel(found, e, channel, whole_event, flags, event)
             if good_mu < 0:
                 continue
-            four, charged_well = pair_channel(event, good_mu, n_all, channel, cuts, pick)
-            passed[channel, np.int64(Cut.CHARGE if charged_well else Cut.GOOD_LEPTONS)] += 1
+            four, charges_allow = pair_channel(event, good_mu, n_all, channel, cuts, pick)
+            passed[channel, np.int64(Cut.CHARGE if charges_allow else Cut.GOOD_LEPTONS)] += 1
             if four.a >= 0:
                 row = rows[n]
                 measure(event, four, channel, row)
                 correct_rules(event, four, good_mu, n_all, channel, cuts, row)
                 row.a, row.b = event[four.a].place - start, event[four.b].place - start
                 row.c, row.d = event[four.c].place - start, event[four.d].place - start
-                listed[n_listed, 0], listed[n_listed, 1] = e, n
-                n, n_listed = n + 1, n_listed + 1
+                candidates[n_candidates, 0], candidates[n_candidates, 1] = e, n
+                n, n_candidates = n + 1, n_candidates + 1
         stops[e] = n
-    return n_listed
+    return n_candidates
 
 
 @rule
-def count_good(grades, first, last):
-    """Return how many of the leptons [first, last) pass all cuts on leptons."""
-    n = 0
-    for i in range(first, last):
-        n += grades[i] == WELL_MEASURED + HARD
-    return n
-
-
-@rule
-def list_good(offsets, muons, first, last, grades, starts, stops, rows, listed, passed):
+def list_good(offsets, muons, first, last, flags, starts, stops, rows, candidates, passed):
     """List the pairings of good leptons among those of ``open2012``; like `pair_by_channel`."""
-    n, good = 0, WELL_MEASURED + HARD
+    n, at_least = 0, np.bool_(False)  # as a plain constant it would be a type of its own: compiled twice
     for e in range(first, last):
-        start, middle = offsets[e], offsets[e] + muons[e]
-        n_mu, n_e = count_good(grades, start, middle), count_good(grades, middle, offsets[e + 1])
-        if is_hopeless(n_mu, n_e):
+        start, middle, stop, n_mu, n_e = offsets[e], offsets[e] + muons[e], offsets[e + 1], 0, 0
+        for i in range(start, middle):
+            n_mu += flags[i] == GOOD
+        for i in range(middle, stop):
+            n_e += flags[i] == GOOD
+        if too_few_leptons(n_mu, n_e):
             continue
         for channel in range(3):
-            reached = Cut.GOOD_LEPTONS if has_enough(n_mu, n_e, channel, False) else Cut.LEPTONS
+            reached = Cut.GOOD_LEPTONS if has_enough(n_mu, n_e, channel, at_least) else Cut.LEPTONS
             passed[channel, np.int64(reached)] += 1  # numba < 0.68 takes no enum as an index
         for k in range(starts[e], stops[e]):
             row = rows[k]
             a, b, c, d = start + row.a, start + row.b, start + row.c, start + row.d
-            if (grades[a] & grades[b] & grades[c] & grades[d]) == good:
-                listed[n, 0], listed[n, 1] = e, k
+            if (flags[a] & flags[b] & flags[c] & flags[d]) == GOOD:
+                candidates[n, 0], candidates[n, 1] = e, k
                 n += 1
     return n
 
@@ -493,83 +479,103 @@ def find_bins(rows, first, last, edges, ends, widths):
             before += widths[k]
 
 
-def pair_all(held: Held, z_mass: float) -> Pairings:
+def pair_all(found: Preselected, z_mass: float) -> Pairings:
     """Return the pairings of ``open2012``: every two Z candidates that share no lepton, good or not."""
-    numbers = np.empty(len(held.muons), np.int64)
-    count_open2012(held.offsets, held.leptons, numbers)
+    numbers = np.empty(len(found.muons), np.int64)
+    count_open2012(found.offsets, found.leptons, numbers)
     stops = np.cumsum(numbers)
     rows = np.zeros(int(stops[-1]) if len(stops) else 0, PAIRING)
     pairings = Pairings(stops - numbers, stops, rows)
-    pair_open2012(held.offsets, held.leptons, 0, len(numbers), z_mass, pairings.starts, rows)
+    pair_open2012(found.offsets, found.leptons, 0, len(numbers), z_mass, pairings.starts, rows)
     return pairings
 
 
-def room(held: Held) -> Pairings:
-    """Return room for the pairings of ``aod2012`` and ``df103``: one for each channel with enough leptons."""
-    n_mu, n_e = held.muons.astype(np.int64), np.diff(held.offsets) - held.muons
+def room(found: Preselected) -> Pairings:
+    """Return empty `Pairings` for ``aod2012`` and ``df103``: one row for each channel with enough leptons."""
+    n_mu, n_e = found.muons.astype(np.int64), np.diff(found.offsets) - found.muons
     numbers = (n_mu >= 4).astype(np.int64) + (n_e >= 4) + ((n_mu >= 2) & (n_e >= 2))
     stops = np.cumsum(numbers)
     rows = np.zeros(int(stops[-1]) if len(stops) else 0, PAIRING)
     return Pairings(stops - numbers, stops.copy(), rows)
 
 
-# --- What passes ---------------------------------------------------------------------------------------------------
+def list_candidates(
+    found: Preselected,
+    first: int,
+    last: int,
+    cuts: Any,
+    wanted: npt.NDArray[np.bool_],
+    flags: npt.NDArray[np.uint8],
+    pairings: Pairings,
+) -> tuple[npt.NDArray[np.int32], Integers]:
+    """List the pairings of good leptons in the events [first, last); for ``aod2012`` and ``df103``, make them.
+
+    Returns
+    -------
+    tuple
+        The candidates, (n, 2) int32: event and row of ``pairings``; the number of events whose last passed cut was
+        each one before those on pairs, (3, len(Cut)) int64.
+    """
+    stop = pairings.starts[last] if last < len(pairings.starts) else len(pairings.rows)
+    start = pairings.starts[first] if first < last else stop
+    candidates, passed = np.empty((int(stop - start), 2), np.int32), np.zeros((len(CHANNELS), len(Cut)), np.int64)
+    if cuts.algorithm == OPEN2012:
+        n = list_good(found.offsets, found.muons, first, last, flags, *pairings, candidates, passed)
+    else:
+        largest = int(np.diff(found.offsets[first : last + 1]).max(initial=0))
+        n = pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, candidates, passed)
+    return candidates[:n], passed
+
+
+# --- What passes
 
 
 @rule
-def furthest_cut(row, cuts):  # noqa: PLR0911 - one line a cut
-    """Return the last cut, in order, that a pairing passes; the same as the kernel's."""
-    if not cuts.z1_mass_min < row.mass_z1 < cuts.z1_mass_max:
-        return Cut.CHARGE
-    if not cuts.z2_mass_min < row.mass_z2 < cuts.z2_mass_max:
-        return Cut.Z1_MASS
-    hard = (row.leading > cuts.lepton_pt_leading) & (row.subleading > cuts.lepton_pt_subleading)
-    hard_too = (row.leading_too > cuts.lepton_pt_leading) & (row.subleading_too > cuts.lepton_pt_subleading)
-    if not (hard | hard_too):
-        return Cut.Z2_MASS
-    if cuts.delta_r_min > 0.0 and not row.delta_r > cuts.delta_r_min:
-        return Cut.LEPTON_PT
-    if cuts.dilepton_mass_min > 0.0 and not row.dilepton > cuts.dilepton_mass_min:
-        return Cut.DELTA_R
-    if cuts.mass_4l_min > 0.0 and not row.mass_4l > cuts.mass_4l_min:
-        return Cut.DILEPTON_MASS
-    return Cut.MASS_4L
-
-
-@rule
-def pick_row(event, n, rows, counts, picked, place):
-    """Note a chosen pairing and count it in every histogram."""
-    picked[place, 0], picked[place, 1] = event, n
-    channel, bins = rows[n].channel, rows[n].bins
-    for k in range(4):
-        counts[channel, bins[k]] += 1
-
-
-@rule
-def choose(listed, rows, cuts, one_per_event, passed, counts, picked):
-    """Apply the cuts on pairings to those that are listed, event by event.
+def choose(candidates, rows, cuts, one_per_event, passed, counts, selected):
+    """Apply the cuts on pairings to the candidates, event by event.
 
     ``passed`` (3, len(Cut)) knows already how many events got to these cuts; events that get further are moved there.
-    ``counts`` (3, bins) gets the chosen ones, ``picked`` (n, 2) their (event, row); returned is n.
+    ``counts`` (3, bins) gets the selected ones, ``selected`` (n, 2) their (event, row); returned is n.
     """
     k, n, furthest = 0, 0, np.empty(3, np.int64)
     before = np.int64(Cut.GOOD_LEPTONS if one_per_event else Cut.CHARGE)
-    while k < len(listed):
-        event, best = listed[k, 0], -1
+    while k < len(candidates):
+        event, is_found = candidates[k, 0], False
         furthest[:] = -1
-        while k < len(listed) and listed[k, 0] == event:
-            place = listed[k, 1]
-            channel, reached = rows[place].channel, furthest_cut(rows[place], cuts)
-            if reached == Cut.MASS_4L and (best < 0 or not one_per_event):
-                best = place
-                pick_row(event, place, rows, counts, picked, n)
+        while k < len(candidates) and candidates[k, 0] == event:
+            row = candidates[k, 1]
+            channel, cut = rows[row].channel, last_passed_cut(rows[row], cuts)
+            if cut == Cut.MASS_4L and not (one_per_event and is_found):
+                is_found, furthest[channel] = True, Cut.BEST_CANDIDATE
+                selected[n, 0], selected[n, 1] = event, row
+                for bin_index in rows[row].bins:
+                    counts[channel, bin_index] += 1
                 n += 1
-                furthest[channel] = Cut.BEST_CANDIDATE
-            elif reached > furthest[channel]:
-                furthest[channel] = reached
+            elif cut > furthest[channel]:
+                furthest[channel] = cut
             k += 1
         for channel in range(3):
             if furthest[channel] >= 0:
                 passed[channel, before] -= 1
                 passed[channel, furthest[channel]] += 1
     return n
+
+
+def cutflow(passed: Integers, n_events: int, enough_stored: Integers, channels: tuple[int, ...]) -> Integers:
+    """Return the number of events that passed each cut and all before, (3, len(Cut)) int64; 0 in other channels.
+
+    Parameters
+    ----------
+    passed
+        The number of events whose last passed cut was this one, (3, len(Cut)); those not preselected are left out.
+    n_events
+        The number of events read.
+    enough_stored
+        The number of events with enough stored leptons, (3,).
+    channels
+        Channels that are looked at.
+    """
+    flow = passed[:, ::-1].cumsum(axis=1)[:, ::-1]
+    flow[:, Cut.ALL], flow[:, Cut.LEPTONS], flow[:, Cut.UNIQUE] = n_events, enough_stored, flow[:, Cut.BEST_CANDIDATE]
+    flow[[channel for channel in range(len(CHANNELS)) if channel not in channels]] = 0
+    return flow

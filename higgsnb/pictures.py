@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, engine, exploring, kernel
+from higgsnb import datasets, engine, exploring, rules
 from higgsnb.constants import CURVATURE, FIELD_TESLA, MASS_Z, RETURN_FIELD_TESLA
 from higgsnb.errors import OptionError
 from higgsnb.events import inspect, read_leptons
@@ -198,14 +198,14 @@ def _range(leptons: Leptons, flavour: str, event: int) -> range:
 
 def _lepton_row(leptons: Leptons, flavour: str, i: int) -> tuple[Cell, ...]:
     """Return the row of one lepton; a dash where the file does not have a quantity, or has no value for it."""
-    column = kernel.columns_of(leptons, flavour)
+    column = rules.columns_of(leptons, flavour)
     absent = {name.removeprefix(f"{flavour}_") for name in missing_quantities(leptons)}
     names = ("pt", "eta", "phi", "isolation", "dxy", "dz")
     shown = [math.nan if name in absent else float(getattr(column, name)[i]) for name in names]
     shown.append(math.nan if absent & {"dxy", "dz", "dxy_error", "dz_error"} else float(sip(column)[i]))
     return (
         NAMES[flavour, int(column.charge[i])],
-        *(round(value, 4) if kernel.usable(value) else "–" for value in shown),
+        *(round(value, 4) if rules.usable(value) else "–" for value in shown),
     )
 
 
@@ -219,11 +219,11 @@ def sip(column: Flavour) -> Floats:
 def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: range | None = None) -> Flags:
     """Return which leptons are good according to a selection, (n,) bool; ``which`` limits it to some of them.
 
-    The rule is the compiled one of the analysis, `kernel.is_good`.
+    The rule is the compiled one of the analysis, `rules.is_good`.
     """
-    column, cuts = kernel.columns_of(leptons, flavour), kernel.cuts_of(selection)
+    column, cuts = rules.columns_of(leptons, flavour), rules.cuts_of(selection)
     limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]
-    is_good: Callable[..., bool] = kernel.is_good
+    is_good: Callable[..., bool] = rules.is_good
     places = range(len(column.pt)) if which is None else which
     return np.array([is_good(column, i, *limits, cuts) for i in places], bool)
 
@@ -264,7 +264,7 @@ class _FourVector(NamedTuple):
 
 
 def _four_vector(leptons: Leptons, flavour: str, i: int) -> _FourVector:
-    column = kernel.columns_of(leptons, flavour)
+    column = rules.columns_of(leptons, flavour)
     charge = int(column.charge[i])
     return _FourVector(NAMES[flavour, charge], flavour, charge, _vectors(column, np.array([i]))[:, 0])
 
@@ -301,7 +301,7 @@ def plot_event(events: Events, event: int) -> Figure:
         for flavour in FLAVOURS:
             for i in _range(leptons, flavour, event):
                 number += 1
-                _draw_lepton(front, side, kernel.columns_of(leptons, flavour), flavour, i, number)
+                _draw_lepton(front, side, rules.columns_of(leptons, flavour), flavour, i, number)
         run, section, place = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
         title = f"{events.heading}: run {run}, luminosity section {section}, event {place}"
         figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
@@ -397,7 +397,7 @@ def pair_masses(
     if flavour not in FLAVOURS:
         raise OptionError(f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}")
     leptons = events.leptons
-    column, offsets = kernel.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
+    column, offsets = rules.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
     first, second = _pairs(offsets)
     wanted = (column.charge[first] == column.charge[second]) == same_charge
     if selection is not None:

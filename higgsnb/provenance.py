@@ -21,7 +21,7 @@ READ_MODULES = (
 )  # fmt: skip
 """What can change which leptons are read of a file: modules of this package, or folders of them."""
 
-RESULT_MODULES = (*READ_MODULES, "analyse", "histograms", "kernel", "luminosity", "tally")
+RESULT_MODULES = (*READ_MODULES, "analyse", "histograms", "kernel", "luminosity", "pairings", "rules", "tally")
 """What can change what is counted in a chunk, likewise."""
 
 _PACKAGE = Path(__file__).resolve().parent

@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import events, histograms, kernel, pairings, provenance
+from higgsnb import events, histograms, pairings, provenance, rules
 from higgsnb.analyse import certified
 from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
-from higgsnb.pairings import Held, Pairings
+from higgsnb.pairings import Pairings, Preselected
 from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Cut, Selection
 from higgsnb.spectrum import Spectrum, normalise
@@ -28,8 +28,6 @@ from higgsnb.tally import Table, empty_table, find_duplicates
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    from higgsnb.datasets import Dataset
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -51,11 +49,11 @@ class Part(NamedTuple):
     """The held events of one dataset.
 
     ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``twin`` (n_events,) whether an event of
-    data is held elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.hold`.
+    data is held elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.preselect`.
     """
 
     dataset: int
-    held: Held
+    held: Preselected
     file: npt.NDArray[np.int32]
     entry: Integers
     run: Integers
@@ -116,22 +114,15 @@ class Outcome:
         return self.normalised(histograms.axis(name).edges, counts)
 
 
-class _Listed(NamedTuple):
-    """The pairings of good leptons in a range of events, (n, 2) (event, row), and how many events got how far."""
-
-    rows: npt.NDArray[np.int32]
-    passed: Integers
-
-
 @dataclass
 class _Memory:
     """What the last selection of one dataset has worked out, and for which cuts."""
 
-    grades: npt.NDArray[np.uint8]
+    flags: npt.NDArray[np.uint8]
     pairings: Pairings | None = None
-    grading: tuple[Any, ...] = ()
+    lepton_cuts: tuple[Any, ...] = ()
     recipe: tuple[Any, ...] = ()
-    listed: dict[int, _Listed] = field(default_factory=dict)
+    candidates: dict[int, tuple[npt.NDArray[np.int32], Integers]] = field(default_factory=dict)
 
 
 class Sample:
@@ -257,18 +248,17 @@ class Sample:
     def _prepare(self, part: Part, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
         """Yield the calls that together select one part; each works on a range of its events."""
         n = len(part.held.muons)
-        wanted = np.isin(
-            np.arange(len(CHANNELS)), selection.channels(self.campaign.datasets[part.dataset].primary_dataset)
-        )
-        grading = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
-        recipe = (selection.algorithm, selection.z_mass, selection.integer_pairing, *grading, *wanted)
+        primary_dataset = self.campaign.datasets[part.dataset].primary_dataset
+        wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(primary_dataset))
+        lepton_cuts = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
+        recipe = (selection.algorithm, selection.z_mass, selection.integer_pairing, *lepton_cuts, *wanted)
         if selection.one_per_event:
             memory.pairings = self._paired_once(part, selection.z_mass)
         elif memory.pairings is None or memory.recipe[:1] == ("open2012",):
             memory.pairings = pairings.room(part.held)
-        work = _Work(part, selection, kernel.cuts_of(selection), wanted, memory)
-        options = {"grade": memory.grading != grading, "pair": memory.recipe != recipe}
-        memory.grading, memory.recipe = grading, recipe
+        work = _Work(part, selection, rules.cuts_of(selection), wanted, memory)
+        options = {"flag": memory.lepton_cuts != lepton_cuts, "pair": memory.recipe != recipe}
+        memory.lepton_cuts, memory.recipe = lepton_cuts, recipe
         bounds = np.linspace(0, n, max(1, min(2 * self._workers, n // EVENTS_PER_TASK)) + 1).astype(np.int64)
         for first, last in pairwise(bounds):
             yield partial(work.run, int(first), int(last), **options)
@@ -292,7 +282,9 @@ class Sample:
             found.counts[index] = sum((task.counts for task in mine), np.zeros((3, int(_STARTS[-1])), np.int64))
             passed = sum((task.passed for task in mine), np.zeros((3, len(Cut)), np.int64))
             found.picked[index] = np.concatenate([task.picked for task in mine])
-            found.cutflow[index] = _cutflow(passed, part, selection, self.campaign.datasets[index])
+            enough_stored = part.possible[int(selection.algorithm == "df103")]
+            channels = selection.channels(self.campaign.datasets[index].primary_dataset)
+            found.cutflow[index] = pairings.cutflow(passed, part.n_events, enough_stored, channels)
             found.pairings[index] = cast("Pairings", memories[index].pairings)
         return found
 
@@ -343,52 +335,24 @@ class _Work:
     wanted: npt.NDArray[np.bool_]
     memory: _Memory
 
-    def run(self, first: int, last: int, *, grade: bool, pair: bool) -> _Counted:
-        """Select the events [first, last); grades and pairings that are still right are not made again."""
-        held, memory = self.part.held, self.memory
-        if grade and last > first:
-            leptons = held.offsets[[first, last]]
-            columns = (held.leptons, held.isolation, held.dxy, held.dz, held.sip)
-            arguments: tuple[Any, ...] = (*columns, self.numbers, *leptons, memory.grades)
-            pairings.grade_leptons(*arguments)
-        if pair:
-            memory.listed[first] = self._list(first, last)
-        listed, one_per_event = memory.listed[first], self.selection.one_per_event
-        counts, passed = np.zeros((3, int(_STARTS[-1])), np.int64), listed.passed.copy()
-        picked = np.empty((len(listed.rows), 2), np.int64)
-        rows = cast("Pairings", memory.pairings).rows
-        n = pairings.choose(listed.rows, rows, self.numbers, one_per_event, passed, counts, picked)
-        return _Counted(self.part.dataset, counts, passed, picked[:n].copy())
-
-    def _list(self, first: int, last: int) -> _Listed:
-        """Return the pairings of good leptons."""
+    def run(self, first: int, last: int, *, flag: bool, pair: bool) -> _Counted:
+        """Select the events [first, last); flags and pairings that are still right are not made again."""
         held, memory, paired = self.part.held, self.memory, cast("Pairings", self.memory.pairings)
-        passed = np.zeros((3, len(Cut)), np.int64)
-        if first == last:
-            return _Listed(np.empty((0, 2), np.int32), passed)
+        if flag and last > first:
+            measured = (held.leptons, held.isolation, held.dxy, held.dz, held.sip)
+            pairings.flag_leptons(*measured, self.numbers, *held.offsets[[first, last]], memory.flags)
+        if pair:
+            which = (first, last, self.numbers, self.wanted, memory.flags, paired)
+            memory.candidates[first] = pairings.list_candidates(held, *which)
+            if not self.selection.one_per_event and first < last:
+                stop = paired.starts[last] if last < len(paired.starts) else len(paired.rows)
+                pairings.find_bins(paired.rows, int(paired.starts[first]), int(stop), _EDGES, _EDGE_ENDS, _WIDTHS)
+        candidates, passed = memory.candidates[first]
+        counts, passed = np.zeros((3, int(_STARTS[-1])), np.int64), passed.copy()
+        picked = np.empty((len(candidates), 2), np.int64)
         one_per_event = self.selection.one_per_event
-        stop = paired.starts[last] if last < len(paired.starts) else len(paired.rows)
-        rows = int(paired.starts[first]), int(stop)
-        listed = np.empty((rows[1] - rows[0], 2), np.int32)
-        if one_per_event:
-            where = (held.offsets, held.muons, first, last, memory.grades)
-            n = pairings.list_good(*where, paired.starts, paired.stops, paired.rows, listed, passed)
-        else:
-            most = int(np.diff(held.offsets[first : last + 1]).max())
-            what = (held, first, last, self.numbers, self.wanted, most, memory.grades)
-            n = pairings.pair_by_channel(*what, paired, listed, passed)
-            pairings.find_bins(paired.rows, *rows, _EDGES, _EDGE_ENDS, _WIDTHS)
-        return _Listed(listed[:n], passed)
-
-
-def _cutflow(passed: Integers, part: Part, selection: Selection, dataset: Dataset) -> Integers:
-    """Turn how many events got how far into a cutflow (3, len(Cut)); those not held got to `Cut.LEPTONS` at most."""
-    flow = passed[:, ::-1].cumsum(axis=1)[:, ::-1]
-    flow[:, Cut.ALL] = part.n_events
-    flow[:, Cut.LEPTONS] = part.possible[int(selection.algorithm == "df103")]
-    flow[:, Cut.UNIQUE] = flow[:, Cut.BEST_CANDIDATE]
-    flow[[c for c in range(len(CHANNELS)) if c not in selection.channels(dataset.primary_dataset)]] = 0
-    return flow
+        n = pairings.choose(candidates, paired.rows, self.numbers, one_per_event, passed, counts, picked)
+        return _Counted(self.part.dataset, counts, passed, picked[:n].copy())
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -424,10 +388,7 @@ def _read(chunk: Chunk, reach: Selection, skims_folder: Path | None) -> Part:
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, _ = certified(read, chunk)
     leptons = read.leptons
-    muons, electrons = kernel.columns_of(leptons, "muon"), kernel.columns_of(leptons, "electron")
-    held, which, possible = pairings.hold(
-        leptons.muon_offsets, muons, leptons.electron_offsets, electrons, kernel.cuts_of(reach)
-    )
+    held, which, possible, _ = pairings.preselect(leptons, rules.cuts_of(reach), any_pt=True)
     return Part(
         chunk.dataset_index, held, np.full(len(which), chunk.file_index, np.int32), read.entries[which],
         leptons.run[which], leptons.luminosity_block[which], leptons.event[which], np.zeros(len(which), bool),

@@ -9,7 +9,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -75,14 +74,8 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
         If this worker has other versions than the client.
     """
     versions.check(job.versions, versions.installed(), "a worker")
-    _warm_up()
+    kernel.warm_up(job.selection.algorithm)  # not counted as time that a chunk took
     return [_process(chunk, job) for chunk in chunks]
-
-
-@cache
-def _warm_up() -> None:
-    """Compile and load what an analysis needs, so that no chunk is charged for the time."""
-    kernel.warm_up()
 
 
 def _process(chunk: Chunk, job: Job) -> ChunkResult:

@@ -24,24 +24,25 @@ PACKAGE = Path(higgsnb.__file__).parent
 USERS = """
 import json
 import numpy as np
-from higgsnb import baskets, kernel, pairings, selection
+from higgsnb import baskets, kernel, pairings, rules, selection
 
 n, z = 8, np.zeros(8)
 pt, eta, phi = np.tile([50.0, 41.0, 20.0, 11.0], 2), np.tile([0.1, 0.4, -0.2, 0.3], 2), np.tile([0, 3.0, 1.5, -1.3], 2)
 charge, small, isolation = np.tile([1, -1], 4), np.full(n, 0.01), np.r_[np.full(n - 1, 0.1), -999.0]
 columns = [c.astype(np.float32) for c in (pt, eta, phi, z, charge, z, small, z, small, isolation)]
 columns[4] = charge.astype(np.int32)
-muons, electrons = kernel.Flavour._make(columns), kernel.Flavour._make(c[:0] for c in columns)
+muons, electrons = selection.Flavour._make(columns), selection.Flavour._make(c[:0] for c in columns)
 offsets, none, two = np.array([0, 4, 8]), np.zeros(3, np.int64), np.ones(2, np.int64)
 cuts = selection.load("open2012").replace(mass_4l_min=0, z1_mass_min=0, z2_mass_min=0, z1_mass_max=1e6, z2_mass_max=1e6)
-found = kernel.select(selection.Leptons(two, two, two.astype(np.uint64), offsets, *muons, none, *electrons), cuts)
-held, which, possible = pairings.hold(offsets, muons, none, electrons, kernel.cuts_of(cuts))
+leptons = selection.Leptons(two, two, two.astype(np.uint64), offsets, *muons, none, *electrons)
+found = kernel.select(leptons, cuts)
+held, which, _, _ = pairings.preselect(leptons, rules.cuts_of(cuts), any_pt=True)
 total = np.empty(3, np.int64)
 baskets.add_up(np.array([2, 3], np.uint32), total)
 print(json.dumps({
-    "selected": found.mass_4l.tolist(), "unusable": found.unusable.sum(),
+    "selected": found.mass_4l.tolist(), "unusable": found.invalid_values.sum(),
     "pairings": np.unique(np.round(pairings.pair_all(held, 91.2).rows["mass_4l"], 6)).tolist(), "held": len(which),
-    "pair": kernel.pair_mass(held.leptons, 0, 1), "offsets": total.tolist(),
+    "pair": rules.pair_mass(held.leptons, 0, 1), "offsets": total.tolist(),
 }, default=int))
 """
 
@@ -57,7 +58,7 @@ print(json.dumps({"offsets": total.tolist(), "folder": str(stats.cache_path), "l
 """
 
 CHANGES = {
-    "kernel.py": ("energy**2 - px**2", "energy**2 + px**2"),
+    "rules.py": ("energy**2 - px**2", "energy**2 + px**2"),
     "selection.py": ("SENTINEL = -999.0", "SENTINEL = -998.0"),
     "baskets.py": ("total = np.int64(0)", "total = np.int64(7)"),
 }

@@ -10,7 +10,7 @@ import pytest
 from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import engine, kernel, results, selection
+from higgsnb import engine, pairings, results, selection
 from higgsnb.datasets import Campaign
 from higgsnb.result import Result
 from higgsnb.selection import Selection
@@ -133,9 +133,9 @@ def test_skims_give_the_same_bytes_and_serve_other_cuts(one: Campaign, tmp_path:
 
 def test_skims_and_files_share_one_compiled_kernel(one: Campaign, tmp_path: Path) -> None:
     last(one, skims_folder=tmp_path)
-    compiled = list(kernel.select_events.signatures)
+    compiled = list(pairings.survey.signatures)
     last(one, skims_folder=tmp_path)
-    assert list(kernel.select_events.signatures) == compiled
+    assert list(pairings.survey.signatures) == compiled
 
 
 def test_damaged_skim_is_made_anew(one: Campaign, tmp_path: Path) -> None:

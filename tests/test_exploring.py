@@ -13,7 +13,7 @@ from generators import clean_zz_events, four_muons, pack, random_leptons, withou
 from hist.intervals import poisson_interval
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import datasets, engine, exploring, histograms, kernel, pairings, selection, statistics
+from higgsnb import datasets, engine, exploring, histograms, pairings, rules, selection, statistics
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
 from higgsnb.result import Result
@@ -143,13 +143,13 @@ def test_distance_of_zero_removes_nothing_not_even_leptons_on_top_of_each_other(
 def test_leptons_are_graded_again_only_if_a_cut_on_them_has_moved(
     sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    graded, grade = [], pairings.grade_leptons
+    graded, grade = [], pairings.flag_leptons
 
     def note(*arguments: object) -> None:
         graded.append(len(arguments))
         grade(*arguments)
 
-    monkeypatch.setattr(pairings, "grade_leptons", note)
+    monkeypatch.setattr(pairings, "flag_leptons", note)
     for cut, again in (("muon_pt_min", True), ("z1_mass_min", False), ("z1_mass_min", False), ("sip_max", True)):
         base = OPEN.replace(muon_pt_min=9.0)
         sample.select(base, slot="noted")
@@ -162,7 +162,7 @@ def tight_in_muons(changes: float) -> Selection:
     return OPEN.replace(muon_pt_min=20.0 + changes, electron_pt_min=20.0)
 
 
-@pytest.mark.parametrize("rule", ["grade_leptons", "list_good", "choose"])
+@pytest.mark.parametrize("rule", ["flag_leptons", "list_good", "choose"])
 def test_interrupted_selection_leaves_nothing_half_done(
     one: Campaign, sample: Sample, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
@@ -183,7 +183,7 @@ def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
 ) -> None:
     monkeypatch.setattr("higgsnb.sample.EVENTS_PER_TASK", 40)
     threads = Sample.load(sample.basis, reach=sample.reach, workers=2)
-    grade, go_on, done, turn = pairings.grade_leptons, threading.Event(), threading.Event(), iter(range(1000))
+    grade, go_on, done, turn = pairings.flag_leptons, threading.Event(), threading.Event(), iter(range(1000))
 
     def grade_late(*arguments: object) -> None:
         number = next(turn)
@@ -196,7 +196,7 @@ def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
             done.set()
 
     with monkeypatch.context() as patch:
-        patch.setattr(pairings, "grade_leptons", grade_late)
+        patch.setattr(pairings, "flag_leptons", grade_late)
         with pytest.raises(KeyboardInterrupt):
             threads.select(tight_in_muons(15.0))
     loose = OPEN.replace(muon_pt_min=6.0)
@@ -322,10 +322,7 @@ def test_events_outside_the_golden_json_are_not_held(one: Campaign, tmp_path: Pa
 
 def test_quantities_that_a_schema_lacks_cut_nothing() -> None:
     leptons = without(random_leptons(500, seed=3), "isolation", "dxy_error")
-    muons, electrons = kernel.columns_of(leptons, "muon"), kernel.columns_of(leptons, "electron")
-    held, which, _ = pairings.hold(
-        leptons.muon_offsets, muons, leptons.electron_offsets, electrons, kernel.cuts_of(exploring.loosest(OPEN))
-    )
+    held, which, _, _ = pairings.preselect(leptons, rules.cuts_of(exploring.loosest(OPEN)), any_pt=True)
     assert len(which) > 100
     assert held.isolation.max() == 0.0
     assert held.sip.max() < 1e-20

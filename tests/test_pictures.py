@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from matplotlib.figure import Figure
 
-from higgsnb import datasets, engine, kernel, pictures, selection
+from higgsnb import datasets, engine, kernel, pictures, rules, selection
 from higgsnb.pictures import Events, Table
 from higgsnb.result import Result
 from higgsnb.selection import CHANNELS, Leptons
@@ -107,7 +107,7 @@ def test_event_that_does_not_exist_is_an_error_with_their_number() -> None:
 
 
 def test_sip_of_sentinels_is_not_a_number() -> None:
-    column = kernel.columns_of(made([(30.0, 0.0, 0.0, 1)], []).leptons, "muon")
+    column = rules.columns_of(made([(30.0, 0.0, 0.0, 1)], []).leptons, "muon")
     three, gone = column._replace(dxy=np.float32([0.03]), dz=np.float32([0.04])), np.float32([-999.0])
     assert pictures.sip(three) == pytest.approx([0.05 / math.hypot(0.01, 0.01)], rel=1e-6)
     assert np.isnan(pictures.sip(three._replace(dxy=gone, dz=gone, dxy_error=gone, dz_error=gone))).all()
