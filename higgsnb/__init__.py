@@ -8,8 +8,8 @@ The modules in the order of an analysis; each is loaded when it is first used::
     selection = higgsnb.selection.load("open2012")      # what to keep
     for result in higgsnb.engine.run(campaign, selection):
         print(result.coverage)                          # partial results; the last one is whole
-    higgsnb.plots.mass_4l(result)
     higgsnb.results.write(result, folder, run={})
+    higgsnb.plots.save(higgsnb.plots.mass_4l(result), folder)
 """
 
 from __future__ import annotations

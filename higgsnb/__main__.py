@@ -138,7 +138,7 @@ def run(
     fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import datasets, engine, files, kernel, provenance, results
+    from higgsnb import datasets, engine, kernel, plots, provenance, results, storage
     from higgsnb import selection as selections
 
     campaign = datasets.load(name)
@@ -153,7 +153,7 @@ def run(
     with _client(scheduler) as client:
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
-            on_error=on_error, skims_folder=files.cache_folder() / "skims" if skim else None,
+            on_error=on_error, skims_folder=storage.cache_folder() / "skims" if skim else None,
             ledger=folder / LEDGER, fresh=fresh, chunk_seconds=chunk_seconds,
         )  # fmt: skip
         with closing(partial_results):  # on Ctrl-C, the ledger must not blame the chunks in flight
@@ -166,6 +166,7 @@ def run(
         **result.run,
     }
     written = results.write(result, folder, run=run_block)
+    written += plots.save(plots.mass_4l(result), folder)
     try:
         _report(result, written, quiet=quiet)
         sys.stdout.flush()

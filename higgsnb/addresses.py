@@ -9,8 +9,9 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from higgsnb.errors import TransferError
+from higgsnb.storage import expanded
 
-__all__ = ["Address", "expanded", "redact"]
+__all__ = ["Address", "redact"]
 
 NETWORK = frozenset({"http", "https", "root"})
 SECRET_NAME = re.compile(r"auth|token|sig|secret|pass|pwd|cred|key|jwt|session|x-amz|x-goog", re.IGNORECASE)
@@ -29,14 +30,6 @@ def redact(text: str) -> str:
 
     text = re.sub(r"(?<=://)[^/?#\s]*@", "***@", text)
     return re.sub(r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s'\"<>)]+)", redact_parameter, text)
-
-
-def expanded(path: str) -> Path:
-    """Replace a leading ``~``; the home of an unknown user is left as it is written."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:
-        return Path(path)
 
 
 @dataclass(frozen=True, repr=False)

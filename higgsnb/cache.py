@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from higgsnb import retries
-from higgsnb.addresses import expanded
 from higgsnb.errors import TransferError
 from higgsnb.request import FileRequest, PartialDownload, SourceError, adler32_of
+from higgsnb.storage import cache_folder
 
 fcntl: Any
 try:
@@ -27,21 +27,11 @@ try:
 except ImportError:  # Windows: there every download has a temporary name of its own and does not resume
     fcntl = None
 
-__all__ = ["cache_folder", "checksum", "claim", "path_in_cache", "problem_with", "remember_checksum", "writable"]
+__all__ = ["checksum", "claim", "path_in_cache", "problem_with", "remember_checksum", "writable"]
 
 log = logging.getLogger(__name__)
 
 CLAIM_TIMEOUT = 300.0  # s without progress of another process that downloads the same file
-
-
-def cache_folder() -> Path:
-    """Return the cache: ``HIGGSNB_CACHE``, else the platform's cache folder. It need not exist yet."""
-    given = os.environ.get("HIGGSNB_CACHE")
-    if given:
-        return expanded(given).absolute()
-    import platformdirs
-
-    return Path(platformdirs.user_cache_dir("higgsnb", appauthor=False))
 
 
 def path_in_cache(request: FileRequest) -> Path:

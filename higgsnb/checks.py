@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from higgsnb import files, provenance
+from higgsnb import provenance, storage
 from higgsnb.addresses import Address
 
 MEMORY_NEEDED = 1.2e9
@@ -88,7 +88,7 @@ def _memory() -> Check:
 
 def _cache() -> Check:
     """Check that the cache folder can be written and has room."""
-    folder = files.cache_folder()
+    folder = storage.cache_folder()
     existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
     free = shutil.disk_usage(existing).free
     good = os.access(existing, os.W_OK) and free > DISK_NEEDED

@@ -24,6 +24,8 @@ import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
+from higgsnb import storage
+
 SOURCES = ("baskets", "compiled", "pairings", "rules", "selection")
 """Modules with compiled functions, or with constants used in them."""
 UNUSED_SECONDS = 86_400.0
@@ -47,9 +49,7 @@ def _bases() -> Iterator[Path]:
     if _CONFIG.CACHE_DIR:
         yield Path(_CONFIG.CACHE_DIR).absolute()
     yield _PACKAGE / "__pycache__"
-    from higgsnb import files
-
-    yield files.cache_folder()
+    yield storage.cache_folder()
 
 
 def _folder(key: str) -> Path | None:

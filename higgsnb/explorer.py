@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from higgsnb import datasets, engine, exploring, files
+from higgsnb import datasets, engine, exploring, storage
 from higgsnb import selection as selections
 from higgsnb.errors import SelectionError
 from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
@@ -93,7 +93,7 @@ class CutExplorer(anywidget.AnyWidget):
         ValueError, OSError
             As `engine.run` and `Sample.load` do.
         """
-        self._skims = files.cache_folder() / "skims" if skims_folder is None else skims_folder
+        self._skims = storage.cache_folder() / "skims" if skims_folder is None else skims_folder
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection

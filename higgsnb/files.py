@@ -28,7 +28,6 @@ from typing import TypeVar
 from higgsnb import transfer
 from higgsnb.addresses import Address, redact
 from higgsnb.cache import (
-    cache_folder,
     checksum,
     claim,
     path_in_cache,
@@ -38,6 +37,7 @@ from higgsnb.cache import (
 )
 from higgsnb.errors import ChecksumError, MissingFileError, OptionError, TransferError
 from higgsnb.request import FileRequest, Progress, SourceError
+from higgsnb.storage import cache_folder
 from higgsnb.transfer import RemoteFile
 
 __all__ = [
@@ -45,7 +45,6 @@ __all__ = [
     "RemoteFile",
     "Source",
     "TransferError",
-    "cache_folder",
     "checksum",
     "fetch",
     "locate",

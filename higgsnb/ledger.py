@@ -25,8 +25,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
-from higgsnb.atomic import atomic_write
 from higgsnb.errors import LedgerError, NondeterminismError
+from higgsnb.storage import atomic_write
 from higgsnb.tally import FileKey, Record
 
 try:

@@ -26,9 +26,9 @@ from matplotlib.ticker import MaxNLocator
 from scipy.special import betainc, gammainc, gammaincinv, ndtri
 
 from higgsnb import histograms
-from higgsnb.atomic import atomic_write
 from higgsnb.errors import OptionError
 from higgsnb.spectrum import stack_order
+from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist

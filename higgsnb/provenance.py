@@ -15,9 +15,9 @@ LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", 
 """Libraries whose version can change a result."""
 
 READ_MODULES = (
-    "addresses", "atomic", "baskets", "blocks", "cache", "campaign", "compiled", "constants", "csv_events", "events",
+    "addresses", "baskets", "blocks", "cache", "campaign", "compiled", "constants", "csv_events", "events",
     "files", "http_source", "pages", "parse", "preselected", "read", "request", "retries", "root_events",
-    "schema", "selection", "skims", "transfer", "xrootd",
+    "schema", "selection", "skims", "storage", "transfer", "xrootd",
 )  # fmt: skip
 """What can change which leptons are read of a file: modules of this package, or folders of them."""
 

@@ -8,10 +8,10 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import histograms, plots
-from higgsnb.atomic import atomic_write
+from higgsnb import histograms
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
+from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -37,8 +37,7 @@ def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
     Returns
     -------
     list of Path
-        The files written: ``result.json``, ``histograms.json``, ``candidates.parquet``, ``mass_4l.png``,
-        ``mass_4l.svg``.
+        The files written: ``result.json``, ``histograms.json``, ``candidates.parquet``. `plots.save` adds the figure.
     """
     folder.mkdir(parents=True, exist_ok=True)
     label = {"complete": result.complete, "coverage": coverage(result), "simulated": result.simulated}
@@ -49,7 +48,7 @@ def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
         histograms.save(result.histograms, temporary, label)
     with atomic_write(written[2]) as temporary:
         _write_parquet(result, temporary)
-    return [*written, *plots.save(plots.mass_4l(result), folder)]
+    return written
 
 
 def prepare(folder: Path) -> None:

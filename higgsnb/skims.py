@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from higgsnb import provenance
-from higgsnb.atomic import atomic_write
 from higgsnb.schema import Read
 from higgsnb.selection import Leptons
+from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from higgsnb.atomic import atomic_write
 from higgsnb.errors import OptionError, UnreadableError
+from higgsnb.storage import atomic_write
 from higgsnb.toy_detector import Block
 from higgsnb.toy_pseudodata import (
     DATASETS,

@@ -16,7 +16,7 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import engine, events, luminosity, results, selection
+from higgsnb import engine, events, luminosity, plots, results, selection
 from higgsnb.datasets import Campaign, Chunk, File
 from higgsnb.result import LISTED_FAILURES, Failure, Result
 
@@ -96,6 +96,7 @@ def test_every_output_says_whether_it_is_partial(
 ) -> None:
     result = make(one, tmp_path)
     results.write(result, tmp_path / "out", run={})
+    plots.save(plots.mass_4l(result), tmp_path / "out")
     assert result.complete is complete
     assert ("PARTIAL" in repr(result)) is not complete
     assert (", complete," in repr(result).replace(": ", ", ")) is complete

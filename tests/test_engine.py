@@ -10,7 +10,7 @@ import pytest
 from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import engine, pairings, results, selection
+from higgsnb import engine, pairings, plots, results, selection
 from higgsnb.datasets import Campaign
 from higgsnb.result import Result
 from higgsnb.selection import Selection
@@ -47,6 +47,7 @@ def test_chunk_size_and_number_of_workers_do_not_change_a_byte(one: Campaign, na
         result = last(one, selection.load(name), workers=workers, chunk_events=chunk_events)
         assert result.complete
         results.write(result, folder, run={})
+        plots.save(plots.mass_4l(result), folder)
         written.append(digests(folder))
     assert all(digest == written[0] for digest in written[1:])
     assert set(written[0]) == {"result.json", "histograms.json", "candidates.parquet", "mass_4l.png", "mass_4l.svg"}

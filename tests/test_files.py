@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from http_server import Fault, FileServer
 
-from higgsnb import cache, files, http_source, request, retries, toy
+from higgsnb import cache, files, http_source, request, retries, storage, toy
 from higgsnb.addresses import Address
 from higgsnb.errors import ChecksumError, HiggsnbError, MissingFileError, OptionError, TransferError
 
@@ -176,7 +176,7 @@ def test_cache_of_a_user_who_does_not_exist_is_a_folder_like_any_other(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HIGGSNB_CACHE", "~nobody-of-that-name/cache")
-    assert files.cache_folder() == tmp_path / "~nobody-of-that-name" / "cache"
+    assert storage.cache_folder() == tmp_path / "~nobody-of-that-name" / "cache"
 
 
 # --- fetching

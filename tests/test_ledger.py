@@ -17,7 +17,7 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import datasets, engine, ledger, provenance, results, selection
+from higgsnb import datasets, engine, ledger, plots, provenance, results, selection
 from higgsnb.analyse import analyse
 from higgsnb.datasets import Campaign, plan_chunks
 from higgsnb.errors import LedgerError, NondeterminismError
@@ -324,8 +324,9 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, 
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGKILL, 0]
     resumed, whole = last(killed, ledger=tmp_path / "l.sqlite"), last(killed)
     assert results.document(resumed) == results.document(whole)
-    results.write(resumed, tmp_path / "resumed", run={})
-    results.write(whole, tmp_path / "whole", run={})
+    for name, result in (("resumed", resumed), ("whole", whole)):
+        results.write(result, tmp_path / name, run={})
+        plots.save(plots.mass_4l(result), tmp_path / name)
     for path in (tmp_path / "whole").iterdir():
         assert path.read_bytes() == (tmp_path / "resumed" / path.name).read_bytes()
 

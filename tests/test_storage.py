@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from higgsnb.atomic import atomic_write
+from higgsnb.storage import atomic_write
 
 
 def test_file_is_replaced_only_when_the_block_ends(tmp_path: Path) -> None:

@@ -1,13 +1,14 @@
-"""Files that appear under their name only once they are complete."""
+"""Where files are kept between runs, and how they are written."""
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["atomic_write"]
+__all__ = ["atomic_write", "cache_folder", "expanded"]
 
 
 @contextmanager
@@ -32,3 +33,21 @@ def atomic_write(path: Path) -> Iterator[Path]:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def cache_folder() -> Path:
+    """Return the cache: ``HIGGSNB_CACHE``, else the platform's cache folder. It need not exist yet."""
+    given = os.environ.get("HIGGSNB_CACHE")
+    if given:
+        return expanded(given).absolute()
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("higgsnb", appauthor=False))
+
+
+def expanded(path: str) -> Path:
+    """Replace a leading ``~``; the home of an unknown user is left as it is written."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        return Path(path)
