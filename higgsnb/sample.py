@@ -184,7 +184,7 @@ class Sample:
         return cls(replace(result, tally=tally), parts, reach, workers)
 
     def __repr__(self) -> str:
-        """Say in one line what is held."""
+        """Describe in one line what is held."""
         held = sum(len(part.held.muons) for part in self.parts)
         read = sum(part.n_events for part in self.parts)
         return f"Sample of campaign {self.campaign.name!r}: {held:,} of {read:,} events held"
@@ -203,7 +203,7 @@ class Sample:
         return self._weights[selection.algorithm]
 
     def check(self, selection: Selection) -> None:
-        """Complain about a selection that accepts what is not held.
+        """Raise SelectionError if a selection accepts leptons that are not held in memory.
 
         Raises
         ------

@@ -38,7 +38,7 @@ CHANNELS = ("4mu", "4e", "2e2mu")
 FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH = 0, 1, 2
 MUON, ELECTRON = 13, 11
 ALGORITHMS = ("open2012", "aod2012", "df103")
-OPEN2012, AOD2012, DF103 = 0, 1, 2
+OPEN2012, DF103 = 0, 2
 LARGEST = 1e12
 """Largest value of a cut: larger than any momentum, mass or ratio, and still a plain number in every file."""
 SENTINEL = -999.0
@@ -281,7 +281,7 @@ def unit_of(cut: str) -> str:
 
 
 def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
-    """Return a cut as the type it should have, a whole number as float; complain about anything else."""
+    """Return a cut as the type it should have, a whole number as float; raise SelectionError for anything else."""
     good, expected = {
         "bool": (isinstance(value, bool), "true or false"),
         "int": (isinstance(value, int) and not isinstance(value, bool), "a whole number"),
@@ -300,7 +300,7 @@ def _is_limit(value: Any) -> bool:
 
 
 def _check_names(selection: str, given: dict[str, Any]) -> None:
-    """Complain about names that are no fields of a selection."""
+    """Raise SelectionError if a name is not a field of a selection."""
     known = [field.name for field in dataclasses.fields(Selection)]
     for name in given:
         if name not in known:
