@@ -315,7 +315,7 @@ def plan(
     click.echo(
         f"{'total':<37}{len(campaign.files):>8}{_number(total):>9}{_number(campaign.events):>15}{_number(campaign.bytes):>18}\n"
     )
-    found = estimate.of(
+    found = estimate.estimate_run(
         campaign,
         cores=workers or provenance.available_cores(),
         fraction=fraction,
@@ -421,7 +421,7 @@ def ledger_export(folder: Path, file: Path) -> None:
     """Write the ledger of DIR to one FILE, which can be downloaded and imported elsewhere."""
     from higgsnb import ledger as ledgers
 
-    click.echo(f"{file}: {ledgers.export(_ledger_of(folder), file):,} chunks")
+    click.echo(f"{file}: {ledgers.export_ledger(_ledger_of(folder), file):,} chunks")
 
 
 @ledger.command("import")

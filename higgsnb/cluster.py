@@ -295,10 +295,10 @@ class Cluster:
         client = self._observer
         if client is None:
             return
-        ask = partial(executors.DaskCluster(client).ask, versions.installed)
+        ask = partial(executors.DaskCluster(client).ask, versions.installed_versions)
         what = "the versions of the workers"
         try:
-            versions.check_cluster(*call_with_timeout(PREFLIGHT_SECONDS, ask, what, cancel=self._cancel))
+            versions.check_cluster_versions(*call_with_timeout(PREFLIGHT_SECONDS, ask, what, cancel=self._cancel))
         except VersionError as error:
             raise ClusterError(
                 error.message,

@@ -148,7 +148,7 @@ def run(
     with ExitStack() as stack:
         executor = stack.enter_context(open_executor(client, workers))
         limit = _time_limit(chunk_seconds, executor)
-        job = Job(selection, skims_folder, analyse, limit, versions.installed())
+        job = Job(selection, skims_folder, analyse, limit, versions.installed_versions())
         if isinstance(executor, DaskCluster):
             _check_workers(executor, campaign)
         opened = None if ledger is None else stack.enter_context(Ledger(ledger))
@@ -184,7 +184,7 @@ def _time_limit(chunk_seconds: float | None, executor: Executor) -> float | None
 
 def _check_workers(cluster: DaskCluster, campaign: Campaign) -> None:
     """Raise an error if the workers run other versions, or do not see the files on this disk (pods, for example)."""
-    versions.check_cluster(*cluster.ask(versions.installed))
+    versions.check_cluster_versions(*cluster.ask(versions.installed_versions))
     paths = [*(file.url for file in campaign.files), *filter(None, [campaign.golden_json])]
     here = tuple(path for path in paths if not Address.of(path).scheme and Path(path).exists())
     if not here:

@@ -104,7 +104,7 @@ class Estimate:
         return f"about {span(max(1.0, seconds))}: {longest}" + "".join(f" ({what}: {span(s)})" for s, what in rest)
 
 
-def of(campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit: float = BANDWIDTH_MBIT) -> Estimate:
+def estimate_run(campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit: float = BANDWIDTH_MBIT) -> Estimate:
     """Estimate what a run will take.
 
     Parameters
@@ -130,7 +130,7 @@ def of(campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit:
     return Estimate(campaign.schema, chosen, seconds, read, transferred, cores, bandwidth_mbit)
 
 
-def of_cluster(
+def estimate_cluster(
     campaign: Campaign | None,
     *,
     kind: str,
@@ -157,7 +157,7 @@ def of_cluster(
     lines.append(("if forgotten", "it ends with this session" if kind == "local" else lost))
     if campaign is None:
         return lines
-    return [*lines, *of(campaign, cores=total).lines(price_core_hour=price_core_hour, price_gb=price_gb)]
+    return [*lines, *estimate_run(campaign, cores=total).lines(price_core_hour=price_core_hour, price_gb=price_gb)]
 
 
 def core_hours(core_seconds: float, price: float | None) -> str:

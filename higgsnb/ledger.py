@@ -232,7 +232,7 @@ class Ledger:
         return len(self) - before
 
 
-def export(path: Path, target: Path) -> int:
+def export_ledger(path: Path, target: Path) -> int:
     """Write a copy of a ledger to one file; return the number of finished units in it.
 
     Whole at any time, also while a run writes to the ledger.

@@ -28,7 +28,7 @@ class Job(NamedTuple):
     """Everything but the chunks that a worker has to know.
 
     ``analyse`` counts one chunk, within ``chunk_seconds`` if that is given; ``versions`` are those of the client, see
-    `versions.installed`.
+    `versions.installed_versions`.
     """
 
     selection: Selection
@@ -73,7 +73,7 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
     VersionError
         If this worker has other versions than the client.
     """
-    versions.check(job.versions, versions.installed(), "a worker")
+    versions.check(job.versions, versions.installed_versions(), "a worker")
     kernel.warm_up(job.selection.algorithm)  # not counted as time that a chunk took
     return [_process(chunk, job) for chunk in chunks]
 

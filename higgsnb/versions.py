@@ -16,7 +16,7 @@ SAME_ENVIRONMENT = "Use the same image or environment for both, so that they giv
 
 
 @cache
-def installed() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     """Return the versions that must agree for equal results: Python, libraries, and the code that counts."""
     code = provenance.sources_sha256(*provenance.RESULT_MODULES)[:12]
     python = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -42,7 +42,7 @@ def check(mine: dict[str, str], theirs: dict[str, str] | BaseException, host: st
         raise VersionError(f"{host} has other versions than this process: {found}", SAME_ENVIRONMENT)
 
 
-def check_cluster(
+def check_cluster_versions(
     reported: Mapping[str, dict[str, Any]], answers: Mapping[str, dict[str, str] | BaseException] | None = None
 ) -> None:
     """Raise VersionError for the first host of a Dask cluster that runs other versions than this process.
@@ -52,7 +52,7 @@ def check_cluster(
     reported
         The packages that Dask reports for each host, by the host's name.
     answers
-        What `installed` returned on each worker, or the error that it raised there, by the worker's address.
+        What `installed_versions` returned on each worker, or the error that it raised there, by the worker's address.
     """
     from distributed.versions import get_versions
 
@@ -60,7 +60,7 @@ def check_cluster(
     for host, packages in reported.items():
         check(mine, _of_communication(packages), host)
     for worker, theirs in (answers or {}).items():
-        check(installed(), theirs, f"worker {worker}")
+        check(installed_versions(), theirs, f"worker {worker}")
 
 
 def _of_communication(packages: dict[str, Any]) -> dict[str, str]:

@@ -665,7 +665,7 @@ class ClusterControl(_View):
     def _costs(self) -> list[tuple[str, str]]:
         """Return what the chosen cluster will take."""
         spec = self._spec
-        return estimate.of_cluster(
+        return estimate.estimate_cluster(
             self._campaign,
             kind=self._best if spec.kind == "auto" else spec.kind,
             workers=spec.workers,

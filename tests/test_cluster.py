@@ -198,7 +198,7 @@ def test_an_idle_or_broken_scheduler_is_told() -> None:
 
 def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkeypatch: pytest.MonkeyPatch) -> None:
     before = dask_children()
-    versions.installed.cache_clear()
+    versions.installed_versions.cache_clear()
     monkeypatch.setattr(provenance, "version", lambda: "0.0")
     try:
         with pytest.raises(
@@ -206,7 +206,7 @@ def test_workers_with_other_code_of_this_package_are_refused_at_the_start(monkey
         ) as failure:
             cluster.launch("local", workers=1, memory="500MB")
     finally:
-        versions.installed.cache_clear()
+        versions.installed_versions.cache_clear()
     assert "or install the same versions" in failure.value.hint
     assert dask_children() == before
 

@@ -30,13 +30,13 @@ def planned(*arguments: str) -> dict[str, str]:
 
 def test_panel_and_plan_agree_to_the_digit() -> None:
     shown = planned("cms2012", "--price", "0.1", "--workers", "8")
-    panel = dict(estimate.of_cluster(datasets.load("cms2012"), **PANEL, price_gb=0.1))
+    panel = dict(estimate.estimate_cluster(datasets.load("cms2012"), **PANEL, price_gb=0.1))
     assert shown.items() <= panel.items()
     assert set(shown) == {"events", "work", "to read", "transfer", "time", "egress"}
 
 
 def test_transfer_takes_longer_than_computing_for_cms2012() -> None:
-    found = estimate.of(datasets.load("cms2012"), cores=4)
+    found = estimate.estimate_run(datasets.load("cms2012"), cores=4)
     whole, streamed = 561_849_069, 12_228_241_133  # the four simulated files, and those of more than 1 GB
     assert found.transfer_bytes == pytest.approx(whole + 0.9 * streamed)
     assert found.compute_seconds == pytest.approx(15.04, abs=0.01)
@@ -46,7 +46,7 @@ def test_transfer_takes_longer_than_computing_for_cms2012() -> None:
 
 def test_estimate_agrees_with_arithmetic() -> None:
     one = of_files(File("https://example.org/x.root", events=72_000_000, bytes=10_000_000_000))
-    assert dict(estimate.of_cluster(one, **PANEL, price_core_hour=0.05, price_gb=0.1)) == {
+    assert dict(estimate.estimate_cluster(one, **PANEL, price_core_hour=0.05, price_gb=0.1)) == {
         "cores": "4 × 2 = 8",
         "while it is on": "0.40 per hour",
         "if forgotten": "2 core-hours (0.10), as it ends when idle for 15 min",
@@ -62,13 +62,13 @@ def test_estimate_agrees_with_arithmetic() -> None:
 def test_fraction_spares_the_transfer_of_streamed_files_only(monkeypatch: pytest.MonkeyPatch) -> None:
     one = of_files(*(File(f"https://example.org/{n}.root", events=n, bytes=n) for n in (1000, 3000)))
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "2000")
-    found = estimate.of(one, cores=1, fraction=0.1)
+    found = estimate.estimate_run(one, cores=1, fraction=0.1)
     assert (found.events, found.read_bytes) == (400, pytest.approx(360))
     assert found.transfer_bytes == pytest.approx(1000 + 0.1 * 0.9 * 3000)
 
 
 def test_local_files_are_not_transferred(tmp_path: Path) -> None:
-    found = estimate.of(of_files(File(str(tmp_path / "a.root"), events=8_000_000, bytes=10**9)), cores=2)
+    found = estimate.estimate_run(of_files(File(str(tmp_path / "a.root"), events=8_000_000, bytes=10**9)), cores=2)
     assert (found.transfer_bytes, found.seconds) == (0.0, 2.0)
     assert dict(found.lines())["time"] == "about 2 s: computing on 2 cores"
     assert "transfer" not in dict(found.lines())
@@ -82,7 +82,7 @@ def test_faster_network_leaves_computing_as_the_longer_part() -> None:
 @pytest.mark.parametrize("known", [{}, {"events": 5}, {"bytes": 5}])
 def test_estimate_says_what_it_cannot_know(known: dict[str, Any]) -> None:
     lines = dict(
-        estimate.of_cluster(of_files(File("x.root", **known)), kind="local", workers=1, cores=1, idle_timeout=60)
+        estimate.estimate_cluster(of_files(File("x.root", **known)), kind="local", workers=1, cores=1, idle_timeout=60)
     )
     assert lines["if forgotten"] == "it ends with this session"
     assert lines["events"] == ("5" if "events" in known else "unknown: give `events` of each file in the campaign")

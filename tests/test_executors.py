@@ -253,15 +253,15 @@ def test_lost_cluster_is_named_and_the_ledger_goes_on_elsewhere(one: Campaign, t
 
 
 def test_other_versions_are_named_with_both_numbers() -> None:
-    mine = versions.installed()
+    mine = versions.installed_versions()
     with pytest.raises(engine.VersionError, match=r"a worker has other versions .*: numpy \S+ here and 1\.0 there"):
         versions.check(mine, {**mine, "numpy": "1.0"}, "a worker")
     with pytest.raises(engine.VersionError, match="distributed"):
-        versions.check_cluster({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
+        versions.check_cluster_versions({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
 
 
 def test_worker_with_other_code_refuses_the_work() -> None:
-    job = tasks.Job(OPEN, None, analyses.dying, None, {**versions.installed(), "higgsnb": "another"})
+    job = tasks.Job(OPEN, None, analyses.dying, None, {**versions.installed_versions(), "higgsnb": "another"})
     with pytest.raises(engine.VersionError, match=r"higgsnb another here and \S+ \(code"):
         tasks.process_chunks((), job)
 

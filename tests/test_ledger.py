@@ -259,7 +259,7 @@ def test_ledger_of_an_older_version_is_not_taken_over(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as opened, pytest.raises(LedgerError, match="a ledger of version 2"):
         opened.absorb(tmp_path / "old.sqlite")
     with pytest.raises(LedgerError, match="a ledger of version 2"):
-        ledger.export(tmp_path / "old.sqlite", tmp_path / "copy.sqlite")
+        ledger.export_ledger(tmp_path / "old.sqlite", tmp_path / "copy.sqlite")
     assert (tmp_path / "old.sqlite").read_bytes() == old
 
 
@@ -350,7 +350,7 @@ def test_exported_ledger_is_whole_during_a_run_and_goes_on_elsewhere(
 ) -> None:
     last(one, ledger=tmp_path / "here.sqlite", fraction=0.5)
     with Ledger(tmp_path / "here.sqlite"):  # in use
-        exported = ledger.export(tmp_path / "here.sqlite", tmp_path / "download.sqlite")
+        exported = ledger.export_ledger(tmp_path / "here.sqlite", tmp_path / "download.sqlite")
     with Ledger(tmp_path / "there" / "l.sqlite") as there:
         assert there.absorb(tmp_path / "download.sqlite") == exported == 20
         assert there.absorb(tmp_path / "download.sqlite") == 0

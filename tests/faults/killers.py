@@ -200,7 +200,7 @@ def warm_up() -> None:
     from higgsnb import kernel, plots  # noqa: F401
 
     kernel.select(random_leptons(50, seed=1), selection.load("open2012"), "DoubleMu")
-    versions.installed()
+    versions.installed_versions()
     provenance.code()  # asks git
 
 
