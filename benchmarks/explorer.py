@@ -18,10 +18,11 @@ from pathlib import Path
 import numpy as np
 from inputs import make
 
-from higgsnb import engine, exploring, pairings, selection
+from higgsnb import engine, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.sample import Sample
-from higgsnb.selection import Selection
+from higgsnb.results.reselect import Sample
+from higgsnb.selection import Selection, pairings
+from higgsnb.widgets import explorer_data
 
 PASSES = 15
 MOST_MS = 50.0
@@ -52,7 +53,7 @@ def load(path: Path, entries: int) -> Sample:
         datasets=(Dataset(name="signal", process="higgs", files=files, cross_section_pb=1.0),),
     )  # fmt: skip
     *_, result = engine.run(one, selection.load("open2012"))
-    return Sample.load(result, reach=exploring.loosest(*(selection.load(name) for name in selection.names())))
+    return Sample.load(result, reach=explorer_data.loosest(*(selection.load(name) for name in selection.names())))
 
 
 def repeat(sample: Sample, events: int) -> Sample:
@@ -72,10 +73,10 @@ def repeat(sample: Sample, events: int) -> Sample:
 def answer(sample: Sample, chosen: Selection) -> None:
     """What the explorer works out when a slider moves."""
     found = sample.select(chosen)
-    rows = exploring.yields(found)
-    exploring.spectrum(found, "mass_4l")
-    exploring.cutflow(found)
-    exploring.summary(rows, exploring.expected_significance(rows))
+    rows = explorer_data.yields(found)
+    explorer_data.spectrum(found, "mass_4l")
+    explorer_data.cutflow(found)
+    explorer_data.summary(rows, explorer_data.expected_significance(rows))
 
 
 def measure(what: str, sample: Sample, name: str, call: Callable[[], None]) -> Row:
@@ -102,7 +103,7 @@ def distribution(sample: Sample, name: str) -> Callable[[], None]:
 
     def call() -> None:
         cut, value = next(turns)
-        exploring.n_minus_one(sample, selection.load(name).replace(**{cut: value}), cut)
+        explorer_data.n_minus_one(sample, selection.load(name).replace(**{cut: value}), cut)
 
     return call
 

@@ -43,8 +43,8 @@ def _histogram(candidates: Any) -> Bins:
 
 
 def _own_columns() -> Any:
-    from higgsnb.events import BRANCHES
-    from higgsnb.preselected import columns_for
+    from higgsnb.events.fast.preselected import columns_for
+    from higgsnb.events.schema import BRANCHES
 
     return columns_for(BRANCHES)
 
@@ -54,14 +54,15 @@ _reader: dict[str, Any] = {}
 
 def _chunk(path: str, checked: bool, bounds: tuple[int, int]) -> Bins:
     """Read, select and count one range of entries; each worker keeps the file open."""
-    from higgsnb import kernel, selection
-    from higgsnb.events import BRANCHES
-    from higgsnb.preselected import open_preselected, to_leptons
+    from higgsnb import selection
+    from higgsnb import selection as selections
+    from higgsnb.events.fast.preselected import open_preselected, to_leptons
+    from higgsnb.events.schema import BRANCHES
 
     if path not in _reader:
         _reader[path] = open_preselected(path, _own_columns(), checked=checked)
     leptons = to_leptons(_reader[path].read(*bounds), BRANCHES)
-    return _histogram(kernel.select(leptons, selection.load("df103")))
+    return _histogram(selections.select(leptons, selection.load("df103")))
 
 
 def _bounds(path: str) -> list[tuple[int, int]]:
@@ -86,12 +87,13 @@ def own(path: str, workers: int, *, checked: bool, pool: str = "processes") -> P
 
 def plain_uproot_and_kernel(path: str, workers: int) -> Pass:
     """Uproot's own reading, then the same kernel: what remains where the fast path does not apply."""
-    from higgsnb import events, kernel, selection
+    from higgsnb import events, selection
+    from higgsnb import selection as selections
     from higgsnb.datasets import Chunk, File
 
     def work(bounds: tuple[int, int]) -> Bins:
         chunk = Chunk("file", 0, 0, File(path), "outreach", None, True, *bounds, None)
-        return _histogram(kernel.select(events.read_leptons(chunk), selection.load("df103")))
+        return _histogram(selections.select(events.read_leptons(chunk), selection.load("df103")))
 
     return lambda: sum_bins(map(work, _bounds(path)))
 
@@ -100,7 +102,7 @@ def inflation_only(path: str, workers: int) -> Pass:
     """No analysis at all: decompress the content of the baskets that the analysis needs. The limit of the approach."""
     from isal import igzip_lib
 
-    from higgsnb.preselected import open_preselected
+    from higgsnb.events.fast.preselected import open_preselected
 
     reader = open_preselected(path, _own_columns(), checked=False)
     blocks = [block for name in reader.columns.names for block in _zlib_blocks(reader, reader._branches[name])]
@@ -115,7 +117,7 @@ def inflation_only(path: str, workers: int) -> Pass:
 
 def _zlib_blocks(reader: Any, branch: Any) -> Iterator[tuple[bytes, int]]:
     """Deflate streams of one branch and how many bytes of each are content."""
-    from higgsnb.baskets import _read_head
+    from higgsnb.events.fast.baskets import _read_head
 
     for index, (seek, size) in enumerate(zip(branch.seeks, branch.sizes, strict=True)):
         raw = reader._source.fetch([])(seek, size)

@@ -53,9 +53,12 @@ def cpu_of(work: Callable[[], object]) -> float:
 
 def pipeline(folder: Path, events: int) -> list[Row]:
     """Read, select, fill, add up and sum: `engine.run` on one worker against reader and kernel alone."""
-    from higgsnb import engine, kernel, preselected, selection
+    from higgsnb import engine, selection
+    from higgsnb import selection as selections
     from higgsnb.datasets import Campaign, Dataset, File
-    from higgsnb.events import BRANCHES
+    from higgsnb.engine import plan
+    from higgsnb.events.fast import preselected
+    from higgsnb.events.schema import BRANCHES
 
     path = make(folder, events, codec="zlib", layout="large")
     dataset = Dataset("data", "data", "DoubleMu", files=(File(str(path)),))
@@ -66,9 +69,9 @@ def pipeline(folder: Path, events: int) -> list[Row]:
 
     def bare() -> None:
         with preselected.open_preselected(str(path), columns, checked=True) as reader:
-            for start in range(0, reader.n_entries, engine.CHUNK_EVENTS):
-                part = reader.read(start, start + engine.CHUNK_EVENTS)
-                kernel.select(preselected.to_leptons(part, BRANCHES), chosen)
+            for start in range(0, reader.n_entries, plan.CHUNK_EVENTS):
+                part = reader.read(start, start + plan.CHUNK_EVENTS)
+                selections.select(preselected.to_leptons(part, BRANCHES), chosen)
 
     def whole() -> None:
         (*_, last) = engine.run(campaign, chosen, workers=1, ledger=ledger, fresh=True)
@@ -115,9 +118,9 @@ def _peak(path: Path) -> float:
 def merging(folder: Path, events: int) -> list[Row]:
     """Add up the partial results of 26,920 files."""
     from higgsnb import selection
-    from higgsnb.analyse import analyse
     from higgsnb.datasets import Chunk, File
-    from higgsnb.tally import merge
+    from higgsnb.results import analyse
+    from higgsnb.results.tally import merge
 
     path = make(folder, events, codec="zlib", layout="large")
     chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
@@ -137,8 +140,8 @@ FILES, BATCH = 26_920, 25
 def through_dask(folder: Path, events: int) -> list[Row]:
     """A tally of each of 26,920 files through Dask: 25 in a task, merged as they land."""
     from higgsnb import selection
-    from higgsnb.analyse import analyse
     from higgsnb.datasets import Chunk, File
+    from higgsnb.results import analyse
 
     path = make(folder, events, codec="zlib", layout="large")
     chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
@@ -180,7 +183,8 @@ def _merged(futures: list[Any]) -> Any:
     """The sum of all results, a hundred batches at a time, none kept longer than needed."""
     from distributed import as_completed
 
-    from higgsnb.tally import Tally, merge
+    from higgsnb.results import Tally
+    from higgsnb.results.tally import merge
 
     total, landed = Tally(), []
     for future in as_completed(futures, loop=futures[0].client.loop):

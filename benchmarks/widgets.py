@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import Any
 
 import higgsnb as hn
-from higgsnb.result import Result
-from higgsnb.widgets import LiveHistogram, spectrum
+from higgsnb.results import Result
+from higgsnb.widgets import LiveHistogram
+from higgsnb.widgets.view import spectrum
 
 BAR_MS = 5.0
 

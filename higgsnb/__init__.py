@@ -21,30 +21,14 @@ __version__ = "0.1.0"
 
 __all__ = [
     "datasets",
-    "files",
-    "luminosity",
     "selection",
-    "kernel",
-    "pairings",
     "events",
-    "skims",
-    "histograms",
-    "tally",
-    "analyse",
-    "result",
-    "ledger",
+    "results",
     "engine",
     "cluster",
-    "plots",
     "statistics",
-    "sample",
-    "exploring",
-    "results",
-    "pictures",
-    "explorer",
+    "plots",
     "widgets",
-    "provenance",
-    "toy",
 ]
 
 

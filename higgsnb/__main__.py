@@ -24,8 +24,7 @@ from higgsnb.errors import HiggsnbError, MissingFileError, OptionError, describe
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset, File
-    from higgsnb.result import Failure, Result
-    from higgsnb.yields import Yield
+    from higgsnb.results import Failure, Result, Yield
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
@@ -138,16 +137,16 @@ def run(
     fresh: bool, skim: bool, quiet: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import datasets, engine, kernel, plots, provenance, results, storage
-    from higgsnb import selection as selections
+    from higgsnb import datasets, engine, plots, provenance, results, storage
+    from higgsnb.selection import is_compiled, load
 
     campaign = datasets.load(name)
-    selection = selections.load(selection_name or campaign.selection)
+    selection = load(selection_name or campaign.selection)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
     if not quiet:
         click.echo(f"{campaign.title}\nselection {selection.name}: {selection.title}", err=True)
-        if not kernel.is_compiled(selection.algorithm):
+        if not is_compiled(selection.algorithm):
             click.echo("compiling the selection for this machine: once, a few seconds", err=True)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     with _client(scheduler) as client:
@@ -276,7 +275,7 @@ def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
 
 def _sum(yields: list[Yield]) -> Yield:
     """Add up independent yields."""
-    from higgsnb.yields import Yield
+    from higgsnb.results import Yield
 
     return Yield(
         sum(y.events for y in yields), sum(y.expected for y in yields), sum(y.stat_error**2 for y in yields) ** 0.5
@@ -305,7 +304,7 @@ def plan(
     bandwidth: float | None,
 ) -> None:  # fmt: skip
     """Show what a run of CAMPAIGN would read, and how long it would take; nothing is read."""
-    from higgsnb import datasets, engine, estimate, provenance
+    from higgsnb import datasets, engine, provenance
 
     campaign = datasets.load(name)
     size = chunk_events or engine.CHUNK_EVENTS
@@ -315,11 +314,11 @@ def plan(
     click.echo(
         f"{'total':<37}{len(campaign.files):>8}{_number(total):>9}{_number(campaign.events):>15}{_number(campaign.bytes):>18}\n"
     )
-    found = estimate.estimate_run(
+    found = engine.estimate_run(
         campaign,
         cores=workers or provenance.available_cores(),
         fraction=fraction,
-        bandwidth_mbit=bandwidth or estimate.BANDWIDTH_MBIT,
+        bandwidth_mbit=bandwidth or engine.BANDWIDTH_MBIT,
     )
     for what, how_much in found.lines(price_gb=price):
         click.echo(f"{what:<10}{how_much}")
@@ -370,9 +369,9 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     """Fetch one file with a progress bar and print its path; return the failure if there is one."""
     from tqdm import tqdm
 
-    from higgsnb import files
-    from higgsnb.addresses import Address
-    from higgsnb.result import Failure
+    from higgsnb import datasets
+    from higgsnb.datasets import Address
+    from higgsnb.results import Failure
 
     def advance(done: int, total: int | None) -> None:
         bar.total = total
@@ -380,13 +379,15 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
 
     with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
         try:
-            path = files.fetch(
+            path = datasets.fetch(
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,
                 progress=advance,
             )  # fmt: skip
         except (OSError, ValueError) as error:
             message, hint = describe(error)
-            return Failure(dataset.name, file.url, type(error).__name__, files.redact(message), files.redact(hint))
+            return Failure(
+                dataset.name, file.url, type(error).__name__, datasets.redact(message), datasets.redact(hint)
+            )
     if not quiet:
         click.echo(str(path))
     return None
@@ -407,7 +408,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists
 @folder_argument
 def ledger_show(folder: Path) -> None:
     """Show how many chunks are finished, and how many had to be started more than once."""
-    from higgsnb.ledger import Ledger
+    from higgsnb.engine import Ledger
 
     with Ledger(_ledger_of(folder)) as opened:
         again = opened.begun_again()
@@ -419,9 +420,9 @@ def ledger_show(folder: Path) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def ledger_export(folder: Path, file: Path) -> None:
     """Write the ledger of DIR to one FILE, which can be downloaded and imported elsewhere."""
-    from higgsnb import ledger as ledgers
+    from higgsnb import engine
 
-    click.echo(f"{file}: {ledgers.export_ledger(_ledger_of(folder), file):,} chunks")
+    click.echo(f"{file}: {engine.export_ledger(_ledger_of(folder), file):,} chunks")
 
 
 @ledger.command("import")
@@ -429,7 +430,7 @@ def ledger_export(folder: Path, file: Path) -> None:
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def ledger_import(folder: Path, file: Path) -> None:
     """Add the finished chunks in FILE to the ledger of DIR, so that `higgsnb run --out DIR` resumes from there."""
-    from higgsnb.ledger import Ledger
+    from higgsnb.engine import Ledger
 
     with Ledger(folder / LEDGER) as opened:
         click.echo(f"{folder / LEDGER}: {opened.absorb(file):,} chunks added")
@@ -449,10 +450,10 @@ def _ledger_of(folder: Path) -> Path:
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
     """Check what this machine or session can do; each problem comes with a hint."""
-    from higgsnb import checks, cluster
+    from higgsnb import cluster
 
     problems = 0
-    for check in (*checks.checks(), *cluster.doctor()):
+    for check in (*cluster.checks(), *cluster.doctor()):
         click.echo(f"{'ok ' if check.good else '!! '} {check.name:<14} {check.found}")
         if not check.good:
             problems += 1

@@ -14,14 +14,10 @@ from typing import Any
 LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", "uproot")
 """Libraries whose version can change a result."""
 
-READ_MODULES = (
-    "addresses", "baskets", "blocks", "cache", "campaign", "compiled", "constants", "csv_events", "events",
-    "files", "http_source", "pages", "parse", "preselected", "read", "request", "retries", "root_events",
-    "schema", "selection", "skims", "storage", "transfer", "xrootd",
-)  # fmt: skip
-"""What can change which leptons are read of a file: modules of this package, or folders of them."""
+READ_MODULES = ("constants", "storage", "datasets", "selection", "events")
+"""What can change which leptons are read of a file: wings, and modules beside them."""
 
-RESULT_MODULES = (*READ_MODULES, "analyse", "histograms", "kernel", "luminosity", "pairings", "rules", "tally")
+RESULT_MODULES = (*READ_MODULES, "results")
 """What can change what is counted in a chunk, likewise."""
 
 _PACKAGE = Path(__file__).resolve().parent

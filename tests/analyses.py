@@ -10,11 +10,10 @@ from typing import Any
 
 import numpy as np
 
-from higgsnb import histograms
-from higgsnb.analyse import analyse
 from higgsnb.datasets import Chunk
-from higgsnb.selection import CHANNELS, QUANTITIES, Cut, Selection
-from higgsnb.tally import Tally
+from higgsnb.results import Tally, analyse, histograms
+from higgsnb.selection import Cut, Selection
+from higgsnb.selection.cuts import CHANNELS, QUANTITIES
 
 
 def dying(chunk: Chunk, selection: Selection, **options: Any) -> Tally:

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 
-from higgsnb.baskets import Columns, Preselected, four_leptons
+from higgsnb.events.fast.baskets import Columns, Preselected, four_leptons
 
 CODECS = {"ZLIB": 101, "LZ4": 404, "ZSTD": 505, "LZMA": 207, "none": 0}
 """ROOT's compression settings."""

@@ -10,7 +10,7 @@ import numpy as np
 import uproot
 
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.events import BRANCHES
+from higgsnb.events.schema import BRANCHES
 from higgsnb.selection import Leptons
 
 COUNTERS = {"muon_offsets": "Muon", "electron_offsets": "Electron"}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from higgsnb.addresses import Address
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import TransferError
 
 SIGNED = "https://me:pw@Host.example:8443/eos/a%20b.ROOT?authz=abc&n=1"

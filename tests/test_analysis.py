@@ -16,14 +16,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import histograms, kernel, luminosity, selection
-from higgsnb.analyse import analyse, sections_of
-from higgsnb.datasets import Campaign, Chunk, File, plan_chunks
-from higgsnb.events import FileInfo
-from higgsnb.result import Result
-from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
-from higgsnb.tally import Span, Table, Tally, empty_table, find_duplicates, merge
-from higgsnb.tally import pack as pack_record
+from higgsnb import selection
+from higgsnb import selection as selections
+from higgsnb.datasets import Campaign, Chunk, File, luminosity
+from higgsnb.datasets.chunks import plan_chunks
+from higgsnb.events.schema import FileInfo
+from higgsnb.results import Result, Tally, analyse, histograms
+from higgsnb.results.analysis import sections_of
+from higgsnb.results.tally import Span, Table, empty_table, find_duplicates, merge
+from higgsnb.results.tally import pack as pack_record
+from higgsnb.selection import Leptons
+from higgsnb.selection.cuts import CHANNELS, CUT_NAMES
 
 OPEN = selection.load("open2012")
 
@@ -112,7 +115,7 @@ def test_event_in_both_primary_datasets_is_counted_once_and_for_double_mu(
     leptons: Leptons, two_primary_datasets: Campaign
 ) -> None:
     found = result(two_primary_datasets, run(two_primary_datasets))
-    truth = kernel.select(leptons, OPEN)
+    truth = selections.select(leptons, OPEN)
     data = found.candidates.rows(found.candidates.dataset < 2)
     assert sorted(data.event.tolist()) == sorted(leptons.event[truth.event_index].tolist())
     mine = truth.event_index
@@ -123,12 +126,12 @@ def test_event_in_both_primary_datasets_is_counted_once_and_for_double_mu(
 
 def test_simulation_is_never_compared_with_data(two_primary_datasets: Campaign, leptons: Leptons) -> None:
     found = result(two_primary_datasets, run(two_primary_datasets))
-    assert found.yields["higgs"]["4e"].events == np.count_nonzero(kernel.select(leptons, OPEN).channel == 1)
+    assert found.yields["higgs"]["4e"].events == np.count_nonzero(selections.select(leptons, OPEN).channel == 1)
 
 
 def test_cutflow_counts_before_duplicates_and_unique_after(two_primary_datasets: Campaign, leptons: Leptons) -> None:
     found = result(two_primary_datasets, run(two_primary_datasets))
-    expected = kernel.select(events_of(leptons, 1000, 3000), OPEN).cutflow
+    expected = selections.select(events_of(leptons, 1000, 3000), OPEN).cutflow
     for channel, name in enumerate(CHANNELS):
         flow = dict(found.cutflow["e"][name])
         assert list(flow) == list(CUT_NAMES)
@@ -164,7 +167,7 @@ def test_same_event_twice_in_one_file_is_counted_once(leptons: Leptons, tmp_path
     one = campaign(dataset("mu", "data", write(tmp_path / "f.root", doubled), primary_dataset="DoubleMu"))
     tally = analyse(Chunk("mu", 0, 0, one.datasets[0].files[0], "outreach", "DoubleMu", True, 0, 6000, None), OPEN)
     found = Result(one, OPEN, tally, {(0, 0): FileInfo(6000, "TTree", 1, "u")})
-    assert len(found.candidates.event) == len(kernel.select(leptons, OPEN).channel)
+    assert len(found.candidates.event) == len(selections.select(leptons, OPEN).channel)
 
 
 def test_channels_of_aod2012_come_from_their_primary_datasets(two_primary_datasets: Campaign) -> None:
@@ -254,7 +257,7 @@ def test_golden_json_leaves_events_out_and_counts_them(leptons: Leptons, tmp_pat
     one = campaign(dataset("d", "data", write(tmp_path / "f.root", marked)), golden_json=str(tmp_path / "cert.json"))
     tally = analyse(Chunk("d", 0, 0, one.datasets[0].files[0], "outreach", None, True, 0, 3000, one.golden_json), OPEN)
     certified = (run_number == 200000) & (marked.luminosity_block != 11) & (marked.luminosity_block <= 40)
-    truth = kernel.select(leptons, OPEN).event_index
+    truth = selections.select(leptons, OPEN).event_index
     assert tally.rejected_by_golden_json == {0: np.count_nonzero(~certified)}
     assert tally.cutflow[0][0, 0] == np.count_nonzero(certified)
     assert tally.blocks[0].entry.tolist() == truth[certified[truth]].tolist()

@@ -18,12 +18,12 @@ from http_server import FileServer
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from higgsnb import baskets
-from higgsnb.baskets import BasketReader, Columns, Preselected
-from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.datasets.files.transfer import RemoteFile
 from higgsnb.errors import DamagedFileError
-from higgsnb.files import RemoteFile
-from higgsnb.preselected import open_preselected
+from higgsnb.events.fast import baskets
+from higgsnb.events.fast.baskets import BasketReader, Columns, Preselected
+from higgsnb.events.fast.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.events.fast.preselected import open_preselected
 
 DATA = Path(__file__).parent / "data"
 ROOT_FILES = ("embedded.root", "generated-offsets.root", "unaligned.root")
@@ -299,7 +299,7 @@ def test_truncated_file_never_gives_events(tmp_path: Path, codec: str) -> None:
 
 
 def baskets_source(path: Path) -> object:
-    from higgsnb.blocks import LocalBlocks
+    from higgsnb.events.fast.blocks import LocalBlocks
 
     return LocalBlocks(path)
 

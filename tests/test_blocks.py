@@ -12,8 +12,8 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb import blocks
-from higgsnb.blocks import UnexpectedFormError, coalesce, inflate
+from higgsnb.events.fast import blocks
+from higgsnb.events.fast.blocks import UnexpectedFormError, coalesce, inflate
 
 TEXT = b"".join(b"%d leptons " % (i * i) for i in range(9000))
 

@@ -22,7 +22,7 @@ from matplotlib.image import imread
 from outreach import events_of, write
 
 from higgsnb.__main__ import main
-from higgsnb.ledger import Ledger
+from higgsnb.engine import Ledger
 
 CAMPAIGN = """
 [campaign]
@@ -206,7 +206,7 @@ def test_log_level_shows_the_messages_of_the_package(
     folder: Path, tmp_path: Path, options: list[str], shown: bool
 ) -> None:
     result = invoke(*options, "run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--quiet")
-    assert ("INFO higgsnb.engine: 0 of 3 chunks are in the ledger" in result.stderr) == shown
+    assert ("INFO higgsnb.engine.loop: 0 of 3 chunks are in the ledger" in result.stderr) == shown
     assert logging.getLogger("higgsnb").handlers == []
 
 

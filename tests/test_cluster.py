@@ -23,12 +23,18 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
-from higgsnb import checks, cluster, cluster_preflight, k8s_orphans, k8s_preflight, k8s_spec, provenance, versions
+from higgsnb import provenance
 from higgsnb.__main__ import main
-from higgsnb.cluster_options import ClusterSpec
-from higgsnb.cluster_preflight import prepare
+from higgsnb.cluster import ClusterSpec, cluster
+from higgsnb.cluster import machine as checks
+from higgsnb.cluster import prepare as cluster_preflight
+from higgsnb.cluster.kubernetes import orphans
+from higgsnb.cluster.kubernetes import preflight as k8s_preflight
+from higgsnb.cluster.kubernetes import spec as k8s_spec
+from higgsnb.cluster.kubernetes.operated import OperatedCluster
+from higgsnb.cluster.prepare import prepare
+from higgsnb.engine import versions
 from higgsnb.errors import ApiError
-from higgsnb.k8s_operated import OperatedCluster
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
 psutil = pytest.importorskip("psutil", reason="needs psutil: pip install distributed")
@@ -533,7 +539,7 @@ def test_a_gateway_that_does_not_answer_is_named() -> None:
 
 
 def test_importing_the_module_is_light() -> None:
-    code = "import sys, higgsnb.cluster; print(*sorted({name.split('.')[0] for name in sys.modules}))"
+    code = "import sys, higgsnb.cluster.cluster; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"dask", "distributed", "kr8s", "httpx", "dask_kubernetes", "psutil"} & set(answer.stdout.split())
 
@@ -636,7 +642,7 @@ def test_one_cluster_that_cannot_be_removed_does_not_keep_the_others(operated: t
     operated.stuck.add("stuck")
     operated.refused.add("refused")
     with pytest.raises(ApiError) as failure:
-        k8s_orphans.remove([item for item in k8s_orphans.orphans() if item.name in names], seconds=1)
+        orphans.remove([item for item in orphans.orphans() if item.name in names], seconds=1)
     assert "refused: forbidden for a moment" in str(failure.value)
     assert "stuck still there 1 s after" in str(failure.value)
     assert set(operated.objects) == {"stuck", "refused"}
@@ -652,7 +658,7 @@ def test_a_cluster_in_use_is_not_offered_when_the_clock_was_set(
     )
     now = psutil.Process().create_time()
     monkeypatch.setattr(psutil.Process, "create_time", lambda _self: now + 3600)
-    assert [item.name for item in k8s_orphans.orphans()] == ["reused"]
+    assert [item.name for item in orphans.orphans()] == ["reused"]
 
 
 def test_clean_leaves_what_another_machine_may_be_using_unless_told_otherwise(operated: type[Operated]) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import higgsnb
-from higgsnb import compiled
+from higgsnb.selection import compiled
 
 PACKAGE = Path(higgsnb.__file__).parent
 

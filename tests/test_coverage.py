@@ -16,9 +16,10 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import engine, events, luminosity, plots, results, selection
-from higgsnb.datasets import Campaign, Chunk, File
-from higgsnb.result import LISTED_FAILURES, Failure, Result
+from higgsnb import engine, events, plots, results, selection
+from higgsnb.datasets import Campaign, Chunk, File, luminosity
+from higgsnb.results import Result
+from higgsnb.results.result import LISTED_FAILURES, Failure
 
 OPEN = selection.load("open2012")
 EVENTS = 2000

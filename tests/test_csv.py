@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from higgsnb import csv_events
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import SchemaError, UnreadableError
-from higgsnb.events import inspect, read_leptons
+from higgsnb.events import csv, inspect, read_leptons
 from higgsnb.selection import Leptons
 
 CELLS = {
@@ -144,4 +143,4 @@ def test_csv_that_changes_is_read_again(path: Path) -> None:
     assert read(path).run.tolist() == [194050]
     path.write_text(text_of({"Run": "7"}, {}))
     assert read(path).run.tolist() == [7, 194050]
-    assert set(csv_events.CSV_COLUMNS) == set(CELLS)
+    assert set(csv.CSV_COLUMNS) == set(CELLS)

@@ -15,10 +15,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from outreach import write as outreach_file
 
-from higgsnb import datasets, engine, files, parse, selection, toy
-from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb import datasets, engine, errors, selection
+from higgsnb import datasets as datasetss
+from higgsnb.datasets import Campaign, Dataset, File, chunks, parse
+from higgsnb.datasets.toy import pseudodata, writer
 from higgsnb.errors import CampaignError
-from higgsnb.events import FileInfo, inspect
+from higgsnb.events import inspect
+from higgsnb.events.schema import FileInfo
 
 GOOD = """
 [campaign]
@@ -133,8 +136,8 @@ def test_portal_checksums_refuse_the_two_altered_copies_only(
     for dataset in datasets.load("candidates").datasets:
         file = dataset.files[0]
         try:
-            source = files.locate(file.url, size=file.bytes, adler32=file.adler32)
-        except files.ChecksumError:
+            source = datasetss.locate(file.url, size=file.bytes, adler32=file.adler32)
+        except errors.ChecksumError:
             refused.append(dataset.name)
         else:
             assert source.verified
@@ -145,19 +148,21 @@ def test_portal_checksums_refuse_the_two_altered_copies_only(
 def test_toy_catalogue_is_what_the_generator_makes() -> None:
     campaign = datasets.load("toy")
     assert campaign.simulated
-    assert campaign.luminosity_fb == toy.LUMINOSITY_FB
-    made = [(one.name, one.process, one.primary_dataset, one.cross_section_pb, one.scale) for one in toy.DATASETS]
+    assert campaign.luminosity_fb == pseudodata.LUMINOSITY_FB
+    made = [
+        (one.name, one.process, one.primary_dataset, one.cross_section_pb, one.scale) for one in pseudodata.DATASETS
+    ]
     told = [(one.name, one.process, one.primary_dataset, one.cross_section_pb, one.scale) for one in campaign.datasets]
     assert told == made
-    assert [file.url for file in campaign.files] == [f"toy:{one.name}.root" for one in toy.DATASETS]
-    assert [one.events for one in campaign.datasets] == [one.events for one in toy.DATASETS]
+    assert [file.url for file in campaign.files] == [f"toy:{one.name}.root" for one in pseudodata.DATASETS]
+    assert [one.events for one in campaign.datasets] == [one.events for one in pseudodata.DATASETS]
 
 
 def test_toy_files_hold_the_events_that_the_catalogue_tells() -> None:
     for file in datasets.load("toy").files:
-        path = files.fetch(file.url)
+        path = datasetss.fetch(file.url)
         if file.events is not None:
-            assert toy.manifest(path.parent)["files"][path.stem]["events"] == file.events
+            assert writer.manifest(path.parent)["files"][path.stem]["events"] == file.events
 
 
 def test_campaign_name_may_hold_all_that_folders_can(write) -> None:  # type: ignore[no-untyped-def]
@@ -477,9 +482,9 @@ def opened(folder: Path, total: int, listed: str) -> Campaign:
     path.write_text(TWO_FILES.format(total=total, files=listed))
     campaign = datasets.load(path)
     infos = {(0, number): inspect(file, "outreach") for number, file in enumerate(campaign.files)}
-    for message in datasets.same_files(campaign, infos).values():
+    for message in chunks.same_files(campaign, infos).values():
         raise CampaignError(*message)
-    datasets.check_totals(campaign, {place: info.entries for place, info in infos.items()})
+    chunks.check_totals(campaign, {place: info.entries for place, info in infos.items()})
     return campaign
 
 
@@ -516,13 +521,13 @@ def test_catalogue_that_agrees_with_its_files_passes(three_files: Path) -> None:
     for listed in (f"{A}, {B}", UNTOLD):
         campaign = opened(three_files, 50, listed)
         assert (campaign.events, campaign.datasets[0].stated_events) == (50, 50)
-        datasets.check_totals(campaign, {(0, 0): 30})  # b.root could not be opened
+        chunks.check_totals(campaign, {(0, 0): 30})  # b.root could not be opened
 
 
 def test_file_that_could_not_be_opened_may_not_hide_that_there_are_too_many_events(three_files: Path) -> None:
     campaign = opened(three_files, 50, UNTOLD)
     with pytest.raises(CampaignError, match=r"50 events, its files have 51: a\.root \(51\), b\.root \(\?\)"):
-        datasets.check_totals(campaign, {(0, 0): 51})
+        chunks.check_totals(campaign, {(0, 0): 51})
 
 
 def test_same_file_under_two_addresses_is_counted_once_and_named(three_files: Path) -> None:
@@ -559,11 +564,11 @@ def test_files_that_were_made_alike_are_two() -> None:
     info = FileInfo(30, "TTree", 100, "one")
     campaign = campaign_of((30, 30))
     same = {(0, 0): info, (0, 1): info}
-    assert len(datasets.same_files(campaign, same)) == 1
+    assert len(chunks.same_files(campaign, same)) == 1
     for other in (replace(info, uuid="two"), replace(info, entries=31), replace(info, bytes=101)):
-        assert datasets.same_files(campaign, {**same, (0, 1): other}) == {}
+        assert chunks.same_files(campaign, {**same, (0, 1): other}) == {}
     rows = replace(info, uuid=None)  # a CSV file has none
-    assert datasets.same_files(campaign, {(0, 0): rows, (0, 1): rows}) == {}
+    assert chunks.same_files(campaign, {(0, 0): rows, (0, 1): rows}) == {}
 
 
 # --- digest
@@ -635,7 +640,7 @@ COUNTS = st.lists(st.lists(st.integers(0, 500), min_size=1, max_size=4).map(tupl
 def test_chunks_cover_each_file_once_up_to_the_fraction(
     counts: list[tuple[int, ...]], size: int, fraction: float
 ) -> None:
-    found = datasets.plan_chunks(campaign_of(*counts), {}, size, fraction)
+    found = chunks.plan_chunks(campaign_of(*counts), {}, size, fraction)
     covered = Counter(
         (chunk.dataset_index, chunk.file_index, entry) for chunk in found for entry in range(chunk.start, chunk.stop)
     )
@@ -655,7 +660,7 @@ def test_all_datasets_progress_in_step(counts: list[tuple[int, ...]], size: int)
     campaign = campaign_of(*counts)
     totals = [max(1, sum(of)) for of in counts]
     done = [0] * len(counts)
-    for chunk in datasets.plan_chunks(campaign, {}, size):
+    for chunk in chunks.plan_chunks(campaign, {}, size):
         done[chunk.dataset_index] += chunk.stop - chunk.start
         shares = [part / total for part, total in zip(done, totals, strict=True) if total > 1]
         largest = max(min(size, total) / total for total in totals)
@@ -666,12 +671,12 @@ def test_golden_json_goes_to_data_only() -> None:
     data = Dataset("d", "data", files=(File("/d", events=5),))
     simulation = Dataset("s", "zz", cross_section_pb=1.0, files=(File("/s", events=5),))
     both = replace(campaign_of(), datasets=(data, simulation), golden_json="/Cert.txt")
-    told = {chunk.dataset: chunk.golden_json for chunk in datasets.plan_chunks(both, {}, 100)}
+    told = {chunk.dataset: chunk.golden_json for chunk in chunks.plan_chunks(both, {}, 100)}
     assert told == {"d": "/Cert.txt", "s": None}
 
 
 def test_chunks_are_ordered_by_relative_position_by_hand() -> None:
-    found = datasets.plan_chunks(campaign_of((4, 4), (6,)), {}, 2)
+    found = chunks.plan_chunks(campaign_of((4, 4), (6,)), {}, 2)
     assert [(chunk.dataset, chunk.file_index, chunk.start, chunk.stop) for chunk in found] == [
         ("d0", 0, 0, 2),  # 0
         ("d1", 0, 0, 2),  # 0
@@ -686,35 +691,35 @@ def test_chunks_are_ordered_by_relative_position_by_hand() -> None:
 def test_a_larger_fraction_repeats_the_boundaries_of_a_smaller_one() -> None:
     campaign = campaign_of((1000, 333))
     whole, part = (
-        {(c.file_index, c.start, c.stop) for c in datasets.plan_chunks(campaign, {}, 100, f)} for f in (1.0, 0.5)
+        {(c.file_index, c.start, c.stop) for c in chunks.plan_chunks(campaign, {}, 100, f)} for f in (1.0, 0.5)
     )
     assert part - whole == {(1, 100, 166)}  # only the one that the fraction cuts short
 
 
 def test_counts_given_override_those_of_the_catalogue() -> None:
-    found = datasets.plan_chunks(campaign_of((10,)), {"/0/0": 3}, 100)
+    found = chunks.plan_chunks(campaign_of((10,)), {"/0/0": 3}, 100)
     assert [(chunk.start, chunk.stop) for chunk in found] == [(0, 3)]
 
 
 def test_empty_file_has_one_empty_chunk_so_that_it_is_opened() -> None:
-    found = datasets.plan_chunks(campaign_of((0, 5)), {}, 100)
+    found = chunks.plan_chunks(campaign_of((0, 5)), {}, 100)
     assert [(chunk.file_index, chunk.start, chunk.stop) for chunk in found] == [(0, 0, 0), (1, 0, 5)]
 
 
 def test_file_of_unknown_length_is_named() -> None:
     with pytest.raises(ValueError, match=r"number of entries of toy:Run2012_DoubleMu\.root is not known"):
-        datasets.plan_chunks(datasets.load("toy"), {}, 10_000)
+        chunks.plan_chunks(datasets.load("toy"), {}, 10_000)
 
 
 @pytest.mark.parametrize(("size", "fraction"), [(0, 1.0), (-1, 1.0), (10, 0.0), (10, 1.1), (10, float("nan"))])
 def test_chunk_size_and_fraction_out_of_range_are_refused(size: int, fraction: float) -> None:
     with pytest.raises(ValueError, match="must be"):
-        datasets.plan_chunks(campaign_of((10,)), {}, size, fraction)
+        chunks.plan_chunks(campaign_of((10,)), {}, size, fraction)
 
 
 def test_chunk_is_small_when_pickled_and_comes_back_equal() -> None:
     campaign = datasets.load("cms2012")
-    chunk = datasets.plan_chunks(campaign, {}, 1_000_000)[-1]
+    chunk = chunks.plan_chunks(campaign, {}, 1_000_000)[-1]
     assert pickle.loads(pickle.dumps(chunk)) == chunk  # noqa: S301
     assert len(pickle.dumps(chunk)) < 1000
     assert (chunk.schema, chunk.primary_dataset, chunk.is_data) == (
@@ -726,5 +731,5 @@ def test_chunk_is_small_when_pickled_and_comes_back_equal() -> None:
 
 def test_twenty_seven_thousand_files_make_a_quarter_million_chunks() -> None:
     campaign = campaign_of(*[(100,) * 13460] * 2)
-    found = datasets.plan_chunks(campaign, {}, 10)
+    found = chunks.plan_chunks(campaign, {}, 10)
     assert len(found) == 269_200

@@ -10,10 +10,11 @@ import pytest
 from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import engine, pairings, plots, results, selection
+from higgsnb import plots, results, selection
 from higgsnb.datasets import Campaign
-from higgsnb.result import Result
-from higgsnb.selection import Selection
+from higgsnb.engine import loop as engine
+from higgsnb.results import Result
+from higgsnb.selection import Selection, pairings
 
 OPEN = selection.load("open2012")
 

@@ -9,9 +9,10 @@ import pytest
 from click.testing import CliRunner
 from outreach import campaign
 
-from higgsnb import datasets, estimate
+from higgsnb import datasets
 from higgsnb.__main__ import main
 from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.engine import estimate
 
 PANEL = {"kind": "kubernetes", "workers": 4, "cores": 2, "idle_timeout": 900.0}
 

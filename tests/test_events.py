@@ -11,10 +11,11 @@ import uproot
 from generators import pack, random_leptons
 from outreach import branches, write
 
-from higgsnb import csv_events, events, preselected
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import SchemaError, UnreadableError
-from higgsnb.events import inspect, read_leptons
+from higgsnb.events import csv, inspect, read_leptons
+from higgsnb.events import schema as schema_
+from higgsnb.events.fast import preselected
 from higgsnb.selection import Leptons
 
 NANOAOD = {
@@ -117,7 +118,7 @@ def test_missing_branch_error_names_nearest(leptons: Leptons, tmp_path: Path) ->
 
 def test_branch_of_wrong_type_is_named(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "f.root") as file:
-        columns = {branch: np.zeros(3, np.int32) for branch in events.BRANCHES.values()}
+        columns = {branch: np.zeros(3, np.int32) for branch in schema_.BRANCHES.values()}
         file.mktree("Events", {name: column.dtype for name, column in columns.items()}).extend(columns)
     with pytest.raises(SchemaError, match=r"branch Muon_pt has type int32_t; expected float per lepton"):
         inspect(File(url=str(tmp_path / "f.root")), "outreach")
@@ -176,14 +177,14 @@ def test_file_that_does_not_exist_is_named(tmp_path: Path) -> None:
 
 
 def test_csv_without_a_column_names_the_nearest(tmp_path: Path) -> None:
-    names = [name.replace("eta2", "etaa2") for name in csv_events.CSV_COLUMNS]
+    names = [name.replace("eta2", "etaa2") for name in csv.CSV_COLUMNS]
     (tmp_path / "f.csv").write_text(",".join(names) + "\n")
     with pytest.raises(SchemaError, match=r"lacks the columns eta2\nFor eta2: Did you mean etaa2\?"):
         inspect(File(url=str(tmp_path / "f.csv")), "csv")
 
 
 def test_csv_line_that_is_no_numbers_is_named(tmp_path: Path) -> None:
-    (tmp_path / "f.csv").write_text(",".join(csv_events.CSV_COLUMNS) + "\n1,2,x\n")
+    (tmp_path / "f.csv").write_text(",".join(csv.CSV_COLUMNS) + "\n1,2,x\n")
     with pytest.raises(UnreadableError, match=r"f.csv, line 2: not a row of numbers"):
         inspect(File(url=str(tmp_path / "f.csv")), "csv")
 

@@ -16,9 +16,11 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import engine, executors, results, selection, tasks, versions
+from higgsnb import errors, results, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.result import Result
+from higgsnb.engine import executors, versions, worker
+from higgsnb.engine import loop as engine
+from higgsnb.results import Result
 
 OPEN = selection.load("open2012")
 
@@ -177,7 +179,7 @@ def test_worker_process_that_dies_while_idle_is_replaced() -> None:
 
 def test_call_that_ends_its_process_fails_and_the_next_one_gets_another_process() -> None:
     with executors.open_executor("processes", 1) as processes:
-        with pytest.raises(executors.WorkerLostError):
+        with pytest.raises(errors.WorkerLostError):
             processes.submit(os._exit, 1).result(timeout=60)
         assert processes.submit(os.getpid).result(timeout=60) != os.getpid()
 
@@ -186,7 +188,7 @@ def _pid(processes: Any) -> int | None:
     """The number of the process that takes the next call; None if that one proves to be dead."""
     try:
         return int(processes.submit(os.getpid).result())
-    except executors.WorkerLostError:
+    except errors.WorkerLostError:
         return None
 
 
@@ -261,9 +263,9 @@ def test_other_versions_are_named_with_both_numbers() -> None:
 
 
 def test_worker_with_other_code_refuses_the_work() -> None:
-    job = tasks.Job(OPEN, None, analyses.dying, None, {**versions.installed_versions(), "higgsnb": "another"})
+    job = worker.Job(OPEN, None, analyses.dying, None, {**versions.installed_versions(), "higgsnb": "another"})
     with pytest.raises(engine.VersionError, match=r"higgsnb another here and \S+ \(code"):
-        tasks.process_chunks((), job)
+        worker.process_chunks((), job)
 
 
 def described_campaign(n_files: int) -> Campaign:
@@ -282,7 +284,7 @@ def test_described_files_are_not_opened_beforehand(tmp_path: Path) -> None:
 
 def test_described_file_that_is_not_what_the_campaign_says_is_named(one: Campaign) -> None:
     path = Path(one.datasets[0].files[0].url)
-    from higgsnb.files import checksum
+    from higgsnb.datasets.files.cache import checksum
 
     files = (File(str(path), (), 901, path.stat().st_size, checksum(path)),)
     result = last(campaign(Dataset("mu", "data", "DoubleMu", files=files)))

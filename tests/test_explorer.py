@@ -13,11 +13,12 @@ from generators import random_leptons, without
 from outreach import campaign, dataset, events_of, write
 from traitlets import TraitError
 
-from higgsnb import engine, explorer, exploring, histograms, selection
+from higgsnb import engine, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
-from higgsnb.result import Result
-from higgsnb.selection import CHANNELS
+from higgsnb.results import Result, histograms
+from higgsnb.selection.cuts import CHANNELS
+from higgsnb.widgets import explorer, explorer_data
 
 OPEN = selection.load("open2012")
 SCRIPT = (explorer.STATIC / "explorer.js").read_text(encoding="utf-8")
@@ -124,7 +125,7 @@ def test_error_stays_until_it_is_mended_and_what_is_shown_belongs_together(
         for what in ("yields", "cutflow", "changes", "snippet", "summary", "base"):
             assert widget.view[what] == before[what]
     set_by_view(widget, bin=10, focus="sip_max", rest=1)
-    assert widget.distribution == exploring.n_minus_one(widget.sample, OPEN.replace(muon_pt_min=9.0), "sip_max")
+    assert widget.distribution == explorer_data.n_minus_one(widget.sample, OPEN.replace(muon_pt_min=9.0), "sip_max")
     set_by_view(widget, base="aod2012", cuts={**widget.cuts, "lepton_pt_subleading": 10.0}, asked=10)
     assert widget.view["error"] == ""
     assert (widget.view["base"], "load('aod2012')" in widget.view["snippet"]) == ("aod2012", True)
@@ -230,7 +231,7 @@ def test_list_follows_every_move(widget: explorer.CutExplorer) -> None:
     before = widget.listing
     for asked, chosen in enumerate((OPEN.replace(muon_pt_min=12), OPEN.replace(z1_mass_min=80), OPEN), start=1):
         set_by_view(widget, cuts=explorer._cuts(chosen), asked=asked)
-        fresh = exploring.candidates(widget.sample.select(chosen), "mass_4l", widget.bin)
+        fresh = explorer_data.candidates(widget.sample.select(chosen), "mass_4l", widget.bin)
         assert {name: widget.listing[name] for name in fresh} == fresh
         assert (widget.listing == before) == (chosen == OPEN)
 
@@ -255,7 +256,7 @@ def test_chosen_event_stays_the_same_row_while_cuts_move(widget: explorer.CutExp
 
 def test_event_is_drawn_anew_when_a_cut_pairs_its_leptons_otherwise(widget: explorer.CutExplorer) -> None:
     first, second = (
-        {tuple(row["place"]): row for n in range(37) for row in exploring.candidates(found, "mass_4l", n)["rows"]}
+        {tuple(row["place"]): row for n in range(37) for row in explorer_data.candidates(found, "mass_4l", n)["rows"]}
         for found in (widget.sample.select(OPEN), widget.sample.select(OPEN.replace(z1_mass_max=90.0), slot="other"))
     )
     place = next(place for place in first if place in second and first[place]["mass_z1"] > 90.0)
@@ -296,26 +297,26 @@ def test_interrupted_move_leaves_nothing_half_done(
         patch.setattr("higgsnb.sample.pairings.choose", interrupted)
         with pytest.raises(KeyboardInterrupt):
             widget.select(wanted)
-    fresh = exploring.candidates(widget.sample.select(wanted, slot="fresh"), "mass_4l", widget.bin + 1)
+    fresh = explorer_data.candidates(widget.sample.select(wanted, slot="fresh"), "mass_4l", widget.bin + 1)
     set_by_view(widget, bin=widget.bin + 1)
     assert {name: widget.listing[name] for name in fresh} == fresh
     set_by_view(widget, asked=widget.asked + 1)
-    expected = exploring.yields(widget.sample.select(wanted, slot="fresh"))
+    expected = explorer_data.yields(widget.sample.select(wanted, slot="fresh"))
     assert widget.view["yields"] == expected
-    fresh = exploring.candidates(widget.sample.select(wanted, slot="fresh"), "mass_4l", widget.bin)
+    fresh = explorer_data.candidates(widget.sample.select(wanted, slot="fresh"), "mass_4l", widget.bin)
     assert {name: widget.listing[name] for name in fresh} == fresh
 
 
 def test_outcome_in_hand_stays_as_it_is_while_sliders_move(widget: explorer.CutExplorer) -> None:
     widget.select("aod2012")
     found = widget.outcome
-    before = exploring.candidates(found, "mass_4l", fullest(widget))
+    before = explorer_data.candidates(found, "mass_4l", fullest(widget))
     widget.select("df103", muon_pt_min=12.0)
-    assert exploring.candidates(found, "mass_4l", before["bin"]) == before
+    assert explorer_data.candidates(found, "mass_4l", before["bin"]) == before
 
 
 def test_distributions_of_old_selections_are_forgotten(widget: explorer.CutExplorer) -> None:
-    cuts = [one.cut for one in exploring.CONTROLS]
+    cuts = [one.cut for one in explorer_data.CONTROLS]
     for number in range(60):
         moved = {"muon_pt_min": 5.0 + number % 7, "z1_mass_min": 40.0 + number}
         set_by_view(widget, cuts={**widget.cuts, **moved}, asked=number + 1)
@@ -346,7 +347,7 @@ def test_yields_without_each_cut_are_complete_in_the_end_and_right(
         assert asked < 30
     assert asked > 5
     for cut in ("muon_isolation_max", "z1_mass_max", "mass_4l_min"):
-        found = widget.sample.select(exploring.without(OPEN, cut, widget.sample.reach))
+        found = widget.sample.select(explorer_data.without(OPEN, cut, widget.sample.reach))
         assert widget.without["rows"][cut]["data"] == sum(found.counts[i][:, :39].sum() for i in (0, 1))
 
 
@@ -361,7 +362,7 @@ def test_kept_selection_is_compared_in_the_spectrum_that_is_shown(widget: explor
     for name in ("mass_z1", "mass_4l_wide", "mass_4l"):
         set_by_view(widget, variable=name)
         found = widget.sample.select(selection.load("aod2012"))
-        assert widget.view["kept"]["spectrum"] == exploring.spectrum(found, name)
+        assert widget.view["kept"]["spectrum"] == explorer_data.spectrum(found, name)
 
 
 @pytest.mark.parametrize("cut", ["dxy_max", "sip_max", "z1_mass_min"])

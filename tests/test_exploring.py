@@ -13,12 +13,14 @@ from generators import clean_zz_events, four_muons, pack, random_leptons, withou
 from hist.intervals import poisson_interval
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import datasets, engine, exploring, histograms, pairings, rules, selection, statistics
+from higgsnb import datasets, engine, selection, statistics
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
-from higgsnb.result import Result
-from higgsnb.sample import AXES, Outcome, Sample
-from higgsnb.selection import CHANNELS, Cut, Selection
+from higgsnb.results import Result, histograms
+from higgsnb.results.reselect import AXES, Outcome, Sample
+from higgsnb.selection import Cut, Selection, cuts, pairings, rules
+from higgsnb.selection.cuts import CHANNELS
+from higgsnb.widgets import explorer_data as exploring
 
 NAMES = ("open2012", "aod2012", "df103")
 OPEN = selection.load("open2012")
@@ -181,7 +183,7 @@ def test_interrupted_selection_leaves_nothing_half_done(
 def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
     one: Campaign, sample: Sample, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("higgsnb.sample.EVENTS_PER_TASK", 40)
+    monkeypatch.setattr("higgsnb.results.reselect.EVENTS_PER_TASK", 40)
     threads = Sample.load(sample.basis, reach=sample.reach, workers=2)
     grade, go_on, done, turn = pairings.flag_leptons, threading.Event(), threading.Event(), iter(range(1000))
 
@@ -208,7 +210,7 @@ def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
 
 
 def test_many_small_tasks_on_many_threads_give_the_same(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("higgsnb.sample.EVENTS_PER_TASK", 40)
+    monkeypatch.setattr("higgsnb.results.reselect.EVENTS_PER_TASK", 40)
     threads = Sample.load(sample.basis, reach=sample.reach, workers=5)
     for name in NAMES:
         chosen = selection.load(name).replace(muon_pt_min=8.0)
@@ -365,9 +367,9 @@ def test_unknown_control_names_the_known_ones() -> None:
 
 
 def test_every_number_of_a_selection_but_the_z_mass_has_a_control_in_whose_range_the_published_ones_are() -> None:
-    assert {one.cut for one in exploring.CONTROLS} == set(selection.NUMBERS) - {"z_mass", "integer_pairing"}
+    assert {one.cut for one in exploring.CONTROLS} == set(cuts.NUMBERS) - {"z_mass", "integer_pairing"}
     for one in exploring.CONTROLS:
-        assert one.unit == selection.unit_of(one.cut)
+        assert one.unit == cuts.unit_of(one.cut)
         for name in NAMES:
             assert one.low <= getattr(selection.load(name), one.cut) <= one.high
 

@@ -18,8 +18,11 @@ from pathlib import Path
 import pytest
 from http_server import Fault, FileServer
 
-from higgsnb import cache, files, http_source, request, retries, storage, toy
-from higgsnb.addresses import Address
+from higgsnb import datasets, storage
+from higgsnb.datasets import toy
+from higgsnb.datasets.files import addresses, cache, http, request, retries, sources, transfer
+from higgsnb.datasets.files import cache as cache_
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import ChecksumError, HiggsnbError, MissingFileError, OptionError, TransferError
 
 DATA = b"root" + random.Random(1).randbytes(200_000)
@@ -53,9 +56,9 @@ def names_in(folder: Path) -> list[str]:
 def test_local_file_is_used_in_place(tmp_path: Path) -> None:
     path = tmp_path / "a.root"
     path.write_bytes(DATA)
-    assert files.locate(str(path)) == files.Source(str(path), "local", False, len(DATA))
-    assert files.locate(path.as_uri(), size=len(DATA), adler32=SUM.upper()).verified
-    assert files.fetch(str(path)) == path
+    assert datasets.locate(str(path)) == sources.Source(str(path), "local", False, len(DATA))
+    assert datasets.locate(path.as_uri(), size=len(DATA), adler32=SUM.upper()).verified
+    assert datasets.fetch(str(path)) == path
 
 
 @pytest.mark.parametrize(
@@ -71,27 +74,27 @@ def test_local_file_of_other_size_or_checksum_is_refused(
     path = tmp_path / "a.root"
     path.write_bytes(DATA)
     with pytest.raises(ChecksumError, match=words) as caught:
-        files.locate(str(path), **expected)  # type: ignore[arg-type]
+        datasets.locate(str(path), **expected)  # type: ignore[arg-type]
     assert_one_line_and_hint(caught.value)
 
 
 def test_local_checksum_is_remembered_by_size_and_time_of_modification(tmp_path: Path) -> None:
     path = tmp_path / "a.root"
     path.write_bytes(DATA)
-    files.locate(str(path), adler32=SUM)
+    datasets.locate(str(path), adler32=SUM)
     state = path.stat()
     path.write_bytes(DATA[:-1] + b"?")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert files.locate(str(path), adler32=SUM).verified  # not read again: nothing but the content has changed
+    assert datasets.locate(str(path), adler32=SUM).verified  # not read again: nothing but the content has changed
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     with pytest.raises(ChecksumError, match=f"expected {SUM}"):
-        files.locate(str(path), adler32=SUM)
+        datasets.locate(str(path), adler32=SUM)
 
 
 def test_checksum_with_leading_zeros_is_eight_digits(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"a")
-    assert files.checksum(path) == "00620062"  # by hand: a = 1 + 97 = 0x62, b = 0x62
+    assert cache_.checksum(path) == "00620062"  # by hand: a = 1 + 97 = 0x62, b = 0x62
 
 
 def test_a_read_only_cache_costs_only_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,17 +102,17 @@ def test_a_read_only_cache_costs_only_the_memory(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "plain" / "cache"))
     path = tmp_path / "a.root"
     path.write_bytes(DATA)
-    assert files.locate(str(path), adler32=SUM).verified
+    assert datasets.locate(str(path), adler32=SUM).verified
 
 
 def test_missing_local_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=re.escape(str(tmp_path / "no.root"))):
-        files.locate(str(tmp_path / "no.root"))
+        datasets.locate(str(tmp_path / "no.root"))
 
 
 def test_a_folder_is_not_a_file(tmp_path: Path) -> None:
     with pytest.raises(TransferError, match="is a folder"):
-        files.locate(str(tmp_path))
+        datasets.locate(str(tmp_path))
 
 
 def special(folder: Path, kind: str) -> None:
@@ -129,21 +132,21 @@ def test_what_would_be_read_for_ever_is_refused(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path)
     special(tmp_path, kind)
     with pytest.raises(TransferError, match=f"is {kind}, not a file.*\nGive the path of one regular file"):
-        files.fetch(str(tmp_path / "a.root"))
+        datasets.fetch(str(tmp_path / "a.root"))
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     with pytest.raises(TransferError, match=f"is {kind}, not a file"):
-        files.locate("https://host.invalid/eos/a.root")
+        datasets.locate("https://host.invalid/eos/a.root")
 
 
 @pytest.mark.parametrize("url", ["ftp://host/a.root", "s3://bucket/a.root", "data:text/plain,a"])
 def test_other_schemes_are_refused(url: str) -> None:
     with pytest.raises(TransferError, match="is not supported\nUse a path, file:, http:"):
-        files.locate(url)
+        datasets.locate(url)
 
 
 def test_unknown_toy_file_names_the_known_ones() -> None:
     with pytest.raises(FileNotFoundError, match="ZZTo4mu"):
-        files.locate("toy:ZZTo4tau.root")
+        datasets.locate("toy:ZZTo4tau.root")
 
 
 @pytest.mark.parametrize("cache", ["plain", "plain/cache", "/proc/nope/cache", "/dev/null/cache"])
@@ -155,7 +158,7 @@ def test_toy_without_a_usable_cache_says_how_to_move_it(
     with pytest.raises(
         TransferError, match=r"the cache .* cannot be written: .+\nSet HIGGSNB_CACHE to a folder"
     ) as caught:
-        files.locate("toy:ZZTo4mu.root")
+        datasets.locate("toy:ZZTo4mu.root")
     assert "\n" not in caught.value.message
     assert "\n" not in caught.value.hint
 
@@ -168,7 +171,7 @@ def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.Monke
     with pytest.raises(
         TransferError, match="cannot be written: No space left on device\nFree some space, or set HIGGSNB"
     ):
-        files.locate("toy:ZZTo4mu.root")
+        datasets.locate("toy:ZZTo4mu.root")
 
 
 def test_cache_of_a_user_who_does_not_exist_is_a_folder_like_any_other(
@@ -185,14 +188,14 @@ def test_cache_of_a_user_who_does_not_exist_is_a_folder_like_any_other(
 def test_fetched_file_has_a_hash_as_name_and_is_fetched_once(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/folder/Secret name.root", DATA)
     seen: list[tuple[int, int | None]] = []
-    path = files.fetch(url, size=len(DATA), adler32=SUM, progress=lambda done, total: seen.append((done, total)))
+    path = datasets.fetch(url, size=len(DATA), adler32=SUM, progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == DATA
     assert seen[-1] == (len(DATA), len(DATA))
     assert names_in(own_cache) == [path.name]
     assert re.fullmatch(r"[0-9a-f]{64}\.root", path.name)
-    source = files.locate(url, size=len(DATA), adler32=SUM)
+    source = datasets.locate(url, size=len(DATA), adler32=SUM)
     assert (source.location, source.origin, source.verified) == (str(path), "cache", True)
-    assert not files.locate(url).verified
+    assert not datasets.locate(url).verified
     assert len(http_server.seen) == 1
 
 
@@ -213,7 +216,7 @@ TRANSIENT = {
 def test_transient_fault_is_survived(http_server: FileServer, fault: Fault) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", fault)
-    assert files.fetch(url, size=len(DATA), adler32=SUM).read_bytes() == DATA
+    assert datasets.fetch(url, size=len(DATA), adler32=SUM).read_bytes() == DATA
     assert len(http_server.seen) == 2
 
 
@@ -221,7 +224,7 @@ def test_silent_server_is_retried(http_server: FileServer, monkeypatch: pytest.M
     monkeypatch.setattr(retries, "TIMEOUT", 0.2)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(stall=True))
-    assert files.fetch(url).read_bytes() == DATA
+    assert datasets.fetch(url).read_bytes() == DATA
 
 
 def test_silent_server_is_given_up_before_its_tries_are_used(
@@ -231,14 +234,14 @@ def test_silent_server_is_given_up_before_its_tries_are_used(
     monkeypatch.setattr(retries, "TRIES_TIMEOUT", 0.08)
     http_server.fail("/a.root", Fault(stall=True, times=None))
     with pytest.raises(TransferError, match=r"no byte for 0.05 s, [1-5] tries"):
-        files.fetch(http_server.add("/a.root", DATA))
+        datasets.fetch(http_server.add("/a.root", DATA))
 
 
 def test_good_progress_starts_the_count_again(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "GOOD_PROGRESS", 10_000)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=10_000, times=12))
-    assert files.fetch(url).read_bytes() == DATA
+    assert datasets.fetch(url).read_bytes() == DATA
     assert len(http_server.seen) == 13
 
 
@@ -246,7 +249,7 @@ def test_tries_are_limited_and_the_reason_is_named(http_server: FileServer) -> N
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=503, times=None))
     with pytest.raises(TransferError, match=r"503 Service Unavailable, 6 tries\)\nThe server is busy") as caught:
-        files.fetch(url)
+        datasets.fetch(url)
     assert len(http_server.seen) == 6
     assert_one_line_and_hint(caught.value)
 
@@ -255,7 +258,7 @@ def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pyt
     monkeypatch.setattr(retries, "RETRY_AFTER_MAX", 0.01)
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=429, headers={"Retry-After": "86400"}))
-    assert files.fetch(url).read_bytes() == DATA
+    assert datasets.fetch(url).read_bytes() == DATA
 
 
 def test_backoff_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +277,7 @@ def test_two_hundred_files_with_a_third_of_the_requests_faulty_all_arrive(http_s
             fault = draw.choice(faults)
             http_server.fail(path, Fault(**{**vars(fault), "drop_after": fault.drop_after and 1000}))
     with ThreadPoolExecutor(4) as pool:
-        found = dict(zip(urls, pool.map(files.fetch, urls.values()), strict=True))
+        found = dict(zip(urls, pool.map(datasets.fetch, urls.values()), strict=True))
     assert all(found[path].read_bytes() == body for path, body in bodies.items())
     assert max(sum(seen.path == path for seen in http_server.seen) for path in urls) <= 6
     assert len(http_server.seen) > 250
@@ -286,7 +289,7 @@ def test_two_hundred_files_with_a_third_of_the_requests_faulty_all_arrive(http_s
 def test_dropped_body_is_resumed_where_it_stopped(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=100_000), Fault(drop_after=50_000))
-    assert files.fetch(url).read_bytes() == DATA
+    assert datasets.fetch(url).read_bytes() == DATA
     assert http_server.ranges_asked() == [None, "bytes=100000-", "bytes=150000-"]
     assert http_server.seen[1].headers["if-range"] == http_server_tag(http_server)
 
@@ -298,7 +301,7 @@ def http_server_tag(server: FileServer) -> str:
 def test_short_partial_answer_is_continued(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000), Fault(short=5000))
-    assert files.fetch(url).read_bytes() == DATA
+    assert datasets.fetch(url).read_bytes() == DATA
     assert http_server.ranges_asked() == [None, "bytes=1000-", "bytes=6000-"]
 
 
@@ -306,7 +309,7 @@ def test_server_without_ranges_is_read_from_the_start_again(http_server: FileSer
     http_server.ranges = False
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=100_000))
-    assert files.fetch(url, adler32=SUM).read_bytes() == DATA
+    assert datasets.fetch(url, adler32=SUM).read_bytes() == DATA
     assert http_server.ranges_asked() == [None, "bytes=100000-"]
 
 
@@ -314,7 +317,7 @@ def test_nothing_is_resumed_that_neither_checksum_nor_server_vouches_for(http_se
     http_server.etags = False
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=100_000))
-    assert files.fetch(url).read_bytes() == DATA
+    assert datasets.fetch(url).read_bytes() == DATA
     assert http_server.ranges_asked() == [None, None]
 
 
@@ -322,7 +325,7 @@ def interrupt(server: FileServer, url: str, **expected: object) -> None:
     """Leave a part of 1000 bytes behind, as a broken connection would."""
     server.fail("/a.root", Fault(drop_after=1000), Fault(status=503, times=5))
     with pytest.raises(TransferError):
-        files.fetch(url, **expected)  # type: ignore[arg-type]
+        datasets.fetch(url, **expected)  # type: ignore[arg-type]
     server.seen.clear()
 
 
@@ -330,7 +333,7 @@ def test_next_call_resumes_what_the_last_one_left(http_server: FileServer, own_c
     url = http_server.add("/a.root", DATA)
     interrupt(http_server, url)
     assert [name.partition(".")[2] for name in names_in(own_cache)] == ["root.part", "root.part.json"]
-    path = files.fetch(url)
+    path = datasets.fetch(url)
     assert path.read_bytes() == DATA
     assert http_server.ranges_asked() == ["bytes=1000-"]
     assert names_in(own_cache) == [path.name]
@@ -340,7 +343,7 @@ def test_complete_part_needs_no_request(http_server: FileServer, own_cache: Path
     url = http_server.add("/a.root", DATA)
     interrupt(http_server, url, size=len(DATA), adler32=SUM)
     next(own_cache.rglob("*.part")).write_bytes(DATA)
-    assert files.fetch(url, size=len(DATA), adler32=SUM).read_bytes() == DATA
+    assert datasets.fetch(url, size=len(DATA), adler32=SUM).read_bytes() == DATA
     assert http_server.seen == []
 
 
@@ -349,14 +352,14 @@ def test_file_that_changed_meanwhile_is_never_mixed(http_server: FileServer) -> 
     interrupt(http_server, url)
     newer = b"root" + bytes(200_000)
     http_server.add("/a.root", newer)
-    assert files.fetch(url).read_bytes() == newer
+    assert datasets.fetch(url).read_bytes() == newer
 
 
 def test_wrong_bytes_left_behind_are_thrown_away(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/a.root", DATA)
     interrupt(http_server, url, adler32=SUM)
     next(own_cache.rglob("*.part")).write_bytes(b"x" * 1500)
-    assert files.fetch(url, adler32=SUM).read_bytes() == DATA
+    assert datasets.fetch(url, adler32=SUM).read_bytes() == DATA
 
 
 # --- answers that are no file
@@ -394,7 +397,7 @@ def test_bad_answer_is_named_without_another_try(
     http_server.fail("/a.root", fault)
     url = http_server.base + "/a.root"
     with pytest.raises(kind, match=words) as caught:
-        files.fetch(url)
+        datasets.fetch(url)
     assert type(caught.value) is kind
     assert url in str(caught.value)
     assert_one_line_and_hint(caught.value)
@@ -404,13 +407,13 @@ def test_bad_answer_is_named_without_another_try(
 
 def test_root_file_announced_as_html_is_taken_for_what_it_is(http_server: FileServer) -> None:
     http_server.content_type = "text/html"
-    assert files.fetch(http_server.add("/a.root", DATA)).read_bytes() == DATA
+    assert datasets.fetch(http_server.add("/a.root", DATA)).read_bytes() == DATA
 
 
 def test_wrong_checksum_is_refused_after_a_second_look(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/a.root", DATA)
     with pytest.raises(ChecksumError, match=f"adler32 {SUM}, expected 00000001") as caught:
-        files.fetch(url, adler32="00000001")
+        datasets.fetch(url, adler32="00000001")
     assert_one_line_and_hint(caught.value)
     assert len(http_server.seen) == 2
     assert names_in(own_cache) == []
@@ -419,15 +422,15 @@ def test_wrong_checksum_is_refused_after_a_second_look(http_server: FileServer, 
 def test_truncated_file_is_refused_before_it_is_transferred(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     with pytest.raises(ChecksumError, match=f"offers {len(DATA)} bytes, expected {len(DATA) + 1}"):
-        files.fetch(url, size=len(DATA) + 1)
+        datasets.fetch(url, size=len(DATA) + 1)
     assert len(http_server.seen) == 1
 
 
 def test_damaged_copy_in_the_cache_is_replaced(http_server: FileServer, caplog: pytest.LogCaptureFixture) -> None:
     url = http_server.add("/a.root", DATA)
-    path = files.fetch(url, adler32=SUM)
+    path = datasets.fetch(url, adler32=SUM)
     path.write_bytes(DATA[:-1] + b"?")
-    assert files.fetch(url, adler32=SUM).read_bytes() == DATA
+    assert datasets.fetch(url, adler32=SUM).read_bytes() == DATA
     assert "damaged or outdated" in caplog.text
 
 
@@ -437,20 +440,20 @@ def test_unwritable_cache_says_how_to_move_it(
     (tmp_path / "plain").write_text("not a folder")
     monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "plain" / "cache"))
     with pytest.raises(TransferError, match="cannot be written: Not a directory\nSet HIGGSNB_CACHE"):
-        files.fetch(http_server.add("/a.root", DATA))
+        datasets.fetch(http_server.add("/a.root", DATA))
 
 
 @pytest.mark.parametrize("url", ["https:///a.root", "http://[::1/a.root", "http://host:x/a.root", "root:a.root"])
 def test_address_without_a_host_is_refused(url: str) -> None:
     with pytest.raises(TransferError, match="not a valid address\nUse https://host/path"):
-        files.fetch(url)
+        datasets.fetch(url)
 
 
 def test_dead_host_is_named(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.close()
     with pytest.raises(TransferError, match="Connection refused, 6 tries"):
-        files.fetch(url)
+        datasets.fetch(url)
 
 
 # --- redirects
@@ -468,7 +471,7 @@ def foreign(server: FileServer) -> str:
 
 def test_redirect_within_the_host_is_followed(http_server: FileServer) -> None:
     http_server.add("/a.root", DATA)
-    assert files.fetch(redirect(http_server, "/a.root")).read_bytes() == DATA
+    assert datasets.fetch(redirect(http_server, "/a.root")).read_bytes() == DATA
 
 
 def test_redirect_to_a_foreign_host_is_refused_before_it_is_asked(http_server: FileServer) -> None:
@@ -476,59 +479,51 @@ def test_redirect_to_a_foreign_host_is_refused_before_it_is_asked(http_server: F
     with pytest.raises(
         TransferError, match=r"redirected to host localhost, refused.*\n.*HIGGSNB_ALLOW_HOSTS=localhost"
     ):
-        files.fetch(url)
+        datasets.fetch(url)
     assert [seen.path for seen in http_server.seen] == ["/r.root"]
 
 
 def test_redirect_is_checked_at_every_step(http_server: FileServer) -> None:
     http_server.fail("/s.root", Fault(status=307, headers={"Location": foreign(http_server)}, times=None))
     with pytest.raises(TransferError, match="localhost, refused"):
-        files.fetch(redirect(http_server, "/s.root"))
+        datasets.fetch(redirect(http_server, "/s.root"))
     with pytest.raises(TransferError, match="localhost, refused"):
-        files.locate(redirect(http_server, "/s.root"))
+        datasets.locate(redirect(http_server, "/s.root"))
 
 
 def test_redirect_to_a_host_on_the_users_list_is_followed(
     http_server: FileServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HIGGSNB_ALLOW_HOSTS", "example.org, LOCALHOST")
-    assert files.fetch(redirect(http_server, foreign(http_server))).read_bytes() == DATA
+    assert datasets.fetch(redirect(http_server, foreign(http_server))).read_bytes() == DATA
 
 
 def test_redirect_to_the_host_of_an_alternative_is_followed(http_server: FileServer) -> None:
     url = redirect(http_server, foreign(http_server))
-    assert files.fetch(url, alternatives=["root://localhost//a.root"]).read_bytes() == DATA
+    assert datasets.fetch(url, alternatives=["root://localhost//a.root"]).read_bytes() == DATA
 
 
 def test_redirect_loop_ends(http_server: FileServer) -> None:
     with pytest.raises(TransferError, match="more than 10 redirects"):
-        files.fetch(redirect(http_server, "/r.root"))
+        datasets.fetch(redirect(http_server, "/r.root"))
 
 
 @pytest.mark.parametrize("target", ["http://host/a", "ftp://host/a", "file:///etc/passwd"])
 def test_redirect_from_https_to_less_is_refused(target: str) -> None:
     with pytest.raises(request.SourceError, match="refused"):
-        http_source._redirected(Address.of("https://host/b"), target, frozenset({"host"}))
+        http._redirected(Address.of("https://host/b"), target, frozenset({"host"}))
 
 
 def test_password_follows_a_redirect_only_on_its_own_host() -> None:
     hosts = frozenset({"host", "other"})
-    assert (
-        http_source._redirected(Address.of("https://me:pw@host/b"), "https://host/a", hosts).text
-        == "https://me:pw@host/a"
-    )
-    assert (
-        http_source._redirected(Address.of("https://me:pw@host/b"), "https://other/a", hosts).text == "https://other/a"
-    )
-    assert (
-        http_source._redirected(Address.of("https://me:pw@host/b"), "https://host:81/a", hosts).text
-        == "https://host:81/a"
-    )
+    assert http._redirected(Address.of("https://me:pw@host/b"), "https://host/a", hosts).text == "https://me:pw@host/a"
+    assert http._redirected(Address.of("https://me:pw@host/b"), "https://other/a", hosts).text == "https://other/a"
+    assert http._redirected(Address.of("https://me:pw@host/b"), "https://host:81/a", hosts).text == "https://host:81/a"
 
 
 def test_password_is_sent_as_a_header(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA).replace("://", "://me:p%40ss@")
-    files.fetch(url)
+    datasets.fetch(url)
     assert http_server.seen[0].headers["authorization"] == "Basic bWU6cEBzcw=="  # base64 of me:p@ss
 
 
@@ -537,7 +532,7 @@ def test_password_is_sent_as_a_header(http_server: FileServer) -> None:
 
 def test_fall_back_to_an_alternative_is_reported(http_server: FileServer, caplog: pytest.LogCaptureFixture) -> None:
     http_server.fail("/a.root", Fault(status=403))
-    source = files.locate(
+    source = datasets.locate(
         http_server.base + "/a.root",
         alternatives=[http_server.add("/b.root", DATA)],
         size=len(DATA),
@@ -551,12 +546,12 @@ def test_fall_back_to_an_alternative_is_reported(http_server: FileServer, caplog
 
 def test_all_places_tried_are_named(http_server: FileServer) -> None:
     with pytest.raises(FileNotFoundError, match=r"a\.root \(404 Not Found\); .*b\.root \(404 Not Found\)"):
-        files.fetch(http_server.base + "/a.root", alternatives=[http_server.base + "/b.root"])
+        datasets.fetch(http_server.base + "/a.root", alternatives=[http_server.base + "/b.root"])
 
 
 def test_missing_xrootd_is_named_with_its_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "XRootD", None)
-    for ask in (files.locate, files.fetch):
+    for ask in (datasets.locate, datasets.fetch):
         with pytest.raises(TransferError, match=r"needs the Python package xrootd.*\nRun pip install xrootd"):
             ask("root://eospublic.cern.ch//eos/a.root")
 
@@ -566,7 +561,7 @@ def test_file_missing_everywhere_but_where_xrootd_was_needed_is_missing(
 ) -> None:
     monkeypatch.setitem(sys.modules, "XRootD", None)
     with pytest.raises(FileNotFoundError, match=r"404 Not Found\); root://host//a.root \(needs the Python package"):
-        files.fetch(http_server.base + "/a.root", alternatives=["root://host//a.root"])
+        datasets.fetch(http_server.base + "/a.root", alternatives=["root://host//a.root"])
 
 
 STAND_IN = """
@@ -606,13 +601,13 @@ def xrootd(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_xrootd_brings_the_file_when_https_does_not(xrootd: Path, http_server: FileServer) -> None:
     (xrootd / "a.root").write_bytes(DATA)
-    source = files.locate(
+    source = datasets.locate(
         http_server.base + "/a.root", alternatives=["root://host//eos/a.root"], size=len(DATA), adler32=SUM
     )
     assert Path(source.location).read_bytes() == DATA
     assert "taken from root://host//eos/a.root" in source.note
     with pytest.raises(FileNotFoundError, match="no such file"):
-        files.fetch("root://host//eos/b.root")
+        datasets.fetch("root://host//eos/b.root")
 
 
 # --- mirror
@@ -626,9 +621,9 @@ def test_mirror_folder_stands_in_for_the_remote_host(
     path = tmp_path / "mirror" / place
     path.parent.mkdir(parents=True)
     path.write_bytes(DATA)
-    source = files.locate(http_server.add("/eos/opendata/a.root", b"rootother"), size=len(DATA), adler32=SUM)
+    source = datasets.locate(http_server.add("/eos/opendata/a.root", b"rootother"), size=len(DATA), adler32=SUM)
     assert (source.location, source.origin, source.verified) == (str(path), "mirror", True)
-    assert files.locate("root://host//eos/opendata/a.root").location == str(path)
+    assert datasets.locate("root://host//eos/opendata/a.root").location == str(path)
     assert http_server.seen == []
 
 
@@ -637,7 +632,7 @@ def test_mirror_without_the_file_names_both_places_and_asks_nobody_else(
 ) -> None:
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"/eos/a\.root \(no such file\); .*/a\.root \(no such") as caught:
-        files.locate(http_server.add("/eos/a.root", DATA))
+        datasets.locate(http_server.add("/eos/a.root", DATA))
     assert "unset HIGGSNB_MIRROR" in caught.value.hint
     assert http_server.seen == []
 
@@ -646,7 +641,7 @@ def test_checksums_hold_for_a_mirror(http_server: FileServer, tmp_path: Path, mo
     (tmp_path / "a.root").write_bytes(DATA)
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     with pytest.raises(ChecksumError, match=f"adler32 {SUM}, expected 00000001"):
-        files.locate(http_server.base + "/eos/a.root", adler32="00000001")
+        datasets.locate(http_server.base + "/eos/a.root", adler32="00000001")
 
 
 @pytest.mark.parametrize(
@@ -667,11 +662,11 @@ def test_mirror_that_can_be_none_is_refused_with_its_remedy(
 ) -> None:
     (tmp_path / "plain").write_bytes(DATA)
     monkeypatch.setenv("HIGGSNB_MIRROR", mirror.format(folder=tmp_path))
-    for ask in (files.locate, files.fetch):
+    for ask in (datasets.locate, datasets.fetch):
         with pytest.raises(TransferError, match=rf"^HIGGSNB_MIRROR = .*: {words}\nSet it to a folder") as caught:
             ask("https://host.invalid/eos/a.root")
         assert CANARY not in str(caught.value)
-    assert files.locate(str(tmp_path / "plain")).origin == "local"  # which needs no mirror
+    assert datasets.locate(str(tmp_path / "plain")).origin == "local"  # which needs no mirror
 
 
 @pytest.mark.parametrize("path", ["/../../secret.root", "/%2e%2e/secret.root", "/x/..%2f..%2fsecret.root"])
@@ -680,13 +675,13 @@ def test_mirror_folder_cannot_be_left(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "mirror" / "x").mkdir(parents=True)
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path / "mirror"))
     with pytest.raises(TransferError, match="no path that a mirror could hold"):
-        files.locate(f"http://host{path}")
+        datasets.locate(f"http://host{path}")
 
 
 def test_quoted_slash_does_not_make_a_mirrors_path_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tmp_path}/etc/passwd (no such")):
-        files.locate("http://host/%2Fetc/passwd")
+        datasets.locate("http://host/%2Fetc/passwd")
 
 
 @pytest.mark.parametrize("place", ["/m/eos/a b.root", "/m/a b.root"])
@@ -695,7 +690,7 @@ def test_mirror_address_stands_in_for_the_remote_host(
 ) -> None:
     http_server.add(place, DATA)
     monkeypatch.setenv("HIGGSNB_MIRROR", http_server.base + "/m/")
-    source = files.locate("https://host.invalid/eos/a%20b.root", size=len(DATA), adler32=SUM)
+    source = datasets.locate("https://host.invalid/eos/a%20b.root", size=len(DATA), adler32=SUM)
     assert Path(source.location).read_bytes() == DATA
     assert source.verified
     assert source.note == ""
@@ -708,8 +703,8 @@ def test_unverified_file_of_a_mirror_is_not_taken_for_the_original(
     http_server.add("/m/a.root", b"rootother")
     with monkeypatch.context() as patch:
         patch.setenv("HIGGSNB_MIRROR", http_server.base + "/m")
-        assert files.fetch(url).read_bytes() == b"rootother"
-    assert files.fetch(url).read_bytes() == DATA
+        assert datasets.fetch(url).read_bytes() == b"rootother"
+    assert datasets.fetch(url).read_bytes() == DATA
 
 
 # --- streaming
@@ -719,18 +714,18 @@ def test_large_file_is_streamed_after_one_byte(http_server: FileServer, monkeypa
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(status=503), Fault(reset=True))
-    source = files.locate(url, size=len(DATA), adler32=SUM)
-    assert source == files.Source(url, "remote", False, len(DATA))
+    source = datasets.locate(url, size=len(DATA), adler32=SUM)
+    assert source == sources.Source(url, "remote", False, len(DATA))
     assert http_server.ranges_asked() == 3 * ["bytes=0-0"]
-    assert files.fetch(url, size=len(DATA), adler32=SUM).read_bytes() == DATA
-    assert files.locate(url, size=len(DATA), adler32=SUM).origin == "cache"
+    assert datasets.fetch(url, size=len(DATA), adler32=SUM).read_bytes() == DATA
+    assert datasets.locate(url, size=len(DATA), adler32=SUM).origin == "cache"
 
 
 def test_small_files_and_tables_are_fetched(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert files.locate(http_server.add("/a.root", DATA)).origin == "cache"  # size unknown: asked for, small
+    assert datasets.locate(http_server.add("/a.root", DATA)).origin == "cache"  # size unknown: asked for, small
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "10")
-    assert files.locate(http_server.add("/a.csv", DATA)).origin == "cache"
-    assert files.locate(http_server.add("/b.root", DATA)).origin == "remote"
+    assert datasets.locate(http_server.add("/a.csv", DATA)).origin == "cache"
+    assert datasets.locate(http_server.add("/b.root", DATA)).origin == "remote"
 
 
 def test_large_file_on_a_server_without_ranges_is_fetched(
@@ -738,20 +733,20 @@ def test_large_file_on_a_server_without_ranges_is_fetched(
 ) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     http_server.ranges = False
-    assert files.locate(http_server.add("/a.root", DATA), size=len(DATA)).origin == "cache"
+    assert datasets.locate(http_server.add("/a.root", DATA), size=len(DATA)).origin == "cache"
 
 
 def test_large_file_of_another_size_is_refused(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     with pytest.raises(ChecksumError, match=f"offers {len(DATA)} bytes, expected 5000"):
-        files.locate(http_server.add("/a.root", DATA), size=5000)
+        datasets.locate(http_server.add("/a.root", DATA), size=5000)
 
 
 def test_page_in_place_of_a_large_file_is_named(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     http_server.content_type = "text/html"
     with pytest.raises(TransferError, match="HTML page"):
-        files.locate(http_server.add("/a.root", b"<html>" + DATA), size=len(DATA) + 6)
+        datasets.locate(http_server.add("/a.root", b"<html>" + DATA), size=len(DATA) + 6)
 
 
 def test_large_file_is_streamed_from_the_mirror_and_the_miss_is_no_fall_back(
@@ -760,7 +755,7 @@ def test_large_file_is_streamed_from_the_mirror_and_the_miss_is_no_fall_back(
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     monkeypatch.setenv("HIGGSNB_MIRROR", http_server.base)
     url = http_server.add("/a.root", DATA)
-    assert files.locate("https://host.invalid/eos/a.root") == files.Source(url, "mirror", False, len(DATA))
+    assert datasets.locate("https://host.invalid/eos/a.root") == sources.Source(url, "mirror", False, len(DATA))
 
 
 @pytest.mark.parametrize("text", ["1 GB", "-1", "1e9", "1.5", "²", "٣", "nan", 5000 * "9"])
@@ -769,22 +764,22 @@ def test_threshold_that_is_no_number_is_refused(monkeypatch: pytest.MonkeyPatch,
     with pytest.raises(
         OptionError, match=rf"STREAM_ABOVE must be a whole number of bytes, got '{text[:40]}'\nSet it to 1000"
     ):
-        files.locate("https://host.invalid/a.root", size=5)
+        datasets.locate("https://host.invalid/a.root", size=5)
 
 
 def test_empty_threshold_is_none(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "")
-    assert files.locate(http_server.add("/a.root", DATA), size=len(DATA)).origin == "cache"
+    assert datasets.locate(http_server.add("/a.root", DATA), size=len(DATA)).origin == "cache"
 
 
 def test_large_file_of_an_xrootd_server_is_streamed(xrootd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     (xrootd / "a.root").write_bytes(DATA)
     url = "root://host//eos/a.root"
-    assert files.locate(url) == files.Source(url, "remote", False, len(DATA))
-    assert files.RemoteFile(url, len(DATA)).pread(150_000, 1000) == DATA[150_000:151_000]
+    assert datasets.locate(url) == sources.Source(url, "remote", False, len(DATA))
+    assert transfer.RemoteFile(url, len(DATA)).pread(150_000, 1000) == DATA[150_000:151_000]
     with pytest.raises(ChecksumError, match=f"offers {len(DATA)} bytes, expected 5000"):
-        files.locate(url, size=5000)
+        datasets.locate(url, size=5000)
 
 
 # --- several at once
@@ -793,7 +788,7 @@ def test_large_file_of_an_xrootd_server_is_streamed(xrootd: Path, monkeypatch: p
 def test_threads_that_want_the_same_file_fetch_it_once(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
     with ThreadPoolExecutor(8) as pool:
-        paths = list(pool.map(lambda _: files.fetch(url, adler32=SUM), range(8)))
+        paths = list(pool.map(lambda _: datasets.fetch(url, adler32=SUM), range(8)))
     assert {path.read_bytes() for path in paths} == {DATA}
     assert len(http_server.seen) == 1
 
@@ -802,7 +797,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
     code = f"from higgsnb import files, retries; retries.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
-    root = str(Path(files.__file__).resolve().parents[1])
+    root = str(Path(sources.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
     running = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
@@ -823,7 +818,7 @@ def test_stuck_process_does_not_hold_up_others_for_ever(
     final = cache.path_in_cache(request.FileRequest.of(url))
     final.parent.mkdir(parents=True)
     with cache.claim(final):
-        assert files.fetch(url).read_bytes() == DATA
+        assert datasets.fetch(url).read_bytes() == DATA
     assert "makes no progress" in caplog.text
     assert names_in(final.parent) == [final.name]
 
@@ -836,7 +831,7 @@ def test_without_file_locks_every_download_has_a_name_of_its_own(
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
     with ThreadPoolExecutor(4) as pool:
-        assert {path.read_bytes() for path in pool.map(files.fetch, 4 * [url])} == {DATA}
+        assert {path.read_bytes() for path in pool.map(datasets.fetch, 4 * [url])} == {DATA}
     assert len(names_in(own_cache)) == 1
 
 
@@ -859,7 +854,7 @@ def test_without_file_locks_every_download_has_a_name_of_its_own(
     ],
 )
 def test_redact_hides_secrets_and_nothing_else(text: str, clean: str) -> None:
-    assert files.redact(text) == clean
+    assert addresses.redact(text) == clean
 
 
 SECRET_FAULTS = [(fault, kind) for fault, kind, _ in BAD.values()] + [
@@ -878,10 +873,10 @@ def test_secrets_never_appear_in_errors_logs_or_reprs(
     bad = f"{http_server.base}/a.root{secrets}".replace("://", f"://{CANARY}:{CANARY}@")
     good = http_server.add("/b.root", DATA) + secrets
     with pytest.raises(kind) as caught:
-        files.locate(bad, alternatives=[f"root://{CANARY}@host.invalid//c.root{secrets}"], size=len(DATA))
+        datasets.locate(bad, alternatives=[f"root://{CANARY}@host.invalid//c.root{secrets}"], size=len(DATA))
     http_server.faults.clear()
     http_server.fail("/a.root", fault)
-    source = files.locate(bad, alternatives=[good], size=len(DATA))
+    source = datasets.locate(bad, alternatives=[good], size=len(DATA))
     told = [
         *traceback.format_exception(caught.value),
         repr(caught.value),
@@ -895,5 +890,5 @@ def test_secrets_never_appear_in_errors_logs_or_reprs(
 
 def test_new_token_finds_the_same_file_in_the_cache(http_server: FileServer) -> None:
     url = http_server.add("/a.root", DATA)
-    assert files.fetch(f"{url}?n=1&authz=one") == files.fetch(f"{url}?n=1&authz=two")
-    assert files.fetch(f"{url}?n=2&authz=two") != files.fetch(f"{url}?n=1")
+    assert datasets.fetch(f"{url}?n=1&authz=one") == datasets.fetch(f"{url}?n=1&authz=two")
+    assert datasets.fetch(f"{url}?n=2&authz=two") != datasets.fetch(f"{url}?n=1")

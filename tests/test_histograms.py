@@ -9,8 +9,8 @@ import hist
 import numpy as np
 import pytest
 
-from higgsnb import histograms
-from higgsnb.histograms import AXES, Axis, Variables
+from higgsnb.results import histograms
+from higgsnb.results.histograms import AXES, Axis, Variables
 
 
 def variables(n: int, seed: int = 1) -> Variables:

@@ -8,21 +8,21 @@ from typing import Any
 
 import pytest
 
-from higgsnb import k8s_api, k8s_preflight, k8s_problems, k8s_spec
+from higgsnb.cluster.kubernetes import api, preflight, problems, spec
 
 
 def test_only_addresses_without_secrets_reach_the_pods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path))
     monkeypatch.setenv("HIGGSNB_ALLOW_HOSTS", "data.example.org")
-    found = k8s_spec.environment({"MINE": "1"})
+    found = spec.environment({"MINE": "1"})
     assert "HIGGSNB_MIRROR" not in found
     assert (found["HIGGSNB_ALLOW_HOSTS"], found["MINE"]) == ("data.example.org", "1")
     assert "distributed.http.scheduler.api" in json.loads(found["DASK_DISTRIBUTED__SCHEDULER__HTTP__ROUTES"])
     monkeypatch.setenv("HIGGSNB_MIRROR", "https://mirror.example.org/cms")
-    assert k8s_spec.environment({})["HIGGSNB_MIRROR"] == "https://mirror.example.org/cms"
+    assert spec.environment({})["HIGGSNB_MIRROR"] == "https://mirror.example.org/cms"
     monkeypatch.setenv("HIGGSNB_MIRROR", "https://me:canary@mirror.example.org/cms")
     with pytest.raises(ValueError, match=r"HIGGSNB_MIRROR = .* contains a secret") as failure:
-        k8s_spec.environment({})
+        spec.environment({})
     assert "canary" not in str(failure.value)
 
 
@@ -30,7 +30,7 @@ def test_users_whose_names_look_alike_have_different_labels(monkeypatch: pytest.
     labels = set()
     for name in ("jane@example.org", "jane-example.org", "jane.example.org", "a" * 200, "Ω"):
         monkeypatch.setenv("JUPYTERHUB_USER", name)
-        label = k8s_api.user_label()
+        label = api.user_label()
         assert len(label) <= 63
         assert label.replace("-", "").isalnum()
         labels.add(label)
@@ -59,8 +59,8 @@ FULL = "0/3 nodes are available: 3 Insufficient memory."
 
 def test_worker_that_ends_for_want_of_its_scheduler_is_not_the_problem() -> None:
     crashed = waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1, "reason": "Error"}})
-    assert k8s_problems.find_problem([pod("scheduler", phase="Running"), crashed], []) is None
-    assert k8s_problems.find_problem([pod("scheduler", phase="Running", conditions=READY), crashed], []) is not None
+    assert problems.find_problem([pod("scheduler", phase="Running"), crashed], []) is None
+    assert problems.find_problem([pod("scheduler", phase="Running", conditions=READY), crashed], []) is not None
 
 
 @pytest.mark.parametrize(
@@ -82,7 +82,7 @@ def test_worker_that_ends_for_want_of_its_scheduler_is_not_the_problem() -> None
     ],
 )
 def test_problem_of_a_pod_is_named_in_its_own_words(found: dict[str, Any], words: str) -> None:
-    told = k8s_problems.find_problem([pod("scheduler", phase="Running", conditions=READY), found], [])
+    told = problems.find_problem([pod("scheduler", phase="Running", conditions=READY), found], [])
     assert told is not None
     assert words in told.reason
     assert told.hint
@@ -91,17 +91,17 @@ def test_problem_of_a_pod_is_named_in_its_own_words(found: dict[str, Any], words
 def test_quota_and_admission_are_named_from_events() -> None:
     quota = {"reason": "FailedCreate", "message": "pods is forbidden: exceeded quota: team, used: pods=5"}
     policy = {"reason": "FailedCreate", "message": 'violates PodSecurity "restricted:latest"'}
-    assert "quota of the namespace is used up" in str(k8s_problems.find_problem([], [quota]))
-    assert "Kubernetes refuses the pods: violates PodSecurity" in str(k8s_problems.find_problem([], [policy]))
-    assert k8s_problems.find_problem([], [{"reason": "Killing", "message": "x"}]) is None
+    assert "quota of the namespace is used up" in str(problems.find_problem([], [quota]))
+    assert "Kubernetes refuses the pods: violates PodSecurity" in str(problems.find_problem([], [policy]))
+    assert problems.find_problem([], [{"reason": "Killing", "message": "x"}]) is None
 
 
 def test_a_healthy_or_starting_pod_is_not_a_problem() -> None:
-    assert k8s_problems.find_problem([pod(phase="Running"), waiting("ContainerCreating")], []) is None
+    assert problems.find_problem([pod(phase="Running"), waiting("ContainerCreating")], []) is None
 
 
 def test_secrets_and_walls_of_text_do_not_get_into_a_reason() -> None:
-    told = k8s_problems.find_problem([waiting("ErrImagePull", "https://me:canary@registry/v2 " + "x" * 5000)], [])
+    told = problems.find_problem([waiting("ErrImagePull", "https://me:canary@registry/v2 " + "x" * 5000)], [])
     assert told is not None
     assert "canary" not in told.reason
     assert len(told.reason) < 500
@@ -113,8 +113,8 @@ def test_a_quota_is_compared_with_what_is_needed() -> None:
         "used": {"pods": "3", "requests.cpu": "2500m"},
     }
     quota = {"metadata": {"name": "team"}, "status": status}
-    assert list(k8s_preflight.shortage(quota, {"pods": 3, "cpu": 1.5, "memory": 2**33})) == []
-    assert list(k8s_preflight.shortage(quota, {"pods": 8, "cpu": 1.6, "memory": 2**33 + 1})) == [
+    assert list(preflight.shortage(quota, {"pods": 3, "cpu": 1.5, "memory": 2**33})) == []
+    assert list(preflight.shortage(quota, {"pods": 8, "cpu": 1.6, "memory": 2**33 + 1})) == [
         "team: pods 10, used 3, needed 8",
         "team: requests.cpu 4, used 2500m, needed 1.6",
         "team: limits.memory 8Gi, used 0, needed 8.58993e+09",

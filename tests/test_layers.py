@@ -205,11 +205,11 @@ def test_imports_go_only_downwards(module: str) -> None:
     ("module", "source"),
     [
         ("files", "from higgsnb import datasets"),
-        ("selection", "def f():\n    from higgsnb.plots import save"),
+        ("selection", "def f():\n    from higgsnb.plots.spectrum import save"),
         ("histograms", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import analysis"),
         ("campaign", "from .luminosity import Mask"),
         ("files", "from higgsnb import toy"),
-        ("engine", "def f():\n    import higgsnb.toy"),
+        ("engine", "def f():\n    import higgsnb.datasets.toy"),
         ("toy", "from higgsnb import files"),
         ("cache", "from higgsnb import transfer"),
         ("plots", "import uproot.reading"),
@@ -230,7 +230,9 @@ def test_package_is_flat_and_no_module_has_a_vague_name() -> None:
     assert [path.name for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
 
 
-@pytest.mark.parametrize("module", ["higgsnb", "higgsnb.__main__", "higgsnb.datasets", "higgsnb.files"])
+@pytest.mark.parametrize(
+    "module", ["higgsnb", "higgsnb.__main__", "higgsnb.datasets", "higgsnb.datasets.files.sources"]
+)
 def test_import_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -17,13 +17,14 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import datasets, engine, ledger, plots, provenance, results, selection
-from higgsnb.analyse import analyse
-from higgsnb.datasets import Campaign, plan_chunks
+from higgsnb import datasets, plots, provenance, results, selection
+from higgsnb.datasets import Campaign
+from higgsnb.datasets.chunks import plan_chunks
+from higgsnb.engine import Ledger, ledger
+from higgsnb.engine import loop as engine
 from higgsnb.errors import LedgerError, NondeterminismError
-from higgsnb.ledger import Ledger
-from higgsnb.result import Result
-from higgsnb.tally import NUMBER, Record, Tally, merge, pack
+from higgsnb.results import Result, Tally, analyse
+from higgsnb.results.tally import NUMBER, Record, merge, pack
 
 OPEN = selection.load("open2012")
 

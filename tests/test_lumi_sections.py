@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb import luminosity
-from higgsnb.lumi_sections import DatasetSections, FileSections, lumi_accounting, lumi_catalogue, unfinished
-from higgsnb.luminosity import LumiList
-from higgsnb.tally import SHAPES, Span, Sum, Tally, join_spans, merge, pack
+from higgsnb.datasets import luminosity
+from higgsnb.datasets.luminosity import LumiList
+from higgsnb.results import Tally
+from higgsnb.results.lumi_sections import DatasetSections, FileSections, lumi_accounting, lumi_catalogue, unfinished
+from higgsnb.results.tally import SHAPES, Span, Sum, join_spans, merge, pack
 
 HEADER = "#run:fill,ls,time,beamstatus,E(GeV),delivered(/pb),recorded(/pb),avgpu,source\n"
 

@@ -14,9 +14,7 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb.errors import LumiDataError, LumiMaskError, MissingFileError
-from higgsnb.lumi_sections import LumiCatalogue
-from higgsnb.luminosity import (
+from higgsnb.datasets.luminosity import (
     SECTION_SECONDS,
     LumiList,
     LumiMask,
@@ -26,6 +24,8 @@ from higgsnb.luminosity import (
     pack,
     read_table,
 )
+from higgsnb.errors import LumiDataError, LumiMaskError, MissingFileError
+from higgsnb.results.lumi_sections import LumiCatalogue
 
 CERTIFIED = {
     "Cert_160404-180252_7TeV_ReRecoNov08_Collisions11_JSON.txt": (470, 160_526),

@@ -16,7 +16,7 @@ import nbformat
 import pytest
 from nbclient import NotebookClient
 
-from higgsnb import files
+from higgsnb import datasets
 
 pytestmark = pytest.mark.one_python
 
@@ -252,7 +252,7 @@ def like_2012(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A campaign of the form of the public data, small and on disk."""
     parts = [HEAD]
     for name, (file, lines) in OPEN_DATA.items():
-        location = files.locate(f"toy:{file}.root").location
+        location = datasets.locate(f"toy:{file}.root").location
         parts.append(f'[[dataset]]\nname = "{name}"\n{lines}\nfile = [{{ url = "{location}" }}]\n')
     path = tmp_path_factory.mktemp("like") / "like2012.toml"
     path.write_text("".join(parts), encoding="utf-8")

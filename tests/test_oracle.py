@@ -11,7 +11,8 @@ import oracle
 import pytest
 from generators import electron, four_muons, muon, one_event
 
-from higgsnb import selection as hs
+from higgsnb import selection
+from higgsnb.selection import cuts as hs
 
 
 def test_mass_of_two_back_to_back_leptons_is_the_sum_of_their_momenta() -> None:
@@ -41,19 +42,19 @@ def test_harder_comes_first_and_equals_stay() -> None:
 )
 def test_lepton_with_an_impossible_value_is_not_good(change: made.Changes) -> None:
     for lepton in (muon(30.0, 0.5, 0.5, 1), electron(30.0, 0.5, 0.5, 1)):
-        assert oracle.is_good(lepton, hs.load("open2012"))
-        assert not oracle.is_good(replace(lepton, **change), hs.load("open2012"))
+        assert oracle.is_good(lepton, selection.load("open2012"))
+        assert not oracle.is_good(replace(lepton, **change), selection.load("open2012"))
 
 
 def test_one_zero_error_leaves_the_significance_defined() -> None:
     lepton = muon(30.0, 0.5, 0.5, 1, dxy_error=0.0)
-    assert oracle.is_good(lepton, hs.load("open2012"))
-    assert not oracle.is_good(replace(lepton, dz_error=0.0), hs.load("open2012"))
+    assert oracle.is_good(lepton, selection.load("open2012"))
+    assert not oracle.is_good(replace(lepton, dz_error=0.0), selection.load("open2012"))
 
 
 def test_cutflow_counts_events_that_reached_each_stage() -> None:
     chunk = made.pack([four_muons(), four_muons({"isolation": 2.0}), []])
-    flow = oracle.cutflow(oracle.select(chunk, hs.load("open2012")))
+    flow = oracle.cutflow(oracle.select(chunk, selection.load("open2012")))
     assert flow[0] == [3, 2] + [1] * (len(oracle.STAGES) - 2)
     assert flow[1] == flow[2] == [3] + [0] * (len(oracle.STAGES) - 1)
 
@@ -64,7 +65,7 @@ def test_stages_are_the_cuts_of_the_package_but_the_last() -> None:
 
 def test_twin_reproduces_the_published_candidates(shared_data: Path) -> None:
     """The reading of the specification, held against publication without any code of the package's kernel."""
-    cuts, inside = hs.load("aod2012"), 0
+    cuts, inside = selection.load("aod2012"), 0
     for row in made.read_record5200(shared_data):
         (candidate,) = oracle.select(one_event(*row.leptons), cuts)[0].selected
         assert candidate.channel == row.channel

@@ -13,11 +13,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_baskets import DATA, READABLE, outcomes, read
 
-from higgsnb.baskets import Columns
-from higgsnb.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.errors import DamagedFileError
-from higgsnb.pages import PageReader
-from higgsnb.preselected import open_preselected
+from higgsnb.events.fast.baskets import Columns
+from higgsnb.events.fast.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.events.fast.pages import PageReader
+from higgsnb.events.fast.preselected import open_preselected
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

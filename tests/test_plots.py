@@ -23,10 +23,11 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 from scipy import integrate, stats
 
-from higgsnb import histograms, plots, selection
+from higgsnb import plots, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.result import Failure, Result
-from higgsnb.tally import Tally
+from higgsnb.plots import spectrum
+from higgsnb.results import Result, Tally, histograms
+from higgsnb.results.result import Failure
 
 EVENTS = 100_000  # in each file
 SAMPLES = {
@@ -146,25 +147,27 @@ CASES = {
 )
 def test_garwood_interval_agrees_with_the_published_table(count: int, low: float, high: float) -> None:
     # PDG, statistics review; Cousins, Hymes and Tucker, NIM A 612 (2010) 388: central 68.27 % intervals.
-    assert plots.garwood(count) == pytest.approx((low, high), abs=1.5e-3)
+    assert spectrum.garwood(count) == pytest.approx((low, high), abs=1.5e-3)
 
 
 def test_garwood_interval_is_that_of_hist_to_the_last_bit() -> None:
     counts = np.arange(1001)
-    np.testing.assert_array_equal(plots.garwood(counts), poisson_interval(counts, coverage=0.6827))
+    np.testing.assert_array_equal(spectrum.garwood(counts), poisson_interval(counts, coverage=0.6827))
 
 
 def test_garwood_limits_leave_the_same_probability_on_either_side() -> None:
     counts = np.arange(1, 200)
-    low, high = plots.garwood(counts, level=0.95)
+    low, high = spectrum.garwood(counts, level=0.95)
     np.testing.assert_allclose(stats.poisson.sf(counts - 1, low), 0.025)
     np.testing.assert_allclose(stats.poisson.cdf(counts, high), 0.025)
 
 
 def test_deviation_of_an_exact_expectation_is_the_poisson_probability() -> None:
-    assert plots.deviation([0], [3.0], [0.0])[0] == pytest.approx(stats.norm.ppf(math.exp(-3)))
-    assert plots.deviation([7], [2.0], [0.0])[0] == pytest.approx(stats.norm.isf(stats.poisson.sf(6, 2.0)))
-    assert plots.deviation([7], [2.0], [1e-7])[0] == pytest.approx(stats.norm.isf(stats.poisson.sf(6, 2.0)), rel=1e-5)
+    assert spectrum.deviation([0], [3.0], [0.0])[0] == pytest.approx(stats.norm.ppf(math.exp(-3)))
+    assert spectrum.deviation([7], [2.0], [0.0])[0] == pytest.approx(stats.norm.isf(stats.poisson.sf(6, 2.0)))
+    assert spectrum.deviation([7], [2.0], [1e-7])[0] == pytest.approx(
+        stats.norm.isf(stats.poisson.sf(6, 2.0)), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(("count", "mean", "error"), [(12, 5.0, 1.5), (1, 6.0, 2.0), (3, 0.4, 0.3)])
@@ -174,13 +177,13 @@ def test_deviation_averages_over_the_uncertain_expectation(count: int, mean: flo
     edge = count - 1 if count > mean else count
     probability, _ = integrate.quad(lambda m: tail(edge, m) * prior.pdf(m), 0, mean + 40 * error, limit=200)
     expected = math.copysign(stats.norm.isf(probability), count - mean)
-    assert plots.deviation([count], [mean], [error**2])[0] == pytest.approx(expected, rel=1e-6)
+    assert spectrum.deviation([count], [mean], [error**2])[0] == pytest.approx(expected, rel=1e-6)
 
 
 def test_deviation_is_zero_at_the_expectation_and_unknown_without_one() -> None:
-    assert plots.deviation([5, 0], [5.0, 0.05], [0.0, 0.0]) == pytest.approx([0.0, 0.0])
-    assert np.isnan(plots.deviation([2], [0.0], [0.0])).all()
-    assert np.isfinite(plots.deviation([10_000], [0.1], [0.0])).all()
+    assert spectrum.deviation([5, 0], [5.0, 0.05], [0.0, 0.0]) == pytest.approx([0.0, 0.0])
+    assert np.isnan(spectrum.deviation([2], [0.0], [0.0])).all()
+    assert np.isfinite(spectrum.deviation([10_000], [0.1], [0.0])).all()
 
 
 # --- What is drawn --------------------------------------------------------------------------------
@@ -226,7 +229,7 @@ def test_error_bars_are_garwood_intervals_and_empty_bins_have_none() -> None:
     figure = plots.mass_4l(result)
     (points,) = panel_of(figure).containers
     segments = np.array(points[2][0].get_segments())
-    low, high = plots.garwood(counts[counts > 0])
+    low, high = spectrum.garwood(counts[counts > 0])
     assert (counts == 0).any()
     np.testing.assert_allclose(segments[:, :, 1], np.stack([low, high], axis=1))
 
@@ -302,7 +305,7 @@ def test_files_of_unknown_length_are_counted_as_files() -> None:
     campaign = a_campaign("zz data")
     unknown = tuple(replace(d, files=(File(d.files[0].url),)) for d in campaign.datasets)
     result = Result(a_campaign("zz data", datasets=unknown), selection.load("open2012"))
-    assert "PARTIAL: 0 of 4 files" in plots.coverage_text(result)
+    assert "PARTIAL: 0 of 4 files" in spectrum.coverage_text(result)
 
 
 def test_prediction_that_lacks_a_sample_says_which() -> None:

@@ -9,10 +9,9 @@ from typing import Any
 
 import pytest
 
-from higgsnb import provider, providers, waiting
-from higgsnb.cluster_options import ClusterSpec
+from higgsnb.cluster import ClusterSpec, provider, providers, waiting
+from higgsnb.cluster.provider import Problem
 from higgsnb.errors import ClusterError
-from higgsnb.provider import Problem
 
 
 @pytest.mark.parametrize("end", ["timeout", "cancel", "Ctrl-C"])

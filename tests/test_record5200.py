@@ -15,11 +15,12 @@ import pytest
 from generators import NEAR_PAIR, PASSES, REAL_DROPPED, Outreach, Published, one_event, pack
 from outreach import campaign, dataset
 
-from higgsnb import datasets, engine, events, kernel
-from higgsnb import selection as hs
-from higgsnb.analyse import analyse
-from higgsnb.selection import Candidates, Cut, Leptons
-from higgsnb.tally import merge
+from higgsnb import datasets, engine, events, selection
+from higgsnb.results import analyse
+from higgsnb.results.tally import merge
+from higgsnb.selection import Cut, Leptons
+from higgsnb.selection import cuts as hs
+from higgsnb.selection.cuts import Candidates
 
 SELECTED = {"aod2012": 278, "open2012": 255, "df103": 277}
 CSV_FILES = [f"{channel}_{year}.csv" for year in (2011, 2012) for channel in ("2e2mu", "4e", "4mu")]
@@ -39,7 +40,7 @@ def leptons(published: list[Published]) -> Leptons:
 
 @pytest.fixture(scope="module")
 def found(leptons: Leptons) -> Candidates:
-    return kernel.select(leptons, hs.load("aod2012"))
+    return selection.select(leptons, selection.load("aod2012"))
 
 
 def test_record_holds_278_different_events_of_three_channels(published: list[Published]) -> None:
@@ -69,7 +70,7 @@ def test_102_candidates_lie_between_70_and_181_gev(published: list[Published], f
 def test_each_selection_keeps_what_it_should_of_the_278(
     name: str, published: list[Published], leptons: Leptons
 ) -> None:
-    kept = set(kernel.select(leptons, hs.load(name)).event_index.tolist())
+    kept = set(selection.select(leptons, selection.load(name)).event_index.tolist())
     assert len(kept) == SELECTED[name]
     assert {(row.run, row.event) for i, row in enumerate(published) if i not in kept} == REAL_DROPPED[name]
 
@@ -77,9 +78,9 @@ def test_each_selection_keeps_what_it_should_of_the_278(
 @pytest.mark.parametrize("integer", [True, False])
 @pytest.mark.parametrize("name", SELECTED)
 def test_kernel_equals_slow_twin_on_real_candidates(name: str, integer: bool, leptons: Leptons) -> None:
-    cuts = hs.load(name).replace(integer_pairing=integer and name == "df103")
+    cuts = selection.load(name).replace(integer_pairing=integer and name == "df103")
     outcomes = oracle.select(leptons, cuts)
-    found = kernel.select(leptons, cuts)
+    found = selection.select(leptons, cuts)
     expected = [(i, c) for i, outcome in enumerate(outcomes) for c in outcome.selected]
     assert found.event_index.tolist() == [i for i, _ in expected]
     assert found.lepton.tolist() == [[lepton.index for lepton in c.leptons] for _, c in expected]
@@ -114,9 +115,9 @@ def test_truncated_mass_loses_one_real_event(published: list[Published]) -> None
     """93.53 is stored as 93; 93.51, nearer to 91.2, is not nearer than 93."""
     (row,) = [row for row in published if (row.run, row.event) == (199703, 137316968)]
     event = one_event(*row.leptons)
-    cuts = hs.load("df103")
-    assert len(kernel.select(event, cuts.replace(integer_pairing=True)).channel) == 0
-    right = kernel.select(event, cuts.replace(integer_pairing=False))
+    cuts = selection.load("df103")
+    assert len(selection.select(event, cuts.replace(integer_pairing=True)).channel) == 0
+    right = selection.select(event, cuts.replace(integer_pairing=False))
     assert right.mass_z1[0] == pytest.approx(row.mass_z1, abs=0.02)
     assert right.mass_z2[0] == pytest.approx(50.90, abs=0.02)
 
@@ -127,11 +128,11 @@ def test_truncated_mass_loses_one_real_event(published: list[Published]) -> None
 @pytest.mark.parametrize("name", SELECTED)
 @pytest.mark.parametrize("decoy", made.decoys(), ids=lambda decoy: f"{decoy.channel}-{decoy.name}")
 def test_decoy_fails_the_cut_it_is_made_for(decoy: made.Decoy, name: str) -> None:
-    chunk, cuts = one_event(*decoy.leptons), hs.load(name)
+    chunk, cuts = one_event(*decoy.leptons), selection.load(name)
     reached = getattr(decoy, name)
     (outcome,) = oracle.select(chunk, cuts)
     assert oracle.STAGES[outcome.furthest[decoy.channel]] == reached
-    found = kernel.select(chunk, cuts)
+    found = selection.select(chunk, cuts)
     passed = found.cutflow[hs.CHANNELS.index(decoy.channel), : Cut.UNIQUE].sum()
     assert hs.CUT_NAMES[passed - 1] == reached
     assert [hs.CHANNELS[c] for c in found.channel] == ([decoy.channel] if reached == PASSES else [])
@@ -142,8 +143,8 @@ def test_decoy_fails_the_cut_it_is_made_for(decoy: made.Decoy, name: str) -> Non
     "decoy", [d for d in made.decoys() if d.relaxed], ids=lambda decoy: f"{decoy.channel}-{decoy.name}"
 )
 def test_decoy_fails_that_cut_only(decoy: made.Decoy, name: str) -> None:
-    relaxed = hs.load(name).replace(**(decoy.relaxed or {}))
-    assert [hs.CHANNELS[c] for c in kernel.select(one_event(*decoy.leptons), relaxed).channel] == [decoy.channel]
+    relaxed = selection.load(name).replace(**(decoy.relaxed or {}))
+    assert [hs.CHANNELS[c] for c in selection.select(one_event(*decoy.leptons), relaxed).channel] == [decoy.channel]
 
 
 # Through files
@@ -170,7 +171,7 @@ def chunk_of(path: Path, schema: str, start: int, stop: int, primary_dataset: st
 
 
 def selected(chunk: Leptons, name: str, primary_dataset: str | None) -> set[tuple[int, int, int, str]]:
-    found = kernel.select(chunk, hs.load(name), primary_dataset)
+    found = selection.select(chunk, selection.load(name), primary_dataset)
     return {
         (int(chunk.run[i]), int(chunk.luminosity_block[i]), int(chunk.event[i]), hs.CHANNELS[c])
         for i, c in zip(found.event_index, found.channel, strict=True)
@@ -185,7 +186,7 @@ def test_events_hidden_among_decoys_are_found(name: str, primary_dataset: str, o
     ids, made_up = zip(*outreach.events[primary_dataset], strict=True)
     chunk, expected = pack(made_up, ids), outreach.expected_in(primary_dataset, name)
     assert selected(chunk, name, given) == expected
-    outcomes = oracle.select(chunk, hs.load(name), given)
+    outcomes = oracle.select(chunk, selection.load(name), given)
     assert {(*ids[i], c.channel) for i, outcome in enumerate(outcomes) for c in outcome.selected} == expected
 
 
@@ -232,7 +233,7 @@ def test_analysis_of_the_record_counts_278(shared_data: Path) -> None:
         path = shared_data / "record5200" / file
         n_rows = len(path.read_text().splitlines()) - 1
         chunk = replace(chunk_of(path, "csv", 0, n_rows), file_index=number)
-        tallies.append(analyse(chunk, hs.load("aod2012")))
+        tallies.append(analyse(chunk, selection.load("aod2012")))
     total = merge(tallies)
     assert total.cutflow[0][:, Cut.BEST_CANDIDATE].tolist() == [113, 48, 117]
     masses = np.concatenate([block.mass_4l for block in total.blocks])
@@ -249,7 +250,7 @@ def test_run_over_both_primary_datasets_keeps_exactly_the_expected_events_once(o
             for primary_dataset in primary_datasets
         )
     )
-    *_, result = engine.run(one, hs.load(name), chunk_events=100)
+    *_, result = engine.run(one, selection.load(name), chunk_events=100)
     rows = result.candidates
     kept = list(zip(rows.run.tolist(), rows.luminosity_block.tolist(), rows.event.tolist(), rows.channel, strict=True))
     expected = outreach.expected[name]

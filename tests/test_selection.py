@@ -18,9 +18,10 @@ from generators import EVENTS, TRACKLESS, electron, four_muons, muon, one_event,
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from higgsnb import kernel
-from higgsnb import selection as hs
-from higgsnb.selection import Candidates, Cut, Leptons, Selection
+from higgsnb import errors, selection
+from higgsnb.selection import Cut, Leptons, Selection
+from higgsnb.selection import cuts as hs
+from higgsnb.selection.cuts import Candidates
 
 N_EVENTS = 24_000
 CHECKED = settings(
@@ -31,11 +32,11 @@ CHECKED = settings(
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
 SELECTIONS: dict[str, Selection] = {
-    "open2012": hs.load("open2012"),
-    "aod2012": hs.load("aod2012"),
-    "df103": hs.load("df103").replace(integer_pairing=False),
-    "df103 integer": hs.load("df103").replace(integer_pairing=True),
-    "open2012 changed": hs.load("open2012").replace(
+    "open2012": selection.load("open2012"),
+    "aod2012": selection.load("aod2012"),
+    "df103": selection.load("df103").replace(integer_pairing=False),
+    "df103 integer": selection.load("df103").replace(integer_pairing=True),
+    "open2012 changed": selection.load("open2012").replace(
         muon_pt_min=8.0,
         muon_eta_max=2.0,
         electron_pt_min=5.0,
@@ -56,10 +57,10 @@ SELECTIONS: dict[str, Selection] = {
         dilepton_mass_min=10.0,
         mass_4l_min=110.0,
     ),
-    "aod2012 changed": hs.load("aod2012").replace(
+    "aod2012 changed": selection.load("aod2012").replace(
         z_mass=60.0, dilepton_mass_min=12.0, mass_4l_min=0.0, lepton_pt_leading=30.0, sip_max=3.0
     ),
-    "df103 changed": hs.load("df103").replace(
+    "df103 changed": selection.load("df103").replace(
         z_mass=80.0, delta_r_min=0.5, mass_4l_min=150.0, lepton_pt_subleading=18.0, muon_pt_min=12.0, z2_mass_min=4.0
     ),
 }
@@ -114,12 +115,12 @@ def expected_masses(outcomes: list[oracle.Outcome]) -> npt.NDArray[np.float64]:
 
 
 def selected_channels(event: Leptons, cuts: Selection) -> list[str]:
-    return [hs.CHANNELS[channel] for channel in kernel.select(event, cuts).channel]
+    return [hs.CHANNELS[channel] for channel in selection.select(event, cuts).channel]
 
 
 def furthest(event: Leptons, cuts: Selection, channel: str) -> str:
     """Name of the last cut that a chunk of one event has passed; the kernel agrees with its twin."""
-    passed = kernel.select(event, cuts).cutflow[hs.CHANNELS.index(channel), : Cut.UNIQUE]
+    passed = selection.select(event, cuts).cutflow[hs.CHANNELS.index(channel), : Cut.UNIQUE]
     (outcome,) = oracle.select(event, cuts)
     assert int(passed.sum()) - 1 == outcome.furthest[channel]
     return oracle.STAGES[int(passed.sum()) - 1]
@@ -130,7 +131,7 @@ def furthest(event: Leptons, cuts: Selection, channel: str) -> str:
 
 def assert_same(chunk: Leptons, cuts: Selection, primary_dataset: str | None = None) -> Candidates:
     """Kernel and twin agree on events, channels, leptons, masses and cutflow; return what the kernel found."""
-    found, outcomes = kernel.select(chunk, cuts, primary_dataset), oracle.select(chunk, cuts, primary_dataset)
+    found, outcomes = selection.select(chunk, cuts, primary_dataset), oracle.select(chunk, cuts, primary_dataset)
     assert rows(found) == expected_rows(outcomes)
     np.testing.assert_allclose(masses(found), expected_masses(outcomes), rtol=1e-9)
     assert found.cutflow[:, : Cut.UNIQUE].tolist() == oracle.cutflow(outcomes)
@@ -158,14 +159,14 @@ def test_each_event_reaches_the_same_cut_in_kernel_and_twin(name: str, events: l
     for event in events[:2000]:
         chunk = one_event(*event)
         (outcome,) = oracle.select(chunk, cuts)
-        reached = kernel.select(chunk, cuts).cutflow[:, : Cut.UNIQUE].sum(axis=1) - 1
+        reached = selection.select(chunk, cuts).cutflow[:, : Cut.UNIQUE].sum(axis=1) - 1
         assert reached.tolist() == [outcome.furthest.get(channel, -1) for channel in oracle.CHANNELS]
 
 
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_random_events_exercise_every_cut(name: str, leptons: Leptons) -> None:
     cuts = SELECTIONS[name]
-    flow = kernel.select(leptons, cuts).cutflow.sum(axis=0)
+    flow = selection.select(leptons, cuts).cutflow.sum(axis=0)
     lost = {oracle.STAGES[i] for i in range(1, len(oracle.STAGES)) if flow[i] < flow[i - 1]}
     absent = {
         "delta r": cuts.delta_r_min == 0,
@@ -189,7 +190,7 @@ def test_kernel_equals_slow_twin_on_any_two_z(event: made.Drawn, name: str) -> N
 
 
 def test_unusable_leptons_are_counted_by_quantity(leptons: Leptons) -> None:
-    found = kernel.select(leptons, SELECTIONS["open2012"]).invalid_values
+    found = selection.select(leptons, SELECTIONS["open2012"]).invalid_values
     expected = oracle.unusable(leptons)
     for row, flavour in enumerate((oracle.MUON, oracle.ELECTRON)):
         assert dict(zip(hs.QUANTITIES, found[row].tolist(), strict=True)) == {
@@ -199,7 +200,7 @@ def test_unusable_leptons_are_counted_by_quantity(leptons: Leptons) -> None:
 
 @pytest.mark.parametrize("name", SELECTIONS)
 def test_chunk_without_events_gives_no_candidates(name: str) -> None:
-    found = kernel.select(pack([]), SELECTIONS[name])
+    found = selection.select(pack([]), SELECTIONS[name])
     assert len(found.event_index) == 0
     assert found.lepton.shape == (0, 4)
     assert not found.cutflow.any()
@@ -209,7 +210,7 @@ def test_chunk_without_events_gives_no_candidates(name: str) -> None:
 def test_two_halves_of_a_chunk_add_up_to_the_whole(name: str, events: list[made.Drawn]) -> None:
     cuts = SELECTIONS[name]
     whole, first, second = (
-        kernel.select(pack(part), cuts) for part in (events[:4000], events[:1700], events[1700:4000])
+        selection.select(pack(part), cuts) for part in (events[:4000], events[:1700], events[1700:4000])
     )
     np.testing.assert_array_equal(whole.cutflow, first.cutflow + second.cutflow)
     np.testing.assert_array_equal(whole.event_index, np.concatenate([first.event_index, second.event_index + 1700]))
@@ -233,7 +234,7 @@ def changed(events: list[made.Drawn], **functions: Callable[[Any], Any]) -> list
 def assert_same_choice(before: list[made.Drawn], after: list[made.Drawn], cuts: Selection, rtol: float) -> None:
     """The same events, channels, leptons (by their pT, which none of the changes touches), and masses."""
     chunks = pack(before), pack(after)
-    found = [kernel.select(chunk, cuts) for chunk in chunks]
+    found = [selection.select(chunk, cuts) for chunk in chunks]
     assert by_pt(chunks[0], found[0]) == by_pt(chunks[1], found[1])
     np.testing.assert_allclose(masses(found[0]), masses(found[1]), rtol=rtol)
 
@@ -378,14 +379,14 @@ def test_impact_significance_of_exactly_four_fails(name: str, channel: str) -> N
 )
 def test_windows_are_open(lower: str, upper: str | None, quantity: str, name: str, channel: str) -> None:
     event, cuts = one_event(*EVENTS[channel]()), SELECTIONS[name]
-    found = kernel.select(event, cuts)
+    found = selection.select(event, cuts)
     value = float(getattr(found, quantity)[0])
     key = rows(found)[0]
-    assert key not in rows(kernel.select(event, cuts.replace(**{lower: value})))
-    assert key in rows(kernel.select(event, cuts.replace(**{lower: math.nextafter(value, 0.0)})))
+    assert key not in rows(selection.select(event, cuts.replace(**{lower: value})))
+    assert key in rows(selection.select(event, cuts.replace(**{lower: math.nextafter(value, 0.0)})))
     if upper is not None:
-        assert key not in rows(kernel.select(event, cuts.replace(**{upper: value})))
-        assert key in rows(kernel.select(event, cuts.replace(**{upper: math.nextafter(value, math.inf)})))
+        assert key not in rows(selection.select(event, cuts.replace(**{upper: value})))
+        assert key in rows(selection.select(event, cuts.replace(**{upper: math.nextafter(value, math.inf)})))
 
 
 @pytest.mark.parametrize(
@@ -615,7 +616,7 @@ def test_equal_pt_is_decided_by_stored_order_in_aod2012() -> None:
 def test_primary_datasets_give_their_channels(primary_dataset: str | None, channels: list[str]) -> None:
     events = pack([make() for make in EVENTS.values()])
     for name in SHIPPED:
-        found = [hs.CHANNELS[c] for c in kernel.select(events, SELECTIONS[name], primary_dataset).channel]
+        found = [hs.CHANNELS[c] for c in selection.select(events, SELECTIONS[name], primary_dataset).channel]
         assert Counter(found) == Counter(list(EVENTS) if name == "open2012" else channels)
 
 
@@ -655,30 +656,32 @@ def test_csv_schema_selects_by_kinematics_alone(name: str) -> None:
     ],
 )
 def test_cut_that_makes_no_sense_is_refused(changes: dict[str, Any]) -> None:
-    with pytest.raises(hs.SelectionError, match=next(iter(changes))):
-        hs.load("open2012").replace(**changes)
+    with pytest.raises(errors.SelectionError, match=next(iter(changes))):
+        selection.load("open2012").replace(**changes)
 
 
 def test_whole_numbers_and_numpy_numbers_are_the_same_cut() -> None:
-    digests = {hs.load("open2012").replace(muon_pt_min=value).digest for value in (7, 7.0, np.float32(7), np.int64(7))}
+    digests = {
+        selection.load("open2012").replace(muon_pt_min=value).digest for value in (7, 7.0, np.float32(7), np.int64(7))
+    }
     assert len(digests) == 1
 
 
 @pytest.mark.parametrize("text", ["base = ['a']", "base = 'run1'", "muon_ptmin = 3", "= 3", "muon_pt_min = 'a'"])
 def test_selection_file_that_makes_no_sense_names_the_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(hs.SelectionError, match="mine"):
-        hs.load(tmp_path / "mine.toml")
+    with pytest.raises(errors.SelectionError, match="mine"):
+        selection.load(tmp_path / "mine.toml")
 
 
 def test_selection_file_changes_its_base(tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text('base = "aod2012"\nmuon_pt_min = 9\n')
-    assert hs.load(tmp_path / "mine.toml").digest == hs.load("aod2012").replace(muon_pt_min=9).digest
+    assert selection.load(tmp_path / "mine.toml").digest == selection.load("aod2012").replace(muon_pt_min=9).digest
 
 
 def test_integer_pairing_never_makes_a_z_of_two_equal_charges() -> None:
     event = one_event(
         *(muon(200, 0, phi, charge) for phi, charge in ((0, 1), (0.4, 1), (3.1, -1), (3.5 - 2 * math.pi, -1)))
     )
-    assert len(kernel.select(event, hs.load("df103")).channel) == 0
-    assert oracle.select(event, hs.load("df103"))[0].selected == []
+    assert len(selection.select(event, selection.load("df103")).channel) == 0
+    assert oracle.select(event, selection.load("df103"))[0].selected == []

@@ -8,11 +8,10 @@ import numpy as np
 import pytest
 
 import higgsnb as hn
-from higgsnb import histograms
 from higgsnb.errors import OptionError
-from higgsnb.result import Result
-from higgsnb.selection import CHANNELS
-from higgsnb.spectrum import Spectrum, normalise, stack_order
+from higgsnb.results import Result, Spectrum, histograms
+from higgsnb.results.spectrum import normalise, stack_order
+from higgsnb.selection.cuts import CHANNELS
 
 
 @pytest.fixture(scope="module")

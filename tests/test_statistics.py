@@ -11,12 +11,13 @@ import pytest
 from outreach import campaign, dataset
 from scipy import optimize, stats
 
-from higgsnb import histograms, selection, statistics
+from higgsnb import selection, statistics
 from higgsnb.datasets import Campaign
-from higgsnb.events import FileInfo
-from higgsnb.result import Failure, Result
+from higgsnb.events.schema import FileInfo
+from higgsnb.results import Result, Tally, histograms
+from higgsnb.results.result import Failure
 from higgsnb.statistics import Model
-from higgsnb.tally import Tally
+from higgsnb.statistics import fit as fit_
 
 EDGES = histograms.axis("mass_4l").edges
 N_SIMULATED = 1000
@@ -168,7 +169,7 @@ def test_asimov_significance_with_uncertainty_is_the_profile_likelihood_of_two_c
 
 def test_asimov_significance_is_the_median_of_repeated_experiments() -> None:
     s, b = 40.0, 100.0
-    draws = statistics.generator("median").poisson(s + b, 4000)
+    draws = fit_.generator("median").poisson(s + b, 4000)
     median = np.median([statistics.significance(statistics.poisson_p_value(n, b)) for n in draws])
     assert statistics.asimov_significance(s, b) == pytest.approx(median, abs=0.1)
 
@@ -520,7 +521,7 @@ def test_model_joins_bins_without_losing_events_and_without_looking_at_the_data(
     assert made.signal.sum() == pytest.approx(3.0)
     assert made.backgrounds["zz"].sum() == pytest.approx(0.04 * 1110)
     assert made.background_variances["zz"].sum() == pytest.approx(0.04**2 * 1110)
-    assert (made.backgrounds["zz"] / 0.04 > statistics.LEAST_SIMULATED - 0.5).all()
+    assert (made.backgrounds["zz"] / 0.04 > fit_.LEAST_SIMULATED - 0.5).all()
     assert [low for _, low, _ in made.bins[1:]] == [high for _, _, high in made.bins[:-1]]
     thinned = result_of(excess.campaign, {"higgs": [124.5] * 300, "zz": list(np.linspace(70.5, 180.5, 1110))})
     assert statistics.model(thinned).bins == made.bins
@@ -547,10 +548,10 @@ def test_fit_of_a_result_finds_the_strength_that_was_put_in(mixed: Campaign) -> 
 
 
 def test_random_numbers_belong_to_purpose_and_number_and_to_nothing_else() -> None:
-    numbers = [statistics.generator("a", i).integers(2**62, size=2000) for i in range(3)]
-    again = statistics.generator("a", 1).integers(2**62, size=2000)
+    numbers = [fit_.generator("a", i).integers(2**62, size=2000) for i in range(3)]
+    again = fit_.generator("a", 1).integers(2**62, size=2000)
     assert np.array_equal(numbers[1], again)
-    assert len(np.unique(np.concatenate([*numbers, statistics.generator("b", 1).integers(2**62, size=2000)]))) == 8000
+    assert len(np.unique(np.concatenate([*numbers, fit_.generator("b", 1).integers(2**62, size=2000)]))) == 8000
 
 
 def test_toys_are_the_same_however_many_are_made() -> None:
@@ -576,7 +577,7 @@ def test_errors_cover_the_truth_as_often_as_they_should_and_pulls_are_normal() -
     truth = 1.0
     pulls = []
     for number in range(n):
-        draws = statistics.generator("coverage", number).poisson(mean.expectation(truth, np.empty(0))[0])
+        draws = fit_.generator("coverage", number).poisson(mean.expectation(truth, np.empty(0))[0])
         fit = statistics.fit_signal_strength(mean.with_observed(draws), scan_points=2)
         error = fit.error_low if fit.signal_strength > truth else fit.error_high
         pulls.append((fit.signal_strength - truth) / error)

@@ -13,7 +13,7 @@ import uproot
 from numpy.typing import NDArray
 from scipy import stats
 
-from higgsnb import toy, toy_collisions, toy_detector, toy_physics, toy_pseudodata, toy_writer
+from higgsnb.datasets.toy import collisions, detector, physics, pseudodata, writer
 from higgsnb.errors import UnreadableError
 
 Array = NDArray[Any]
@@ -47,13 +47,13 @@ def flat_columns(path: Path) -> dict[str, Array]:
 @pytest.fixture(scope="module")
 def campaign(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The default campaign."""
-    return toy.make(tmp_path_factory.mktemp("toy"))
+    return writer.make(tmp_path_factory.mktemp("toy"))
 
 
 @pytest.fixture(scope="module")
 def columns(campaign: Path) -> dict[str, dict[str, Array]]:
     """Every file of the default campaign, read with plain uproot."""
-    return {one.name: flat_columns(campaign / f"{one.name}.root") for one in toy.DATASETS}
+    return {one.name: flat_columns(campaign / f"{one.name}.root") for one in pseudodata.DATASETS}
 
 
 # --- a slow twin of the selection aod2012, from its text alone
@@ -131,7 +131,7 @@ def selected(columns: dict[str, dict[str, Array]]) -> dict[str, dict[str, Array]
 
 def expected(selected: dict[str, dict[str, Array]], name: str, low: float, high: float) -> dict[str, float]:
     """Expected events by channel between two masses at the campaign's luminosity."""
-    dataset = next(one for one in toy.DATASETS if one.name == name)
+    dataset = next(one for one in pseudodata.DATASETS if one.name == name)
     assert dataset.events is not None
     assert dataset.cross_section_pb is not None
     weight = dataset.cross_section_pb * dataset.scale * 11580.0 / dataset.events
@@ -142,22 +142,22 @@ def expected(selected: dict[str, dict[str, Array]], name: str, low: float, high:
 # --- files
 
 
-@pytest.mark.parametrize("name", [one.name for one in toy.DATASETS])
+@pytest.mark.parametrize("name", [one.name for one in pseudodata.DATASETS])
 def test_schema_is_the_outreach_one_exactly(campaign: Path, name: str) -> None:
     with uproot.open(campaign / f"{name}.root") as file:
         tree = file["Events"]
         assert list(tree.typenames().items()) == list(SCHEMA.items())
         assert len(SCHEMA) == 32
         assert "simulated" in tree.title
-        assert tree.num_entries == toy.manifest(campaign)["files"][name]["events"]
+        assert tree.num_entries == writer.manifest(campaign)["files"][name]["events"]
 
 
 def test_manifest_says_simulated_and_describes_every_file(campaign: Path) -> None:
     manifest = json.loads((campaign / "manifest.json").read_text())
     assert manifest["simulated"] is True
-    assert manifest["parameters"]["seed"] == toy.DEFAULT_SEED == 125
-    assert set(manifest["files"]) == {one.name for one in toy.DATASETS}
-    for one in toy.DATASETS:
+    assert manifest["parameters"]["seed"] == writer.DEFAULT_SEED == 125
+    assert set(manifest["files"]) == {one.name for one in pseudodata.DATASETS}
+    for one in pseudodata.DATASETS:
         entry = manifest["files"][one.name]
         assert entry["bytes"] == (campaign / f"{one.name}.root").stat().st_size
         assert one.events in (None, entry["events"])
@@ -175,44 +175,42 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_same_seed_gives_same_bytes_at_another_time_with_any_number_of_threads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first = contents(toy.make(tmp_path / "a", events=4000, workers=2))
+    first = contents(writer.make(tmp_path / "a", events=4000, workers=2))
     clock = iter(range(1, 1_000_000))
     monkeypatch.setattr(uproot._util, "datetime_to_code", lambda _: next(clock))  # uproot's only clock
-    assert contents(toy.make(tmp_path / "b", events=4000, workers=1)) == first
+    assert contents(writer.make(tmp_path / "b", events=4000, workers=1)) == first
     assert next(clock) > 100, "the other clock was not used: the test proves nothing"
-    assert contents(toy.make(tmp_path / "c", events=4000, workers=5)) == first
+    assert contents(writer.make(tmp_path / "c", events=4000, workers=5)) == first
 
 
 def test_other_seed_gives_other_collisions(tmp_path: Path) -> None:
-    masses = [flat_columns(toy.make(tmp_path / str(s), seed=s, events=1000) / "ZZTo4mu.root") for s in (1, 2)]
+    masses = [flat_columns(writer.make(tmp_path / str(s), seed=s, events=1000) / "ZZTo4mu.root") for s in (1, 2)]
     assert not np.array_equal(masses[0]["Muon_pt"][:50], masses[1]["Muon_pt"][:50])
 
 
 def test_blocks_do_not_depend_on_how_many_follow() -> None:
-    zz = toy.DATASETS[1]
-    short, long = (
-        next(toy_pseudodata.simulation_blocks(zz, n, 3)) for n in (toy_physics.BLOCK, 2 * toy_physics.BLOCK + 5)
-    )
+    zz = pseudodata.DATASETS[1]
+    short, long = (next(pseudodata.simulation_blocks(zz, n, 3)) for n in (physics.BLOCK, 2 * physics.BLOCK + 5))
     assert all(np.array_equal(short[name], long[name]) for name in short)
 
 
 def test_event_count_scales_simulation_and_leaves_four_lepton_data(tmp_path: Path) -> None:
-    half = toy.manifest(toy.make(tmp_path, events=toy.DEFAULT_EVENTS // 2))["files"]
-    assert all(half[one.name]["events"] == one.events / 2 for one in toy.DATASETS if one.events)
-    sizes = [sum(len(block["event"]) for block, _ in toy_pseudodata.data_blocks(n, 7)) for n in (100, 20_100)]
+    half = writer.manifest(writer.make(tmp_path, events=writer.DEFAULT_EVENTS // 2))["files"]
+    assert all(half[one.name]["events"] == one.events / 2 for one in pseudodata.DATASETS if one.events)
+    sizes = [sum(len(block["event"]) for block, _ in pseudodata.data_blocks(n, 7)) for n in (100, 20_100)]
     assert sizes[1] - sizes[0] == 20_000
 
 
 def test_event_count_below_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="events = 0: must be at least 1"):
-        toy.make(tmp_path / "none", events=0)
+        writer.make(tmp_path / "none", events=0)
     assert not (tmp_path / "none").exists()
 
 
 def test_command_line_writes_the_campaign(tmp_path: Path) -> None:
-    assert toy_writer.main([str(tmp_path), "--events", "900", "--seed", "4"]) == 0
-    assert toy.manifest(tmp_path)["parameters"] == {
-        "version": toy_writer.VERSION, "seed": 4, "events": 900, "luminosity_fb": 11.58,
+    assert writer.main([str(tmp_path), "--events", "900", "--seed", "4"]) == 0
+    assert writer.manifest(tmp_path)["parameters"] == {
+        "version": writer.VERSION, "seed": 4, "events": 900, "luminosity_fb": 11.58,
     }  # fmt: skip
 
 
@@ -220,31 +218,31 @@ def test_timestamps_of_something_else_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "x.root"
     path.write_bytes(b"PK\x03\x04" + bytes(100))
     with pytest.raises(UnreadableError, match=r"x\.root: not a ROOT file"):
-        toy_writer.fix_timestamps(path)
+        writer.fix_timestamps(path)
 
 
 def test_ensure_makes_once_and_repairs_only_what_is_damaged(tmp_path: Path) -> None:
-    path = toy.ensure("ZZTo4e", tmp_path)
+    path = writer.ensure("ZZTo4e", tmp_path)
     made, times = contents(tmp_path), {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()}
-    assert toy.ensure("ZZTo4e", tmp_path) == path
+    assert writer.ensure("ZZTo4e", tmp_path) == path
     assert {one.name: one.stat().st_mtime_ns for one in tmp_path.iterdir()} == times
     damaged = bytearray(made[path.name])
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
-    assert toy.ensure("ZZTo4e", tmp_path).read_bytes() == made[path.name]
+    assert writer.ensure("ZZTo4e", tmp_path).read_bytes() == made[path.name]
     assert contents(tmp_path) == made
     untouched = {one.name for one in tmp_path.iterdir() if one.stat().st_mtime_ns == times[one.name]}
-    assert untouched == {f"{one.name}.root" for one in toy.DATASETS} - {path.name}
+    assert untouched == {f"{one.name}.root" for one in pseudodata.DATASETS} - {path.name}
 
 
 def test_ensure_replaces_a_campaign_of_other_parameters(campaign: Path, tmp_path: Path) -> None:
-    toy.make(tmp_path, seed=9, events=1000)
-    assert toy.ensure("ZZTo4mu", tmp_path).read_bytes() == (campaign / "ZZTo4mu.root").read_bytes()
+    writer.make(tmp_path, seed=9, events=1000)
+    assert writer.ensure("ZZTo4mu", tmp_path).read_bytes() == (campaign / "ZZTo4mu.root").read_bytes()
 
 
 def test_ensure_of_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="no dataset 'ZZTo4tau'; it has SMHiggsToZZTo4L, ZZTo4mu"):
-        toy.ensure("ZZTo4tau", tmp_path)
+        writer.ensure("ZZTo4tau", tmp_path)
 
 
 # --- the detector's columns
@@ -276,17 +274,17 @@ def test_leptons_are_in_acceptance_and_sorted_by_momentum(columns: dict[str, dic
 
 def test_shortened_values_are_within_half_a_unit_and_keep_the_sentinel() -> None:
     values = np.random.default_rng(1).lognormal(0, 4, 5000).astype(np.float32)
-    assert np.abs(toy_detector._shorten(values, 11) / values.astype(float) - 1).max() <= 2**-12
-    assert toy_detector._shorten(np.array([-999.0, 0.0]), 11).tolist() == [-999.0, 0.0]
+    assert np.abs(detector._shorten(values, 11) / values.astype(float) - 1).max() <= 2**-12
+    assert detector._shorten(np.array([-999.0, 0.0]), 11).tolist() == [-999.0, 0.0]
 
 
 def test_prompt_leptons_pass_and_non_prompt_ones_mostly_fail() -> None:
     rng = np.random.default_rng(5)
-    flavour = np.full(40_000, toy_collisions.ELECTRON)
+    flavour = np.full(40_000, collisions.ELECTRON)
     rates = []
-    for origin in (toy_collisions.PROMPT, toy_collisions.HEAVY, toy_collisions.LIGHT):
-        lepton = toy_collisions._nonprompt(rng, flavour, floor=10.0, slope=10.0)
-        found = toy_detector.detect(rng, lepton._replace(origin=np.full(40_000, origin)))
+    for origin in (collisions.PROMPT, collisions.HEAVY, collisions.LIGHT):
+        lepton = collisions._nonprompt(rng, flavour, floor=10.0, slope=10.0)
+        found = detector.detect(rng, lepton._replace(origin=np.full(40_000, origin)))
         sip = np.hypot(found["Electron_dxy"], found["Electron_dz"])
         sip /= np.hypot(found["Electron_dxyErr"], found["Electron_dzErr"])
         rates.append(float(((found["Electron_pfRelIso03_all"] < 0.4) & (sip < 4)).mean()))
@@ -307,8 +305,7 @@ def test_primary_datasets_overlap_with_identical_content(columns: dict[str, dict
     common = set(identity(muon)) & set(identity(electron))
     assert 0.003 < len(common) / len(identity(electron)) < 0.05
     kept = [
-        toy_pseudodata.select_events(found, np.array([i in common for i in identity(found)]))
-        for found in (muon, electron)
+        pseudodata.select_events(found, np.array([i in common for i in identity(found)])) for found in (muon, electron)
     ]
     assert all(np.array_equal(kept[0][name], kept[1][name]) for name in SCHEMA)
 
@@ -322,7 +319,7 @@ def test_primary_datasets_are_ordered_in_time_without_repetition(columns: dict[s
 
 
 def test_first_tenth_of_both_primary_datasets_covers_the_same_period(columns: dict[str, dict[str, Array]]) -> None:
-    sections = [(run, section) for run, first, last in toy_pseudodata.RUNS for section in range(first, last + 1)]
+    sections = [(run, section) for run, first, last in pseudodata.RUNS for section in range(first, last + 1)]
     place = {section: i / len(sections) for i, section in enumerate(sections)}
     ends = [identity(columns[name]) for name in ("Run2012_DoubleMu", "Run2012_DoubleElectron")]
     tenths = [place[found[len(found) // 10][:2]] for found in ends]
@@ -332,25 +329,23 @@ def test_first_tenth_of_both_primary_datasets_covers_the_same_period(columns: di
 def test_runs_are_certified_by_the_public_golden_json(shared_data: Path) -> None:
     (path,) = (shared_data / "golden-json").glob("Cert_190456*")
     certified = json.loads(path.read_text())
-    for run, first, last in toy_pseudodata.RUNS:
+    for run, first, last in pseudodata.RUNS:
         assert any(a <= first and last <= b for a, b in certified[str(run)]), run
 
 
 def test_rejected_collisions_never_pass_however_many() -> None:
     rng, kept = np.random.default_rng(3), 0
     for _ in range(6):
-        particles = toy_collisions.spoil_surplus(
-            toy_collisions.with_soft(rng, toy_collisions.rejected_collisions(rng, 10_000))
-        )
-        found = toy_detector.detect(rng, particles)
+        particles = collisions.spoil_surplus(collisions.with_soft(rng, collisions.rejected_collisions(rng, 10_000)))
+        found = detector.detect(rng, particles)
         kept += sum(len(masses) for masses in aod2012(found).values())
         assert ((found["nMuon"] + found["nElectron"]) >= 4).mean() > 0.02
     assert kept == 0
 
 
 def test_four_lepton_data_have_poisson_counts() -> None:
-    mean = sum(one.expected for one in toy.DATASETS)
-    counts = [toy_pseudodata._four_lepton_data(seed).n_events for seed in range(12)]
+    mean = sum(one.expected for one in pseudodata.DATASETS)
+    counts = [pseudodata._four_lepton_data(seed).n_events for seed in range(12)]
     assert abs(np.mean(counts) - mean) < 4 * np.sqrt(mean / 12)
     assert stats.chi2.sf(np.sum((np.array(counts) - mean) ** 2) / mean, 12) > 1e-3
 
@@ -360,7 +355,7 @@ def test_four_lepton_data_have_poisson_counts() -> None:
 
 @pytest.fixture(scope="module")
 def decays() -> tuple[Array, ...]:
-    return toy_physics.higgs_decays(np.random.default_rng(11), 120_000)
+    return physics.higgs_decays(np.random.default_rng(11), 120_000)
 
 
 def analytic_rate(m1: Array, m2: Array) -> Array:
@@ -414,32 +409,32 @@ def random_decays(n: int) -> Iterator[Array]:
 
 def test_squared_amplitude_is_that_of_the_four_vectors() -> None:
     m1, m2, cos1, cos2, phi = random_decays(2000)
-    p1, p2, p3, p4 = toy_collisions.four_leptons(np.full(2000, M_H), m1, m2, cos1=cos1, cos2=cos2, phi=phi).transpose(
+    p1, p2, p3, p4 = collisions.four_leptons(np.full(2000, M_H), m1, m2, cos1=cos1, cos2=cos2, phi=phi).transpose(
         1, 0, 2
     )
     left, right = (-0.5 + 0.2315) ** 2, 0.2315**2
     amplitude = (left**2 + right**2) * dot(p1, p3) * dot(p2, p4) + 2 * left * right * dot(p1, p4) * dot(p2, p3)
-    assert toy_physics.higgs_amplitude(m1, m2, cos1, cos2, phi) == pytest.approx(amplitude, rel=1e-9, abs=1e-6)
+    assert physics.higgs_amplitude(m1, m2, cos1, cos2, phi) == pytest.approx(amplitude, rel=1e-9, abs=1e-6)
 
 
 def test_bound_of_the_amplitude_holds_and_is_reached() -> None:
     m1, m2, cos1, cos2, phi = random_decays(100_000)
-    ratio = toy_physics.higgs_amplitude(m1, m2, cos1, cos2, phi) / toy_physics._amplitude_bound(m1, m2)
+    ratio = physics.higgs_amplitude(m1, m2, cos1, cos2, phi) / physics._amplitude_bound(m1, m2)
     assert ratio.max() <= 1 + 1e-12
     apart = m1**2 + m2**2 + 4 * m1 * m2 < M_H**2  # nearer to threshold the bound is a little too high
     assert apart.mean() > 0.5
     m1, m2, zero = m1[apart], m2[apart], np.zeros(apart.sum())
-    reached = toy_physics.higgs_amplitude(m1, m2, zero, zero, zero + np.pi)
-    np.testing.assert_allclose(reached, toy_physics._amplitude_bound(m1, m2), rtol=1e-9)
+    reached = physics.higgs_amplitude(m1, m2, zero, zero, zero + np.pi)
+    np.testing.assert_allclose(reached, physics._amplitude_bound(m1, m2), rtol=1e-9)
 
 
 def test_four_momentum_is_conserved_and_boosts_leave_masses() -> None:
     m1, m2, cos1, cos2, phi = random_decays(2000)
-    p = toy_collisions.four_leptons(np.full(2000, M_H), m1, m2, cos1=cos1, cos2=cos2, phi=phi)
+    p = collisions.four_leptons(np.full(2000, M_H), m1, m2, cos1=cos1, cos2=cos2, phi=phi)
     assert p.sum(axis=1) == pytest.approx(np.array([[M_H], [0], [0], [0]]) * np.ones(2000), abs=1e-9)
     rest = p.copy()
     star = np.linspace(-1, 1, 2000)
-    flying = toy_collisions._in_flight(
+    flying = collisions._in_flight(
         np.random.default_rng(1), p, m1 * 0 + M_H, star=star, scale=20.0, power=2.2, width=1.0
     )
     for i in range(4):
@@ -448,7 +443,7 @@ def test_four_momentum_is_conserved_and_boosts_leave_masses() -> None:
             assert after == pytest.approx(before, rel=1e-6, abs=1e-6 * flying[0].max() ** 2)
 
 
-def truth_masses(particles: toy_collisions.Particles) -> Array:
+def truth_masses(particles: collisions.Particles) -> Array:
     """Mass of the collisions that have four leptons."""
     four = np.bincount(particles.event, minlength=particles.n_events) == 4
     order = np.argsort(particles.event, kind="stable")
@@ -460,7 +455,7 @@ def truth_masses(particles: toy_collisions.Particles) -> Array:
 
 
 def test_generated_higgs_mass_is_125() -> None:
-    particles = toy_collisions.higgs_collisions(np.random.default_rng(4), 5000)
+    particles = collisions.higgs_collisions(np.random.default_rng(4), 5000)
     masses = truth_masses(particles)
     assert np.mean(np.abs(masses - M_H) < 0.01) > 0.6  # those without taus, in single precision
     assert masses.max() < M_H + 0.01
@@ -468,7 +463,7 @@ def test_generated_higgs_mass_is_125() -> None:
 
 
 def test_higgs_transverse_momentum_is_like_gluon_fusion() -> None:
-    particles = toy_collisions.higgs_collisions(np.random.default_rng(4), 30_000)
+    particles = collisions.higgs_collisions(np.random.default_rng(4), 30_000)
     x, y = (
         np.bincount(particles.event, particles.pt * f(particles.phi), 30_000) + particles.missing[i]
         for i, f in enumerate((np.cos, np.sin))
@@ -480,7 +475,7 @@ def test_higgs_transverse_momentum_is_like_gluon_fusion() -> None:
 
 
 def test_generated_continuum_has_the_z_peak_with_its_width() -> None:
-    masses = truth_masses(toy_collisions.zz_collisions(np.random.default_rng(8), 40_000, "ZZTo4mu"))
+    masses = truth_masses(collisions.zz_collisions(np.random.default_rng(8), 40_000, "ZZTo4mu"))
     assert len(masses) == 40_000
     counts, edges = np.histogram(masses, np.arange(86.0, 97.0, 0.25))
     assert edges[counts.argmax()] == pytest.approx(91.19, abs=0.5)
@@ -496,19 +491,19 @@ def test_selected_continuum_rises_at_the_threshold_of_two_z(selected: dict[str, 
 
 def test_lighter_pair_of_the_z_peak_falls_like_a_photon() -> None:
     """Single-resonant Z -> l l gamma*: dm2^2/m2^2, so equal numbers per octave where phase space is open."""
-    m, _, m2, *_ = toy_physics.single_resonant(np.random.default_rng(3), 200_000)
+    m, _, m2, *_ = physics.single_resonant(np.random.default_rng(3), 200_000)
     low, high = (np.sum((m2 > edge) & (m2 < 1.5 * edge)) for edge in (4.0, 6.0))
     assert 0.6 < high / low < 1.0
     assert np.median(m) == pytest.approx(91.1, abs=0.2)
 
 
 def test_vector_cosine_follows_one_plus_cosine_squared() -> None:
-    cos = toy_physics.vector_cosine(np.random.default_rng(1), 50_000)
+    cos = physics.vector_cosine(np.random.default_rng(1), 50_000)
     assert stats.kstest(cos, lambda c: (4 + 3 * c + c**3) / 8).pvalue > 1e-3
 
 
 def test_tau_spectrum_has_the_mean_of_the_three_body_decay() -> None:
-    x = toy_collisions._tau_fraction(np.random.default_rng(1), 100_000)
+    x = collisions._tau_fraction(np.random.default_rng(1), 100_000)
     assert x.mean() == pytest.approx(0.35, abs=0.004)
 
 
@@ -544,7 +539,7 @@ def test_pseudo_data_are_typical_of_the_expectation(selected: dict[str, dict[str
     """4mu from DoubleMu, 4e from DoubleElectron: nearly free of losses by the trigger."""
     for channel, primary_dataset in (("4mu", "Run2012_DoubleMu"), ("4e", "Run2012_DoubleElectron")):
         for low, high in ((70, 118), (118, 130), (130, 800)):
-            mean = sum(expected(selected, one.name, low, high)[channel] for one in toy.DATASETS[:5])
+            mean = sum(expected(selected, one.name, low, high)[channel] for one in pseudodata.DATASETS[:5])
             masses = selected[primary_dataset][channel]
             seen = int(((masses > low) & (masses < high)).sum())
             assert stats.poisson.cdf(seen, mean) > 0.02, (channel, low, seen, mean)

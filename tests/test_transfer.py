@@ -13,11 +13,12 @@ from generators import random_leptons
 from http_server import Fault, FileServer
 from outreach import write
 
-from higgsnb import files, retries
-from higgsnb.blocks import RemoteBlocks
+from higgsnb import datasets
+from higgsnb.datasets.files import retries
+from higgsnb.datasets.files.request import counted_tries
+from higgsnb.datasets.files.transfer import RemoteFile
 from higgsnb.errors import TransferError
-from higgsnb.files import RemoteFile
-from higgsnb.request import counted_tries
+from higgsnb.events.fast.blocks import RemoteBlocks
 
 DATA = random.Random(2).randbytes(50_000)
 
@@ -133,7 +134,7 @@ def test_location_of_a_streamed_source_opens_as_a_remote_file(
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     http_server.add("/b.root", DATA)
     http_server.fail("/a.root", Fault(status=302, headers={"Location": "/b.root"}))
-    source = files.locate(http_server.base + "/a.root")
+    source = datasets.locate(http_server.base + "/a.root")
     assert source.location == http_server.base + "/b.root"  # the redirect is followed once, not for every part
     assert RemoteFile(source.location, source.size or 0).pread(7, 5) == DATA[7:12]
 
@@ -148,7 +149,7 @@ def test_expired_address_is_asked_for_again(http_server: FileServer, monkeypatch
     for number in (1, 2):
         http_server.add(f"/store/{number}.root", DATA)
         http_server.fail("/a.root", signed(number))
-    source = files.locate(http_server.base + "/a.root")
+    source = datasets.locate(http_server.base + "/a.root")
     remote = RemoteFile(source.location, source.size or 0)
     assert remote.pread(5, 10) == DATA[5:15]
     http_server.fail("/store/1.root", Fault(status=403, times=None))
@@ -162,7 +163,7 @@ def test_whole_file_whose_address_expires_is_fetched(http_server: FileServer) ->
     http_server.add("/store/1.root", DATA)
     http_server.fail("/a.root", signed(1), signed(1))
     http_server.fail("/store/1.root", Fault(status=401))
-    assert files.fetch(http_server.base + "/a.root").read_bytes() == DATA
+    assert datasets.fetch(http_server.base + "/a.root").read_bytes() == DATA
 
 
 def test_refusal_without_a_redirect_is_final(http_server: FileServer, remote: RemoteFile) -> None:
@@ -176,10 +177,10 @@ def test_tries_are_counted_by_file_where_the_request_was_made(http_server: FileS
     with counted_tries() as tries:
         for name, faults in {"/none.root": 0, "/two.root": 2}.items():
             http_server.fail(name, *(faults * [Fault(status=503)]))
-            files.fetch(http_server.add(name, DATA) + "?token=secret")
+            datasets.fetch(http_server.add(name, DATA) + "?token=secret")
     assert tries == {f"{http_server.base}/two.root?token=***": 3}
     with counted_tries() as later:
-        files.fetch(http_server.base + "/two.root")
+        datasets.fetch(http_server.base + "/two.root")
     assert later == {}
 
 
@@ -209,7 +210,7 @@ def test_tries_of_a_file_that_stays_open_belong_to_each_read(http_server: FileSe
 def test_host_that_does_not_exist_is_left_at_once_for_the_next_place(http_server: FileServer) -> None:
     dead = "http://no-such-host.invalid/a.root"
     with counted_tries() as tries:
-        assert files.fetch(dead, alternatives=[http_server.add("/a.root", DATA)]).read_bytes() == DATA
+        assert datasets.fetch(dead, alternatives=[http_server.add("/a.root", DATA)]).read_bytes() == DATA
     assert tries == {}
     with pytest.raises(TransferError, match=r"host no-such-host\.invalid not known, 6 tries"):
-        files.fetch(dead.replace("a.root", "b.root"))
+        datasets.fetch(dead.replace("a.root", "b.root"))

@@ -21,13 +21,20 @@ import numpy as np
 import pytest
 from http_server import FileServer
 
-from higgsnb import cluster, datasets, engine, executors, plots, selection, widgets
+from higgsnb import cluster, datasets, errors, plots, selection
+from higgsnb.cluster import options as options_
+from higgsnb.cluster import prepare
 from higgsnb.datasets import Campaign, File
+from higgsnb.engine import executors
+from higgsnb.engine import loop as engine
 from higgsnb.errors import OptionError
-from higgsnb.result import Result
+from higgsnb.plots import spectrum as spectrum_
+from higgsnb.results import Result
+from higgsnb.results.spectrum import stack_order
 from higgsnb.selection import Selection
-from higgsnb.spectrum import stack_order
-from higgsnb.widgets import ClusterControl, LiveHistogram, Pace, spectrum, web_address
+from higgsnb.widgets import ClusterControl, LiveHistogram
+from higgsnb.widgets import view as widgets
+from higgsnb.widgets.view import Pace, spectrum, web_address
 
 CHUNK = 8000
 SECONDS = 120.0
@@ -132,7 +139,7 @@ def test_words_around_the_spectrum_are_those_of_the_figure(request: pytest.Fixtu
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
     for layer in drawn["stack"]:
         assert any(label.startswith(f"{layer['label']}  (") for label in labels)
-        assert layer["colour"] == plots.COLOURS[layer["process"]]
+        assert layer["colour"] == spectrum_.COLOURS[layer["process"]]
 
 
 def test_errors_of_the_data_are_the_published_poisson_intervals(whole: Result) -> None:
@@ -626,7 +633,7 @@ def test_cluster_that_cannot_start_is_explained_and_another_can_be_launched(
     control = panel(kind="slurm")
     control.launch()
     assert control.wait(SECONDS)
-    assert isinstance(control.error, cluster.ClusterError)
+    assert isinstance(control.error, errors.ClusterError)
     assert control.state["cluster"]["phase"] == "failed"
     missing = "sbatch" if importlib.util.find_spec("dask_jobqueue") else "dask-jobqueue"
     assert missing in control.state["problem"]["what"] + control.state["problem"]["remedy"]
@@ -644,7 +651,7 @@ def test_second_launch_waits_for_no_second_cluster(panel: Callable[..., ClusterC
         calls.append(options)
         begun.set()
         assert go_on.wait(SECONDS)
-        raise cluster.ClusterError("no room", "Ask for less.")
+        raise errors.ClusterError("no room", "Ask for less.")
 
     control = panel(launch=launch, image="mine")
     control.launch()
@@ -663,7 +670,7 @@ def test_cluster_that_died_is_replaced_by_the_next_launch(panel: Callable[..., C
     first = control.cluster
     end_cluster(control)
     wait_for_phase(control, "failed")
-    with pytest.raises(cluster.ClusterError, match="failed"):
+    with pytest.raises(errors.ClusterError, match="failed"):
         control.get_client()
     launched(control)
     assert control.cluster is not first
@@ -679,7 +686,7 @@ def obedient(begun: threading.Event) -> Callable[..., cluster.Cluster]:
     def launch(*, cancel: threading.Event, **_: Any) -> cluster.Cluster:
         begun.set()
         assert cancel.wait(SECONDS)
-        raise cluster.ClusterError("start-up was cancelled", "Start again.")
+        raise errors.ClusterError("start-up was cancelled", "Start again.")
 
     return launch
 
@@ -814,9 +821,9 @@ def test_panel_refuses_an_initial_choice_that_is_out_of_range(panel: Callable[..
 def test_panel_says_where_it_would_run_and_why(panel: Callable[..., ClusterControl]) -> None:
     control = panel()
     assert control.wait(SECONDS)
-    _, why = cluster.choose()
+    _, why = prepare.choose()
     assert control.state["why"].casefold() == f"{why}.".casefold()
-    assert set(widgets.PLACES) == set(cluster.KINDS)
+    assert set(widgets.PLACES) == set(options_.KINDS)
 
 
 def test_choice_changes_the_estimate(panel: Callable[..., ClusterControl]) -> None:

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, assume, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, rule
 
+from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
 from higgsnb.errors import NondeterminismError
-from higgsnb.work_queue import MAX_FAILURES, Batch, WorkQueue
 
 CHUNKS = 23
 

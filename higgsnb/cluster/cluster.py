@@ -21,16 +21,17 @@ from functools import partial
 from importlib import util
 from typing import TYPE_CHECKING, Any, Self
 
-from higgsnb import executors, k8s_orphans, versions
-from higgsnb.cluster_options import KINDS, ClusterSpec, parse_memory
-from higgsnb.cluster_preflight import choose, doctor, preflight, prepare
+from higgsnb import engine
+from higgsnb.cluster.kubernetes import orphans as k8s_orphans
+from higgsnb.cluster.kubernetes.api import configured
+from higgsnb.cluster.kubernetes.orphans import OrphanedCluster
+from higgsnb.cluster.options import KINDS, ClusterSpec, parse_memory
+from higgsnb.cluster.prepare import choose, doctor, preflight, prepare
+from higgsnb.cluster.provider import Problem, ProblemTimer, Provider, close_client, not_ready
+from higgsnb.cluster.providers import make
+from higgsnb.cluster.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
+from higgsnb.datasets import redact
 from higgsnb.errors import ApiError, ClusterError, HiggsnbError, OptionError, VersionError
-from higgsnb.files import redact
-from higgsnb.k8s_api import configured
-from higgsnb.k8s_orphans import OrphanedCluster
-from higgsnb.provider import Problem, ProblemTimer, Provider, close_client, not_ready
-from higgsnb.providers import make
-from higgsnb.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -287,7 +288,7 @@ class Cluster:
         """Return the number of workers that the scheduler knows."""
         client = self._observer
         if client is None:
-            raise ClusterError("the cluster is not started", "Use higgsnb.cluster.launch().")
+            raise ClusterError("the cluster is not started", "Use higgsnb.cluster.cluster.launch().")
         return len(client.sync(client.scheduler.ncores, callback_timeout=10))
 
     def _check_versions(self) -> None:
@@ -295,10 +296,10 @@ class Cluster:
         client = self._observer
         if client is None:
             return
-        ask = partial(executors.DaskCluster(client).ask, versions.installed_versions)
+        ask = partial(engine.DaskCluster(client).ask, engine.installed_versions)
         what = "the versions of the workers"
         try:
-            versions.check_cluster_versions(*call_with_timeout(PREFLIGHT_SECONDS, ask, what, cancel=self._cancel))
+            engine.check_cluster_versions(*call_with_timeout(PREFLIGHT_SECONDS, ask, what, cancel=self._cancel))
         except VersionError as error:
             raise ClusterError(
                 error.message,
@@ -310,7 +311,7 @@ class Cluster:
         if self._provider is None or self._state.phase in {"closing", "closed", "failed"}:
             raise ClusterError(
                 f"the cluster is {self._state.phase}{f': {self._state.reason}' if self._state.reason else ''}",
-                "Start another one with higgsnb.cluster.launch().",
+                "Start another one with higgsnb.cluster.cluster.launch().",
             )
         return self._provider
 

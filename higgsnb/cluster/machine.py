@@ -13,7 +13,7 @@ from importlib import metadata, util
 from pathlib import Path
 
 from higgsnb import provenance, storage
-from higgsnb.addresses import Address
+from higgsnb.datasets import Address
 
 MEMORY_NEEDED = 1.2e9
 """Bytes that an analysis with two workers takes at most."""

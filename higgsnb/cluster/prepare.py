@@ -9,14 +9,14 @@ from importlib import util
 from shutil import which
 from typing import Any, NamedTuple
 
-from higgsnb import k8s_preflight
-from higgsnb.checks import Check, memory_limit
-from higgsnb.cluster_options import BATCH, DEFAULT_WORKERS, ClusterSpec, option_names
+from higgsnb.cluster.kubernetes import preflight as k8s_preflight
+from higgsnb.cluster.kubernetes.api import configured, in_cluster
+from higgsnb.cluster.machine import Check, memory_limit
+from higgsnb.cluster.options import BATCH, DEFAULT_WORKERS, ClusterSpec, option_names
+from higgsnb.cluster.providers import WORKER_LEAST, gateway, room_for_workers
+from higgsnb.cluster.waiting import call_with_timeout
+from higgsnb.datasets import redact
 from higgsnb.errors import describe
-from higgsnb.files import redact
-from higgsnb.k8s_api import configured, in_cluster
-from higgsnb.providers import WORKER_LEAST, gateway, room_for_workers
-from higgsnb.waiting import call_with_timeout
 
 
 class Choice(NamedTuple):

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from importlib import util
 from typing import TYPE_CHECKING, Protocol
 
+from higgsnb.cluster.waiting import call_with_timeout
 from higgsnb.errors import ClusterError
-from higgsnb.waiting import call_with_timeout
 
 if TYPE_CHECKING:
     from distributed import Client

@@ -10,13 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgsnb.checks import memory_limit
-from higgsnb.cluster_options import BATCH, GATEWAY_OPTIONS, ClusterSpec, jobqueue
+from higgsnb.cluster.kubernetes.operated import OperatedCluster
+from higgsnb.cluster.machine import memory_limit
+from higgsnb.cluster.options import BATCH, GATEWAY_OPTIONS, ClusterSpec, jobqueue
+from higgsnb.cluster.provider import Problem, Provider, dashboard_link
+from higgsnb.cluster.waiting import call_with_timeout
+from higgsnb.datasets import redact
 from higgsnb.errors import ClusterError
-from higgsnb.files import redact
-from higgsnb.k8s_operated import OperatedCluster
-from higgsnb.provider import Problem, Provider, dashboard_link
-from higgsnb.waiting import call_with_timeout
 
 if TYPE_CHECKING:
     from distributed import Client
@@ -118,7 +118,7 @@ class ManagedCluster:
     def _need(self) -> DaskCluster:
         """Return the cluster once it is started."""
         if self._dask is None:
-            raise ClusterError(f"the {self.name} cluster is not started", "Use higgsnb.cluster.launch().")
+            raise ClusterError(f"the {self.name} cluster is not started", "Use higgsnb.cluster.cluster.launch().")
         return self._dask
 
     def dashboard(self) -> str:

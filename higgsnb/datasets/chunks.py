@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from higgsnb import files
-from higgsnb.campaign import Campaign, Chunk, Dataset, File, short_name
+from higgsnb.datasets.campaign import Campaign, Chunk, Dataset, File, short_name
+from higgsnb.datasets.files import addresses
 from higgsnb.errors import CampaignError, OptionError
 
 
@@ -161,7 +161,7 @@ def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> 
         if info.uuid is None:
             continue
         dataset = campaign.datasets[index]
-        name = f"{files.redact(dataset.files[number].url)} in dataset '{dataset.name}'"
+        name = f"{addresses.redact(dataset.files[number].url)} in dataset '{dataset.name}'"
         first = seen.setdefault((info.uuid, info.entries, info.bytes), name)
         if first != name:
             problems[index, number] = (

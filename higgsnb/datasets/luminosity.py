@@ -20,7 +20,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import files
+from higgsnb.datasets.files import addresses, sources
 from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError
 
 __all__ = [
@@ -138,7 +138,7 @@ class LumiMask:
         FileNotFoundError, higgsnb.files.TransferError
             If no source gave it.
         """
-        label, path = files.redact(os.fspath(location)), files.fetch(os.fspath(location))
+        label, path = addresses.redact(os.fspath(location)), sources.fetch(os.fspath(location))
         try:
             return cls.of(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once))
         except LumiMaskError as error:
@@ -228,8 +228,8 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
     FileNotFoundError, higgsnb.files.TransferError
         If no source gave it.
     """
-    label = files.redact(os.fspath(location))
-    path: Path = files.fetch(os.fspath(location))
+    label = addresses.redact(os.fspath(location))
+    path: Path = sources.fetch(os.fspath(location))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -310,7 +310,7 @@ def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
     mask = _kept_mask(golden_json, stamp(golden_json))
     if digest is not None and mask.digest != digest:
         raise LumiMaskError(
-            f"{files.redact(golden_json)}: is not the golden JSON that it was when the run began",
+            f"{addresses.redact(golden_json)}: is not the golden JSON that it was when the run began",
             "It has changed, or workers see another one than this process; run again.",
         )
     return mask
@@ -356,7 +356,7 @@ def check_inputs(campaign: Inputs) -> None:
     ):
         if location is None:
             continue
-        label = files.redact(location)
+        label = addresses.redact(location)
         try:
             read(location)
         except HiggsnbError as error:

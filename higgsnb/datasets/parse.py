@@ -1,6 +1,6 @@
 """Read campaigns from TOML: the shipped ones by name, others by path.
 
-The shipped ones lie in ``catalogue/``, in the form that users write. Any mistake in such a file is a `CampaignError`
+The shipped ones lie in ``campaigns/``, in the form that users write. Any mistake in such a file is a `CampaignError`
 that names the file, the table and the key, what was expected and what was found.
 """
 
@@ -17,10 +17,10 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from higgsnb import files
-from higgsnb.addresses import Address
-from higgsnb.campaign import Campaign, Dataset, File, short_name
-from higgsnb.chunks import check_totals
+from higgsnb.datasets.campaign import Campaign, Dataset, File, short_name
+from higgsnb.datasets.chunks import check_totals
+from higgsnb.datasets.files import addresses
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import CampaignError, did_you_mean
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
@@ -34,7 +34,7 @@ _MISSING = object()
 
 def names() -> tuple[str, ...]:
     """Return the names of the shipped campaigns, ``toy`` first."""
-    folder = resources.files("higgsnb") / "catalogue"
+    folder = resources.files("higgsnb.datasets") / "campaigns"
     found = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
     return tuple(sorted(found, key=lambda name: name != "toy"))
 
@@ -54,7 +54,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     """
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and text in names():
-        shipped = resources.files("higgsnb") / "catalogue" / f"{text}.toml"
+        shipped = resources.files("higgsnb.datasets") / "campaigns" / f"{text}.toml"
         return _parse(shipped.read_text(encoding="utf-8"), label=f"{text}.toml", folder=Path.cwd())
     choices = f"one of {', '.join(names())}, or the path of a TOML file"
     if not text.strip():
@@ -64,7 +64,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
         return _parse(_read(path), label=str(path), folder=path.resolve().parent)
     if Address.of(text).scheme:
         raise CampaignError(
-            f"{files.redact(text)}: a campaign cannot be read from an address",
+            f"{addresses.redact(text)}: a campaign cannot be read from an address",
             "Download the TOML file first and give its path.",
         )
     if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
@@ -338,7 +338,7 @@ def _bounds(above: float, least: float, below: float) -> str:
 
 def _shown(value: object) -> str:
     """Return a value for a message, shortened and without secrets, and its kind in TOML."""
-    text = repr(files.redact(value) if isinstance(value, str) else value)
+    text = repr(addresses.redact(value) if isinstance(value, str) else value)
     kinds = {str: "string", bool: "true/false", int: "whole number", float: "number", dict: "table", list: "list"}
     return f"{text if len(text) <= 80 else text[:77] + '...'} ({kinds.get(type(value), type(value).__name__)})"
 

@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from higgsnb import files
+from higgsnb import datasets
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -84,7 +84,7 @@ class Estimate:
         share = READ_SHARE[self.schema]
         found.append(("to read", f"{volume(self.read_bytes)}, {share:.0%} of the bytes in the files"))
         if self.transfer_bytes:
-            how = f"files up to {volume(files.stream_above())} whole, of larger ones what is read"
+            how = f"files up to {volume(datasets.stream_above())} whole, of larger ones what is read"
             found.append(("transfer", f"{volume(self.transfer_bytes)}: {how}"))
         if self.seconds is not None:
             found.append(("time", self._time()))
@@ -104,7 +104,9 @@ class Estimate:
         return f"about {span(max(1.0, seconds))}: {longest}" + "".join(f" ({what}: {span(s)})" for s, what in rest)
 
 
-def estimate_run(campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit: float = BANDWIDTH_MBIT) -> Estimate:
+def estimate_run(
+    campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit: float = BANDWIDTH_MBIT
+) -> Estimate:
     """Estimate what a run will take.
 
     Parameters
@@ -123,8 +125,8 @@ def estimate_run(campaign: Campaign, *, cores: int, fraction: float = 1.0, bandw
         for file in campaign.files:
             parts, size = urlsplit(file.url), file.bytes or 0
             if parts.scheme in REMOTE:
-                is_text = PurePosixPath(parts.path).suffix in files.TEXT_FILES
-                transferred += size if is_text or size <= files.stream_above() else share * size
+                is_text = PurePosixPath(parts.path).suffix in datasets.TEXT_FILES
+                transferred += size if is_text or size <= datasets.stream_above() else share * size
     chosen = None if events is None else round(fraction * events)
     seconds = None if chosen is None else chosen / EVENTS_PER_CORE_SECOND[campaign.schema]
     return Estimate(campaign.schema, chosen, seconds, read, transferred, cores, bandwidth_mbit)

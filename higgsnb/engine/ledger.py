@@ -26,8 +26,8 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
 
 from higgsnb.errors import LedgerError, NondeterminismError
+from higgsnb.results import FileKey, Record
 from higgsnb.storage import atomic_write
-from higgsnb.tally import FileKey, Record
 
 try:
     import fcntl
@@ -37,7 +37,7 @@ except ImportError:  # Windows has no flock; there SQLite's own lock is the only
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
-__all__ = ["Attempts", "Ledger", "LedgerError", "NondeterminismError", "export", "unit_keys"]
+__all__ = ["Attempts", "Ledger", "LedgerError", "NondeterminismError", "export_ledger", "unit_keys"]
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3

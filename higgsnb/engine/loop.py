@@ -18,10 +18,16 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import luminosity, tasks, versions
-from higgsnb import plan as plans
-from higgsnb.addresses import Address
-from higgsnb.analyse import analyse
+from higgsnb import datasets
+from higgsnb.datasets import Address
+from higgsnb.engine import plan as plans
+from higgsnb.engine import versions
+from higgsnb.engine import worker as tasks
+from higgsnb.engine.executors import DaskCluster, Executor, open_executor
+from higgsnb.engine.ledger import Ledger, nondeterminism
+from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
+from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
+from higgsnb.engine.worker import ChunkResult, Job
 from higgsnb.errors import (
     FileError,
     LedgerError,
@@ -31,15 +37,12 @@ from higgsnb.errors import (
     VersionError,
     WorkerLostError,
 )
-from higgsnb.executors import DaskCluster, Executor, open_executor
-from higgsnb.ledger import Ledger, nondeterminism
-from higgsnb.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
-from higgsnb.result import Failure, Result
-from higgsnb.tally import ChunkKey, FileKey, Integers, Record, Sum, Tally
-from higgsnb.tasks import ChunkResult, Job
-from higgsnb.work_queue import MAX_FAILURES, Batch, WorkQueue
+from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
 
@@ -143,7 +146,7 @@ def run(
     if on_error not in ON_ERROR:
         raise OptionError(f"on_error = {on_error!r}", f"Give one of {', '.join(ON_ERROR)}.")
     plans.check_primary_datasets(campaign, selection)
-    luminosity.check_inputs(campaign)
+    datasets.check_inputs(campaign)
     strict = on_error == "strict"
     with ExitStack() as stack:
         executor = stack.enter_context(open_executor(client, workers))
@@ -211,7 +214,7 @@ class _Progress:
         self._sum = Sum()
         self._uncommitted: list[tuple[int, Record]] = []
         self._failures: dict[FileKey, Failure] = dict(plan.failures)
-        self._failed_sections: dict[ChunkKey, Integers] = {}
+        self._failed_sections: dict[ChunkKey, npt.NDArray[np.int64]] = {}
         self._killers: dict[FileKey, list[str]] = {}
         self._tries = dict(tries)
 

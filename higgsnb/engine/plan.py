@@ -10,14 +10,12 @@ from functools import cached_property
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from higgsnb import datasets, errors, events, luminosity, provenance
+from higgsnb import datasets, errors, events, provenance
+from higgsnb.datasets import active_tries, redact
+from higgsnb.engine.ledger import unit_keys
 from higgsnb.errors import FileError, OptionError
-from higgsnb.files import redact
-from higgsnb.ledger import unit_keys
-from higgsnb.request import active_tries
-from higgsnb.result import Failure
+from higgsnb.results import Failure, FileKey, Tally
 from higgsnb.selection import PRIMARY_DATASET_CHANNELS
-from higgsnb.tally import FileKey, Tally
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign, Chunk
@@ -213,7 +211,7 @@ def _marks(campaign: Campaign, key: FileKey, info: FileInfo) -> dict[str, Any]:
     dataset = campaign.datasets[key[0]]
     marks: dict[str, Any] = {}
     if dataset.is_data and campaign.golden_json is not None:
-        marks["mask"] = luminosity.kept_mask(campaign.golden_json).digest
+        marks["mask"] = datasets.kept_mask(campaign.golden_json).digest
     if info.kind and (fingerprint := events.fingerprint(dataset.files[key[1]], info)):
         marks["fingerprint"] = fingerprint
     return marks

@@ -12,16 +12,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from higgsnb import errors, kernel, versions
-from higgsnb.analyse import sections_of
-from higgsnb.files import redact
-from higgsnb.request import counted_tries
-from higgsnb.tally import Record, pack
+from higgsnb import errors
+from higgsnb.datasets import counted_tries, redact
+from higgsnb.engine import versions
+from higgsnb.results import Record, pack, sections_of
+from higgsnb.selection import warm_up
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
     from higgsnb.datasets import Chunk
+    from higgsnb.results import Tally
     from higgsnb.selection import Selection
-    from higgsnb.tally import Integers, Tally
 
 
 class Job(NamedTuple):
@@ -50,7 +53,7 @@ class ChunkResult(NamedTuple):
     error: str
     message: str
     hint: str
-    sections: Integers | None
+    sections: npt.NDArray[np.int64] | None
     seconds: float
     tries: dict[str, int]
 
@@ -74,7 +77,7 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
         If this worker has other versions than the client.
     """
     versions.check(job.versions, versions.installed_versions(), "a worker")
-    kernel.warm_up(job.selection.algorithm)  # not counted as time that a chunk took
+    warm_up(job.selection.algorithm)  # not counted as time that a chunk took
     return [_process(chunk, job) for chunk in chunks]
 
 
@@ -82,7 +85,7 @@ def _process(chunk: Chunk, job: Job) -> ChunkResult:
     """Count one chunk; an error of its file becomes part of the result."""
     before = time.perf_counter()
     record, error, message, hint = None, "", "", ""
-    sections: Integers | None = None
+    sections: npt.NDArray[np.int64] | None = None
     with counted_tries() as tries:
         try:
             with _time_limit(job.chunk_seconds):
@@ -96,7 +99,7 @@ def _process(chunk: Chunk, job: Job) -> ChunkResult:
     return ChunkResult(record, sha256, error, message, hint, sections, seconds, tries)
 
 
-def _lost_sections(chunk: Chunk, job: Job) -> Integers | None:
+def _lost_sections(chunk: Chunk, job: Job) -> npt.NDArray[np.int64] | None:
     """Return the lumi sections of a chunk that failed, None if they cannot be read either."""
     try:
         with _time_limit(job.chunk_seconds):

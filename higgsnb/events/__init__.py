@@ -1,7 +1,8 @@
 """From bytes to leptons: open event files, check them against their schema, and read chunks of them."""
 
-from higgsnb.errors import SchemaError
-from higgsnb.read import (
+from __future__ import annotations
+
+from higgsnb.events.read import (
     check_weights,
     fingerprint,
     info_from_campaign,
@@ -10,18 +11,20 @@ from higgsnb.read import (
     read_preselected,
     read_sections,
 )
-from higgsnb.schema import BRANCHES, FileInfo, Read
+from higgsnb.events.schema import FileInfo, Read
 
 __all__ = [
-    "BRANCHES",
+    "inspect",
+    "info_from_campaign",
+    "fingerprint",
+    "check_weights",
+    "read_preselected",
+    "read_leptons",
+    "read_sections",
     "FileInfo",
     "Read",
-    "SchemaError",
-    "check_weights",
-    "fingerprint",
-    "info_from_campaign",
-    "inspect",
-    "read_leptons",
-    "read_preselected",
-    "read_sections",
 ]
+
+
+def __dir__() -> list[str]:
+    return __all__

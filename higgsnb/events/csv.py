@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
-from higgsnb.schema import MASSES, FileInfo, diagnose, file_state, offsets_of
+from higgsnb.events.schema import MASSES, FileInfo, diagnose, file_state, offsets_of
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
 CSV_COLUMNS = (

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import files, preselected, skims
-from higgsnb.blocks import UnexpectedFormError
-from higgsnb.csv_events import inspect_csv, read_csv
+from higgsnb import datasets
 from higgsnb.errors import CampaignError, SchemaError, UnreadableError
-from higgsnb.root_events import clear_errors, inspect_root, open_tree, read_root, reader_of
-from higgsnb.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read, file_state
+from higgsnb.events import skims
+from higgsnb.events.csv import inspect_csv, read_csv
+from higgsnb.events.fast import preselected
+from higgsnb.events.fast.blocks import UnexpectedFormError
+from higgsnb.events.root import clear_errors, inspect_root, open_tree, read_root, reader_of
+from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read, file_state
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
@@ -82,7 +84,7 @@ def _read_preselected(chunk: Chunk) -> Read:
     source = _locate(chunk.file)
     whole = "file" if source.verified else "none"
     if chunk.schema == "csv":
-        if chunk.fingerprint not in (None, chunk.file.adler32, files.checksum(Path(source.location))):
+        if chunk.fingerprint not in (None, chunk.file.adler32, datasets.checksum(Path(source.location))):
             _raise_changed(chunk, "is not the file that it was when the run began")
         return _all_events(read_csv(source.location, chunk.start, chunk.stop), chunk, "csv", whole)
     try:
@@ -198,7 +200,7 @@ def fingerprint(file: File, info: FileInfo) -> str | None:
     """Return the checksum of a file if the campaign states it, else ROOT's UUID, else the adler32 of a CSV file."""
     if file.adler32 is not None or info.uuid is not None:
         return file.adler32 or info.uuid
-    return files.checksum(Path(_locate(file).location))
+    return datasets.checksum(Path(_locate(file).location))
 
 
 def _identity(file: File) -> list[Any]:
@@ -209,6 +211,6 @@ def _identity(file: File) -> list[Any]:
     return [source.location, source.size] if source.is_remote else [source.location, *file_state(source.location)]
 
 
-def _locate(file: File) -> files.Source:
+def _locate(file: File) -> datasets.Source:
     """Return where a file can be read."""
-    return files.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)
+    return datasets.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)

@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import files, preselected
-from higgsnb.blocks import UnexpectedFormError
+from higgsnb import datasets
 from higgsnb.errors import DamagedFileError, SchemaError, UnreadableError
-from higgsnb.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, file_state, offsets_of
+from higgsnb.events.fast import preselected
+from higgsnb.events.fast.blocks import UnexpectedFormError
+from higgsnb.events.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, file_state, offsets_of
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
-    from higgsnb.baskets import BasketReader
-    from higgsnb.pages import PageReader
+    from higgsnb.events.fast.baskets import BasketReader
+    from higgsnb.events.fast.pages import PageReader
 
 
-def inspect_root(source: files.Source) -> FileInfo:
+def inspect_root(source: datasets.Source) -> FileInfo:
     """Check a ROOT file against the schema and count its entries."""
     with open_tree(source) as tree:
         _check_types(tree, source.location)
@@ -32,7 +33,7 @@ def inspect_root(source: files.Source) -> FileInfo:
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
 
 
-def read_root(source: files.Source, start: int, stop: int) -> Leptons:
+def read_root(source: datasets.Source, start: int, stop: int) -> Leptons:
     """Read the entries [start, stop) of a TTree or RNTuple through uproot."""
     with open_tree(source) as tree:
         columns = {
@@ -59,7 +60,7 @@ def _flat(column: str, array: Any, offsets: Mapping[str, npt.NDArray[np.int64]],
     return np.ascontiguousarray(ak.flatten(array)).astype(np.int32 if column.endswith("charge") else np.float32)
 
 
-def reader_of(source: files.Source, *, unchecked: bool) -> BasketReader | PageReader:
+def reader_of(source: datasets.Source, *, unchecked: bool) -> BasketReader | PageReader:
     """Return the fast reader of a file; one that `inspect_root` has not checked is checked against the schema."""
     if source.is_remote:
         return kept_reader(source.location, source.size or 0, source.verified, unchecked, None)
@@ -72,7 +73,7 @@ def kept_reader(
 ) -> BasketReader | PageReader:
     """Open a file and keep it open, as opening one of NanoAOD's 1500 branches takes a second. Threads share it."""
     diagnose(location)
-    remote = None if remote_size is None else files.RemoteFile(location, remote_size)
+    remote = None if remote_size is None else datasets.RemoteFile(location, remote_size)
     try:
         return preselected.open_preselected(
             location,
@@ -95,13 +96,13 @@ def _check_types(tree: Any, location: str) -> None:
 
 
 @contextmanager
-def open_tree(source: files.Source) -> Iterator[Any]:
+def open_tree(source: datasets.Source) -> Iterator[Any]:
     """Open the tree of a file with uproot; any error that damaged bytes cause becomes an `UnreadableError`."""
     import uproot
 
     diagnose(source.location)
     remote = source.is_remote
-    what = io.BufferedReader(files.RemoteFile(source.location, source.size or 0)) if remote else source.location
+    what = io.BufferedReader(datasets.RemoteFile(source.location, source.size or 0)) if remote else source.location
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from higgsnb import provenance
-from higgsnb.schema import Read
+from higgsnb.events.schema import Read
 from higgsnb.selection import Leptons
 from higgsnb.storage import atomic_write
 
@@ -32,8 +32,8 @@ def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
 
     ``identity`` tells the file from any other.
     """
-    modules = ("baskets", "blocks", "pages", "preselected", "read", "root_events", "schema", "skims")
-    content = [identity, chunk.schema, chunk.start, chunk.stop, provenance.sources_sha256(*modules)]
+    code = provenance.sources_sha256(*provenance.READ_MODULES)
+    content = [identity, chunk.schema, chunk.start, chunk.stop, code]
     return folder / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.arrow"
 
 

@@ -25,9 +25,9 @@ from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from scipy.special import betainc, gammainc, gammaincinv, ndtri
 
-from higgsnb import histograms
+from higgsnb import results
 from higgsnb.errors import OptionError
-from higgsnb.spectrum import stack_order
+from higgsnb.results import stack_order
 from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ if TYPE_CHECKING:
     from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
-    from higgsnb.result import Result
-    from higgsnb.spectrum import Spectrum
+    from higgsnb.results import Result, Spectrum
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
@@ -102,7 +101,7 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
         stack = _draw_prediction(panel, spectrum)
         points = _draw_data(panel, spectrum, size, simulated=result.simulated)
         panel.set_xlim(spectrum.edges[0], spectrum.edges[-1])
-        axis = histograms.axis(histogram)
+        axis = results.axis(histogram)
         variable = SYMBOLS.get(axis.variable, axis.title)
         _label_axes(panel, lower, variable, per_bin_label(spectrum.edges, histogram, variable), size)
         above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}

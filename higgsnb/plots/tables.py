@@ -16,22 +16,30 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, engine, exploring, rules
+from higgsnb import datasets, engine, results
 from higgsnb.constants import CURVATURE, FIELD_TESLA, MASS_Z, RETURN_FIELD_TESLA
 from higgsnb.errors import OptionError
 from higgsnb.events import inspect, read_leptons
-from higgsnb.plots import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
-from higgsnb.sample import Sample
-from higgsnb.selection import CHANNELS, CUT_NAMES, LARGEST, SENTINEL, Flavour, Leptons, Selection, missing_quantities
-from higgsnb.spectrum import stack_order
+from higgsnb.plots.spectrum import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
+from higgsnb.results import Sample, stack_order
+from higgsnb.selection import (
+    CHANNELS,
+    CUT_NAMES,
+    LARGEST,
+    SENTINEL,
+    Flavour,
+    Leptons,
+    Selection,
+    missing_quantities,
+    rules,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from higgsnb.datasets import Campaign
-    from higgsnb.result import Result
-    from higgsnb.sample import Outcome, Part
+    from higgsnb.results import Outcome, Part, Result
     from higgsnb.statistics import FitResult
 
 Floats = npt.NDArray[np.float64]
@@ -552,7 +560,7 @@ def plot_scan(fit: FitResult) -> Figure:
 class Quantity(NamedTuple):
     """What one or two cuts are compared with: axis label and range, and the values that switch these cuts off.
 
-    ``compared`` is the cut that stands for it in `exploring.quantity`.
+    ``compared`` is the cut that stands for it in `results.cut_quantity`.
     """
 
     title: str
@@ -626,7 +634,7 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     found = sample.select(result.selection)
     pieces: dict[str, list[tuple[Floats, Floats, Flags]]] = {dataset.process: [] for dataset in campaign.datasets}
     for part in sample.parts:
-        worst, channel = exploring.quantity(part, found, chosen.compared)
+        worst, channel = results.cut_quantity(part, found, chosen.compared)
         weights = found.weights[part.dataset][channel]
         process = campaign.datasets[part.dataset].process
         pieces[process].append((worst, weights, _passes(part, found, selection, chosen.left_out)))
@@ -646,7 +654,7 @@ def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str
     """Return which candidates pass these cuts of a selection; a cut on a flavour that is absent is passed."""
     passes = np.ones(len(found.picked[part.dataset]), bool)
     for cut in cuts:
-        values, _ = exploring.quantity(part, found, cut)
+        values, _ = results.cut_quantity(part, found, cut)
         limit = getattr(selection, cut)
         passes &= ~(values <= limit if cut.endswith("_min") else values >= limit)
     return passes

@@ -7,11 +7,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import events, histograms, luminosity, provenance
-from higgsnb.kernel import select
-from higgsnb.luminosity import Segments
+from higgsnb import provenance
+from higgsnb import events
+from higgsnb.results import histograms
+from higgsnb import datasets
+from higgsnb.selection import select
+from higgsnb.datasets import Segments
 from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities
-from higgsnb.tally import Integers, Span, Table, Tally
+from higgsnb.results.tally import Integers, Span, Table, Tally
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +89,7 @@ def _certain(chunk: Chunk, segments: Segments) -> npt.NDArray[np.bool_]:
     """Say which segments are certified: all, if there is no golden JSON."""
     if chunk.golden_json is None:
         return np.ones(len(segments.keys), np.bool_)
-    return luminosity.kept_mask(chunk.golden_json, chunk.mask).holds(segments.keys)
+    return datasets.kept_mask(chunk.golden_json, chunk.mask).holds(segments.keys)
 
 
 def certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:

@@ -14,7 +14,7 @@ from higgsnb.selection import FOUR_ELECTRONS, FOUR_MUONS, TWO_EACH
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.events import FileInfo
-    from higgsnb.tally import FileKey, Tally
+    from higgsnb.results.tally import FileKey, Tally
 
 
 class Coverage(NamedTuple):

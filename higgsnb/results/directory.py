@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import histograms
+from higgsnb.results import histograms
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
 from higgsnb.storage import atomic_write
@@ -16,7 +16,7 @@ from higgsnb.storage import atomic_write
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from higgsnb.result import Result
+    from higgsnb.results.result import Result
 
 SCHEMA_VERSION = 1
 LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")

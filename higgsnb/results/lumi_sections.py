@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
-from higgsnb.luminosity import LumiList, kept_mask, read_table, stamp
+from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
+from higgsnb.datasets import LumiList, kept_mask, read_table, stamp
 from higgsnb.selection import CHANNELS
-from higgsnb.tally import ChunkKey, Integers, Span
+from higgsnb.results.tally import ChunkKey, Integers, Span
 
 if TYPE_CHECKING:
     from higgsnb.selection import Selection

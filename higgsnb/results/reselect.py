@@ -16,15 +16,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import events, histograms, pairings, provenance, rules
-from higgsnb.analyse import certified
+from higgsnb import provenance
+from higgsnb import events
+from higgsnb.results import histograms
+from higgsnb.selection import pairings
+from higgsnb.selection import rules
+from higgsnb.results.analysis import certified
 from higgsnb.datasets import Chunk
 from higgsnb.errors import SelectionError
-from higgsnb.pairings import Pairings, Preselected
-from higgsnb.result import Result
+from higgsnb.selection import Pairings, Preselected
+from higgsnb.results.result import Result
 from higgsnb.selection import CHANNELS, Cut, Selection
-from higgsnb.spectrum import Spectrum, normalise
-from higgsnb.tally import Table, empty_table, find_duplicates
+from higgsnb.results.spectrum import Spectrum, normalise
+from higgsnb.results.tally import Table, empty_table, find_duplicates
 
 if TYPE_CHECKING:
     from pathlib import Path

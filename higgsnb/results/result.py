@@ -11,15 +11,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import coverage, histograms, provenance, yields
-from higgsnb.addresses import Address
-from higgsnb.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
+from higgsnb import provenance
+from higgsnb.results import coverage
+from higgsnb.results import histograms
+from higgsnb.results import yields
+from higgsnb.datasets import Address
+from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
 from higgsnb.errors import OptionError
-from higgsnb.lumi_sections import Luminosity
+from higgsnb.results.lumi_sections import Luminosity
 from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, Cut, Selection
-from higgsnb.spectrum import Spectrum, normalise
-from higgsnb.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
-from higgsnb.yields import Yield
+from higgsnb.results.spectrum import Spectrum, normalise
+from higgsnb.results.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
+from higgsnb.results.yields import Yield
 
 if TYPE_CHECKING:
     import hist

@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from higgsnb.errors import OptionError
 from higgsnb.selection import CHANNELS
-from higgsnb.yields import Yield
+from higgsnb.results.yields import Yield
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import histograms
+from higgsnb.results import histograms
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
 
 Integers = npt.NDArray[np.int64]

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from higgsnb.selection import CHANNELS
-from higgsnb.tally import Tally
+from higgsnb.results.tally import Tally
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign

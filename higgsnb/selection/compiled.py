@@ -24,31 +24,28 @@ import numba
 import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
 
-from higgsnb import storage
+from higgsnb import provenance, storage
 
-SOURCES = ("baskets", "compiled", "pairings", "rules", "selection")
-"""Modules with compiled functions, or with constants used in them."""
+SOURCES = ("constants", "selection", "events/fast")
+"""Folders and modules with compiled functions, or with constants used in them."""
 UNUSED_SECONDS = 86_400.0
 """Code of other sources, or of other versions of numba and NumPy, is removed if it has not been used for that long."""
 
-_PACKAGE = Path(__file__).resolve().parent
 _CONFIG: Any = numba.config
 _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": "never", "no_cfunc_wrapper": True}
 
 
 def _key() -> str:
     """Return the hash (hex) over everything that decides what is compiled, other than Python and the processor."""
-    digest = hashlib.sha256(f"numba {numba.__version__}, numpy {np.__version__}".encode())
-    for name in SOURCES:
-        digest.update(name.encode() + b"\0" + (_PACKAGE / f"{name}.py").read_bytes() + b"\0")
-    return digest.hexdigest()[:24]
+    sources = provenance.sources_sha256(*SOURCES)
+    return hashlib.sha256(f"{sources}, numba {numba.__version__}, numpy {np.__version__}".encode()).hexdigest()[:24]
 
 
 def _bases() -> Iterator[Path]:
     """Yield where compiled code may be kept, best first: ``NUMBA_CACHE_DIR``, beside the sources, the cache folder."""
     if _CONFIG.CACHE_DIR:
         yield Path(_CONFIG.CACHE_DIR).absolute()
-    yield _PACKAGE / "__pycache__"
+    yield Path(__file__).resolve().parent / "__pycache__"
     yield storage.cache_folder()
 
 

@@ -314,7 +314,7 @@ def names() -> tuple[str, ...]:
 
 def _shipped() -> dict[str, dict[str, Any]]:
     """Read the shipped selections."""
-    return tomllib.loads(resources.files("higgsnb").joinpath("selections.toml").read_text(encoding="utf-8"))
+    return tomllib.loads(resources.files("higgsnb.selection").joinpath("selections.toml").read_text(encoding="utf-8"))
 
 
 def load(name: str | Path) -> Selection:

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from higgsnb import compiled, pairings
-from higgsnb.rules import cuts_of
-from higgsnb.selection import CHANNELS, Candidates, Leptons, Selection, load, names
+from higgsnb.selection import compiled, pairings
+from higgsnb.selection.cuts import CHANNELS, Candidates, Leptons, Selection, load, names
+from higgsnb.selection.rules import cuts_of
 
 
 def is_compiled(algorithm: str) -> bool:

@@ -17,8 +17,22 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.compiled import rule
-from higgsnb.rules import (
+from higgsnb.selection.compiled import rule
+from higgsnb.selection.cuts import (
+    CHANNELS,
+    DF103,
+    ELECTRON,
+    FOUR_ELECTRONS,
+    FOUR_MUONS,
+    MUON,
+    OPEN2012,
+    QUANTITIES,
+    TWO_EACH,
+    Cut,
+    Integers,
+    Leptons,
+)
+from higgsnb.selection.rules import (
     EVENT,
     ZZCandidate,
     best_pairing,
@@ -38,20 +52,6 @@ from higgsnb.rules import (
     too_few_leptons,
     total_charge,
     zz_candidate,
-)
-from higgsnb.selection import (
-    CHANNELS,
-    DF103,
-    ELECTRON,
-    FOUR_ELECTRONS,
-    FOUR_MUONS,
-    MUON,
-    OPEN2012,
-    QUANTITIES,
-    TWO_EACH,
-    Cut,
-    Integers,
-    Leptons,
 )
 
 Floats = npt.NDArray[np.float64]

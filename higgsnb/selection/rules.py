@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from higgsnb.compiled import rule
-from higgsnb.selection import (
+from higgsnb.selection.compiled import rule
+from higgsnb.selection.cuts import (
     ALGORITHMS,
     FOUR_ELECTRONS,
     FOUR_MUONS,

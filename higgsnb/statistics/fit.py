@@ -27,13 +27,12 @@ import numpy.typing as npt
 from scipy.optimize import brentq
 from scipy.special import betainc, chdtrc, gammainc, ndtr, ndtri, xlogy
 
-from higgsnb.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.errors import OptionError
+from higgsnb.results import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
-    from higgsnb.result import Result
-    from higgsnb.spectrum import Spectrum
+    from higgsnb.results import Result, Spectrum
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]

@@ -14,14 +14,13 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from higgsnb import datasets, engine, exploring, storage
+from higgsnb import datasets, engine, storage
 from higgsnb import selection as selections
 from higgsnb.errors import SelectionError
 from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
-from higgsnb.result import Result
-from higgsnb.sample import AXES, Outcome, Sample
+from higgsnb.results import AXES, Outcome, Result, Sample, stack_order
 from higgsnb.selection import CHANNELS, Selection
-from higgsnb.spectrum import stack_order
+from higgsnb.widgets import explorer_data
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -98,9 +97,9 @@ class CutExplorer(anywidget.AnyWidget):
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection
         self._bases = _bases(first)
-        reach = exploring.loosest(*self._bases.values(), first)
+        reach = explorer_data.loosest(*self._bases.values(), first)
         self.sample = Sample.load(result, reach=reach, skims_folder=self._skims, workers=workers)
-        self._loading = exploring.campaign_code(result.campaign)
+        self._loading = explorer_data.campaign_code(result.campaign)
         self._base, self._selected = _base_name(self._bases, first), first
         self._found: Outcome | None = None
         self._kept_view: tuple[Any, dict[str, Any] | None] = ((), None)
@@ -154,7 +153,7 @@ class CutExplorer(anywidget.AnyWidget):
     @property
     def snippet(self) -> str:
         """The lines of Python that repeat this selection."""
-        return exploring.snippet(self._loading, self.selection)
+        return explorer_data.snippet(self._loading, self.selection)
 
     # -- the work
 
@@ -169,7 +168,7 @@ class CutExplorer(anywidget.AnyWidget):
         """Return the selection that the view has set; SelectionError if its base is unknown."""
         if base not in self._bases:
             raise SelectionError(f"no selection {base!r}; known: {', '.join(self._bases)}")
-        known = {one.cut for one in exploring.CONTROLS}
+        known = {one.cut for one in explorer_data.CONTROLS}
         return self._bases[base].replace(**{cut: value for cut, value in cuts.items() if cut in known})
 
     def _update(self, _change: Any = None) -> None:
@@ -196,19 +195,19 @@ class CutExplorer(anywidget.AnyWidget):
     def _view(self, started: float) -> dict[str, Any]:
         """Return the numbers of the last valid selection."""
         found = self._chosen()
-        rows, lacking = exploring.yields(found), self.sample.basis.missing_simulation
-        promise = exploring.expected_significance(rows, lacking=lacking)
+        rows, lacking = explorer_data.yields(found), self.sample.basis.missing_simulation
+        promise = explorer_data.expected_significance(rows, lacking=lacking)
         return {
             "error": "",
             "asked": self.asked,
             "base": self._base,
-            "spectrum": exploring.spectrum(found, self.variable),
+            "spectrum": explorer_data.spectrum(found, self.variable),
             "yields": rows,
-            "cutflow": exploring.cutflow(found),
+            "cutflow": explorer_data.cutflow(found),
             "kept": self._kept(),
-            "changes": exploring.changes(self._bases[self._base], self._selected),
-            "snippet": exploring.snippet(self._loading, self._selected),
-            "summary": exploring.summary(rows, promise, lacking=lacking),
+            "changes": explorer_data.changes(self._bases[self._base], self._selected),
+            "snippet": explorer_data.snippet(self._loading, self._selected),
+            "summary": explorer_data.summary(rows, promise, lacking=lacking),
             "milliseconds": round(1000 * (time.perf_counter() - started), 2),
         }
 
@@ -235,32 +234,32 @@ class CutExplorer(anywidget.AnyWidget):
                 found = self.sample.select(other, slot="aside")
             except (TypeError, ValueError):  # of which SelectionError is one
                 return None
-            shown = {"spectrum": exploring.spectrum(found, self.variable), "yields": exploring.yields(found)}
+            shown = {"spectrum": explorer_data.spectrum(found, self.variable), "yields": explorer_data.yields(found)}
             self._kept_view = (key, shown)
         return self._kept_view[1]
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
         """Return the digest of the selection without one cut."""
-        return exploring.without(chosen, cut, self.sample.reach).digest
+        return explorer_data.without(chosen, cut, self.sample.reach).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
         """Return the distribution without one cut; it stays the same while this cut is moved."""
         chosen = self._selected
         key = (cut, self._without_digest(chosen, cut))
         if key not in self._distributions:
-            self._distributions[key] = exploring.n_minus_one(self.sample, chosen, cut)
+            self._distributions[key] = explorer_data.n_minus_one(self.sample, chosen, cut)
         return self._distributions[key]
 
     def _show_distribution(self, _change: Any = None) -> None:
         """Show the distribution of the cut in focus."""
-        if self.focus in {one.cut for one in exploring.CONTROLS}:
+        if self.focus in {one.cut for one in explorer_data.CONTROLS}:
             self.distribution = self._distribution(self.focus)
 
     def _work_on(self, _change: Any = None) -> None:
         """Compute yields with one cut removed for a short time; the view asks again until they are complete."""
         stop = time.perf_counter() + SECONDS_AT_A_TIME
         rows: dict[str, Any] = {}
-        active = [one.cut for one in exploring.CONTROLS if one.cut not in self.setup["off"]]
+        active = [one.cut for one in explorer_data.CONTROLS if one.cut not in self.setup["off"]]
         begun = False
         for cut in active:
             known = (cut, self._without_digest(self._selected, cut)) in self._distributions
@@ -277,12 +276,12 @@ class CutExplorer(anywidget.AnyWidget):
             return
         low, high = axis.edges[self.bin : self.bin + 2]
         title = f"{axis.label[:1].upper()}{axis.label[1:]} from {low:g} to {high:g} {axis.unit}".strip()
-        self.listing = exploring.candidates(self._chosen(), self.variable, self.bin) | {"title": title}
+        self.listing = explorer_data.candidates(self._chosen(), self.variable, self.bin) | {"title": title}
 
     def _show_event(self, _change: Any = None) -> None:
         """Show the chosen event; if the present selection does not keep it, leave the event shown before."""
-        if len(self.place) == len(exploring.PLACE):
-            self.event = exploring.event(self._chosen(), *self.place) or self.event
+        if len(self.place) == len(explorer_data.PLACE):
+            self.event = explorer_data.event(self._chosen(), *self.place) or self.event
         elif not self.place:
             self.event = {}
 
@@ -317,7 +316,7 @@ class EventDisplay(anywidget.AnyWidget):
             If there is no such row.
         """
         processes = [dataset.process for dataset in self._result.campaign.datasets]
-        self.event = exploring.event_of(self._result.candidates, row, processes)
+        self.event = explorer_data.event_of(self._result.candidates, row, processes)
 
 
 def _selection(selection: Selection | str) -> Selection:
@@ -326,7 +325,7 @@ def _selection(selection: Selection | str) -> Selection:
 
 def _cuts(selection: Selection) -> dict[str, float]:
     """Return the value of every control."""
-    return {one.cut: getattr(selection, one.cut) for one in exploring.CONTROLS}
+    return {one.cut: getattr(selection, one.cut) for one in explorer_data.CONTROLS}
 
 
 def _bases(first: Selection) -> dict[str, Selection]:
@@ -373,7 +372,7 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
         "subtitle": f"{luminosity} of proton collisions at {energy} TeV; move a cut and see what it keeps",
         "simulated": result.simulated,
         "note": _note(result),
-        "controls": [asdict(one) | exploring.range_of(one, reach) for one in exploring.CONTROLS],
+        "controls": [asdict(one) | explorer_data.range_of(one, reach) for one in explorer_data.CONTROLS],
         "off": _off(result),
         "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],
         "processes": _processes(campaign),
@@ -381,7 +380,7 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
         "variables": [
             {"name": axis.name, "label": f"{axis.label} ({axis.start:g}–{axis.stop:g} {axis.unit})"} for axis in AXES
         ],
-        "window": f"{exploring.WINDOW[0]:g}–{exploring.WINDOW[1]:g}",
+        "window": f"{explorer_data.WINDOW[0]:g}–{explorer_data.WINDOW[1]:g}",
     }
 
 

@@ -14,17 +14,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, histograms, plots, statistics
-from higgsnb import selection as selections
+from higgsnb import datasets, plots, results, statistics
 from higgsnb.constants import FIELD_TESLA
-from higgsnb.pairings import Preselected
-from higgsnb.sample import AXES, Outcome, Part, Sample
-from higgsnb.selection import CHANNELS, CUT_NAMES, ELECTRON, MUON, NUMBERS, TWO_EACH, Cut, Selection
-from higgsnb.tally import Table
+from higgsnb.results import AXES, Outcome, Part, Sample, Table
+from higgsnb.selection import (
+    CHANNELS,
+    CUT_NAMES,
+    MUON,
+    NUMBERS,
+    Cut,
+    Selection,
+    load,
+    names,
+)
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
-    from higgsnb.spectrum import Spectrum
+    from higgsnb.results import Spectrum
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -127,7 +133,7 @@ def spectrum(found: Outcome, name: str) -> dict[str, Any]:
 
     ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
     """
-    axis = histograms.axis(name)
+    axis = results.axis(name)
     return {"name": name, "label": axis.title, "unit": axis.unit, **_shown(found.spectrum(name))}
 
 
@@ -229,7 +235,7 @@ def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any
     edges = np.linspace(*one.axis, BINS + 1)
     counts = {}
     for part in sample.parts:
-        values, channels = quantity(part, found, cut)
+        values, channels = results.cut_quantity(part, found, cut)
         bins = np.searchsorted(edges, values, side="right") + channels * (BINS + 2)
         counts[part.dataset] = np.bincount(bins, minlength=len(CHANNELS) * (BINS + 2)).reshape(-1, BINS + 2)[:, 1:-1]
     return {
@@ -240,81 +246,6 @@ def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any
         "keeps": "above" if one.is_lower_limit else "below",
         "yields": {row["process"]: row["all"] for row in yields(found)},
     }
-
-
-def quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
-    """Return for each selected candidate the quantity that a cut is compared with, and the channel.
-
-    A candidate whose quantity is on the wrong side of the cut fails. Its event may still be kept: ``open2012`` and
-    ``aod2012`` may find another candidate in it that passes, ``df103`` cannot. NaN where the cut does not apply: a cut
-    on muons in the channel 4e. "isolation_max" stands for the cuts on both flavours.
-    """
-    picked = found.picked[part.dataset]
-    rows = found.pairings[part.dataset].rows[picked[:, 1]]
-    columns = {
-        "z1_mass_min": "mass_z1", "z1_mass_max": "mass_z1", "z2_mass_min": "mass_z2", "z2_mass_max": "mass_z2",
-        "delta_r_min": "delta_r", "dilepton_mass_min": "dilepton", "mass_4l_min": "mass_4l",
-    }  # fmt: skip
-    if cut in ("lepton_pt_leading", "lepton_pt_subleading"):
-        return _hardest(rows, found.selection, cut), rows["channel"]
-    if cut in columns:
-        return rows[columns[cut]], rows["channel"]
-    if found.selection.algorithm == "df103":
-        return _whole_event_quantity(part, picked[:, 0], rows["channel"], cut), rows["channel"]
-    return _found_worst(_measured(part, cut, _legs(part, found)).max(axis=1), cut), rows["channel"]
-
-
-def _hardest(rows: npt.NDArray[Any], selection: Selection, cut: str) -> Floats:
-    """Return the pT of the leading or the subleading lepton.
-
-    In 2e2mu ``df103`` requires both cuts on the muons, or both on the electrons: the larger pT counts of those for
-    which the other cut holds.
-    """
-    leading = cut == "lepton_pt_leading"
-    pairs = [(rows["leading"], rows["subleading"]), (rows["leading_too"], rows["subleading_too"])]
-    if leading:
-        values = [np.where(second > selection.lepton_pt_subleading, first, -np.inf) for first, second in pairs]
-    else:
-        values = [np.where(first > selection.lepton_pt_leading, second, -np.inf) for first, second in pairs]
-    larger = np.maximum(*values)
-    return np.where(np.isfinite(larger), larger, np.nan)
-
-
-def _legs(part: Part, found: Outcome) -> Integers:
-    """Return the indices of the four leptons of each selected candidate, (n, 4) int64."""
-    picked = found.picked[part.dataset]
-    rows = found.pairings[part.dataset].rows[picked[:, 1]]
-    places = np.stack([rows[name] for name in "abcd"], axis=1)
-    return part.held.offsets[picked[:, 0]][:, np.newaxis] + places.astype(np.int64)
-
-
-def _measured(part: Part, cut: str, places: Any = slice(None)) -> Floats:
-    """Return the quantity that a cut is compared with for some leptons, −∞ for leptons of the other flavour.
-
-    pT is returned with the opposite sign, so that larger is always worse.
-    """
-    held, leptons = part.held, part.held.leptons
-    flavour, _, name = cut.rpartition("_")[0].rpartition("_")
-    column = getattr(held, name) if name in Preselected._fields else leptons[name]
-    values: Floats = np.abs(column[places].astype(np.float64)) * (-1 if name == "pt" else 1)
-    if not flavour:
-        return values
-    return np.where(leptons["flavour"][places] == (MUON if flavour == "muon" else ELECTRON), values, -np.inf)
-
-
-def _whole_event_quantity(part: Part, events: Integers, channel: Integers, cut: str) -> Floats:
-    """Return the value of the worst of all leptons of the channel's flavours (``df103``); in 2e2mu NaN for pT."""
-    values, muon = _measured(part, cut), part.held.leptons["flavour"] == MUON
-    starts = part.held.offsets[:-1]
-    by_flavour = [np.maximum.reduceat(np.where(mine, values, -np.inf), starts)[events] for mine in (muon, ~muon)]
-    worst = np.choose(channel, [*by_flavour, np.maximum(*by_flavour)])
-    return _found_worst(np.where((channel == TWO_EACH) & ("_pt_" in cut), -np.inf, worst), cut)
-
-
-def _found_worst(worst: Floats, cut: str) -> Floats:
-    """Return a value of `_measured` with its original sign, NaN where there is no lepton that the cut applies to."""
-    found = np.where(np.isneginf(worst), np.nan, worst)
-    return -found if "_pt_" in cut else found
 
 
 # --- Single events -------------------------------------------------------------------------------------------------
@@ -368,7 +299,7 @@ def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, An
         mine = (picked[:, 0] == held) & (found.pairings[part.dataset].rows["channel"][picked[:, 1]] == channel)
         if part.dataset == dataset and mine.any():
             n = int(np.argmax(mine))
-            legs = part.held.leptons[_legs(part, found)[n]]
+            legs = part.held.leptons[results.legs_of(part, found)[n]]
             rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
             leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
             return _listed(part, found, n) | {"leptons": leptons, "field": FIELD_TESLA}
@@ -431,7 +362,7 @@ def campaign_code(campaign: Campaign) -> str:
 
 @cache
 def _shipped() -> tuple[Selection, ...]:
-    return tuple(map(selections.load, selections.names()))
+    return tuple(map(load, names()))
 
 
 def selection_code(selection: Selection) -> str:

@@ -29,11 +29,11 @@ import numpy.typing as npt
 import traitlets
 
 from higgsnb import cluster as clusters
-from higgsnb import engine, errors, estimate, files, histograms, plots
-from higgsnb.cluster_options import MOST, ClusterSpec, check_number
-from higgsnb.explorer import CutExplorer, EventDisplay
-from higgsnb.result import Result
-from higgsnb.spectrum import stack_order
+from higgsnb import datasets, engine, errors, plots
+from higgsnb import results as histograms
+from higgsnb.cluster import KINDS, MOST, ClusterSpec, check_number, choose, parse_memory
+from higgsnb.results import Result, stack_order
+from higgsnb.widgets.explorer import CutExplorer, EventDisplay
 
 if TYPE_CHECKING:
     from higgsnb.cluster import Cluster, ClusterState
@@ -84,15 +84,15 @@ Floats = npt.NDArray[np.float64]
 
 def _static(*names: str) -> str:
     """Return some files of the package, concatenated."""
-    folder = resources.files("higgsnb") / "static"
+    folder = resources.files("higgsnb.widgets") / "static"
     return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
 
 
 def _problem(error: BaseException) -> dict[str, str]:
     """Return what is wrong and what to do about it, for the browser."""
     if isinstance(error, errors.HiggsnbError):
-        return {"what": files.redact(error.message), "remedy": files.redact(error.hint)}
-    what, _, remedy = files.redact(str(error)).partition("\n")
+        return {"what": datasets.redact(error.message), "remedy": datasets.redact(error.hint)}
+    what, _, remedy = datasets.redact(str(error)).partition("\n")
     if remedy:
         return {"what": what, "remedy": remedy}
     unexpected = f"{type(error).__name__}: {what}" if what else type(error).__name__
@@ -379,19 +379,19 @@ class LiveHistogram(_View):
     def _last_phase(self) -> str:
         """Return the phase in which a run has ended."""
         if self.error is not None:
-            return "lost" if isinstance(self.error, engine.SchedulerLostError) else "failed"
+            return "lost" if isinstance(self.error, errors.SchedulerLostError) else "failed"
         if self.result.complete:
             return "complete"
         return "stopped" if self._stopping.is_set() else "incomplete"
 
     def _trouble(self, error: BaseException) -> dict[str, str]:
         """Return what ended the run; if the cluster was lost, how to resume with another one."""
-        if not isinstance(error, engine.SchedulerLostError):
+        if not isinstance(error, errors.SchedulerLostError):
             return _problem(error)
         panel = isinstance(self._client, ClusterControl)
         how = "Launch a cluster, then press Resume" if panel else "Start another cluster and give it to start(client=…)"
         kept = f"; nothing that is counted is lost: it is in {self.ledger}" if self.ledger is not None else ""
-        return {"what": files.redact(errors.describe(error)[0]), "remedy": f"{how}{kept}."}
+        return {"what": datasets.redact(errors.describe(error)[0]), "remedy": f"{how}{kept}."}
 
     def _enter(self, phase: str, **changes: Any) -> None:
         """Change the phase and other entries in one message."""
@@ -421,7 +421,7 @@ def _opened(client: Any) -> Iterator[Any]:
     try:
         made = client.get_client()
     except (OSError, RuntimeError) as error:
-        raise engine.SchedulerLostError(errors.describe(error)[0]) from error
+        raise errors.SchedulerLostError(errors.describe(error)[0]) from error
     try:
         yield made
     finally:
@@ -515,7 +515,7 @@ class ClusterControl(_View):
             "logs": lambda _: self.show_logs(),
             "stop": lambda _: self.stop(),
         }
-        state = {"kinds": [(kind, PLACES[kind]) for kind in clusters.KINDS], "why": "", "choice": choice}
+        state = {"kinds": [(kind, PLACES[kind]) for kind in KINDS], "why": "", "choice": choice}
         rest = {"cluster": None, "busy": "", "problem": None, "logs": None, "dashboard": ""}
         super().__init__({**state, **rest, "costs": self._costs()}, actions)
         self._begin("checking where a cluster can run", self._choose_best)
@@ -542,7 +542,7 @@ class ClusterControl(_View):
         """
         cluster = self.cluster
         if cluster is None:
-            raise clusters.ClusterError("the panel has no cluster", "Press Launch, and wait until it is ready.")
+            raise errors.ClusterError("the panel has no cluster", "Press Launch, and wait until it is ready.")
         return cluster.get_client()
 
     def scale(self, workers: int) -> None:
@@ -594,13 +594,13 @@ class ClusterControl(_View):
     # -- in threads
 
     def _choose_best(self) -> None:
-        self._best, why = clusters.choose()
+        self._best, why = choose()
         self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs())
 
     def _start(self, cancel: threading.Event) -> None:
         try:
             if self._closed:
-                raise clusters.ClusterError("this panel is closed", "Make another one with widgets.ClusterControl().")
+                raise errors.ClusterError("this panel is closed", "Make another one with widgets.ClusterControl().")
             self._drop()
             self.cluster = self._launch(**self.state["choice"], **self._options, on_state=self._follow, cancel=cancel)
         finally:
@@ -665,7 +665,7 @@ class ClusterControl(_View):
     def _costs(self) -> list[tuple[str, str]]:
         """Return what the chosen cluster will take."""
         spec = self._spec
-        return estimate.estimate_cluster(
+        return engine.estimate_cluster(
             self._campaign,
             kind=self._best if spec.kind == "auto" else spec.kind,
             workers=spec.workers,
@@ -688,7 +688,7 @@ class ClusterControl(_View):
     def _checked(self, choice: State) -> ClusterSpec:
         """Return the spec for what is in the form; raise `OptionError` if something is out of range."""
         check_number("workers", choice["workers"], most=MOST)
-        given = {**choice, "memory": clusters.parse_memory(choice["memory"])}
+        given = {**choice, "memory": parse_memory(choice["memory"])}
         return ClusterSpec(**given, idle_timeout=self._options.get("idle_timeout", 900))
 
     def _ask(self, action: Callable[..., None], content: State, *names: str) -> None:

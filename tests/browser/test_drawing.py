@@ -13,8 +13,9 @@ import pytest
 from pages import PAINT, Visit, plain
 
 import higgsnb as hn
-from higgsnb.result import Result
-from higgsnb.widgets import ClusterControl, LiveHistogram, spectrum
+from higgsnb.results import Result
+from higgsnb.widgets import ClusterControl, LiveHistogram
+from higgsnb.widgets.view import spectrum
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

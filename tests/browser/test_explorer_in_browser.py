@@ -471,7 +471,7 @@ class Alone:
 @pytest.fixture
 def alone_at(browser: Any, tmp_path: Path) -> Iterator[Callable[[str], Alone]]:
     """A function that shows the explorer of the toy campaign once, as a page of that address."""
-    from higgsnb.explorer import CutExplorer
+    from higgsnb.widgets import CutExplorer
 
     context = browser.new_context(viewport={"width": 1200, "height": 900})
     opened: list[Alone] = []

@@ -11,7 +11,7 @@ import pytest
 from pages import Server, Visit, notebook
 
 import higgsnb as hn
-from higgsnb.result import Result
+from higgsnb.results import Result
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page

@@ -15,7 +15,7 @@ from http_server import Fault, FileServer
 from outreach import events_of, write
 
 from higgsnb.datasets import File
-from higgsnb.events import BRANCHES
+from higgsnb.events.schema import BRANCHES
 
 N_EVENTS = 120
 UUID_PLACE = slice(47, 63)

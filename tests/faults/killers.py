@@ -28,12 +28,13 @@ import zygote
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import datasets, engine, histograms, ledger, provenance, results, selection, versions
-from higgsnb.analyse import analyse
+from higgsnb import datasets, engine, errors, provenance, results, selection
+from higgsnb import engine as engines
 from higgsnb.datasets import Campaign, Chunk
-from higgsnb.result import Result
+from higgsnb.engine import loop, versions
+from higgsnb.results import Result, Tally, analyse, histograms
+from higgsnb.results.tally import SHAPES, Record, merge
 from higgsnb.selection import Selection
-from higgsnb.tally import SHAPES, Record, Tally, merge
 
 LOG, POISON, WORK = "HIGGSNB_FAULTS_LOG", "HIGGSNB_FAULTS_POISON", "HIGGSNB_FAULTS_WORK"
 LOOPBACK = "127.0.0.1"
@@ -197,9 +198,9 @@ def warm_up() -> None:
     import distributed.chaos  # noqa: F401
     import matplotlib.pyplot  # noqa: ICN001, F401
 
-    from higgsnb import kernel, plots  # noqa: F401
+    from higgsnb import selection as selections
 
-    kernel.select(random_leptons(50, seed=1), selection.load("open2012"), "DoubleMu")
+    selections.select(random_leptons(50, seed=1), selection.load("open2012"), "DoubleMu")
     versions.installed_versions()
     provenance.code()  # asks git
 
@@ -327,7 +328,7 @@ def drive(
     planned, chosen, folder = datasets.load(toml), selection.load("open2012"), Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     if every is not None:
-        engine.SECONDS_BETWEEN_RESULTS = every
+        loop.SECONDS_BETWEEN_RESULTS = every
     commits = _arm(kill)
     options: dict[str, Any] = {"chunk_events": chunk_events, "workers": workers, "analyse": globals()[analyse]}
     if chunk_seconds is not None:
@@ -338,7 +339,7 @@ def drive(
             began = time.monotonic()
             partial = engine.run(planned, chosen, client=client, ledger=folder / "ledger.sqlite", **options)
             found = checked(partial, planned, chunk_events, folder / "ledger.sqlite") if check else list(partial)
-    except engine.SchedulerLostError as error:
+    except errors.SchedulerLostError as error:
         zygote.say(lost=str(error))
         return SCHEDULER_LOST
     last = found[-1]
@@ -383,7 +384,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def _arm(kill: dict[str, Any] | None) -> Counter[str]:
     """Count the commits of the ledger; kill some processes at one of them: before, inside its transaction, or after."""
-    real, counts = ledger.Ledger.commit, Counter[str]()
+    real, counts = engines.Ledger.commit, Counter[str]()
     when, number, pids = ("", 0, []) if kill is None else (kill["when"], kill["commit"], kill["pids"])
 
     def shoot() -> None:
@@ -395,7 +396,7 @@ def _arm(kill: dict[str, Any] | None) -> Counter[str]:
         if statement.strip().upper().startswith("COMMIT") and counts["n"] == number:
             shoot()
 
-    def wrapped(self: ledger.Ledger, finished: Any, *arguments: Any, **options: Any) -> Any:
+    def wrapped(self: engines.Ledger, finished: Any, *arguments: Any, **options: Any) -> Any:
         rows = list(finished)
         counts["n"] += bool(rows)
         mine = when if rows and counts["n"] == number else ""
@@ -407,7 +408,7 @@ def _arm(kill: dict[str, Any] | None) -> Counter[str]:
             shoot()
         return answer
 
-    ledger.Ledger.commit = wrapped  # type: ignore[method-assign]
+    engines.Ledger.commit = wrapped  # type: ignore[method-assign]
     return counts
 
 

@@ -19,9 +19,11 @@ from http_server import FileServer
 from outreach import campaign
 from test_baskets import outcomes
 
-from higgsnb import datasets, engine, events, retries, root_events, selection
+from higgsnb import datasets, engine, errors, events, selection
 from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.datasets.files import retries
 from higgsnb.errors import CampaignError
+from higgsnb.events import root
 
 N_FILES = 200
 OPEN = selection.load("open2012")
@@ -126,7 +128,7 @@ def test_command_line_says_incomplete_everywhere(good: list[File], shop: Worksho
 @pytest.mark.parametrize("name", ["not ROOT", "missing branch", "corrupted block"])
 def test_strict_stops_at_the_bad_file(good: list[File], shop: Workshop, name: str) -> None:
     make, _, words = BAD[name]
-    with pytest.raises(engine.FileError, match=words):
+    with pytest.raises(errors.FileError, match=words):
         list(engine.run(of([*good[:5], make(shop)]), OPEN, on_error="strict"))
 
 
@@ -165,7 +167,7 @@ def classes() -> dict[str, object]:
 
 def numbers(files: list[File]) -> list[object]:
     """What is counted in files, none of them kept open from before."""
-    root_events.kept_reader.cache_clear()
+    root.kept_reader.cache_clear()
     (*_, found) = engine.run(of(files), OPEN, workers=1)
     return [found.failed, found.counts["zz"].tolist(), found.coverage.events]
 

@@ -12,10 +12,10 @@ from killers import LOG, WORK, Cluster, committed, numbers
 from zygote import NOTHING, Zygote, forking
 
 from higgsnb import datasets, engine, selection
+from higgsnb.engine import Ledger
 from higgsnb.errors import NondeterminismError
-from higgsnb.ledger import Ledger
-from higgsnb.result import Result
-from higgsnb.tally import Record, merge
+from higgsnb.results import Result
+from higgsnb.results.tally import Record, merge
 
 SEED = 19_640_831
 EVENTS = 10

@@ -16,10 +16,11 @@ import pytest
 from bad_files import contents
 from outreach import campaign, dataset, to_toml
 
-from higgsnb import engine, results, selection
+from higgsnb import results, selection
 from higgsnb.datasets import Campaign
+from higgsnb.engine import Ledger
+from higgsnb.engine import loop as engine
 from higgsnb.errors import LedgerError
-from higgsnb.ledger import Ledger
 
 OPEN = selection.load("open2012")
 CHUNK_EVENTS = 10

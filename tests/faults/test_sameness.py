@@ -17,7 +17,8 @@ from typing import Any
 import pytest
 from outreach import to_toml
 
-from higgsnb import datasets, toy
+from higgsnb import datasets
+from higgsnb.datasets.toy import writer
 
 SHORT, LONG = 300_000, 10_000_000
 SCHEDULERS = ("threads", "processes", "dask")
@@ -27,7 +28,7 @@ SCHEDULERS = ("threads", "processes", "dask")
 def big(tmp_path_factory: pytest.TempPathFactory, long: bool) -> Path:
     """The toy campaign at many times its size, as files and a TOML file."""
     folder = tmp_path_factory.mktemp("big")
-    toy.make(folder, events=LONG if long else SHORT)
+    writer.make(folder, events=LONG if long else SHORT)
     campaign = datasets.load("toy")
     local = [
         dataclasses.replace(

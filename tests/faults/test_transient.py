@@ -12,10 +12,12 @@ from bad_files import N_EVENTS, many
 from fault_server import KINDS, PORTAL, STORE, ChaosServer
 from outreach import campaign
 
-from higgsnb import engine, events, results, retries, root_events, selection
+from higgsnb import engine, events, results, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.request import counted_tries
-from higgsnb.result import Result
+from higgsnb.datasets.files import retries
+from higgsnb.datasets.files.request import counted_tries
+from higgsnb.events import root
+from higgsnb.results import Result
 
 N_FILES = 200
 DEAD = "http://no-such-host.invalid"
@@ -50,7 +52,7 @@ def served(server: ChaosServer, tmp_path_factory: pytest.TempPathFactory) -> lis
 def analysed(one: Campaign, cache: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, dict[str, int]]:
     """The result with an empty cache, and how many tries its files took."""
     monkeypatch.setenv("HIGGSNB_CACHE", str(cache))
-    root_events.kept_reader.cache_clear()
+    root.kept_reader.cache_clear()
     (*_, result) = engine.run(one, OPEN, workers=8)
     return result, result.run["tries"]
 

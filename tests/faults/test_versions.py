@@ -15,7 +15,7 @@ import killers
 import pytest
 from zygote import HERE, PATIENCE, poll
 
-from higgsnb import datasets, engine, provenance, selection
+from higgsnb import datasets, engine, errors, provenance, selection
 
 Figure = Callable[[str, str, object], None]
 
@@ -81,7 +81,7 @@ def test_worker_of_another_version_is_refused_before_the_first_chunk(
                 assert arrived, (tmp_path / "worker.log").read_text()
                 assert worker.poll() is None, (tmp_path / "worker.log").read_text()
                 before = time.monotonic()
-                with pytest.raises(engine.VersionError) as caught:
+                with pytest.raises(errors.VersionError) as caught:
                     list(engine.run(one, selection.load("open2012"), client=client, analyse=killers.counted))
                 seconds = time.monotonic() - before
         finally:

@@ -11,8 +11,10 @@ from typing import Any
 import pytest
 from kube import MANIFESTS, Kube, Proxy, wait_for, yaml_documents
 
-from higgsnb import cluster
-from higgsnb.k8s_preflight import RIGHTS
+from higgsnb import cluster, errors
+from higgsnb.cluster import cluster as cluster_
+from higgsnb.cluster import prepare
+from higgsnb.cluster.kubernetes.preflight import RIGHTS
 
 pytestmark = pytest.mark.kubernetes
 
@@ -20,7 +22,7 @@ OPERATOR = "/apis/apps/v1/namespaces/dask-operator/deployments/dask-operator"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
 
 
-def start_fails(kube: Kube, words: str, hint: str, **options: Any) -> cluster.ClusterError:
+def start_fails(kube: Kube, words: str, hint: str, **options: Any) -> errors.ClusterError:
     """A start must fail with these words and this hint, be told in time, and leave nothing."""
     states: list[cluster.ClusterState] = []
     whole = {
@@ -30,7 +32,7 @@ def start_fails(kube: Kube, words: str, hint: str, **options: Any) -> cluster.Cl
         "deadline": 55,
         **options,
     }  # guarantee G16: named within a minute
-    with pytest.raises(cluster.ClusterError, match=words) as failure:
+    with pytest.raises(errors.ClusterError, match=words) as failure:
         cluster.launch("kubernetes", on_state=states.append, **whole)
     error = failure.value
     assert hint in error.hint
@@ -101,14 +103,14 @@ def test_3_a_missing_right(user: Kube) -> None:
 )
 def test_each_verb_of_the_role_is_missed_by_name(user: Kube, group: str, resource: str, verb: str) -> None:
     with role_without(user, group, resource, verb):
-        checks = cluster.preflight("kubernetes", image=user.image)
+        checks = prepare.preflight("kubernetes", image=user.image)
     assert [(check.name, check.found.split(" in ")[0]) for check in checks if not check.good] == [
         (f"rights on {resource}", f"may not {verb}")
     ]
 
 
 def test_with_the_shipped_role_every_check_is_good(user: Kube) -> None:
-    checks = cluster.preflight("kubernetes", image=user.image)
+    checks = prepare.preflight("kubernetes", image=user.image)
     assert [check for check in checks if not check.good] == []
     assert {"Kubernetes API", "Dask operator", "quota", "image of the workers"} <= {check.name for check in checks}
 
@@ -160,7 +162,7 @@ def test_8_an_api_that_answers_503(faulty: Kube) -> None:
     threading_clear = threading.Timer(25, faulty.clear_faults)  # so that the failed start can be cleaned up
     threading_clear.start()
     try:
-        with pytest.raises(cluster.ClusterError, match="daskclusters was answered with 503 for 20 s"):
+        with pytest.raises(errors.ClusterError, match="daskclusters was answered with 503 for 20 s"):
             cluster.launch("kubernetes", workers=1, image=faulty.image, on_state=told.append)
     finally:
         threading_clear.join()
@@ -196,7 +198,7 @@ def other_version(folder: Path, package: str) -> dict[str, str]:
     metadata = folder / f"{package}-0.0.1.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.0.1\n", encoding="utf-8")
-    return {"PYTHONPATH": f"{folder}:{Path(cluster.__file__).parents[1]}"}
+    return {"PYTHONPATH": f"{folder}:{Path(cluster_.__file__).parents[1]}"}
 
 
 def test_10_other_versions_on_the_workers(faulty: Kube, tmp_path: Path) -> None:
@@ -211,7 +213,7 @@ def test_10_other_versions_on_the_workers(faulty: Kube, tmp_path: Path) -> None:
 
 @pytest.mark.usefixtures("user")
 def test_an_unknown_image_is_refused_before_the_start() -> None:
-    with pytest.raises(cluster.ClusterError, match="image of the workers: not known outside a hub"):
+    with pytest.raises(errors.ClusterError, match="image of the workers: not known outside a hub"):
         cluster.launch("kubernetes", workers=1)
 
 

@@ -15,8 +15,10 @@ from pathlib import Path
 import pytest
 from kube import Kube, wait_for
 
-from higgsnb import cluster, datasets, engine, selection, toy
-from higgsnb.result import Result
+from higgsnb import cluster, datasets, engine, errors, selection
+from higgsnb.cluster import cluster as cluster_
+from higgsnb.datasets.toy import writer
+from higgsnb.results import Result
 
 pytestmark = pytest.mark.kubernetes
 
@@ -49,7 +51,7 @@ def campaign(kube: Kube, tmp_path_factory: pytest.TempPathFactory) -> datasets.C
     small = datasets.load("toy")
     if not kube.stand_in:
         return small
-    folder = toy.make(tmp_path_factory.mktemp("toy"), events=EVENTS)
+    folder = writer.make(tmp_path_factory.mktemp("toy"), events=EVENTS)
     here = [
         replace(d, files=tuple(replace(f, url=str(folder / f.url.removeprefix("toy:")), events=None) for f in d.files))
         for d in small.datasets
@@ -102,7 +104,7 @@ def test_a_closed_cluster_can_be_closed_again_and_refuses_the_rest(user: Kube) -
     mine.close()
     mine.close()
     assert mine.state.phase == "closed"
-    with pytest.raises(cluster.ClusterError, match="the cluster is closed"):
+    with pytest.raises(errors.ClusterError, match="the cluster is closed"):
         mine.scale(2)
 
 
@@ -132,7 +134,7 @@ def test_the_pods_have_no_more_rights_than_they_need(user: Kube) -> None:
 
 def start_client(kube: Kube, idle_timeout: int, image: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", CLIENT, image or kube.image, str(idle_timeout)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(cluster.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(cluster_.__file__).parents[1])}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
@@ -162,10 +164,10 @@ def test_after_kill_9_of_the_client_the_cluster_is_gone_within_its_idle_timeout(
         name = read_until(process, "name")[-1].split()[1]
     finally:
         end(process)
-    (left,) = cluster.orphans()  # found earlier than it goes by itself
+    (left,) = cluster_.orphans()  # found earlier than it goes by itself
     assert (left.name, left.process) == (name, process.pid)
     wait_for(lambda: not user.objects(), "the operator removes what is idle", 90)
-    assert cluster.orphans() == ()
+    assert cluster_.orphans() == ()
 
 
 def test_what_a_killed_client_left_is_listed_and_removed(user: Kube) -> None:
@@ -173,14 +175,14 @@ def test_what_a_killed_client_left_is_listed_and_removed(user: Kube) -> None:
         process = start_client(user, idle_timeout=600)
         try:
             read_until(process, "name")
-            assert cluster.orphans() == ()  # both are in use
+            assert cluster_.orphans() == ()  # both are in use
         finally:
             end(process)
-        left = cluster.orphans()
+        left = cluster_.orphans()
         assert [item.process for item in left] == [process.pid]
         assert left[0].name in left[0].text
-        cluster.remove(left)
-        assert cluster.orphans() == ()
+        cluster_.remove(left)
+        assert cluster_.orphans() == ()
         assert used.get_client().submit(sum, [1, 2]).result(timeout=20) == 3
     assert user.objects() == []
 
@@ -192,9 +194,9 @@ def test_another_users_clusters_are_not_listed(user: Kube, monkeypatch: pytest.M
     finally:
         end(process)
     monkeypatch.setenv("JUPYTERHUB_USER", "student-example.org")  # the same letters once sanitised
-    assert cluster.orphans() == ()
+    assert cluster_.orphans() == ()
     monkeypatch.setenv("JUPYTERHUB_USER", "student@example.org")
-    cluster.remove(cluster.orphans())
+    cluster_.remove(cluster_.orphans())
 
 
 @pytest.mark.parametrize("phase", ["starting", "ready"])
@@ -220,7 +222,7 @@ def test_a_cancelled_start_leaves_nothing(user: Kube) -> None:
     watch = threading.Thread(target=press_stop)
     watch.start()
     options = {"workers": 2, "cores": 1000, "memory": "1GiB", "image": user.image}  # never ready: no node has room
-    with pytest.raises(cluster.ClusterError, match="start-up was cancelled"):
+    with pytest.raises(errors.ClusterError, match="start-up was cancelled"):
         cluster.launch("kubernetes", **options, on_state=states.append, cancel=cancel)
     watch.join()
     assert (states[-1].phase, states[-1].reason) == ("failed", "start-up was cancelled")

@@ -11,9 +11,9 @@ import celpy
 import pytest
 from kube import MANIFESTS, ROOT, yaml_documents
 
-from higgsnb.cluster_options import ClusterSpec
-from higgsnb.k8s_operated import DASHBOARD_PORT, SCHEDULER_PORT
-from higgsnb.k8s_spec import cluster_object
+from higgsnb.cluster import ClusterSpec
+from higgsnb.cluster.kubernetes.operated import DASHBOARD_PORT, SCHEDULER_PORT
+from higgsnb.cluster.kubernetes.spec import cluster_object
 
 pytestmark = pytest.mark.kubernetes
 

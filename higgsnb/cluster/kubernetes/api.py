@@ -18,8 +18,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from higgsnb.datasets import redact
 from higgsnb.errors import ApiError
-from higgsnb.files import redact
 
 if TYPE_CHECKING:
     from kr8s.portforward import PortForward

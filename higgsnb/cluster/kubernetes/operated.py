@@ -20,14 +20,14 @@ from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
-from higgsnb.cluster_options import ClusterSpec
+from higgsnb.cluster.kubernetes.api import GROUP, REQUEST_SECONDS, Api, Object, in_cluster
+from higgsnb.cluster.kubernetes.problems import crash, find_problem, is_ready, is_scheduler, short
+from higgsnb.cluster.kubernetes.spec import MANAGED, cluster_object, labels, owner_reference
+from higgsnb.cluster.options import ClusterSpec
+from higgsnb.cluster.provider import Problem, ProblemTimer, connect, dashboard_link, not_ready
+from higgsnb.cluster.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
+from higgsnb.datasets import redact
 from higgsnb.errors import ApiError, ClusterError
-from higgsnb.files import redact
-from higgsnb.k8s_api import GROUP, REQUEST_SECONDS, Api, Object, in_cluster
-from higgsnb.k8s_problems import crash, find_problem, is_ready, is_scheduler, short
-from higgsnb.k8s_spec import MANAGED, cluster_object, labels, owner_reference
-from higgsnb.provider import Problem, ProblemTimer, connect, dashboard_link, not_ready
-from higgsnb.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 
 if TYPE_CHECKING:
     from distributed import Client

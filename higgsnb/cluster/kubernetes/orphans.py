@@ -8,9 +8,9 @@ from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from higgsnb.k8s_api import GROUP, Api, user_label
-from higgsnb.k8s_operated import delete
-from higgsnb.k8s_spec import CLIENT_HOST, CLIENT_PROCESS, MANAGED, USER, process_start
+from higgsnb.cluster.kubernetes.api import GROUP, Api, user_label
+from higgsnb.cluster.kubernetes.operated import delete
+from higgsnb.cluster.kubernetes.spec import CLIENT_HOST, CLIENT_PROCESS, MANAGED, USER, process_start
 
 
 @dataclass(frozen=True)

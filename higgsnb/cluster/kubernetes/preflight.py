@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from importlib import util
 
-from higgsnb.checks import Check
-from higgsnb.cluster_options import DEFAULT_WORKERS, ClusterSpec, quantity
+from higgsnb.cluster.kubernetes.api import GROUP, Api, Object, default_image, in_cluster
+from higgsnb.cluster.kubernetes.problems import is_ready
+from higgsnb.cluster.kubernetes.spec import SCHEDULER_MEMORY
+from higgsnb.cluster.machine import Check
+from higgsnb.cluster.options import DEFAULT_WORKERS, ClusterSpec, quantity
 from higgsnb.errors import ApiError
-from higgsnb.k8s_api import GROUP, Api, Object, default_image, in_cluster
-from higgsnb.k8s_problems import is_ready
-from higgsnb.k8s_spec import SCHEDULER_MEMORY
 
 QUOTA = "quota"
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from higgsnb.files import redact
-from higgsnb.k8s_api import Object
-from higgsnb.provider import Problem
+from higgsnb.cluster.kubernetes.api import Object
+from higgsnb.cluster.provider import Problem
+from higgsnb.datasets import redact
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
 CONFIGURATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError")

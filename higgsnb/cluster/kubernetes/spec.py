@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from higgsnb.addresses import Address
-from higgsnb.cluster_options import ClusterSpec
+from higgsnb.cluster.kubernetes.api import Api, Object, default_image, in_cluster, own_namespace, user_label
+from higgsnb.cluster.options import ClusterSpec
+from higgsnb.datasets import Address, redact
 from higgsnb.errors import OptionError
-from higgsnb.files import redact
-from higgsnb.k8s_api import Api, Object, default_image, in_cluster, own_namespace, user_label
 
 JOVYAN = 1000
 """The user of every image made by repo2docker; a number, since Kubernetes cannot tell whether a name is root."""

@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from higgsnb import retries
+from higgsnb.datasets.files import retries
+from higgsnb.datasets.files.request import FileRequest, PartialDownload, SourceError, adler32_of
 from higgsnb.errors import TransferError
-from higgsnb.request import FileRequest, PartialDownload, SourceError, adler32_of
 from higgsnb.storage import cache_folder
 
 fcntl: Any

@@ -20,9 +20,16 @@ from urllib.error import URLError
 from urllib.parse import quote, unquote, urljoin, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
-from higgsnb import retries
-from higgsnb.addresses import Address, redact
-from higgsnb.request import BLOCK, FileRequest, PartialDownload, RemoteInfo, SourceError, UnknownHostError
+from higgsnb.datasets.files import retries
+from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.request import (
+    BLOCK,
+    FileRequest,
+    PartialDownload,
+    RemoteInfo,
+    SourceError,
+    UnknownHostError,
+)
 
 __all__ = ["download", "probe", "read_range"]
 

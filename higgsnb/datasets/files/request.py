@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
-from higgsnb.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address, redact
 from higgsnb.errors import ChecksumError, MissingFileError, TransferError
 
 __all__ = [

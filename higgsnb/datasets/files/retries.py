@@ -7,8 +7,8 @@ import random
 import threading
 import time
 
-from higgsnb.addresses import Address
-from higgsnb.request import FileRequest, SourceError, UnknownHostError, active_tries
+from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.files.request import FileRequest, SourceError, UnknownHostError, active_tries
 
 __all__ = ["Retries"]
 

@@ -25,20 +25,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from higgsnb import transfer
-from higgsnb.addresses import Address, redact
-from higgsnb.cache import (
-    checksum,
-    claim,
-    path_in_cache,
-    problem_with,
-    remember_checksum,
-    writable,
-)
+from higgsnb.datasets.files import transfer
+from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.cache import checksum, claim, path_in_cache, problem_with, remember_checksum, writable
+from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
+from higgsnb.datasets.files.transfer import RemoteFile
 from higgsnb.errors import ChecksumError, MissingFileError, OptionError, TransferError
-from higgsnb.request import FileRequest, Progress, SourceError
 from higgsnb.storage import cache_folder
-from higgsnb.transfer import RemoteFile
 
 __all__ = [
     "ChecksumError",
@@ -178,12 +171,12 @@ def _without_download(request: FileRequest) -> Source | None:
 
 
 def _toy_file(address: Address) -> Path:
-    from higgsnb import toy
+    from higgsnb.datasets.toy import writer
 
     folder = cache_folder() / "toy"
     try:
         with writable(folder):
-            return toy.ensure(address.path.removesuffix(".root"), folder)
+            return writer.ensure(address.path.removesuffix(".root"), folder)
     except KeyError as error:
         raise MissingFileError(f"{address}: {error.args[0]}", "Give the name of one of these datasets.") from None
 

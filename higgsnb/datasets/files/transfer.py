@@ -8,10 +8,10 @@ from __future__ import annotations
 import io
 from typing import Any, NamedTuple
 
-from higgsnb import http_source, xrootd
-from higgsnb.addresses import Address
-from higgsnb.request import FileRequest, OtherSizeError, PartialDownload, RemoteInfo, SourceError
-from higgsnb.retries import Retries
+from higgsnb.datasets.files import http, xrootd
+from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.files.request import FileRequest, OtherSizeError, PartialDownload, RemoteInfo, SourceError
+from higgsnb.datasets.files.retries import Retries
 
 __all__ = ["RemoteFile", "download", "probe"]
 
@@ -33,7 +33,7 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
 
     Transient errors are retried, a wrong checksum once.
     """
-    append = xrootd.download if source.scheme == "root" else http_source.download
+    append = xrootd.download if source.scheme == "root" else http.download
     retries, mismatches = Retries(source, request), 0
     while True:
         before = partial.size
@@ -52,7 +52,7 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
 
 def probe(source: Address, request: FileRequest) -> RemoteInfo:
     """Ask a source for the size of a file and whether it can be read piecewise; `SourceError` if it has none."""
-    ask = xrootd.probe if source.scheme == "root" else http_source.probe
+    ask = xrootd.probe if source.scheme == "root" else http.probe
     retries = Retries(source, request)
     while True:
         try:
@@ -99,7 +99,7 @@ class RemoteFile(io.RawIOBase):
         retries = Retries(source, self._request, origin.address)
         while True:
             source = Address.of(self.location)
-            read = xrootd.read_range if source.scheme == "root" else http_source.read_range
+            read = xrootd.read_range if source.scheme == "root" else http.read_range
             try:
                 try:
                     return read(source, offset, size, self._request)

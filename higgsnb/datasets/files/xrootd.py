@@ -8,9 +8,9 @@ import importlib.util
 from collections.abc import Iterator
 from typing import Any
 
-from higgsnb import retries
-from higgsnb.addresses import Address, redact
-from higgsnb.request import BLOCK, FileRequest, PartialDownload, RemoteInfo, SourceError
+from higgsnb.datasets.files import retries
+from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.request import BLOCK, FileRequest, PartialDownload, RemoteInfo, SourceError
 
 __all__ = ["download", "probe", "read_range"]
 

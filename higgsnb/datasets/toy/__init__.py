@@ -38,8 +38,8 @@ events lie in 118-130 GeV where 16.3 are expected.
 
 from __future__ import annotations
 
-from higgsnb.toy_pseudodata import DATASETS, LUMINOSITY_FB, ToyDataset
-from higgsnb.toy_writer import DEFAULT_EVENTS, DEFAULT_SEED, ensure, main, make, manifest
+from higgsnb.datasets.toy.pseudodata import DATASETS, LUMINOSITY_FB, ToyDataset
+from higgsnb.datasets.toy.writer import DEFAULT_EVENTS, DEFAULT_SEED, ensure, main, make, manifest
 
 __all__ = [
     "DATASETS",

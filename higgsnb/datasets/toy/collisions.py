@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from higgsnb.constants import MASS_TAU
-from higgsnb.toy_physics import (
+from higgsnb.datasets.toy.physics import (
     MASS_HIGGS,
     SQRT_S,
     Array,

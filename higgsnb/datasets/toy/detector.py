@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from higgsnb.constants import MASS_ELECTRON, MASS_MUON
-from higgsnb.toy_collisions import ELECTRON, MUON, PROMPT, Particles, pick
-from higgsnb.toy_physics import Array
+from higgsnb.datasets.toy.collisions import ELECTRON, MUON, PROMPT, Particles, pick
+from higgsnb.datasets.toy.physics import Array
 
 Block = dict[str, Array]
 SENTINEL = np.float32(-999.0)

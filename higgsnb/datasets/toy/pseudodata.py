@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from higgsnb.toy_collisions import (
+from higgsnb.datasets.toy.collisions import (
     Particles,
     higgs_collisions,
     merge,
@@ -19,8 +19,8 @@ from higgsnb.toy_collisions import (
     zx_collisions,
     zz_collisions,
 )
-from higgsnb.toy_detector import Block, detect, turn_on
-from higgsnb.toy_physics import BLOCK, Array
+from higgsnb.datasets.toy.detector import Block, detect, turn_on
+from higgsnb.datasets.toy.physics import BLOCK, Array
 
 LUMINOSITY_FB = 11.58
 

@@ -18,10 +18,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from higgsnb.errors import OptionError, UnreadableError
-from higgsnb.storage import atomic_write
-from higgsnb.toy_detector import Block
-from higgsnb.toy_pseudodata import (
+from higgsnb.datasets.toy.detector import Block
+from higgsnb.datasets.toy.pseudodata import (
     DATASETS,
     LUMINOSITY_FB,
     REJECTED,
@@ -30,6 +28,8 @@ from higgsnb.toy_pseudodata import (
     select_events,
     simulation_blocks,
 )
+from higgsnb.errors import OptionError, UnreadableError
+from higgsnb.storage import atomic_write
 
 DEFAULT_SEED = 125
 VERSION = 1  # raise whenever the bytes change for the same seed: `ensure` then makes the files anew
@@ -310,8 +310,10 @@ def _holds(path: Path, entry: dict[str, Any]) -> bool:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: ``python -m higgsnb.toy FOLDER --events N --seed S``."""
-    parser = argparse.ArgumentParser(prog="python -m higgsnb.toy", description="Write the simulated toy campaign.")
+    """Command line: ``python -m higgsnb.datasets.toy FOLDER --events N --seed S``."""
+    parser = argparse.ArgumentParser(
+        prog="python -m higgsnb.datasets.toy", description="Write the simulated toy campaign."
+    )
     parser.add_argument("folder", type=Path)
     parser.add_argument("--events", type=int, default=None, help=f"total, default {DEFAULT_EVENTS}")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)

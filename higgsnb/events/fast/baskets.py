@@ -30,9 +30,18 @@ from typing import Any, NamedTuple, Self
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, inflate
-from higgsnb.compiled import rule
 from higgsnb.errors import DamagedFileError
+from higgsnb.events.fast.blocks import (
+    UNCOMPRESSED,
+    Buffer,
+    ByteSource,
+    Fetch,
+    Notes,
+    Seen,
+    UnexpectedFormError,
+    inflate,
+)
+from higgsnb.selection import rule
 
 Integers = npt.NDArray[np.int64]
 Array = npt.NDArray[Any]

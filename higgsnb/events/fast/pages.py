@@ -24,9 +24,27 @@ import numpy as np
 import numpy.typing as npt
 import xxhash
 
-from higgsnb.baskets import Array, Columns, Integers, Preselected, Preselection, elements_of, four_leptons, joined
-from higgsnb.blocks import UNCOMPRESSED, Buffer, ByteSource, Fetch, Notes, Seen, UnexpectedFormError, inflate
 from higgsnb.errors import DamagedFileError
+from higgsnb.events.fast.baskets import (
+    Array,
+    Columns,
+    Integers,
+    Preselected,
+    Preselection,
+    elements_of,
+    four_leptons,
+    joined,
+)
+from higgsnb.events.fast.blocks import (
+    UNCOMPRESSED,
+    Buffer,
+    ByteSource,
+    Fetch,
+    Notes,
+    Seen,
+    UnexpectedFormError,
+    inflate,
+)
 
 _LEAF, _COLLECTION = 0, 1
 _PROJECTED = 0x02

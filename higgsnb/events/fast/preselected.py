@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from higgsnb.baskets import BasketReader, Columns, Preselected, Preselection, four_leptons
-from higgsnb.blocks import ByteSource, LocalBlocks, RemoteBlocks, UnexpectedFormError
-from higgsnb.files import RemoteFile
-from higgsnb.pages import PageReader
+from higgsnb.datasets import RemoteFile
+from higgsnb.events.fast.baskets import BasketReader, Columns, Preselected, Preselection, four_leptons
+from higgsnb.events.fast.blocks import ByteSource, LocalBlocks, RemoteBlocks, UnexpectedFormError
+from higgsnb.events.fast.pages import PageReader
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:

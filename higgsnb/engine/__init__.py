@@ -1,0 +1,27 @@
+"""Run it: every chunk exactly once, resumable, on threads, processes or a Dask cluster."""
+
+from __future__ import annotations
+
+from higgsnb.engine.estimate import BANDWIDTH_MBIT, estimate_cluster, estimate_run
+from higgsnb.engine.executors import DaskCluster
+from higgsnb.engine.ledger import Ledger, export_ledger
+from higgsnb.engine.loop import run
+from higgsnb.engine.plan import CHUNK_EVENTS
+from higgsnb.engine.versions import check_cluster_versions, installed_versions
+
+__all__ = [
+    "run",
+    "CHUNK_EVENTS",
+    "Ledger",
+    "export_ledger",
+    "estimate_run",
+    "estimate_cluster",
+    "BANDWIDTH_MBIT",
+    "DaskCluster",
+    "installed_versions",
+    "check_cluster_versions",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,47 @@
+"""What was counted, and what it means per bin: chunks to tallies, tallies to results, results to files."""
+
+from __future__ import annotations
+
+from higgsnb.results.analysis import analyse, sections_of
+from higgsnb.results.tally import Tally, Sum, Record, Table, FileKey, ChunkKey, pack
+from higgsnb.results.result import Result, Failure
+from higgsnb.results.yields import Yield
+from higgsnb.results.spectrum import Spectrum, stack_order
+from higgsnb.results.histograms import axis
+from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CHANNEL_PRIMARY_DATASETS
+from higgsnb.results.n_minus_one import cut_quantity, legs_of
+from higgsnb.results.reselect import Sample, Outcome, Part, AXES
+from higgsnb.results.directory import write, document, prepare
+
+__all__ = [
+    "analyse",
+    "sections_of",
+    "Tally",
+    "Sum",
+    "Record",
+    "Table",
+    "FileKey",
+    "ChunkKey",
+    "pack",
+    "Result",
+    "Failure",
+    "Yield",
+    "Spectrum",
+    "stack_order",
+    "axis",
+    "PRIMARY_DATASET_ORDER",
+    "CHANNEL_PRIMARY_DATASETS",
+    "Sample",
+    "Outcome",
+    "Part",
+    "AXES",
+    "cut_quantity",
+    "legs_of",
+    "write",
+    "document",
+    "prepare",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

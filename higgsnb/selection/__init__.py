@@ -1,0 +1,89 @@
+"""Which events to keep: cuts as data, and the compiled code that applies them."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from higgsnb.selection.cuts import (
+    CHANNELS,
+    CUT_NAMES,
+    ELECTRON,
+    FOUR_ELECTRONS,
+    FOUR_MUONS,
+    LARGEST,
+    MUON,
+    NUMBERS,
+    PRIMARY_DATASET_CHANNELS,
+    QUANTITIES,
+    SENTINEL,
+    TWO_EACH,
+    Candidates,
+    Cut,
+    Flavour,
+    Leptons,
+    Selection,
+    load,
+    missing_quantities,
+    names,
+)
+
+if TYPE_CHECKING:
+    from higgsnb.selection import pairings, rules
+    from higgsnb.selection.compiled import rule
+    from higgsnb.selection.kernel import is_compiled, select, warm_up
+    from higgsnb.selection.pairings import Pairings, Preselected
+
+__all__ = [
+    "load",
+    "names",
+    "Selection",
+    "Cut",
+    "CUT_NAMES",
+    "CHANNELS",
+    "FOUR_MUONS",
+    "FOUR_ELECTRONS",
+    "TWO_EACH",
+    "PRIMARY_DATASET_CHANNELS",
+    "NUMBERS",
+    "LARGEST",
+    "Leptons",
+    "Flavour",
+    "Candidates",
+    "MUON",
+    "ELECTRON",
+    "QUANTITIES",
+    "SENTINEL",
+    "missing_quantities",
+    "select",
+    "is_compiled",
+    "warm_up",
+    "rule",
+    "rules",
+    "pairings",
+    "Pairings",
+    "Preselected",
+]
+
+_LATE = {
+    "select": "selection.kernel",
+    "is_compiled": "selection.kernel",
+    "warm_up": "selection.kernel",
+    "rule": "selection.compiled",
+    "rules": "selection.rules",
+    "pairings": "selection.pairings",
+    "Pairings": "selection.pairings",
+    "Preselected": "selection.pairings",
+}
+"""Names of rooms that load numba, each with its room: they are loaded on first use."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATE:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    room = import_module(f"higgsnb.{_LATE[name]}")
+    return room if room.__name__ == f"{__name__}.{name}" else getattr(room, name)
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,0 +1,17 @@
+"""Live views for notebooks: a histogram that fills, a cluster panel, a cut explorer."""
+
+from __future__ import annotations
+
+from higgsnb.widgets.explorer import CutExplorer, EventDisplay
+from higgsnb.widgets.view import ClusterControl, LiveHistogram
+
+__all__ = [
+    "LiveHistogram",
+    "ClusterControl",
+    "CutExplorer",
+    "EventDisplay",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
