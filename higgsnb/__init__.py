@@ -29,6 +29,7 @@ __all__ = [
     "statistics",
     "plots",
     "widgets",
+    "errors",
 ]
 
 
