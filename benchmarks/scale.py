@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT / "tests" / "faults"), str(ROOT / "tests" / "kit")]
 
 CHUNK_EVENTS = 1000
 CHUNK_SECONDS = 0.1

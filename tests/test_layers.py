@@ -1,4 +1,4 @@
-"""The shape of the package: imports go only downwards, and each library belongs to one or two modules."""
+"""The shape of the package: nine wings, entered by their faces, importing only downwards."""
 
 from __future__ import annotations
 
@@ -6,124 +6,32 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
 import higgsnb
-from higgsnb import provenance
 
 PACKAGE = Path(higgsnb.__file__).parent
 
-# From the lowest layer to the highest: a module imports only from layers below its own.
-LAYERS = (
-    {"errors", "constants"},
-    {"provenance", "transfer", "accounts", "executors"},
-    {"files"},
-    {"campaign", "luminosity", "diagnosis"},
-    {"chunks"},
-    {"parse"},
-    {"datasets"},
-    {"selection"},
-    {"rules", "blocks"},
-    {"baskets", "pairings"},
-    {"kernel"},
-    {"pages"},
-    {"preselected", "schema"},
-    {"csv_events", "root_events", "skims", "kubernetes"},
-    {"read"},
+# From the ground floor to the top: a wing imports only from floors below its own.
+FLOORS = (
+    {"errors"},
+    {"provenance"},
+    {"datasets", "selection"},
     {"events"},
-    {"histograms"},
-    {"tally"},
-    {"analyse", "coverage", "yields"},
-    {"lumi_sections"},
-    {"result"},
-    {"ledger"},
-    {"tasks", "plan"},
-    {"engine", "providers"},
-    {"cluster_preflight"},
-    {"cluster"},
-    {"plots", "statistics", "sample"},
-    {"results", "exploring"},
-    {"pictures", "explorer"},
+    {"results"},
+    {"engine", "statistics"},
+    {"cluster", "plots"},
     {"widgets"},
     {"__main__"},
 )
-OUTSIDE = {"toy"}  # the simulated campaign imports constants only; no module knows it but `files`, on demand
+WINGS = {"datasets", "selection", "events", "results", "engine", "cluster", "statistics", "plots", "widgets"}
 
 # Who may import what is not in the standard library. NumPy belongs to all.
-LIBRARIES = {
-    "errors": set(),
-    "constants": set(),
-    "provenance": set(),
-    "atomic": set(),
-    "addresses": set(),
-    "request": set(),
-    "retries": set(),
-    "http_source": set(),  # certifi where it is installed
-    "xrootd": set(),  # XRootD where it is installed
-    "transfer": set(),
-    "cache": {"platformdirs"},
-    "accounts": set(),
-    "executors": {"distributed"},
-    "files": set(),
-    "datasets": set(),
-    "luminosity": set(),
-    "checks": set(),
-    "selection": set(),
-    "compiled": {"numba"},
-    "kernel": set(),
-    "rules": set(),
-    "blocks": {"cramjam", "deflate", "isal", "xxhash", "zstandard"},
-    "baskets": set(),
-    "pages": {"xxhash"},
-    "preselected": {"uproot"},
-    "schema": set(),
-    "csv_events": set(),
-    "root_events": {"uproot", "awkward"},
-    "read": set(),
-    "events": set(),
-    "skims": {"pyarrow"},
-    "histograms": {"hist", "uhi"},
-    "tally": set(),
-    "analyse": set(),
-    "coverage": set(),
-    "yields": set(),
-    "lumi_sections": set(),
-    "result": {"hist"},  # for a type only
-    "ledger": set(),
-    "tasks": set(),
-    "engine": set(),
-    "waiting": set(),
-    "cluster_options": {"dask_jobqueue", "distributed"},
-    "provider": {"distributed"},
-    "k8s_api": {"httpx", "kr8s"},
-    "k8s_spec": {"dask", "dask_kubernetes", "distributed", "psutil"},
-    "k8s_problems": set(),
-    "k8s_preflight": set(),
-    "k8s_operated": {"distributed", "kr8s"},
-    "k8s_orphans": set(),
-    "providers": {"dask_gateway", "distributed", "psutil"},
-    "cluster_preflight": {"dask"},
-    "cluster": {"distributed"},
-    "widgets": {"anywidget", "traitlets"},
-    "pairings": set(),
-    "statistics": {"iminuit", "scipy"},
-    "sample": set(),
-    "exploring": set(),
-    "explorer": {"anywidget", "traitlets"},
-    "pictures": {"matplotlib"},
-    "plots": {"matplotlib", "mplhep", "scipy"},
-    "results": {"pyarrow"},
-    "__main__": {"click", "distributed", "tqdm"},
-    "toy": set(),
-    "toy_physics": set(),
-    "toy_collisions": set(),
-    "toy_detector": set(),
-    "toy_pseudodata": set(),
-    "toy_writer": {"uproot", "awkward"},
-}
+LIBRARIES: dict[str, set[str]] = {}
 HEAVY = {"awkward", "hist", "matplotlib", "mplhep", "numba", "pyarrow", "scipy", "uhi", "uproot"}
 HEAVY |= {"anywidget", "dask_kubernetes", "iminuit", "httpx", "ipywidgets", "kr8s", "psutil", "traitlets"}
 HEAVY |= {"aiohttp", "dask", "distributed", "fsspec", "requests"}
@@ -131,145 +39,168 @@ VAGUE = {"utils", "util", "core", "base", "common", "helpers", "misc", "tools"}
 
 
 class Import(NamedTuple):
-    module: str  # dotted, absolute
+    """One imported name; ``module`` is dotted and absolute, ``name`` None for ``import module``."""
+
+    module: str
+    name: str | None
     line: int
-    at_start: bool  # executed when the importing module is
+    for_types: bool
 
 
-def imports(source: str) -> Iterator[Import]:
-    """Every import of a module of the package, also those inside functions and for types only."""
+def dotted(path: Path) -> str:
+    """The name under which a file of the package is imported."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+MODULES = {dotted(path): path.read_text(encoding="utf-8") for path in sorted(PACKAGE.rglob("*.py"))}
+
+
+def imports(module: str, source: str, *, is_package: bool = False) -> Iterator[Import]:
+    """Every import of a module, also those inside functions and for types only."""
     tree = ast.parse(source)
-    late = {
+    for_types = {
         id(node)
         for scope in ast.walk(tree)
-        if isinstance(scope, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        or (isinstance(scope, ast.If) and ast.unparse(scope.test) == "TYPE_CHECKING")
+        if isinstance(scope, ast.If) and ast.unparse(scope.test) == "TYPE_CHECKING"
         for node in ast.walk(scope)
     }
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
-            yield from (Import(alias.name, node.lineno, id(node) not in late) for alias in node.names)
+            yield from (Import(alias.name, None, node.lineno, id(node) in for_types) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            origin = ".".join(filter(None, ("higgsnb" if node.level else "", node.module)))
-            names = [f"{origin}.{alias.name}" for alias in node.names] if origin == "higgsnb" else [origin]
-            yield from (Import(name, node.lineno, id(node) not in late) for name in names)
+            package = module.split(".") if is_package else module.split(".")[:-1]
+            above = package[: len(package) - node.level + 1] if node.level else []
+            origin = ".".join([*above, *filter(None, [node.module])])
+            yield from (Import(origin, alias.name, node.lineno, id(node) in for_types) for alias in node.names)
 
 
-def own_modules(source: str) -> Iterator[Import]:
-    """The imports of other modules of the package, by their plain names."""
-    for found in imports(source):
-        parts = found.module.split(".")
-        if parts[0] == "higgsnb" and len(parts) > 1 and parts[1] != "__version__":
-            yield found._replace(module=parts[1])
+def wing_of(module: str) -> str:
+    """The wing, or the module beside the wings, that a dotted name lies in."""
+    return module.split(".")[1] if "." in module else "higgsnb"
 
 
-def layer(module: str) -> int:
-    return next(number for number, names in enumerate(LAYERS) if module in names)
+def floor(wing: str) -> int:
+    return next(number for number, names in enumerate(FLOORS) if wing in names)
 
 
-def violations(module: str, source: str) -> list[str]:
+def faces() -> dict[str, set[str]]:
+    """The public names of each wing."""
+    return {wing: set(getattr(higgsnb, wing).__all__) for wing in WINGS}
+
+
+def violations(module: str, source: str, *, is_package: bool = False) -> list[str]:
     """What a module imports against the rules."""
-    wrong = []
-    for found in own_modules(source):
-        if found.module in OUTSIDE:
-            allowed = module == "files" and not found.at_start
-        elif module in OUTSIDE:
-            allowed = found.module == "constants"
-        else:
-            allowed = layer(found.module) < layer(module)
-        if not allowed:
-            wrong.append(f"{module}.py:{found.line} imports {found.module}")
-    for found in imports(source):
+    wrong, mine = [], wing_of(module)
+    for found in imports(module, source, is_package=is_package):
+        where = f"{module}:{found.line}"
         library = found.module.split(".")[0]
-        known = library in sys.stdlib_module_names or library in {"higgsnb", "numpy"}
-        if not known and library not in LIBRARIES[module]:
-            wrong.append(f"{module}.py:{found.line} imports {library}, which belongs elsewhere")
+        if library != "higgsnb":
+            known = library in sys.stdlib_module_names or library == "numpy"
+            if not known and library not in LIBRARIES.get(module.removeprefix("higgsnb."), set()):
+                wrong.append(f"{where} imports {library}, which belongs elsewhere")
+            continue
+        target = f"{found.module}.{found.name}" if found.module == "higgsnb" else found.module
+        if target == "higgsnb.__version__" or mine == "higgsnb":
+            continue
+        theirs = wing_of(target)
+        if theirs == mine:
+            continue
+        if floor(theirs) >= floor(mine):
+            wrong.append(f"{where} imports {target}, which is not below it")
+        elif target.count(".") > 1:
+            wrong.append(f"{where} imports {target}, a room inside another wing")
+        elif theirs in WINGS and found.module != "higgsnb" and found.name not in faces()[theirs]:
+            wrong.append(f"{where} imports {found.name}, which {theirs} does not show")
     return wrong
 
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+def test_floors_name_every_module_and_folder_at_the_top_once() -> None:
+    listed = sorted(name for names in FLOORS for name in names)
+    top = {path.stem for path in PACKAGE.glob("*.py")} - {"__init__"} | {p.parent.name for p in PACKAGE.glob("*/*.py")}
+    assert listed == sorted(top)
+    assert set(higgsnb.__all__) >= WINGS
 
 
-def test_table_lists_every_module_once() -> None:
-    listed = sorted([name for names in LAYERS for name in names] + list(OUTSIDE))
-    assert listed == MODULES
-    assert sorted(LIBRARIES) == MODULES
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_imports_go_downwards_and_through_the_faces(module: str) -> None:
+    is_package = (PACKAGE.parent / Path(*module.split("."))).is_dir()
+    assert violations(module, MODULES[module], is_package=is_package) == []
 
 
-@pytest.mark.parametrize("module", MODULES)
-def test_imports_go_only_downwards(module: str) -> None:
-    assert violations(module, (PACKAGE / f"{module}.py").read_text(encoding="utf-8")) == []
+@pytest.mark.parametrize("module", sorted(MODULES))
+def test_attributes_of_a_wing_are_names_of_its_face(module: str) -> None:
+    """``from higgsnb import plots`` and then ``plots.name``."""
+    tree = ast.parse(MODULES[module])
+    aliases = {
+        alias.asname or alias.name: alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module == "higgsnb"
+        for alias in node.names
+        if alias.name in WINGS
+    }
+    assigned = {n.id for n in ast.walk(tree) if isinstance(n, ast.Name) and isinstance(n.ctx, ast.Store)}
+    assigned |= {n.arg for n in ast.walk(tree) if isinstance(n, ast.arg)}
+    hidden = [
+        f"{module}:{node.lineno} uses {node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in aliases
+        and node.value.id not in assigned
+        and node.attr not in faces()[aliases[node.value.id]]
+    ]
+    assert hidden == []
+
+
+@pytest.mark.parametrize("wing", sorted(WINGS))
+def test_rooms_of_a_wing_import_each_other_without_a_circle(wing: str) -> None:
+    graph: dict[str, set[str]] = {}
+    for module, source in MODULES.items():
+        if wing_of(module) != wing or module == f"higgsnb.{wing}":
+            continue
+        targets = graph.setdefault(module, set())
+        for found in imports(module, source):
+            for target in (found.module, f"{found.module}.{found.name}"):
+                if target in MODULES and wing_of(target) == wing and target != module and not found.for_types:
+                    targets.add(target)
+    faces_inside = {module for module in graph if (PACKAGE.parent / Path(*module.split("."))).is_dir()}
+    for module in faces_inside:  # a face inside a wing, as of datasets.files, stands for its rooms
+        graph[module] = {room for room in graph if room.startswith(f"{module}.")}
+        for room in graph[module]:
+            graph[room].discard(module)
+    list(TopologicalSorter(graph).static_order())  # CycleError names the circle
 
 
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("files", "from higgsnb import datasets"),
-        ("selection", "def f():\n    from higgsnb.plots.spectrum import save"),
-        ("histograms", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from . import analysis"),
-        ("campaign", "from .luminosity import Mask"),
-        ("files", "from higgsnb import toy"),
-        ("engine", "def f():\n    import higgsnb.datasets.toy"),
-        ("toy", "from higgsnb import files"),
-        ("cache", "from higgsnb import transfer"),
-        ("plots", "import uproot.reading"),
-        ("files", "import pickle, numba"),
+        ("datasets.parse", "from higgsnb import events"),
+        ("selection.cuts", "def f():\n    from higgsnb.plots import save"),
+        ("results.tally", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from higgsnb import engine"),
+        ("events.read", "from higgsnb.datasets.campaign import Chunk"),
+        ("events.read", "from higgsnb.datasets import _total"),
+        ("engine.run", "from ..cluster import launch"),
+        ("statistics.fit", "from higgsnb.engine import run"),
+        ("plots.tables", "import uproot.reading"),
+        ("datasets.parse", "import pickle, numba"),
     ],
 )
 def test_import_against_the_rules_is_found(module: str, source: str) -> None:
-    assert len(violations(module, source)) == 1
+    assert len(violations(f"higgsnb.{module}", source)) == 1
 
 
 def test_import_within_the_rules_is_accepted() -> None:
-    assert violations("files", "import numpy as np\ndef f():\n    from higgsnb import toy") == []
-    assert violations("__main__", "import click\nfrom higgsnb import __version__, engine") == []
+    assert violations("higgsnb.events.read", "import numpy as np\nfrom higgsnb.datasets import Chunk") == []
+    assert violations("higgsnb.__main__", "import click\nfrom higgsnb import __version__, engine") == []
 
 
-def test_package_is_flat_and_no_module_has_a_vague_name() -> None:
-    assert VAGUE.isdisjoint(MODULES)
-    assert [path.name for path in PACKAGE.rglob("*.py") if path.parent != PACKAGE] == []
+def test_no_module_has_a_vague_name() -> None:
+    assert VAGUE.isdisjoint(part for module in MODULES for part in module.split("."))
 
 
-@pytest.mark.parametrize(
-    "module", ["higgsnb", "higgsnb.__main__", "higgsnb.datasets", "higgsnb.datasets.files.sources"]
-)
+@pytest.mark.parametrize("module", ["higgsnb", "higgsnb.__main__", "higgsnb.datasets", "higgsnb.selection"])
 def test_import_loads_no_heavy_library(module: str) -> None:
     code = f"import sys, {module}; print(*sorted({{name.split('.')[0] for name in sys.modules}}))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert sorted(set(answer.stdout.split()) & HEAVY) == []
-
-
-def test_every_public_name_can_be_used_and_no_other() -> None:
-    assert [name for name in higgsnb.__all__ if getattr(higgsnb, name).__name__ != f"higgsnb.{name}"] == []
-    assert set(higgsnb.__all__) <= set(dir(higgsnb))
-    with pytest.raises(AttributeError, match="no attribute 'histogramms'"):
-        _ = higgsnb.histogramms
-
-
-def everything_behind(module: str) -> set[str]:
-    """A module with all that it imports, and what that imports …, but for what changes no number."""
-    found: set[str] = set()
-    left = [module]
-    while left:
-        found.add(name := left.pop())
-        left += [i.module for i in own_modules((PACKAGE / f"{name}.py").read_text(encoding="utf-8"))]
-        left = [name for name in left if name not in found]
-    return found - {"errors", "provenance"}
-
-
-@pytest.mark.parametrize(
-    ("module", "covered"), [("analyse", provenance.RESULT_MODULES), ("skims", provenance.READ_MODULES)]
-)
-def test_key_of_what_is_kept_covers_every_module_behind_it(module: str, covered: tuple[str, ...]) -> None:
-    assert everything_behind(module) == set(covered)
-
-
-def test_sources_of_a_folder_are_those_of_every_module_in_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(provenance, "_PACKAGE", tmp_path)
-    (tmp_path / "wing" / "room").mkdir(parents=True)
-    digests = []
-    for name in ("one.py", "wing/__init__.py", "wing/room/two.py", "wing/notes.txt", "other.py"):
-        (tmp_path / name).write_text(name)
-        digests.append(provenance.sources_sha256.__wrapped__("wing", "one"))
-    assert len(set(digests[:3])) == 3
-    assert digests[2] == digests[3] == digests[4]

@@ -100,7 +100,7 @@ def voila(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("voila")
     notebook = shutil.copy(NOTEBOOK, folder)
     template = folder / "JUPYTER_DATA_DIR" / "voila" / "templates" / "higgsnb"
-    shutil.copytree(Path(higgsnb.__file__).parent / "static" / "voila", template)
+    shutil.copytree(Path(higgsnb.__file__).parent / "widgets" / "static" / "voila", template)
     command = ["voila", str(notebook), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
     with serving(folder, *command, ready="static/voila.js") as server:
         yield server
@@ -426,7 +426,7 @@ class Alone:
         page.route("http://127.0.0.1/**", lambda route: route.fulfill(body="", content_type="text/html"))
         page.goto(address)
         page.set_content("<!doctype html><html lang=en><body></body></html>")
-        files = [Path(higgsnb.__file__).parent / "static" / f"explorer.{kind}" for kind in ("js", "css")]
+        files = [Path(higgsnb.__file__).parent / "widgets" / "static" / f"explorer.{kind}" for kind in ("js", "css")]
         page.evaluate(ALONE, [*(file.read_text(encoding="utf-8") for file in files), self.state()])
         for name in names:
             self.show(name)

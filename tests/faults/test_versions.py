@@ -15,6 +15,7 @@ import killers
 import pytest
 from zygote import HERE, PATIENCE, poll
 
+import higgsnb
 from higgsnb import datasets, engine, errors, provenance, selection
 
 Figure = Callable[[str, str, object], None]
@@ -45,7 +46,7 @@ def fake_distribution(folder: Path, name: str, version: str) -> None:
 
 def other_code(folder: Path) -> None:
     """Copy the package, with one line more in the module that selects."""
-    package = Path(provenance.__file__).parent
+    package = Path(higgsnb.__file__).parent
     shutil.copytree(package, folder / "higgsnb", ignore=shutil.ignore_patterns("__pycache__"))
     with (folder / "higgsnb" / "kernel.py").open("a") as kernel:
         kernel.write("\n# another line\n")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from kube import MANIFESTS, Kube, Proxy, wait_for, yaml_documents
 
+import higgsnb
 from higgsnb import cluster, errors
-from higgsnb.cluster import cluster as cluster_
 from higgsnb.cluster import prepare
 from higgsnb.cluster.kubernetes.preflight import RIGHTS
 
@@ -198,7 +198,7 @@ def other_version(folder: Path, package: str) -> dict[str, str]:
     metadata = folder / f"{package}-0.0.1.dist-info" / "METADATA"
     metadata.parent.mkdir()
     metadata.write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 0.0.1\n", encoding="utf-8")
-    return {"PYTHONPATH": f"{folder}:{Path(cluster_.__file__).parents[1]}"}
+    return {"PYTHONPATH": f"{folder}:{Path(higgsnb.__file__).parents[1]}"}
 
 
 def test_10_other_versions_on_the_workers(faulty: Kube, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 from kube import Kube, wait_for
 
+import higgsnb
 from higgsnb import cluster, datasets, engine, errors, selection
 from higgsnb.cluster import cluster as cluster_
 from higgsnb.datasets.toy import writer
@@ -134,7 +135,7 @@ def test_the_pods_have_no_more_rights_than_they_need(user: Kube) -> None:
 
 def start_client(kube: Kube, idle_timeout: int, image: str = "") -> subprocess.Popen[str]:
     command = [sys.executable, "-c", CLIENT, image or kube.image, str(idle_timeout)]
-    environment = {**os.environ, "PYTHONPATH": str(Path(cluster_.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(higgsnb.__file__).parents[1])}
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

@@ -294,7 +294,7 @@ def test_interrupted_move_leaves_nothing_half_done(
     set_by_view(widget, bin=fullest(widget))
     wanted = selection.load("aod2012").replace(muon_pt_min=20.0)
     with monkeypatch.context() as patch:
-        patch.setattr("higgsnb.sample.pairings.choose", interrupted)
+        patch.setattr("higgsnb.results.reselect.pairings.choose", interrupted)
         with pytest.raises(KeyboardInterrupt):
             widget.select(wanted)
     fresh = explorer_data.candidates(widget.sample.select(wanted, slot="fresh"), "mass_4l", widget.bin + 1)

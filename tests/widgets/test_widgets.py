@@ -464,7 +464,7 @@ def test_secrets_in_addresses_are_not_shown(
 # --- On stage --------------------------------------------------------------------------------------
 
 
-DEMO = Path(__file__).resolve().parents[1] / "notebooks" / "live_demo.ipynb"
+DEMO = Path(__file__).resolve().parents[2] / "notebooks" / "live_demo.ipynb"
 
 
 def demo_cells(campaign: str, seconds: int) -> list[str]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from higgsnb import engine
 
-README = Path(__file__).resolve().parents[1] / "README.md"
+README = Path(__file__).resolve().parents[2] / "README.md"
 HEADING = "## A cluster, and a histogram that fills live\n"
 
 

@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import pytest
 from click.testing import CliRunner
 
+import higgsnb
 from higgsnb import provenance
 from higgsnb.__main__ import main
 from higgsnb.cluster import ClusterSpec, cluster
@@ -149,7 +150,7 @@ if __name__ == "__main__":
 
 
 def started(program: str, **options: Any) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(Path(cluster.__file__).parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(Path(higgsnb.__file__).parents[1])}
     return subprocess.Popen(
         [sys.executable, *([program] if program.endswith(".py") else ["-c", program])],
         stdout=subprocess.PIPE,
@@ -483,10 +484,10 @@ def test_dask_jobqueue_is_imported_in_any_thread_without_its_handler_of_ctrl_c(w
     need_jobqueue()
     code = f"""
         import signal, threading
-        from higgsnb import cluster_options
+        from higgsnb.cluster import options
         before = signal.signal
         def load():
-            print(cluster_options.jobqueue().SLURMCluster.__name__)
+            print(options.jobqueue().SLURMCluster.__name__)
         {where}
         print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.signal is before)
     """

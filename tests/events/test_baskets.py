@@ -25,7 +25,9 @@ from higgsnb.events.fast.baskets import BasketReader, Columns, Preselected
 from higgsnb.events.fast.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.events.fast.preselected import open_preselected
 
-DATA = Path(__file__).parent / "data"
+KIT = Path(__file__).resolve().parents[1] / "kit"
+
+DATA = Path(__file__).resolve().parents[1] / "data"
 ROOT_FILES = ("embedded.root", "generated-offsets.root", "unaligned.root")
 """The same 600 events as ROOT writes them in different ways; uproot cannot read the second."""
 READABLE = DATA / "unaligned.root"
@@ -383,8 +385,7 @@ _PEAK = """
 import sys
 from pathlib import Path
 from basket_files import COLUMNS
-from higgsnb.files import RemoteFile
-from higgsnb.preselected import open_preselected
+from higgsnb.events.fast.preselected import open_preselected
 with open_preselected(sys.argv[1], COLUMNS) as reader:
     n = sum(part.n_read for part in reader.windows())
 print(n, next(line.split()[1] for line in Path("/proc/self/status").open() if line.startswith("VmHWM")))
@@ -393,9 +394,7 @@ print(n, next(line.split()[1] for line in Path("/proc/self/status").open() if li
 
 def peak(path: Path) -> tuple[int, int]:
     """Events read and peak memory in kB of a fresh process (ru_maxrss would begin with the memory of this one)."""
-    done = subprocess.run(
-        [sys.executable, "-c", _PEAK, str(path)], check=True, capture_output=True, text=True, cwd=Path(__file__).parent
-    )
+    done = subprocess.run([sys.executable, "-c", _PEAK, str(path)], check=True, capture_output=True, text=True, cwd=KIT)
     n, rss = done.stdout.split()
     return int(n), int(rss)
 

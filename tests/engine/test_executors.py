@@ -22,6 +22,8 @@ from higgsnb.engine import executors, versions, worker
 from higgsnb.engine import loop as engine
 from higgsnb.results import Result
 
+KIT = Path(__file__).resolve().parents[1] / "kit"
+
 OPEN = selection.load("open2012")
 
 
@@ -104,7 +106,7 @@ print([failure.message for failure in result.failed])
 
 
 def test_threads_blame_a_unit_only_after_it_ended_the_process_alone_three_times(one: Campaign, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _CRASHING, str(Path(__file__).parent), str(to_toml(one, tmp_path / "c.toml"))]
+    command = [sys.executable, "-c", _CRASHING, str(KIT), str(to_toml(one, tmp_path / "c.toml"))]
     environment = {**os.environ, "POISON_START": "300", "CALLS": str(tmp_path)}
     done = []
     for _ in range(5):
@@ -134,7 +136,7 @@ def test_file_that_fails_in_run_after_run_is_no_poison(
 def test_unit_during_which_the_process_was_ended_from_outside_is_counted_in_the_end(
     one: Campaign, tmp_path: Path
 ) -> None:
-    command = [sys.executable, "-c", _CRASHING, str(Path(__file__).parent), str(to_toml(one, tmp_path / "c.toml"))]
+    command = [sys.executable, "-c", _CRASHING, str(KIT), str(to_toml(one, tmp_path / "c.toml"))]
     run, done = [*command, str(tmp_path / "l.sqlite")], []
     for poison in ("300",) * 4 + ("-1",):  # four times something else ends it there; the unit itself is good
         environment = {**os.environ, "POISON_START": poison, "CALLS": str(tmp_path)}

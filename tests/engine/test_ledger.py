@@ -26,6 +26,8 @@ from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.results import Result, Tally, analyse
 from higgsnb.results.tally import NUMBER, Record, merge, pack
 
+KIT = Path(__file__).resolve().parents[1] / "kit"
+
 OPEN = selection.load("open2012")
 
 
@@ -268,10 +270,9 @@ _UNTIL_FULL = """
 import resource, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_ledger import pack
-from higgsnb.tally import Tally
-from higgsnb.ledger import Ledger, LedgerError
-from higgsnb.tally import Record
+from higgsnb.engine import Ledger
+from higgsnb.errors import LedgerError
+from higgsnb.results import Record
 with Ledger(Path(sys.argv[1])) as ledger:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
@@ -287,7 +288,7 @@ with Ledger(Path(sys.argv[1])) as ledger:
 
 
 def test_full_disk_loses_nothing_that_was_committed(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _UNTIL_FULL, str(tmp_path / "l.sqlite"), str(Path(__file__).parent)]
+    command = [sys.executable, "-c", _UNTIL_FULL, str(tmp_path / "l.sqlite"), str(KIT)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     committed, _, message = done.stdout.strip().partition(" ")
     assert message.startswith("Nothing is lost that was finished before. Free some space")
@@ -302,7 +303,7 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from higgsnb import datasets, engine, selection
-from higgsnb.analyse import analyse as real
+from higgsnb.results import analyse as real
 left = [int(sys.argv[4])]
 def analyse(*arguments, **options):
     left[0] -= 1
@@ -320,7 +321,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, 
     killed = datasets.load(to_toml(one, tmp_path / "killed.toml"))
     codes = []
     for survived in (3, 11, 20, 1000):
-        command = [sys.executable, "-c", _KILLED, str(Path(__file__).parent), str(tmp_path / "killed.toml")]
+        command = [sys.executable, "-c", _KILLED, str(KIT), str(tmp_path / "killed.toml")]
         codes.append(subprocess.run([*command, str(tmp_path / "l.sqlite"), str(survived)], check=False).returncode)
     assert codes == [-signal.SIGKILL, -signal.SIGKILL, -signal.SIGKILL, 0]
     resumed, whole = last(killed, ledger=tmp_path / "l.sqlite"), last(killed)

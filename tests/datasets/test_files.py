@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 from http_server import Fault, FileServer
 
+import higgsnb
 from higgsnb import datasets, storage
 from higgsnb.datasets import toy
 from higgsnb.datasets.files import addresses, cache, http, request, retries, sources, transfer
@@ -796,8 +797,11 @@ def test_threads_that_want_the_same_file_fetch_it_once(http_server: FileServer) 
 def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer, own_cache: Path) -> None:
     url = http_server.add("/a.root", DATA)
     http_server.fail("/a.root", Fault(drop_after=1000))
-    code = f"from higgsnb import files, retries; retries.BACKOFF = 0.01; print(files.fetch({url!r}, adler32={SUM!r}))"
-    root = str(Path(sources.__file__).resolve().parents[1])
+    code = (
+        "from higgsnb.datasets import fetch; from higgsnb.datasets.files import retries; retries.BACKOFF = 0.01; "
+        f"print(fetch({url!r}, adler32={SUM!r}))"
+    )
+    root = str(Path(higgsnb.__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": root}
     running = [
         subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment)
