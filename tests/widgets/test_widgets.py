@@ -528,7 +528,7 @@ def test_demo_that_is_done_ends_with_the_significance(tmp_path: Path, monkeypatc
 
 
 def static_files() -> list[Path]:
-    folder = resources.files("higgsnb") / "static"
+    folder = resources.files("higgsnb.widgets") / "static"
     return sorted(Path(str(one)) for one in folder.iterdir() if one.name.endswith((".js", ".css")))
 
 
