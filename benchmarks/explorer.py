@@ -20,7 +20,7 @@ from inputs import make
 
 from higgsnb import engine, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.results.reselect import Sample
+from higgsnb.results.reselect import PreselectedEvents
 from higgsnb.selection import Selection, pairings
 from higgsnb.widgets import explorer_data
 
@@ -44,7 +44,7 @@ class Row:
         return self.wall_ms <= MOST_MS
 
 
-def load(path: Path, entries: int) -> Sample:
+def load(path: Path, entries: int) -> PreselectedEvents:
     """Hold the events of a file."""
     files = (File(url=str(path), events=entries),)
     one = Campaign(
@@ -53,24 +53,26 @@ def load(path: Path, entries: int) -> Sample:
         datasets=(Dataset(name="signal", process="higgs", files=files, cross_section_pb=1.0),),
     )  # fmt: skip
     *_, result = engine.run(one, selection.load("open2012"))
-    return Sample.load(result, reach=explorer_data.loosest(*(selection.load(name) for name in selection.names())))
+    return PreselectedEvents.load(
+        result, loosest=explorer_data.loosest(*(selection.load(name) for name in selection.names()))
+    )
 
 
-def repeat(sample: Sample, events: int) -> Sample:
+def repeat(sample: PreselectedEvents, events: int) -> PreselectedEvents:
     """Hold the same events again and again, exactly so many."""
     part = sample.parts[0]
-    times = -(-events // len(part.held.muons))
-    names = ("file", "entry", "run", "luminosity_block", "event", "twin")
+    times = -(-events // len(part.preselected.muons))
+    names = ("file", "entry", "run", "luminosity_block", "event", "duplicate")
     columns = {name: np.tile(getattr(part, name), times)[:events] for name in names}
-    held = pairings.join([part.held] * times)
+    held = pairings.join([part.preselected] * times)
     n_leptons = int(held.offsets[events])
     per_event = (column[:events] for column in held[1:4])
     per_lepton = (np.ascontiguousarray(column[:n_leptons]) for column in held[4:])
     held = pairings.Preselected(held.offsets[: events + 1], *per_event, *per_lepton)
-    return Sample(sample.basis, [part._replace(held=held, **columns)], sample.reach)
+    return PreselectedEvents(sample.basis, [part._replace(preselected=held, **columns)], sample.loosest)
 
 
-def answer(sample: Sample, chosen: Selection) -> None:
+def answer(sample: PreselectedEvents, chosen: Selection) -> None:
     """What the explorer works out when a slider moves."""
     found = sample.select(chosen)
     rows = explorer_data.yields(found)
@@ -79,7 +81,7 @@ def answer(sample: Sample, chosen: Selection) -> None:
     explorer_data.summary(rows, explorer_data.expected_significance(rows))
 
 
-def measure(what: str, sample: Sample, name: str, call: Callable[[], None]) -> Row:
+def measure(what: str, sample: PreselectedEvents, name: str, call: Callable[[], None]) -> Row:
     """Return the median of several passes."""
     call()
     wall, cpu = [], []
@@ -88,16 +90,16 @@ def measure(what: str, sample: Sample, name: str, call: Callable[[], None]) -> R
         call()
         wall.append(1000 * (time.perf_counter() - started))
         cpu.append(1000 * (time.process_time() - worked))
-    return Row(what, name, len(sample.parts[0].held.muons), statistics.median(wall), statistics.median(cpu))
+    return Row(what, name, len(sample.parts[0].preselected.muons), statistics.median(wall), statistics.median(cpu))
 
 
-def moving(sample: Sample, name: str, cut: str, values: tuple[float, float]) -> Callable[[], None]:
+def moving(sample: PreselectedEvents, name: str, cut: str, values: tuple[float, float]) -> Callable[[], None]:
     """Return a call that moves a slider to and fro."""
     turns = itertools.cycle(values)
     return lambda: answer(sample, selection.load(name).replace(**{cut: next(turns)}))
 
 
-def distribution(sample: Sample, name: str) -> Callable[[], None]:
+def distribution(sample: PreselectedEvents, name: str) -> Callable[[], None]:
     """Return a call that takes up another slider: its distribution after all other cuts."""
     turns = itertools.cycle((("muon_pt_min", 6.0), ("z1_mass_min", 41.0)))
 
@@ -108,7 +110,7 @@ def distribution(sample: Sample, name: str) -> Callable[[], None]:
     return call
 
 
-def rows(held: Sample) -> Iterator[Row]:
+def rows(held: PreselectedEvents) -> Iterator[Row]:
     """Measure everything."""
     small, large = repeat(held, 100_000), repeat(held, 1_000_000)
     for name in selection.names():

@@ -21,7 +21,7 @@ from higgsnb.constants import CURVATURE, FIELD_TESLA, MASS_Z, RETURN_FIELD_TESLA
 from higgsnb.errors import OptionError
 from higgsnb.events import inspect, read_leptons
 from higgsnb.plots.spectrum import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
-from higgsnb.results import Sample, stack_order
+from higgsnb.results import PreselectedEvents, stack_order
 from higgsnb.selection import (
     CHANNELS,
     CUT_NAMES,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from higgsnb.datasets import Campaign
-    from higgsnb.results import Outcome, Part, Result
+    from higgsnb.results import DatasetEvents, Reselection, Result
     from higgsnb.statistics import FitResult
 
 Floats = npt.NDArray[np.float64]
@@ -630,7 +630,7 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
         raise KeyError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
     chosen = QUANTITIES[quantity]
     *_, result = engine.run(campaign, selection.replace(**chosen.left_out))
-    sample = Sample.load(result)
+    sample = PreselectedEvents.load(result)
     found = sample.select(result.selection)
     pieces: dict[str, list[tuple[Floats, Floats, Flags]]] = {dataset.process: [] for dataset in campaign.datasets}
     for part in sample.parts:
@@ -650,9 +650,9 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     return NMinusOne(quantity, heading, coverage_text(result), (low, high), values, weights_of, passes)
 
 
-def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str]) -> Flags:
+def _passes(part: DatasetEvents, found: Reselection, selection: Selection, cuts: Iterable[str]) -> Flags:
     """Return which candidates pass these cuts of a selection; a cut on a flavour that is absent is passed."""
-    passes = np.ones(len(found.picked[part.dataset]), bool)
+    passes = np.ones(len(found.selected[part.dataset]), bool)
     for cut in cuts:
         values, _ = results.cut_quantity(part, found, cut)
         limit = getattr(selection, cut)

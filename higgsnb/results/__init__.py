@@ -10,7 +10,7 @@ from higgsnb.results.spectrum import Spectrum, stack_order
 from higgsnb.results.histograms import axis
 from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CHANNEL_PRIMARY_DATASETS
 from higgsnb.results.n_minus_one import cut_quantity, legs_of
-from higgsnb.results.reselect import Sample, Outcome, Part, AXES
+from higgsnb.results.reselect import PreselectedEvents, Reselection, DatasetEvents, AXES
 from higgsnb.results.directory import write, document, prepare
 
 __all__ = [
@@ -31,9 +31,9 @@ __all__ = [
     "axis",
     "PRIMARY_DATASET_ORDER",
     "CHANNEL_PRIMARY_DATASETS",
-    "Sample",
-    "Outcome",
-    "Part",
+    "PreselectedEvents",
+    "Reselection",
+    "DatasetEvents",
     "AXES",
     "cut_quantity",
     "legs_of",

@@ -7,22 +7,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.results.reselect import Outcome, Part
+from higgsnb.results.reselect import Reselection, DatasetEvents
 from higgsnb.selection import ELECTRON, MUON, TWO_EACH, Preselected, Selection
 
 Floats = npt.NDArray[np.float64]
 Integers = npt.NDArray[np.int64]
 
 
-def cut_quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers]:
+def cut_quantity(part: DatasetEvents, found: Reselection, cut: str) -> tuple[Floats, Integers]:
     """Return for each selected candidate the quantity that a cut is compared with, and the channel.
 
     A candidate whose quantity is on the wrong side of the cut fails. Its event may still be kept: ``open2012`` and
     ``aod2012`` may find another candidate in it that passes, ``df103`` cannot. NaN where the cut does not apply: a cut
     on muons in the channel 4e. "isolation_max" stands for the cuts on both flavours.
     """
-    picked = found.picked[part.dataset]
-    rows = found.pairings[part.dataset].rows[picked[:, 1]]
+    selected = found.selected[part.dataset]
+    rows = found.pairings[part.dataset].rows[selected[:, 1]]
     columns = {
         "z1_mass_min": "mass_z1", "z1_mass_max": "mass_z1", "z2_mass_min": "mass_z2", "z2_mass_max": "mass_z2",
         "delta_r_min": "delta_r", "dilepton_mass_min": "dilepton", "mass_4l_min": "mass_4l",
@@ -32,7 +32,7 @@ def cut_quantity(part: Part, found: Outcome, cut: str) -> tuple[Floats, Integers
     if cut in columns:
         return rows[columns[cut]], rows["channel"]
     if found.selection.algorithm == "df103":
-        return _whole_event_quantity(part, picked[:, 0], rows["channel"], cut), rows["channel"]
+        return _whole_event_quantity(part, selected[:, 0], rows["channel"], cut), rows["channel"]
     return _found_worst(_measured(part, cut, legs_of(part, found)).max(axis=1), cut), rows["channel"]
 
 
@@ -52,32 +52,32 @@ def _hardest(rows: npt.NDArray[Any], selection: Selection, cut: str) -> Floats:
     return np.where(np.isfinite(larger), larger, np.nan)
 
 
-def legs_of(part: Part, found: Outcome) -> Integers:
+def legs_of(part: DatasetEvents, found: Reselection) -> Integers:
     """Return the indices of the four leptons of each selected candidate, (n, 4) int64."""
-    picked = found.picked[part.dataset]
-    rows = found.pairings[part.dataset].rows[picked[:, 1]]
+    selected = found.selected[part.dataset]
+    rows = found.pairings[part.dataset].rows[selected[:, 1]]
     places = np.stack([rows[name] for name in "abcd"], axis=1)
-    return part.held.offsets[picked[:, 0]][:, np.newaxis] + places.astype(np.int64)
+    return part.preselected.offsets[selected[:, 0]][:, np.newaxis] + places.astype(np.int64)
 
 
-def _measured(part: Part, cut: str, places: Any = slice(None)) -> Floats:
+def _measured(part: DatasetEvents, cut: str, places: Any = slice(None)) -> Floats:
     """Return the quantity that a cut is compared with for some leptons, −∞ for leptons of the other flavour.
 
     pT is returned with the opposite sign, so that larger is always worse.
     """
-    held, leptons = part.held, part.held.leptons
+    preselected, leptons = part.preselected, part.preselected.leptons
     flavour, _, name = cut.rpartition("_")[0].rpartition("_")
-    column = getattr(held, name) if name in Preselected._fields else leptons[name]
+    column = getattr(preselected, name) if name in Preselected._fields else leptons[name]
     values: Floats = np.abs(column[places].astype(np.float64)) * (-1 if name == "pt" else 1)
     if not flavour:
         return values
     return np.where(leptons["flavour"][places] == (MUON if flavour == "muon" else ELECTRON), values, -np.inf)
 
 
-def _whole_event_quantity(part: Part, events: Integers, channel: Integers, cut: str) -> Floats:
+def _whole_event_quantity(part: DatasetEvents, events: Integers, channel: Integers, cut: str) -> Floats:
     """Return the value of the worst of all leptons of the channel's flavours (``df103``); in 2e2mu NaN for pT."""
-    values, muon = _measured(part, cut), part.held.leptons["flavour"] == MUON
-    starts = part.held.offsets[:-1]
+    values, muon = _measured(part, cut), part.preselected.leptons["flavour"] == MUON
+    starts = part.preselected.offsets[:-1]
     by_flavour = [np.maximum.reduceat(np.where(mine, values, -np.inf), starts)[events] for mine in (muon, ~muon)]
     worst = np.choose(channel, [*by_flavour, np.maximum(*by_flavour)])
     return _found_worst(np.where((channel == TWO_EACH) & ("_pt_" in cut), -np.inf, worst), cut)

@@ -1,6 +1,6 @@
-"""A campaign held in memory, to be selected again and again within the blink of an eye.
+"""A campaign preselected in memory, to be selected again and again within the blink of an eye.
 
-`Sample.select` gives what `engine.run` would: the same counts in the histograms, the same cutflow. The events are read
+`PreselectedEvents.select` gives what `engine.run` would: the same counts in the histograms, the same cutflow. The events are read
 once; what not even the loosest cuts on leptons accept is not kept. What makes it fast is in `pairings`.
 """
 
@@ -33,13 +33,15 @@ from higgsnb.results.tally import Table, empty_table, find_duplicates
 if TYPE_CHECKING:
     from pathlib import Path
 
+    from higgsnb.datasets import Campaign
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 CHUNK_EVENTS = 250_000
 """Events read at a time."""
 EVENTS_PER_TASK = 25_000
-"""Fewer held events are not split over threads."""
+"""Fewer preselected events are not split over threads."""
 AXES = tuple(histograms.axis(name) for name in ("mass_4l", "mass_4l_wide", "mass_z1", "mass_z2"))
 """The spectra that can be looked at."""
 _WIDTHS = np.array([axis.bins + 2 for axis in AXES])
@@ -49,57 +51,57 @@ _EDGE_STARTS = np.cumsum(_WIDTHS - 1) - (_WIDTHS - 1)
 _EDGE_ENDS = np.stack([_EDGE_STARTS, _EDGE_STARTS + _WIDTHS - 2], axis=1)
 
 
-class Part(NamedTuple):
-    """The held events of one dataset.
+class DatasetEvents(NamedTuple):
+    """The preselected events of one dataset.
 
-    ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``twin`` (n_events,) whether an event of
-    data is held elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.preselect`.
+    ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``duplicate`` (n_events,) whether an event of
+    data is preselected elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.preselect`.
     """
 
     dataset: int
-    held: Preselected
+    preselected: Preselected
     file: npt.NDArray[np.int32]
     entry: Integers
     run: Integers
     luminosity_block: Integers
     event: npt.NDArray[np.uint64]
-    twin: npt.NDArray[np.bool_]
+    duplicate: npt.NDArray[np.bool_]
     n_events: int
     possible: Integers
 
 
-_PER_EVENT = ("file", "entry", "run", "luminosity_block", "event", "twin")
+_PER_EVENT = ("file", "entry", "run", "luminosity_block", "event", "duplicate")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class Outcome:
-    """What a selection keeps of a sample.
+class Reselection:
+    """What a selection keeps of preselected events.
 
     Attributes
     ----------
-    sample, selection
-        Of what, and which.
+    events, selection
+        What was selected from, and by which cuts.
     counts
         (3, bins of all `AXES`) int64 for each dataset, by index; duplicates taken out.
     cutflow
         (3, len(Cut)) int64 for each dataset, by index.
-    picked
+    selected
         (n, 2) int64 for each dataset, by index: (event, row of its `Pairings`); duplicates taken out.
     pairings
-        For each dataset, by index; valid until the sample selects again in the same slot.
+        For each dataset, by index; valid until `PreselectedEvents.select` is called again in the same slot.
     """
 
-    sample: Sample
+    events: PreselectedEvents
     selection: Selection
     counts: dict[int, Integers]
     cutflow: dict[int, Integers]
-    picked: dict[int, Integers]
+    selected: dict[int, Integers]
     pairings: dict[int, Pairings]
 
     @cached_property
     def weights(self) -> dict[int, Floats]:
         """Expected events per counted one, (3,) for each dataset, by index; as `Result.weights`."""
-        return self.sample.weights_for(self.selection)
+        return self.events.weights_for(self.selection)
 
     def histogram(self, name: str) -> dict[int, Integers]:
         """Return the counts of one histogram, (3, bins + 2) for each dataset, as `histograms.counts_of`."""
@@ -108,7 +110,7 @@ class Outcome:
 
     def normalised(self, edges: npt.ArrayLike, counts: Mapping[int, npt.NDArray[Any]]) -> Spectrum:
         """Return the spectrum of counts (3, bins) of each dataset, by index."""
-        datasets = self.sample.campaign.datasets
+        datasets = self.events.campaign.datasets
         rows = [(datasets[i], array, self.weights[i]) for i, array in counts.items() if i in self.weights]
         return normalise(edges, rows)
 
@@ -129,20 +131,20 @@ class _Memory:
     candidates: dict[int, tuple[npt.NDArray[np.int32], Integers]] = field(default_factory=dict)
 
 
-class Sample:
+class PreselectedEvents:
     """The events of a campaign in memory; see `load`.
 
     Not safe to use from several threads at once.
     """
 
-    def __init__(self, basis: Result, parts: Iterable[Part], reach: Selection, workers: int | None = None) -> None:
+    def __init__(self, basis: Result, parts: Iterable[DatasetEvents], loosest: Selection, workers: int | None = None) -> None:
         """Keep the parts; `load` is what to call."""
         self.basis = basis
         self.campaign = basis.campaign
-        self.parts = _mark_twins(self, list(parts))
-        self.reach = reach
+        self.parts = _mark_duplicates(self.campaign, list(parts))
+        self.loosest = loosest
         self._workers = workers or provenance.available_cores()
-        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="higgsnb-sample")
+        self._pool = ThreadPoolExecutor(self._workers, thread_name_prefix="higgsnb-reselect")
         self._memories: dict[str, dict[int, _Memory]] = {}
         self._all: dict[tuple[int, float], Pairings] = {}
         self._weights: dict[str, dict[int, Floats]] = {}
@@ -152,17 +154,17 @@ class Sample:
         cls,
         result: Result,
         *,
-        reach: Selection | None = None,
+        loosest: Selection | None = None,
         skims_folder: Path | None = None,
         workers: int | None = None,
-    ) -> Sample:
+    ) -> PreselectedEvents:
         """Read again the events that a result has counted, and keep those that some setting of the cuts accepts.
 
         Parameters
         ----------
         result
             Which files, which of their entries.
-        reach
+        loosest
             A selection whose cuts on leptons are the loosest that will be asked for, other than those on pT, which may
             be anything. Default: that of the result.
         skims_folder
@@ -179,19 +181,19 @@ class Sample:
         """
         if not result.tally.units:
             raise ValueError("this result has counted no events; let the run go on, or look at result.failed")
-        reach = result.selection if reach is None else reach
+        loosest = result.selection if loosest is None else loosest
         with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
             chunks = list(_chunks(result))
-            pieces = pool.map(partial(_read, reach=reach, skims_folder=skims_folder), chunks)
+            pieces = pool.map(partial(_read, loosest=loosest, skims_folder=skims_folder), chunks)
             parts = _join(zip(chunks, pieces, strict=True))
         tally = replace(result.tally, counts={}, cutflow={}, invalid_values={}, blocks=())
-        return cls(replace(result, tally=tally), parts, reach, workers)
+        return cls(replace(result, tally=tally), parts, loosest, workers)
 
     def __repr__(self) -> str:
-        """Describe in one line what is held."""
-        held = sum(len(part.held.muons) for part in self.parts)
+        """Describe in one line what is preselected."""
+        preselected = sum(len(part.preselected.muons) for part in self.parts)
         read = sum(part.n_events for part in self.parts)
-        return f"Sample of campaign {self.campaign.name!r}: {held:,} of {read:,} events held"
+        return f"PreselectedEvents of campaign {self.campaign.name!r}: {preselected:,} of {read:,} events preselected"
 
     def basis_for(self, selection: Selection) -> Result:
         """Return a result without counts that has this selection: for coverage and weights."""
@@ -207,7 +209,7 @@ class Sample:
         return self._weights[selection.algorithm]
 
     def check(self, selection: Selection) -> None:
-        """Raise SelectionError if a selection accepts leptons that are not held in memory.
+        """Raise SelectionError if a selection accepts leptons that were not preselected.
 
         Raises
         ------
@@ -215,20 +217,20 @@ class Sample:
             Names the cut, its value and the loosest one.
         """
         for name in pairings.LEPTON_CUTS:
-            value, limit = getattr(selection, name), getattr(self.reach, name)
+            value, limit = getattr(selection, name), getattr(self.loosest, name)
             if not name.endswith("_pt_min") and value > limit:
                 raise SelectionError(
-                    f"{name} = {value:g} is looser than what is held in memory; expected at most {limit:g}\n"
-                    "Load the sample from a result whose selection is that loose."
+                    f"{name} = {value:g} is looser than the preselection of the events; expected at most {limit:g}",
+                    "Load the events from a result whose selection is that loose.",
                 )
 
-    def select(self, selection: Selection, *, slot: str = "main") -> Outcome:
+    def select(self, selection: Selection, *, slot: str = "main") -> Reselection:
         """Apply a selection to all events.
 
         Parameters
         ----------
         selection
-            Not looser, in its cuts on leptons, than ``reach``.
+            Not looser, in its cuts on leptons, than ``loosest``.
         slot
             Any name: selections made in turn in slots of their own do not spoil each other's memory.
 
@@ -240,7 +242,7 @@ class Sample:
         self.check(selection)
         # Out of its slot while it is worked on: what an interrupt leaves half done, or still at work, is forgotten.
         memories = self._memories.pop(slot, None) or {
-            part.dataset: _Memory(np.empty(len(part.held.leptons), np.uint8)) for part in self.parts
+            part.dataset: _Memory(np.empty(len(part.preselected.leptons), np.uint8)) for part in self.parts
         }
         calls = [call for part in self.parts for call in self._prepare(part, selection, memories[part.dataset])]
         tasks = list(self._pool.map(lambda call: call(), calls)) if len(calls) > 1 else [call() for call in calls]
@@ -249,9 +251,9 @@ class Sample:
 
     # -- the work
 
-    def _prepare(self, part: Part, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
+    def _prepare(self, part: DatasetEvents, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
         """Yield the calls that together select one part; each works on a range of its events."""
-        n = len(part.held.muons)
+        n = len(part.preselected.muons)
         primary_dataset = self.campaign.datasets[part.dataset].primary_dataset
         wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(primary_dataset))
         lepton_cuts = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
@@ -259,7 +261,7 @@ class Sample:
         if selection.one_per_event:
             memory.pairings = self._paired_once(part, selection.z_mass)
         elif memory.pairings is None or memory.recipe[:1] == ("open2012",):
-            memory.pairings = pairings.room(part.held)
+            memory.pairings = pairings.room(part.preselected)
         work = _Work(part, selection, rules.cuts_of(selection), wanted, memory)
         options = {"flag": memory.lepton_cuts != lepton_cuts, "pair": memory.recipe != recipe}
         memory.lepton_cuts, memory.recipe = lepton_cuts, recipe
@@ -267,37 +269,37 @@ class Sample:
         for first, last in pairwise(bounds):
             yield partial(work.run, int(first), int(last), **options)
 
-    def _paired_once(self, part: Part, z_mass: float) -> Pairings:
+    def _paired_once(self, part: DatasetEvents, z_mass: float) -> Pairings:
         """Return the pairings of ``open2012``, which depend on nothing but the mass of the Z boson."""
         key = (part.dataset, z_mass)
         if key not in self._all:
             self._all = {kept: value for kept, value in self._all.items() if kept[1] == z_mass}
-            found = pairings.pair_all(part.held, z_mass)
+            found = pairings.pair_all(part.preselected, z_mass)
             pairings.find_bins(found.rows, 0, len(found.rows), _EDGES, _EDGE_ENDS, _WIDTHS)
             self._all[key] = found
         return self._all[key]
 
-    def _sum(self, tasks: list[_Counted], selection: Selection, memories: Mapping[int, _Memory]) -> Outcome:
+    def _sum(self, tasks: list[_Counted], selection: Selection, memories: Mapping[int, _Memory]) -> Reselection:
         """Add up what the tasks have counted, per dataset."""
-        found = Outcome(self, selection, {}, {}, {}, {})
+        found = Reselection(self, selection, {}, {}, {}, {})
         for part in self.parts:
             index = part.dataset
             mine = [task for task in tasks if task.dataset == index]
             found.counts[index] = sum((task.counts for task in mine), np.zeros((3, int(_STARTS[-1])), np.int64))
             passed = sum((task.passed for task in mine), np.zeros((3, len(Cut)), np.int64))
-            found.picked[index] = np.concatenate([task.picked for task in mine])
+            found.selected[index] = np.concatenate([task.selected for task in mine])
             enough_stored = part.possible[int(selection.algorithm == "df103")]
             channels = selection.channels(self.campaign.datasets[index].primary_dataset)
             found.cutflow[index] = pairings.cutflow(passed, part.n_events, enough_stored, channels)
             found.pairings[index] = cast("Pairings", memories[index].pairings)
         return found
 
-    def _without_duplicates(self, found: Outcome) -> Outcome:
-        """Take out events of data that are picked twice, as `Result` does; only twins need to be compared."""
+    def _without_duplicates(self, found: Reselection) -> Reselection:
+        """Take out events of data that are selected twice, as `Result` does; only duplicates need to be compared."""
         rows = [
-            (part, np.flatnonzero(part.twin[found.picked[part.dataset][:, 0]]))
+            (part, np.flatnonzero(part.duplicate[found.selected[part.dataset][:, 0]]))
             for part in self.parts
-            if part.twin.any()
+            if part.duplicate.any()
         ]
         if not rows:
             return found
@@ -308,7 +310,7 @@ class Sample:
         stops = np.cumsum([len(places) for _, places in rows])
         for (part, places), again in zip(rows, np.split(twice, stops[:-1]), strict=True):
             index = part.dataset
-            gone = found.picked[index][places[again]]
+            gone = found.selected[index][places[again]]
             bins, channel = (
                 found.pairings[index].rows["bins"][gone[:, 1]],
                 found.pairings[index].rows["channel"][gone[:, 1]],
@@ -316,7 +318,7 @@ class Sample:
             for k in range(len(AXES)):
                 np.subtract.at(found.counts[index], (channel, bins[:, k]), 1)
             found.cutflow[index][:, Cut.UNIQUE] -= np.bincount(channel, minlength=3)
-            found.picked[index] = np.delete(found.picked[index], places[again], axis=0)
+            found.selected[index] = np.delete(found.selected[index], places[again], axis=0)
         return found
 
 
@@ -326,14 +328,14 @@ class _Counted(NamedTuple):
     dataset: int
     counts: Integers
     passed: Integers
-    picked: Integers
+    selected: Integers
 
 
 @dataclass(frozen=True)
 class _Work:
     """How one part is selected; threads share it, each for events of its own."""
 
-    part: Part
+    part: DatasetEvents
     selection: Selection
     numbers: Any
     wanted: npt.NDArray[np.bool_]
@@ -341,22 +343,22 @@ class _Work:
 
     def run(self, first: int, last: int, *, flag: bool, pair: bool) -> _Counted:
         """Select the events [first, last); flags and pairings that are still right are not made again."""
-        held, memory, paired = self.part.held, self.memory, cast("Pairings", self.memory.pairings)
+        preselected, memory, paired = self.part.preselected, self.memory, cast("Pairings", self.memory.pairings)
         if flag and last > first:
-            measured = (held.leptons, held.isolation, held.dxy, held.dz, held.sip)
-            pairings.flag_leptons(*measured, self.numbers, *held.offsets[[first, last]], memory.flags)
+            measured = (preselected.leptons, preselected.isolation, preselected.dxy, preselected.dz, preselected.sip)
+            pairings.flag_leptons(*measured, self.numbers, *preselected.offsets[[first, last]], memory.flags)
         if pair:
             which = (first, last, self.numbers, self.wanted, memory.flags, paired)
-            memory.candidates[first] = pairings.list_candidates(held, *which)
+            memory.candidates[first] = pairings.list_candidates(preselected, *which)
             if not self.selection.one_per_event and first < last:
                 stop = paired.starts[last] if last < len(paired.starts) else len(paired.rows)
                 pairings.find_bins(paired.rows, int(paired.starts[first]), int(stop), _EDGES, _EDGE_ENDS, _WIDTHS)
         candidates, passed = memory.candidates[first]
         counts, passed = np.zeros((3, int(_STARTS[-1])), np.int64), passed.copy()
-        picked = np.empty((len(candidates), 2), np.int64)
+        selected = np.empty((len(candidates), 2), np.int64)
         one_per_event = self.selection.one_per_event
-        n = pairings.choose(candidates, paired.rows, self.numbers, one_per_event, passed, counts, picked)
-        return _Counted(self.part.dataset, counts, passed, picked[:n].copy())
+        n = pairings.choose(candidates, paired.rows, self.numbers, one_per_event, passed, counts, selected)
+        return _Counted(self.part.dataset, counts, passed, selected[:n].copy())
 
 
 # --- Reading -------------------------------------------------------------------------------------------------------
@@ -387,48 +389,48 @@ def _chunks(result: Result) -> Iterator[Chunk]:
                 )
 
 
-def _read(chunk: Chunk, reach: Selection, skims_folder: Path | None) -> Part:
+def _read(chunk: Chunk, loosest: Selection, skims_folder: Path | None) -> DatasetEvents:
     """Read a chunk and keep what some setting of the cuts may accept."""
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, _ = certified(read, chunk)
     leptons = read.leptons
-    held, which, possible, _ = pairings.preselect(leptons, rules.cuts_of(reach), any_pt=True)
-    return Part(
-        chunk.dataset_index, held, np.full(len(which), chunk.file_index, np.int32), read.entries[which],
+    preselected, which, possible, _ = pairings.preselect(leptons, rules.cuts_of(loosest), any_pt=True)
+    return DatasetEvents(
+        chunk.dataset_index, preselected, np.full(len(which), chunk.file_index, np.int32), read.entries[which],
         leptons.run[which], leptons.luminosity_block[which], leptons.event[which], np.zeros(len(which), bool),
         n_events, possible,
     )  # fmt: skip
 
 
-def _join(pieces: Iterable[tuple[Chunk, Part]]) -> Iterator[Part]:
+def _join(pieces: Iterable[tuple[Chunk, DatasetEvents]]) -> Iterator[DatasetEvents]:
     """Join the pieces of each dataset, in the order of the catalogue."""
     ordered = sorted(pieces, key=lambda piece: (piece[0].dataset_index, piece[0].file_index, piece[0].start))
     for index in sorted({chunk.dataset_index for chunk, _ in ordered}):
         mine = [part for chunk, part in ordered if chunk.dataset_index == index]
         columns = {name: np.concatenate([getattr(part, name) for part in mine]) for name in _PER_EVENT}
-        held, n_events = pairings.join([part.held for part in mine]), sum(part.n_events for part in mine)
+        preselected, n_events = pairings.join([part.preselected for part in mine]), sum(part.n_events for part in mine)
         possible = sum((part.possible for part in mine), np.zeros((2, 3), np.int64))
-        yield Part(dataset=index, held=held, n_events=n_events, possible=possible, **columns)
+        yield DatasetEvents(dataset=index, preselected=preselected, n_events=n_events, possible=possible, **columns)
 
 
-def _mark_twins(sample: Sample, parts: list[Part]) -> list[Part]:
-    """Mark the events of data that are held more than once."""
-    data = [part for part in parts if sample.campaign.datasets[part.dataset].is_data]
+def _mark_duplicates(campaign: Campaign, parts: list[DatasetEvents]) -> list[DatasetEvents]:
+    """Mark the events of data that are preselected more than once."""
+    data = [part for part in parts if campaign.datasets[part.dataset].is_data]
     if not data:
         return parts
     keys = [np.concatenate([getattr(p, name) for p in data]) for name in ("event", "luminosity_block", "run")]
     order = np.lexsort(keys)
     same = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
-    twin = np.zeros(len(order), bool)
-    twin[order[1:][same]] = twin[order[:-1][same]] = True
-    marks = iter(np.split(twin, np.cumsum([len(part.run) for part in data])[:-1]))
-    return [p._replace(twin=next(marks)) if sample.campaign.datasets[p.dataset].is_data else p for p in parts]
+    duplicate = np.zeros(len(order), bool)
+    duplicate[order[1:][same]] = duplicate[order[:-1][same]] = True
+    marks = iter(np.split(duplicate, np.cumsum([len(part.run) for part in data])[:-1]))
+    return [p._replace(duplicate=next(marks)) if campaign.datasets[p.dataset].is_data else p for p in parts]
 
 
-def _table(part: Part, found: Outcome, places: Integers) -> Table:
-    """Return some of the picked candidates of a part, with the columns that tell events apart."""
-    picked = found.picked[part.dataset][places]
-    event, rows = picked[:, 0], found.pairings[part.dataset].rows[picked[:, 1]]
+def _table(part: DatasetEvents, found: Reselection, places: Integers) -> Table:
+    """Return some of the selected candidates of a part, with the columns that tell events apart."""
+    selected = found.selected[part.dataset][places]
+    event, rows = selected[:, 0], found.pairings[part.dataset].rows[selected[:, 1]]
     return empty_table()._replace(
         dataset=np.full(len(event), part.dataset, np.int16),
         file=part.file[event],

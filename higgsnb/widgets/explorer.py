@@ -18,7 +18,7 @@ from higgsnb import datasets, engine, storage
 from higgsnb import selection as selections
 from higgsnb.errors import SelectionError
 from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
-from higgsnb.results import AXES, Outcome, Result, Sample, stack_order
+from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, stack_order
 from higgsnb.selection import CHANNELS, Selection
 from higgsnb.widgets import explorer_data
 
@@ -90,7 +90,7 @@ class CutExplorer(anywidget.AnyWidget):
         Raises
         ------
         ValueError, OSError
-            As `engine.run` and `Sample.load` do.
+            As `engine.run` and `PreselectedEvents.load` do.
         """
         self._skims = storage.cache_folder() / "skims" if skims_folder is None else skims_folder
         self._workers = workers
@@ -98,10 +98,10 @@ class CutExplorer(anywidget.AnyWidget):
         first = _selection(selection) if selection is not None else result.selection
         self._bases = _bases(first)
         reach = explorer_data.loosest(*self._bases.values(), first)
-        self.sample = Sample.load(result, reach=reach, skims_folder=self._skims, workers=workers)
+        self.sample = PreselectedEvents.load(result, loosest=reach, skims_folder=self._skims, workers=workers)
         self._loading = explorer_data.campaign_code(result.campaign)
         self._base, self._selected = _base_name(self._bases, first), first
-        self._found: Outcome | None = None
+        self._found: Reselection | None = None
         self._kept_view: tuple[Any, dict[str, Any] | None] = ((), None)
         self._distributions: dict[tuple[str, str], dict[str, Any]] = {}
         super().__init__(setup=_setup(result, self._bases, reach), base=self._base, cuts=_cuts(first))
@@ -142,7 +142,7 @@ class CutExplorer(anywidget.AnyWidget):
             self.base, self.cuts, self.asked = base, _cuts(wanted), self.asked + 1
 
     @property
-    def outcome(self) -> Outcome:
+    def outcome(self) -> Reselection:
         """What the selection keeps; valid until the next access."""
         return self.sample.select(self.selection, slot="outcome")
 
@@ -211,7 +211,7 @@ class CutExplorer(anywidget.AnyWidget):
             "milliseconds": round(1000 * (time.perf_counter() - started), 2),
         }
 
-    def _chosen(self) -> Outcome:
+    def _chosen(self) -> Reselection:
         """Return what the last valid selection keeps."""
         if self._found is None:
             self._found = self.sample.select(self._selected, slot="view")
@@ -240,7 +240,7 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
         """Return the digest of the selection without one cut."""
-        return explorer_data.without(chosen, cut, self.sample.reach).digest
+        return explorer_data.without(chosen, cut, self.sample.loosest).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
         """Return the distribution without one cut; it stays the same while this cut is moved."""

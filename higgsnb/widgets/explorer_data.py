@@ -1,6 +1,6 @@
 """The numbers behind the cut explorer: which cuts can be moved and how far, and the effect of moving them.
 
-Everything here is a function of a `Sample` and a `Selection` and returns plain numbers that JSON can hold; the views
+Everything here is a function of `PreselectedEvents` and a `Selection` and returns plain numbers for JSON; the views
 are in `explorer`.
 """
 
@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from higgsnb import datasets, plots, results, statistics
 from higgsnb.constants import FIELD_TESLA
-from higgsnb.results import AXES, Outcome, Part, Sample, Table
+from higgsnb.results import AXES, DatasetEvents, PreselectedEvents, Reselection, Table
 from higgsnb.selection import (
     CHANNELS,
     CUT_NAMES,
@@ -128,7 +128,7 @@ def range_of(one: Control, reach: Selection) -> dict[str, float]:
 # --- Spectra and tables --------------------------------------------------------------------------------------------
 
 
-def spectrum(found: Outcome, name: str) -> dict[str, Any]:
+def spectrum(found: Reselection, name: str) -> dict[str, Any]:
     """Return one spectrum, all channels together: expected events of each process, and the data with their errors.
 
     ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
@@ -148,7 +148,7 @@ def _shown(by_channel: Spectrum) -> dict[str, Any]:
     return shown | {"data": combined.data.tolist(), "low": low.tolist(), "high": high.tolist()}
 
 
-def yields(found: Outcome) -> list[dict[str, Any]]:
+def yields(found: Reselection) -> list[dict[str, Any]]:
     """Return one row per process, data last: events by channel, in total, and in the window around the Higgs boson."""
     totals = {index: array.sum(axis=1, keepdims=True) for index, array in found.histogram("mass_z1").items()}
     inside = found.spectrum("mass_4l").between(*WINDOW).yields()
@@ -198,7 +198,7 @@ def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
     return ", ".join(found)
 
 
-def cutflow(found: Outcome) -> list[dict[str, Any]]:
+def cutflow(found: Reselection) -> list[dict[str, Any]]:
     """Return one row per cut: events of each process that pass it and all before, all channels together.
 
     All events are counted once, those with enough leptons once in each possible channel.
@@ -228,10 +228,10 @@ def without(selection: Selection, cut: str, reach: Selection) -> Selection:
     return selection.replace(**{cut: min(ends["low"], value) if one.is_lower_limit else max(ends["high"], value)})
 
 
-def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
+def n_minus_one(sample: PreselectedEvents, selection: Selection, cut: str) -> dict[str, Any]:
     """Return the distribution of the quantity that a cut is compared with, after all other cuts."""
     one = control(cut)
-    found = sample.select(without(selection, cut, sample.reach), slot="aside")
+    found = sample.select(without(selection, cut, sample.loosest), slot="aside")
     edges = np.linspace(*one.axis, BINS + 1)
     counts = {}
     for part in sample.parts:
@@ -251,29 +251,29 @@ def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any
 # --- Single events -------------------------------------------------------------------------------------------------
 
 
-def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
+def candidates(found: Reselection, name: str, number: int) -> dict[str, Any]:
     """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES` of them.
 
     ``place`` holds the arguments of `event`; it does not depend on the selection.
     """
     index = [axis.name for axis in AXES].index(name)
     first = sum(axis.bins + 2 for axis in AXES[:index])
-    datasets = found.sample.campaign.datasets
-    parts = sorted(found.sample.parts, key=lambda part: not datasets[part.dataset].is_data)
+    datasets = found.events.campaign.datasets
+    parts = sorted(found.events.parts, key=lambda part: not datasets[part.dataset].is_data)
     listed: list[dict[str, Any]] = []
     total = 0
     for part in parts:
-        rows = found.pairings[part.dataset].rows[found.picked[part.dataset][:, 1]]
+        rows = found.pairings[part.dataset].rows[found.selected[part.dataset][:, 1]]
         inside = np.flatnonzero(rows["bins"][:, index] == first + 1 + number)
         total += len(inside)
         listed += [_listed(part, found, int(n)) for n in inside[: MOST_CANDIDATES - len(listed)]]
     return {"bin": number, "total": total, "rows": listed}
 
 
-def _listed(part: Part, found: Outcome, n: int) -> dict[str, Any]:
+def _listed(part: DatasetEvents, found: Reselection, n: int) -> dict[str, Any]:
     """Return the entry of the n-th selected candidate in the list."""
-    event, row = found.picked[part.dataset][n]
-    dataset = found.sample.campaign.datasets[part.dataset]
+    event, row = found.selected[part.dataset][n]
+    dataset = found.events.campaign.datasets[part.dataset]
     pairing = found.pairings[part.dataset].rows[row]
     return {
         "place": [part.dataset, int(event), int(pairing["channel"])],
@@ -284,7 +284,7 @@ def _listed(part: Part, found: Outcome, n: int) -> dict[str, Any]:
     }
 
 
-def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
+def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
     """Return one candidate with its four leptons for the event display; None if the selection does not keep it.
 
     Parameters
@@ -294,12 +294,12 @@ def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, An
     dataset, held, channel
         Index of the dataset, number of the event in memory, index of the channel.
     """
-    for part in found.sample.parts:
-        picked = found.picked[part.dataset]
+    for part in found.events.parts:
+        picked = found.selected[part.dataset]
         mine = (picked[:, 0] == held) & (found.pairings[part.dataset].rows["channel"][picked[:, 1]] == channel)
         if part.dataset == dataset and mine.any():
             n = int(np.argmax(mine))
-            legs = part.held.leptons[results.legs_of(part, found)[n]]
+            legs = part.preselected.leptons[results.legs_of(part, found)[n]]
             rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
             leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
             return _listed(part, found, n) | {"leptons": leptons, "field": FIELD_TESLA}

@@ -144,7 +144,7 @@ def test_select_mends_what_makes_no_sense(widget: explorer.CutExplorer, state: d
 
 def test_select_refuses_what_is_looser_than_what_is_held_and_changes_nothing(widget: explorer.CutExplorer) -> None:
     before = (widget.base, widget.cuts, widget.asked, widget.view)
-    with pytest.raises(SelectionError, match=r"muon_isolation_max = 1\.5 is looser than what is held"):
+    with pytest.raises(SelectionError, match=r"muon_isolation_max = 1\.5 is looser than the preselection"):
         widget.select(muon_isolation_max=1.5)
     assert (widget.base, widget.cuts, widget.asked, widget.view) == before
 
@@ -347,7 +347,7 @@ def test_yields_without_each_cut_are_complete_in_the_end_and_right(
         assert asked < 30
     assert asked > 5
     for cut in ("muon_isolation_max", "z1_mass_max", "mass_4l_min"):
-        found = widget.sample.select(explorer_data.without(OPEN, cut, widget.sample.reach))
+        found = widget.sample.select(explorer_data.without(OPEN, cut, widget.sample.loosest))
         assert widget.without["rows"][cut]["data"] == sum(found.counts[i][:, :39].sum() for i in (0, 1))
 
 

@@ -17,7 +17,7 @@ from higgsnb import datasets, engine, selection, statistics
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
 from higgsnb.results import Result, histograms
-from higgsnb.results.reselect import AXES, Outcome, Sample
+from higgsnb.results.reselect import AXES, PreselectedEvents, Reselection
 from higgsnb.selection import Cut, Selection, cuts, pairings, rules
 from higgsnb.selection.cuts import CHANNELS
 from higgsnb.widgets import explorer_data as exploring
@@ -61,17 +61,17 @@ def run(one: Campaign, chosen: Selection, **options: object) -> Result:
 
 
 @pytest.fixture(scope="module")
-def sample(one: Campaign) -> Sample:
+def sample(one: Campaign) -> PreselectedEvents:
     published = [selection.load(name) for name in NAMES]
-    return Sample.load(run(one, OPEN), reach=exploring.loosest(*published), workers=2)
+    return PreselectedEvents.load(run(one, OPEN), loosest=exploring.loosest(*published), workers=2)
 
 
 @pytest.fixture
-def found(sample: Sample) -> Outcome:
+def found(sample: PreselectedEvents) -> Reselection:
     return sample.select(OPEN)
 
 
-def assert_same(found: Outcome, result: Result) -> None:
+def assert_same(found: Reselection, result: Result) -> None:
     """Every bin of every histogram, every number of the cutflow, every event."""
     for index, data in enumerate(result.campaign.datasets):
         for axis in AXES:
@@ -82,9 +82,9 @@ def assert_same(found: Outcome, result: Result) -> None:
         for channel, flow in result.cutflow[data.name].items():
             mine = found.cutflow[index][CHANNELS.index(channel)].tolist()
             assert mine == [number for _, number in flow], (data.name, channel)
-        part = next(part for part in found.sample.parts if part.dataset == index)
+        part = next(part for part in found.events.parts if part.dataset == index)
         rows = result.candidates.rows(result.candidates.dataset == index)
-        events = part.event[found.picked[index][:, 0]]
+        events = part.event[found.selected[index][:, 0]]
         assert sorted(events.tolist()) == sorted(rows.event.tolist())
 
 
@@ -94,7 +94,7 @@ def assert_same(found: Outcome, result: Result) -> None:
 @pytest.mark.parametrize("changes", CHANGES, ids=lambda changes: "-".join(changes) or "published")
 @pytest.mark.parametrize("name", NAMES)
 def test_every_bin_equals_that_of_the_engine(
-    one: Campaign, sample: Sample, name: str, changes: dict[str, float]
+    one: Campaign, sample: PreselectedEvents, name: str, changes: dict[str, float]
 ) -> None:
     chosen = selection.load(name).replace(**changes)
     result = run(one, chosen)
@@ -103,7 +103,7 @@ def test_every_bin_equals_that_of_the_engine(
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_was_selected_before_leaves_no_trace(one: Campaign, sample: Sample, name: str) -> None:
+def test_what_was_selected_before_leaves_no_trace(one: Campaign, sample: PreselectedEvents, name: str) -> None:
     chosen = selection.load(name)
     first = sample.select(chosen)
     expected = {index: counts.copy() for index, counts in first.counts.items()}
@@ -117,7 +117,9 @@ def test_what_was_selected_before_leaves_no_trace(one: Campaign, sample: Sample,
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_neither_the_mass_of_the_z_nor_its_pairing_leaves_a_trace(one: Campaign, sample: Sample, name: str) -> None:
+def test_neither_the_mass_of_the_z_nor_its_pairing_leaves_a_trace(
+    one: Campaign, sample: PreselectedEvents, name: str
+) -> None:
     chosen = selection.load(name)
     others = [chosen.replace(z_mass=70.0), chosen.replace(z_mass=chosen.z_mass)]
     others += [chosen.replace(integer_pairing=on) for on in (False, True)] if name == "df103" else []
@@ -139,11 +141,11 @@ def test_distance_of_zero_removes_nothing_not_even_leptons_on_top_of_each_other(
             chosen = selection.load(name).replace(delta_r_min=distance, **loose)
             result = run(simulation, chosen)
             assert len(result.candidates.run) == kept
-            assert_same(Sample.load(result).select(chosen), result)
+            assert_same(PreselectedEvents.load(result).select(chosen), result)
 
 
 def test_leptons_are_graded_again_only_if_a_cut_on_them_has_moved(
-    sample: Sample, monkeypatch: pytest.MonkeyPatch
+    sample: PreselectedEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     graded, grade = [], pairings.flag_leptons
 
@@ -166,7 +168,7 @@ def tight_in_muons(changes: float) -> Selection:
 
 @pytest.mark.parametrize("rule", ["flag_leptons", "list_good", "choose"])
 def test_interrupted_selection_leaves_nothing_half_done(
-    one: Campaign, sample: Sample, monkeypatch: pytest.MonkeyPatch, rule: str
+    one: Campaign, sample: PreselectedEvents, monkeypatch: pytest.MonkeyPatch, rule: str
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -181,10 +183,10 @@ def test_interrupted_selection_leaves_nothing_half_done(
 
 
 def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
-    one: Campaign, sample: Sample, monkeypatch: pytest.MonkeyPatch
+    one: Campaign, sample: PreselectedEvents, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("higgsnb.results.reselect.EVENTS_PER_TASK", 40)
-    threads = Sample.load(sample.basis, reach=sample.reach, workers=2)
+    threads = PreselectedEvents.load(sample.basis, loosest=sample.loosest, workers=2)
     grade, go_on, done, turn = pairings.flag_leptons, threading.Event(), threading.Event(), iter(range(1000))
 
     def grade_late(*arguments: object) -> None:
@@ -209,26 +211,30 @@ def test_task_that_goes_on_after_an_interrupt_spoils_no_later_selection(
     assert_same(threads.select(again), run(one, again))
 
 
-def test_many_small_tasks_on_many_threads_give_the_same(sample: Sample, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_tasks_on_many_threads_give_the_same(
+    sample: PreselectedEvents, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("higgsnb.results.reselect.EVENTS_PER_TASK", 40)
-    threads = Sample.load(sample.basis, reach=sample.reach, workers=5)
+    threads = PreselectedEvents.load(sample.basis, loosest=sample.loosest, workers=5)
     for name in NAMES:
         chosen = selection.load(name).replace(muon_pt_min=8.0)
         mine, theirs = threads.select(chosen), sample.select(chosen)
         for index in theirs.counts:
             np.testing.assert_array_equal(mine.counts[index], theirs.counts[index])
             np.testing.assert_array_equal(mine.cutflow[index], theirs.cutflow[index])
-            np.testing.assert_array_equal(mine.picked[index], theirs.picked[index])
+            np.testing.assert_array_equal(mine.selected[index], theirs.selected[index])
 
 
-def test_events_in_two_primary_datasets_are_counted_once_and_some_are_there(one: Campaign, sample: Sample) -> None:
+def test_events_in_two_primary_datasets_are_counted_once_and_some_are_there(
+    one: Campaign, sample: PreselectedEvents
+) -> None:
     result = run(one, OPEN)
     assert sum(result.duplicates_removed.values()) > 20
-    assert sum(part.twin.sum() for part in sample.parts) > 100
-    assert not any(part.twin.any() for part in sample.parts if not one.datasets[part.dataset].is_data)
+    assert sum(part.duplicate.sum() for part in sample.parts) > 100
+    assert not any(part.duplicate.any() for part in sample.parts if not one.datasets[part.dataset].is_data)
 
 
-def test_weights_and_yields_are_those_of_the_result(one: Campaign, found: Outcome) -> None:
+def test_weights_and_yields_are_those_of_the_result(one: Campaign, found: Reselection) -> None:
     result = run(one, OPEN)
     rows = {row["process"]: row for row in exploring.yields(found)}
     assert list(rows) == ["higgs", "zz", "data"]
@@ -241,7 +247,7 @@ def test_weights_and_yields_are_those_of_the_result(one: Campaign, found: Outcom
 def test_partial_result_gives_a_sample_of_what_it_has_counted(one: Campaign) -> None:
     part = run(one, OPEN, fraction=0.4, chunk_events=100)
     assert not part.complete
-    sample = Sample.load(part)
+    sample = PreselectedEvents.load(part)
     assert_same(sample.select(OPEN), part)
     assert sample.basis_for(OPEN).coverage == part.coverage
     assert exploring.yields(sample.select(OPEN))[0]["all"] == pytest.approx(
@@ -281,7 +287,7 @@ def parts(one: Campaign, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 @pytest.mark.parametrize("lack", ["table of luminosity", "chunks that failed", "file that failed", "quantity"])
 def test_sample_knows_of_its_result_all_but_the_counts(parts: dict[str, Result], lack: str) -> None:
     part = parts[lack]
-    sample = Sample.load(part)
+    sample = PreselectedEvents.load(part)
     for name in NAMES:
         result = dataclasses.replace(part, selection=selection.load(name))
         basis = sample.basis_for(result.selection)
@@ -306,8 +312,8 @@ def test_results_of_this_test_differ_in_what_they_lack(parts: dict[str, Result])
     assert parts["quantity"].not_applied == {"mu": ["electron_isolation", "muon_isolation"]}
 
 
-def test_skims_serve_as_well_as_the_files(sample: Sample, tmp_path: Path) -> None:
-    skimmed = [Sample.load(sample.basis, reach=sample.reach, skims_folder=tmp_path) for _ in range(2)]
+def test_skims_serve_as_well_as_the_files(sample: PreselectedEvents, tmp_path: Path) -> None:
+    skimmed = [PreselectedEvents.load(sample.basis, loosest=sample.loosest, skims_folder=tmp_path) for _ in range(2)]
     assert list(tmp_path.glob("*.arrow"))
     for again in skimmed:
         np.testing.assert_array_equal(again.select(OPEN).counts[0], sample.select(OPEN).counts[0])
@@ -319,7 +325,7 @@ def test_events_outside_the_golden_json_are_not_held(one: Campaign, tmp_path: Pa
     masked = dataclasses.replace(one, golden_json=str(path))
     result = run(masked, OPEN)
     assert result.rejected_by_golden_json
-    assert_same(Sample.load(result).select(OPEN), result)
+    assert_same(PreselectedEvents.load(result).select(OPEN), result)
 
 
 def test_quantities_that_a_schema_lacks_cut_nothing() -> None:
@@ -330,11 +336,11 @@ def test_quantities_that_a_schema_lacks_cut_nothing() -> None:
     assert held.sip.max() < 1e-20
 
 
-def test_held_leptons_are_those_that_the_loosest_cuts_accept(sample: Sample) -> None:
+def test_held_leptons_are_those_that_the_loosest_cuts_accept(sample: PreselectedEvents) -> None:
     for part in sample.parts:
-        assert part.held.isolation.max(initial=0) < sample.reach.muon_isolation_max
-        assert part.held.sip.max(initial=0) < sample.reach.sip_max
-        assert np.diff(part.held.offsets).min(initial=4) >= 4
+        assert part.preselected.isolation.max(initial=0) < sample.loosest.muon_isolation_max
+        assert part.preselected.sip.max(initial=0) < sample.loosest.sip_max
+        assert np.diff(part.preselected.offsets).min(initial=4) >= 4
 
 
 @pytest.mark.parametrize("number", [0, 1, 2])
@@ -348,14 +354,16 @@ def test_bin_is_that_of_a_search_in_the_edges_also_on_the_edges(number: int) -> 
 # --- What is refused -----------------------------------------------------------------------------------------------
 
 
-def test_looser_than_what_is_held_is_refused_with_both_numbers(sample: Sample) -> None:
-    with pytest.raises(SelectionError, match=r"muon_isolation_max = 1\.5 is looser than what is held .* at most 1\n"):
+def test_looser_than_what_is_held_is_refused_with_both_numbers(sample: PreselectedEvents) -> None:
+    with pytest.raises(
+        SelectionError, match=r"muon_isolation_max = 1\.5 is looser than the preselection .* at most 1\n"
+    ):
         sample.select(OPEN.replace(muon_isolation_max=1.5))
 
 
 def test_result_without_events_is_refused(one: Campaign) -> None:
     with pytest.raises(ValueError, match="has counted no events"):
-        Sample.load(Result(one, OPEN))
+        PreselectedEvents.load(Result(one, OPEN))
 
 
 def test_unknown_control_names_the_known_ones() -> None:
@@ -382,9 +390,9 @@ def test_range_of_a_control_is_widened_to_what_is_held() -> None:
 
 
 @pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
-def test_removing_a_cut_never_loses_an_event(sample: Sample, cut: str) -> None:
+def test_removing_a_cut_never_loses_an_event(sample: PreselectedEvents, cut: str) -> None:
     tight = OPEN.replace(muon_pt_min=10, electron_isolation_max=0.2, delta_r_min=0.1)
-    wide = exploring.without(tight, cut, sample.reach)
+    wide = exploring.without(tight, cut, sample.loosest)
     assert wide.digest != tight.digest or getattr(tight, cut) == exploring.control(cut).loosest
     kept = {tuple(pair) for pair in _events(sample.select(tight))}
     assert kept <= {tuple(pair) for pair in _events(sample.select(wide))}
@@ -407,12 +415,12 @@ def test_removing_a_cut_never_tightens_it_even_beyond_the_range_of_its_control(c
             assert getattr(wide, cut) in (end, value)
 
 
-def _events(found: Outcome) -> list[list[int]]:
-    return [[index, int(event)] for index, picked in found.picked.items() for event in picked[:, 0]]
+def _events(found: Reselection) -> list[list[int]]:
+    return [[index, int(event)] for index, picked in found.selected.items() for event in picked[:, 0]]
 
 
 @pytest.fixture(scope="module")
-def clean(tmp_path_factory: pytest.TempPathFactory) -> Sample:
+def clean(tmp_path_factory: pytest.TempPathFactory) -> PreselectedEvents:
     """Events of just the four leptons of a Z pair, each of another quality."""
     rng = np.random.default_rng(7)
     drawn = [
@@ -424,20 +432,20 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     ]
     path = write(tmp_path_factory.mktemp("clean") / "clean.root", pack(drawn))
     loose = OPEN.replace(sip_max=10, z1_mass_max=200, z2_mass_max=200)
-    return Sample.load(
-        run(campaign(dataset("zz", "zz", path, cross_section_pb=1.0)), loose), reach=exploring.loosest(OPEN)
+    return PreselectedEvents.load(
+        run(campaign(dataset("zz", "zz", path, cross_section_pb=1.0)), loose), loosest=exploring.loosest(OPEN)
     )
 
 
 @pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
 @pytest.mark.parametrize("name", NAMES)
-def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: Sample, name: str, cut: str) -> None:
+def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: PreselectedEvents, name: str, cut: str) -> None:
     one, base = exploring.control(cut), selection.load(name).replace(sip_max=10, lepton_pt_subleading=1)
     value = {"dxy_max": 0.002, "sip_max": 1.5, "dz_max": 0.05, "z1_mass_min": 80.0, "delta_r_min": 1.0}.get(
         cut, 0.4 * one.high
     )
     chosen = base.replace(**{cut: value})
-    loose = clean.select(exploring.without(chosen, cut, clean.reach))
+    loose = clean.select(exploring.without(chosen, cut, clean.loosest))
     values, _ = exploring.quantity(clean.parts[0], loose, cut)
     passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
     kept, passing = len(clean.select(chosen).picked[0]), int(passes.sum())
@@ -452,24 +460,24 @@ def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: Sample, 
 @pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
 @pytest.mark.parametrize("name", NAMES)
 def test_candidate_outside_the_shaded_part_is_kept_whatever_else_is_in_its_event(
-    sample: Sample, name: str, cut: str
+    sample: PreselectedEvents, name: str, cut: str
 ) -> None:
     one, base = exploring.control(cut), selection.load(name)
     value = {"z1_mass_max": 93.0, "z2_mass_max": 62.0}.get(cut, 0.3 * one.low + 0.7 * getattr(base, cut))
     value = value if not one.is_lower_limit else getattr(base, cut) + 0.3 * (one.high - getattr(base, cut))
     chosen = base.replace(**({"lepton_pt_leading": 30.0} if cut == "lepton_pt_subleading" else {}), **{cut: value})
-    loose = sample.select(exploring.without(chosen, cut, sample.reach))
+    loose = sample.select(exploring.without(chosen, cut, sample.loosest))
     outside, n_loose = set(), 0
     for part in sample.parts:
         values, channels = exploring.quantity(part, loose, cut)
         passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
-        events = loose.picked[part.dataset][passes, 0]
+        events = loose.selected[part.dataset][passes, 0]
         outside |= {(part.dataset, int(e), int(c)) for e, c in zip(events, channels[passes], strict=True)}
         n_loose += len(values)
     found = sample.select(chosen)
     kept = {
         (index, int(event), int(found.pairings[index].rows["channel"][row]))
-        for index, picked in found.picked.items()
+        for index, picked in found.selected.items()
         for event, row in picked
     }
     assert outside <= kept
@@ -477,12 +485,12 @@ def test_candidate_outside_the_shaded_part_is_kept_whatever_else_is_in_its_event
     assert 0 < len(outside) < n_loose or cut in ("delta_r_min", "mass_4l_min", "dilepton_mass_min", "dz_max")
 
 
-def test_distribution_without_a_cut_counts_every_candidate_in_its_range(sample: Sample) -> None:
+def test_distribution_without_a_cut_counts_every_candidate_in_its_range(sample: PreselectedEvents) -> None:
     shown = exploring.n_minus_one(sample, OPEN, "mass_4l_min")
     loose = sample.select(OPEN.replace(mass_4l_min=0))
     part = sample.parts[0]
-    masses = loose.pairings[0].rows["mass_4l"][loose.picked[0][:, 1]]
-    other = loose.pairings[1].rows["mass_4l"][loose.picked[1][:, 1]]
+    masses = loose.pairings[0].rows["mass_4l"][loose.selected[0][:, 1]]
+    other = loose.pairings[1].rows["mass_4l"][loose.selected[1][:, 1]]
     expected = np.histogram(np.concatenate([masses, other]), np.linspace(0, 300, exploring.BINS + 1))[0]
     assert part.dataset == 0
     assert shown["data"] == expected.tolist()
@@ -492,7 +500,7 @@ def test_distribution_without_a_cut_counts_every_candidate_in_its_range(sample: 
 # --- What is shown -------------------------------------------------------------------------------------------------
 
 
-def test_spectrum_is_the_histogram_of_the_result(one: Campaign, found: Outcome) -> None:
+def test_spectrum_is_the_histogram_of_the_result(one: Campaign, found: Reselection) -> None:
     result, shown = run(one, OPEN), exploring.spectrum(found, "mass_4l")
     counts = {name: histograms.counts_of(result.counts[name], "mass_4l")[:, 1:-1] for name in ("mu", "e", "h")}
     assert shown["data"] == (counts["mu"] + counts["e"]).sum(axis=0).tolist()
@@ -504,7 +512,7 @@ def test_spectrum_is_the_histogram_of_the_result(one: Campaign, found: Outcome) 
     )
 
 
-def test_error_bars_are_the_central_interval_of_a_poisson_mean(found: Outcome) -> None:
+def test_error_bars_are_the_central_interval_of_a_poisson_mean(found: Reselection) -> None:
     shown = exploring.spectrum(found, "mass_4l")
     low, high = poisson_interval(np.array(shown["data"]), coverage=0.6827)
     assert shown["low"] == low.tolist()
@@ -512,7 +520,7 @@ def test_error_bars_are_the_central_interval_of_a_poisson_mean(found: Outcome) -
     assert shown["high"][shown["data"].index(0)] == pytest.approx(1.841, abs=0.001)
 
 
-def test_cutflow_begins_with_every_event_once_and_ends_with_the_yields(sample: Sample) -> None:
+def test_cutflow_begins_with_every_event_once_and_ends_with_the_yields(sample: PreselectedEvents) -> None:
     for name in NAMES:
         rows = exploring.cutflow(sample.select(selection.load(name)))
         kept = {row["process"]: row["all"] for row in exploring.yields(sample.select(selection.load(name)))}
@@ -522,7 +530,7 @@ def test_cutflow_begins_with_every_event_once_and_ends_with_the_yields(sample: S
         assert later == sorted(later, reverse=True)
 
 
-def test_summary_says_the_yields_in_words(found: Outcome) -> None:
+def test_summary_says_the_yields_in_words(found: Reselection) -> None:
     rows = exploring.yields(found)
     promise = exploring.expected_significance(rows)
     higgs, zz, data = rows
@@ -535,7 +543,7 @@ def test_summary_says_the_yields_in_words(found: Outcome) -> None:
 
 
 def test_prediction_that_lacks_a_process_promises_nothing_and_says_what_it_lacks(parts: dict[str, Result]) -> None:
-    sample = Sample.load(parts["file that failed"])
+    sample = PreselectedEvents.load(parts["file that failed"])
     rows, lacking = exploring.yields(sample.select(OPEN)), sample.basis.missing_simulation
     assert exploring.expected_significance(rows) is not None  # from what is there
     promise = exploring.expected_significance(rows, lacking=lacking)
@@ -546,7 +554,7 @@ def test_prediction_that_lacks_a_process_promises_nothing_and_says_what_it_lacks
         statistics.counting_test(parts["file that failed"])
 
 
-def test_listed_candidates_are_those_of_the_bin_data_first(found: Outcome) -> None:
+def test_listed_candidates_are_those_of_the_bin_data_first(found: Reselection) -> None:
     number = int(np.argmax(exploring.spectrum(found, "mass_4l")["data"]))
     low, high = histograms.axis("mass_4l").edges[number : number + 2]
     listing = exploring.candidates(found, "mass_4l", number)
@@ -559,7 +567,7 @@ def test_listed_candidates_are_those_of_the_bin_data_first(found: Outcome) -> No
     assert listing["total"] == inside
 
 
-def test_list_stops_at_the_longest_and_still_counts_all(found: Outcome, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_list_stops_at_the_longest_and_still_counts_all(found: Reselection, monkeypatch: pytest.MonkeyPatch) -> None:
     number = int(np.argmax(exploring.spectrum(found, "mass_4l")["data"]))
     whole = exploring.candidates(found, "mass_4l", number)
     processes = [row["process"] for row in whole["rows"]]
@@ -571,7 +579,7 @@ def test_list_stops_at_the_longest_and_still_counts_all(found: Outcome, monkeypa
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_place_of_a_candidate_is_the_same_whatever_the_selection(sample: Sample, name: str) -> None:
+def test_place_of_a_candidate_is_the_same_whatever_the_selection(sample: PreselectedEvents, name: str) -> None:
     chosen = selection.load(name)
     first = {tuple(row["place"]): row for row in _all_candidates(sample.select(chosen))}
     second = _all_candidates(sample.select(chosen.replace(muon_pt_min=9.0, z1_mass_min=50.0)))
@@ -584,11 +592,11 @@ def test_place_of_a_candidate_is_the_same_whatever_the_selection(sample: Sample,
         assert row["channel"] == first[tuple(row["place"])]["channel"]
 
 
-def _all_candidates(found: Outcome) -> list[dict]:
+def _all_candidates(found: Reselection) -> list[dict]:
     return [row for n in range(37) for row in exploring.candidates(found, "mass_4l", n)["rows"]]
 
 
-def test_event_that_is_not_picked_is_none(found: Outcome) -> None:
+def test_event_that_is_not_picked_is_none(found: Reselection) -> None:
     dataset_of_it, held, channel = exploring.candidates(found, "mass_4l", 12)["rows"][0]["place"]
     assert exploring.event(found, dataset_of_it, held, channel) is not None
     for place in ((99, held, channel), (dataset_of_it, -1, channel), (dataset_of_it, 10**9, channel)):
@@ -596,7 +604,7 @@ def test_event_that_is_not_picked_is_none(found: Outcome) -> None:
     assert sum(exploring.event(found, dataset_of_it, held, other) is not None for other in range(3)) == 1
 
 
-def test_event_is_the_same_from_a_sample_and_from_a_result(one: Campaign, found: Outcome) -> None:
+def test_event_is_the_same_from_a_sample_and_from_a_result(one: Campaign, found: Reselection) -> None:
     result = run(one, OPEN)
     processes = ["data", "data", "higgs", "zz"]
     table = {
@@ -604,7 +612,7 @@ def test_event_is_the_same_from_a_sample_and_from_a_result(one: Campaign, found:
         for row, (d, e) in enumerate(zip(result.candidates.dataset, result.candidates.event, strict=True))
     }
     for index in (0, 2):
-        event, row = found.picked[index][3]
+        event, row = found.selected[index][3]
         shown = exploring.event(found, index, int(event), int(found.pairings[index].rows["channel"][row]))
         assert shown is not None
         number = int(shown["name"].rpartition(":")[2])
@@ -679,7 +687,7 @@ def test_snippet_loads_a_campaign_from_its_file_or_says_that_it_has_none(one: Ca
     assert exploring.campaign_code(one) == "# campaign: your own, 'test', which is not in a file"
 
 
-def test_everything_shown_is_plain_json(sample: Sample, found: Outcome) -> None:
+def test_everything_shown_is_plain_json(sample: PreselectedEvents, found: Reselection) -> None:
     shown = [exploring.spectrum(found, "mass_z1"), exploring.yields(found), exploring.cutflow(found)]
     listing = exploring.candidates(found, "mass_4l", 5)
     shown += [listing, exploring.event(found, *listing["rows"][0]["place"])]
@@ -689,7 +697,7 @@ def test_everything_shown_is_plain_json(sample: Sample, found: Outcome) -> None:
 
 def test_campaign_without_data_has_no_points(one: Campaign) -> None:
     simulated = dataclasses.replace(one, datasets=one.datasets[2:])
-    found = Sample.load(run(simulated, OPEN)).select(OPEN)
+    found = PreselectedEvents.load(run(simulated, OPEN)).select(OPEN)
     assert exploring.spectrum(found, "mass_4l")["data"] is None
     assert [row["process"] for row in exploring.yields(found)] == ["higgs", "zz"]
     assert "found" not in exploring.summary(exploring.yields(found), None)
@@ -699,7 +707,7 @@ def test_event_without_four_leptons_is_nowhere(tmp_path: Path) -> None:
     few = pack([[] for _ in range(5)])
     result = run(campaign(dataset("mc", "zz", write(tmp_path / "few.root", few), cross_section_pb=1.0)), OPEN)
     for name in NAMES:
-        found = Sample.load(result).select(selection.load(name))
+        found = PreselectedEvents.load(result).select(selection.load(name))
         assert found.cutflow[0][:, Cut.ALL].tolist() == [5, 5, 5]
         assert found.cutflow[0][:, 1:].sum() == 0
         assert exploring.yields(found)[0]["all"] == 0
