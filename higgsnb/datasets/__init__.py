@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from higgsnb.datasets import constants
 from higgsnb.datasets.campaign import Campaign, Chunk, Dataset, File
-from higgsnb.datasets.chunks import check_totals, plan_chunks, same_files
+from higgsnb.datasets.chunks import check_files, plan_chunks
 from higgsnb.datasets.files.addresses import Address, redact
 from higgsnb.datasets.files.cache import checksum
-from higgsnb.datasets.files.request import active_tries, counted_tries
-from higgsnb.datasets.files.sources import TEXT_FILES, Source, fetch, locate, stream_above
+from higgsnb.datasets.files.request import counted_tries
+from higgsnb.datasets.files.sources import Source, fetch, locate, transferred_bytes
 from higgsnb.datasets.files.transfer import RemoteFile
-from higgsnb.datasets.luminosity import LumiList, LumiMask, Segments, check_inputs, kept_mask, read_table, stamp
+from higgsnb.datasets.luminosity import LumiData, LumiList, LumiMask, Segments, check_inputs, kept_mask, kept_table
 from higgsnb.datasets.parse import load, names
 
 __all__ = [
@@ -21,25 +22,23 @@ __all__ = [
     "Chunk",
     "locate",
     "fetch",
+    "transferred_bytes",
     "Source",
-    "stream_above",
-    "TEXT_FILES",
     "RemoteFile",
     "Address",
     "redact",
     "checksum",
-    "active_tries",
     "counted_tries",
     "LumiMask",
+    "LumiData",
     "LumiList",
     "Segments",
     "check_inputs",
     "kept_mask",
-    "read_table",
-    "stamp",
+    "kept_table",
     "plan_chunks",
-    "check_totals",
-    "same_files",
+    "check_files",
+    "constants",
 ]
 
 

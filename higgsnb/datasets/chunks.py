@@ -96,6 +96,29 @@ class Opened(Protocol):
         """ROOT's UUID, drawn when the file was made and the same in each copy; None if it is not a ROOT file."""
 
 
+def check_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], tuple[str, str]]:
+    """Find duplicate files (see `same_files`), and compare the others with what the campaign states.
+
+    Parameters
+    ----------
+    opened
+        The files that could be opened, by (dataset, file) in the order of the campaign.
+
+    Returns
+    -------
+    dict of (int, int) to (str, str)
+        For each file to leave out, a message and a hint.
+
+    Raises
+    ------
+    CampaignError
+        If a file or a dataset does not have the number of events that the campaign states.
+    """
+    duplicates = same_files(campaign, opened)
+    check_totals(campaign, {key: info.entries for key, info in opened.items() if key not in duplicates})
+    return duplicates
+
+
 def check_totals(campaign: Campaign, entries: Mapping[tuple[int, int], int], *, label: str = "") -> None:
     """Compare the entries of files with what the campaign states of each file and of each dataset.
 

@@ -21,7 +21,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.datasets.files import addresses, sources
-from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError
+from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
 
 __all__ = [
     "LumiData",
@@ -32,6 +32,7 @@ __all__ = [
     "Segments",
     "check_inputs",
     "kept_mask",
+    "kept_table",
     "pack",
     "read_table",
 ]
@@ -135,7 +136,7 @@ class LumiMask:
         ------
         LumiMaskError
             If the text is not ``{"run": [[first, last], …], …}``; names the run.
-        FileNotFoundError, higgsnb.files.TransferError
+        MissingFileError, TransferError, ChecksumError
             If no source gave it.
         """
         label, path = addresses.redact(os.fspath(location)), sources.fetch(os.fspath(location))
@@ -225,7 +226,7 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
     ------
     LumiDataError
         If a column, a unit or a number is missing or wrong (names the line), or a section is listed twice.
-    FileNotFoundError, higgsnb.files.TransferError
+    MissingFileError, TransferError, ChecksumError
         If no source gave it.
     """
     label = addresses.redact(os.fspath(location))
@@ -307,7 +308,7 @@ def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
     LumiMaskError
         If it is not the one of that digest; and as `LumiMask.load` does.
     """
-    mask = _kept_mask(golden_json, stamp(golden_json))
+    mask = _kept_mask(golden_json, _stamp(golden_json))
     if digest is not None and mask.digest != digest:
         raise LumiMaskError(
             f"{addresses.redact(golden_json)}: is not the golden JSON that it was when the run began",
@@ -316,18 +317,28 @@ def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
     return mask
 
 
+def kept_table(luminosity_table: str) -> LumiData:
+    """Return what `read_table` does, read once per process unless the file is changed."""
+    return _kept_table(luminosity_table, _stamp(luminosity_table))
+
+
 @lru_cache(maxsize=4)
 def _kept_mask(golden_json: str, _changed: object) -> LumiMask:
     return LumiMask.load(golden_json)
 
 
-def stamp(location: str | None) -> tuple[int, int] | None:
+@lru_cache(maxsize=4)
+def _kept_table(luminosity_table: str, _changed: object) -> LumiData:
+    return read_table(luminosity_table)
+
+
+def _stamp(location: str) -> tuple[int, int] | None:
     """Return size and time of change of a local file, which may be written again under its name."""
     try:
-        found = None if location is None else Path(location).stat()
+        found = Path(location).stat()
     except OSError:
         return None  # an address, or a file whose absence its reader reports
-    return found and (found.st_size, found.st_mtime_ns)
+    return found.st_size, found.st_mtime_ns
 
 
 class Inputs(Protocol):
@@ -347,7 +358,7 @@ def check_inputs(campaign: Inputs) -> None:
 
     Raises
     ------
-    LumiMaskError, LumiDataError, FileNotFoundError, higgsnb.files.TransferError, higgsnb.files.ChecksumError
+    LumiMaskError, LumiDataError, MissingFileError, TransferError, ChecksumError
         As `LumiMask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``.
     """
     for key, location, read in (
@@ -363,4 +374,6 @@ def check_inputs(campaign: Inputs) -> None:
             message = error.message.removeprefix(f"{label}: ")
             raise type(error)(f"{key} = {label}: {message}", error.hint) from None
         except OSError as error:
-            raise type(error)(f"{key} = {label}: {error.strerror or error}") from None
+            raise UnreadableError(
+                f"{key} = {label}: cannot be read: {error.strerror or error}", "Check the permissions of the file."
+            ) from None

@@ -7,9 +7,7 @@ enough to be kept in the cache, else only the branches that are read; see `files
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from higgsnb import datasets
 
@@ -20,8 +18,6 @@ EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 
 """Events per second and core: ``outreach`` as measured with local ZLIB files, the other two are careful guesses."""
 READ_SHARE = {"outreach": 0.9, "nanoaod": 0.03, "csv": 1.0}
 """Part of a file's bytes that lies in the branches that are read."""
-REMOTE = ("http", "https", "root")
-"""Schemes of addresses whose files are transferred."""
 BANDWIDTH_MBIT = 100.0
 """Bandwidth of all transfers together in Mbit/s, unless stated."""
 
@@ -84,7 +80,7 @@ class Estimate:
         share = READ_SHARE[self.schema]
         found.append(("to read", f"{volume(self.read_bytes)}, {share:.0%} of the bytes in the files"))
         if self.transfer_bytes:
-            how = f"files up to {volume(datasets.stream_above())} whole, of larger ones what is read"
+            how = "small files whole, of larger ones what is read"
             found.append(("transfer", f"{volume(self.transfer_bytes)}: {how}"))
         if self.seconds is not None:
             found.append(("time", self._time()))
@@ -121,12 +117,8 @@ def estimate_run(
     events, read, transferred = campaign.events, None, None
     if campaign.bytes is not None:
         share = fraction * READ_SHARE[campaign.schema]
-        read, transferred = share * campaign.bytes, 0.0
-        for file in campaign.files:
-            parts, size = urlsplit(file.url), file.bytes or 0
-            if parts.scheme in REMOTE:
-                is_text = PurePosixPath(parts.path).suffix in datasets.TEXT_FILES
-                transferred += size if is_text or size <= datasets.stream_above() else share * size
+        read = share * campaign.bytes
+        transferred = sum(datasets.transferred_bytes(file.url, file.bytes or 0, share) for file in campaign.files)
     chosen = None if events is None else round(fraction * events)
     seconds = None if chosen is None else chosen / EVENTS_PER_CORE_SECOND[campaign.schema]
     return Estimate(campaign.schema, chosen, seconds, read, transferred, cores, bandwidth_mbit)

@@ -11,14 +11,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import datasets, errors, events, provenance
-from higgsnb.datasets import active_tries, redact
+from higgsnb.datasets import counted_tries, redact
 from higgsnb.engine.ledger import unit_keys
 from higgsnb.errors import FileError, OptionError
 from higgsnb.results import Failure, FileKey, Tally
 from higgsnb.selection import PRIMARY_DATASET_CHANNELS
 
 if TYPE_CHECKING:
-    from higgsnb.datasets import Campaign, Chunk
+    from higgsnb.datasets import Campaign, Chunk, File
     from higgsnb.events import FileInfo
     from higgsnb.selection import Selection
 
@@ -138,10 +138,10 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
             files[key] = info
     threads = max(INSPECTORS, 2 * provenance.available_cores())
     tries: dict[str, int] = {}
-    pool = ThreadPoolExecutor(threads, "higgsnb-inspect", initializer=active_tries.set, initargs=(tries,))
+    pool = ThreadPoolExecutor(threads, "higgsnb-inspect")
     heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     try:
-        for done in _inspected(pool, campaign, unknown, most=4 * threads):
+        for done in _inspected(pool, campaign, unknown, tries, most=4 * threads):
             for key, future in done.items():
                 try:
                     files[key] = future.result()
@@ -157,14 +157,19 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
 
 
 def _inspected(
-    pool: ThreadPoolExecutor, campaign: Campaign, keys: Iterable[FileKey], *, most: int
+    pool: ThreadPoolExecutor, campaign: Campaign, keys: Iterable[FileKey], tries: dict[str, int], *, most: int
 ) -> Iterator[dict[FileKey, Future[FileInfo]]]:
     """Inspect files, at most ``most`` at a time; yield those that are done at least once a second, maybe none."""
+
+    def inspect(file: File) -> FileInfo:
+        with counted_tries(tries):
+            return events.inspect(file, campaign.schema)
+
     left = iter(keys)
     waiting: dict[Future[FileInfo], FileKey] = {}
     while True:
         for key in islice(left, most - len(waiting)):
-            waiting[pool.submit(events.inspect, campaign.datasets[key[0]].files[key[1]], campaign.schema)] = key
+            waiting[pool.submit(inspect, campaign.datasets[key[0]].files[key[1]])] = key
         if not waiting:
             return
         done = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done
@@ -191,10 +196,9 @@ def make(
         If a number is out of range, or a dataset has not as many events as the campaign says.
     """
     files, failures = dict(inspection.files), dict(inspection.failures)
-    for key, message in datasets.same_files(campaign, files).items():
+    for key, message in datasets.check_files(campaign, files).items():
         del files[key]
         failures.setdefault(key, failure(campaign, key, "DuplicateFileError", *message, strict=strict))
-    datasets.check_totals(campaign, {key: info.entries for key, info in files.items()})
     entries = dict.fromkeys((file.url for file in campaign.files), 0)
     entries |= {campaign.datasets[d].files[f].url: info.entries for (d, f), info in files.items()}
     marks = {key: _marks(campaign, key, info) for key, info in files.items()}

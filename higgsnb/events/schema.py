@@ -20,12 +20,12 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.constants import MASS_ELECTRON, MASS_MUON
+from higgsnb.datasets import constants
 from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
 TREE = "Events"
-MASSES = {MUON: MASS_MUON, ELECTRON: MASS_ELECTRON}
+MASSES = {MUON: constants.MASS_MUON, ELECTRON: constants.MASS_ELECTRON}
 """Lepton masses in GeV (Particle Data Group 2024), for files that hold none."""
 
 _MOMENTUM = ("pt", "eta", "phi", "mass", "charge")

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import datasets, engine, results
-from higgsnb.constants import CURVATURE, FIELD_TESLA, MASS_Z, RETURN_FIELD_TESLA
+from higgsnb.datasets import constants
 from higgsnb.errors import OptionError
 from higgsnb.events import inspect, read_leptons
 from higgsnb.plots.spectrum import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
@@ -249,11 +249,10 @@ def zz_pairings(events: Events, event: int) -> Table:
     for first in pairs:
         for second in pairs:
             masses = _pair_mass(fours, first), _pair_mass(fours, second)
-            if set(first).isdisjoint(second) and abs(masses[0] - MASS_Z) < abs(masses[1] - MASS_Z):
+            away, other = (abs(mass - constants.MASS_Z) for mass in masses)
+            if set(first).isdisjoint(second) and away < other:
                 names = [" + ".join(f"{fours[i].name} ({i + 1})" for i in pair) for pair in (first, second)]
-                rows.append(
-                    (names[0], round(masses[0], 2), names[1], round(masses[1], 2), round(abs(masses[0] - MASS_Z), 2))
-                )
+                rows.append((names[0], round(masses[0], 2), names[1], round(masses[1], 2), round(away, 2)))
     rows.sort(key=lambda row: float(row[-1]))
     return Table(("pair 1", "mass 1", "pair 2", "mass 2", "away"), tuple(rows))
 
@@ -374,7 +373,8 @@ def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tu
     while math.hypot(*points[-1][:2]) < radius and abs(points[-1][2]) < half and len(points) < 1000:
         x, y, z = points[-1]
         inside = math.hypot(x, y) < COIL and abs(z) < COIL_HALF_LENGTH
-        direction -= charge * CURVATURE * (FIELD_TESLA if inside else RETURN_FIELD_TESLA) * step / pt
+        field = constants.FIELD_TESLA if inside else constants.RETURN_FIELD_TESLA
+        direction -= charge * constants.CURVATURE * field * step / pt
         points.append((x + step * math.cos(direction), y + step * math.sin(direction), z + step * math.sinh(eta)))
     x, y, z = np.array(points).T
     return x, y, z

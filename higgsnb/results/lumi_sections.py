@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
-from higgsnb.datasets import LumiList, kept_mask, read_table, stamp
+from higgsnb.datasets import LumiData, LumiList, LumiMask, kept_mask, kept_table
 from higgsnb.selection import CHANNELS
 from higgsnb.results.tally import ChunkKey, Integers, Span
 
@@ -372,19 +372,19 @@ def lumi_catalogue(golden_json: str | None, luminosity_table: str | None) -> Lum
 
     Raises
     ------
-    LumiMaskError, LumiDataError, FileNotFoundError, higgsnb.files.TransferError
+    LumiMaskError, LumiDataError, MissingFileError, TransferError
         As `LumiMask.load` and `read_table` do.
     """
     if golden_json is None and luminosity_table is None:
         return None
-    return _catalogue(golden_json, stamp(golden_json), luminosity_table, stamp(luminosity_table))
+    mask = None if golden_json is None else kept_mask(golden_json)
+    return _catalogue(mask, None if luminosity_table is None else kept_table(luminosity_table))
 
 
 @lru_cache(maxsize=4)
-def _catalogue(golden_json: str | None, _golden: object, luminosity_table: str | None, _table: object) -> LumiCatalogue:
-    certified = None if golden_json is None else kept_mask(golden_json).sections
-    if luminosity_table is None:
+def _catalogue(mask: LumiMask | None, table: LumiData | None) -> LumiCatalogue:
+    certified = None if mask is None else mask.sections
+    if table is None:
         return LumiCatalogue(certified or LumiList(np.empty(0, np.int64)), None)
-    table = read_table(luminosity_table)
     sections = table.sections if certified is None else table.sections & certified
     return LumiCatalogue(sections, table.recorded[np.isin(table.sections.keys, sections.keys, assume_unique=True)])

@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import datasets, plots, results, statistics
-from higgsnb.constants import FIELD_TESLA
+from higgsnb.datasets import constants
 from higgsnb.results import AXES, DatasetEvents, PreselectedEvents, Reselection, Table
 from higgsnb.selection import (
     CHANNELS,
@@ -302,7 +302,7 @@ def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str
             legs = part.preselected.leptons[results.legs_of(part, found)[n]]
             rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
             leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
-            return _listed(part, found, n) | {"leptons": leptons, "field": FIELD_TESLA}
+            return _listed(part, found, n) | {"leptons": leptons, "field": constants.FIELD_TESLA}
     return None
 
 
@@ -327,7 +327,7 @@ def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
         "channel": CHANNELS[table.channel[row]],
         **{mass: round(float(getattr(table, mass)[row]), 2) for mass in ("mass_4l", "mass_z1", "mass_z2")},
         "leptons": [_lepton(i, *map(float, lepton)) for i, lepton in enumerate(leptons)],
-        "field": FIELD_TESLA,
+        "field": constants.FIELD_TESLA,
     }
 
 

@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from outreach import write as outreach_file
 
 from higgsnb import datasets, engine, errors, selection
-from higgsnb import datasets as datasetss
 from higgsnb.datasets import Campaign, Dataset, File, chunks, parse
 from higgsnb.datasets.toy import pseudodata, writer
 from higgsnb.errors import CampaignError
@@ -136,7 +135,7 @@ def test_portal_checksums_refuse_the_two_altered_copies_only(
     for dataset in datasets.load("candidates").datasets:
         file = dataset.files[0]
         try:
-            source = datasetss.locate(file.url, size=file.bytes, adler32=file.adler32)
+            source = datasets.locate(file.url, size=file.bytes, adler32=file.adler32)
         except errors.ChecksumError:
             refused.append(dataset.name)
         else:
@@ -160,7 +159,7 @@ def test_toy_catalogue_is_what_the_generator_makes() -> None:
 
 def test_toy_files_hold_the_events_that_the_catalogue_tells() -> None:
     for file in datasets.load("toy").files:
-        path = datasetss.fetch(file.url)
+        path = datasets.fetch(file.url)
         if file.events is not None:
             assert writer.manifest(path.parent)["files"][path.stem]["events"] == file.events
 

@@ -20,10 +20,9 @@ from http_server import Fault, FileServer
 
 import higgsnb
 from higgsnb import datasets, storage
-from higgsnb.datasets import toy
 from higgsnb.datasets.files import addresses, cache, http, request, retries, sources, transfer
-from higgsnb.datasets.files import cache as cache_
 from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.toy import writer
 from higgsnb.errors import ChecksumError, HiggsnbError, MissingFileError, OptionError, TransferError
 
 DATA = b"root" + random.Random(1).randbytes(200_000)
@@ -95,7 +94,7 @@ def test_local_checksum_is_remembered_by_size_and_time_of_modification(tmp_path:
 def test_checksum_with_leading_zeros_is_eight_digits(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_bytes(b"a")
-    assert cache_.checksum(path) == "00620062"  # by hand: a = 1 + 97 = 0x62, b = 0x62
+    assert cache.checksum(path) == "00620062"  # by hand: a = 1 + 97 = 0x62, b = 0x62
 
 
 def test_a_read_only_cache_costs_only_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -168,7 +167,7 @@ def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.Monke
     def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(toy, "ensure", full)
+    monkeypatch.setattr(writer, "ensure", full)
     with pytest.raises(
         TransferError, match="cannot be written: No space left on device\nFree some space, or set HIGGSNB"
     ):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -208,7 +210,8 @@ def test_event_count_below_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_command_line_writes_the_campaign(tmp_path: Path) -> None:
-    assert writer.main([str(tmp_path), "--events", "900", "--seed", "4"]) == 0
+    command = [sys.executable, "-m", "higgsnb.datasets.toy", str(tmp_path), "--events", "900", "--seed", "4"]
+    subprocess.run(command, check=True)
     assert writer.manifest(tmp_path)["parameters"] == {
         "version": writer.VERSION, "seed": 4, "events": 900, "luminosity_fb": 11.58,
     }  # fmt: skip

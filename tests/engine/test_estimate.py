@@ -54,7 +54,7 @@ def test_estimate_agrees_with_arithmetic() -> None:
         "events": "72,000,000",
         "work": "0.01 core-hours (below 0.01) at 2,000,000 events per second and core",
         "to read": "9 GB, 90% of the bytes in the files",
-        "transfer": "9 GB: files up to 1 GB whole, of larger ones what is read",
+        "transfer": "9 GB: small files whole, of larger ones what is read",
         "time": "about 12 min: transfer at 100 Mbit/s in all (computing on 8 cores: 4 s)",  # 72 Gbit / 0.1 Gbit/s
         "egress": "at most 0.90 at 0.1 per GB; files in the cache or a mirror are free",
     }

@@ -41,8 +41,8 @@ active_tries: ContextVar[dict[str, int]] = ContextVar("active_tries")
 
 
 @contextlib.contextmanager
-def counted_tries() -> Iterator[dict[str, int]]:
-    """Count the tries of all transfers that are requested in this context.
+def counted_tries(into: dict[str, int] | None = None) -> Iterator[dict[str, int]]:
+    """Count the tries of all transfers that are requested in this context, in a new dict or ``into`` a given one.
 
     Yields
     ------
@@ -50,7 +50,7 @@ def counted_tries() -> Iterator[dict[str, int]]:
         For each file that took more than one try, the most tries of one transfer (of the whole file, or of one part
         of a file that is read piecewise), by its address without secrets.
     """
-    tries: dict[str, int] = {}
+    tries = {} if into is None else into
     token = active_tries.set(tries)
     try:
         yield tries

@@ -42,7 +42,7 @@ __all__ = [
     "fetch",
     "locate",
     "redact",
-    "stream_above",
+    "transferred_bytes",
 ]
 
 log = logging.getLogger(__name__)
@@ -109,10 +109,10 @@ def locate(
     source = _without_download(request)
     if source is not None:
         return source
-    if request.address.suffix in TEXT_FILES or (size is not None and size <= stream_above()):
+    if _is_downloaded(request.address, size):
         return _download(request, request.sources)
     address, found, note = _first(request, request.sources, lambda one: transfer.probe(one, request))
-    if found.has_ranges and (found.size is None or found.size > stream_above()):
+    if found.has_ranges and (found.size is None or found.size > _stream_above()):
         origin = "mirror" if request.mirror else "remote"
         return Source(found.address.text, origin, False, found.size, note)
     source = _download(request, request.sources[request.sources.index(address) :])
@@ -135,7 +135,26 @@ def fetch(
     return Path((_without_download(request) or _download(request, request.sources)).location)
 
 
-def stream_above() -> int:
+def transferred_bytes(url: str, size: int, share: float) -> float:
+    """Return how many bytes are transferred if ``share`` of a file of ``size`` bytes is read; 0 for a local file.
+
+    Raises
+    ------
+    OptionError
+        If ``HIGGSNB_STREAM_ABOVE`` is not a number of bytes.
+    """
+    address = Address.of(url)
+    if not address.is_remote:
+        return 0.0
+    return size if _is_downloaded(address, size) else share * size
+
+
+def _is_downloaded(address: Address, size: int | None) -> bool:
+    """Whether a file is small enough to be kept in the cache; False if its size has to be found out first."""
+    return address.suffix in TEXT_FILES or (size is not None and size <= _stream_above())
+
+
+def _stream_above() -> int:
     """Return the size in bytes above which a remote file is read piecewise and not downloaded."""
     given = os.environ.get("HIGGSNB_STREAM_ABOVE", "").strip()
     if not given:

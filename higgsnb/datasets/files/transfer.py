@@ -92,7 +92,7 @@ class RemoteFile(io.RawIOBase):
         Raises
         ------
         FileNotFoundError, TransferError
-            If the server does not give them in `higgsnb.retries.TRIES` tries.
+            If the server does not give them in `retries.TRIES` tries.
         """
         source = Address.of(self.location)
         origin = _origins.get(self.location, Origin(self._request.address, source))

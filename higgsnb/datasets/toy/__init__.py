@@ -39,7 +39,7 @@ events lie in 118-130 GeV where 16.3 are expected.
 from __future__ import annotations
 
 from higgsnb.datasets.toy.pseudodata import DATASETS, LUMINOSITY_FB, ToyDataset
-from higgsnb.datasets.toy.writer import DEFAULT_EVENTS, DEFAULT_SEED, ensure, main, make, manifest
+from higgsnb.datasets.toy.writer import DEFAULT_EVENTS, DEFAULT_SEED, ensure, make, manifest
 
 __all__ = [
     "DATASETS",
@@ -51,6 +51,3 @@ __all__ = [
     "make",
     "manifest",
 ]
-
-if __name__ == "__main__":
-    raise SystemExit(main())

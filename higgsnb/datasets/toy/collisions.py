@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from higgsnb.constants import MASS_TAU
+from higgsnb.datasets.constants import MASS_TAU
 from higgsnb.datasets.toy.physics import (
     MASS_HIGGS,
     SQRT_S,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from higgsnb.constants import MASS_ELECTRON, MASS_MUON
+from higgsnb.datasets.constants import MASS_ELECTRON, MASS_MUON
 from higgsnb.datasets.toy.collisions import ELECTRON, MUON, PROMPT, Particles, pick
 from higgsnb.datasets.toy.physics import Array
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from higgsnb.constants import MASS_MUON, MASS_Z, WIDTH_Z
+from higgsnb.datasets.constants import MASS_MUON, MASS_Z, WIDTH_Z
 
 Array = NDArray[Any]
 BLOCK = 1 << 14  # collisions simulated at a time: their arrays stay in the processor's cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import functools
 import hashlib
 import json
@@ -307,16 +306,3 @@ def _holds(path: Path, entry: dict[str, Any]) -> bool:
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
     return bool(_checksums(path)["sha256"] == entry["sha256"])
-
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Command line: ``python -m higgsnb.datasets.toy FOLDER --events N --seed S``."""
-    parser = argparse.ArgumentParser(
-        prog="python -m higgsnb.datasets.toy", description="Write the simulated toy campaign."
-    )
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--events", type=int, default=None, help=f"total, default {DEFAULT_EVENTS}")
-    parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    options = parser.parse_args(arguments)
-    make(options.folder, seed=options.seed, events=options.events)
-    return 0
