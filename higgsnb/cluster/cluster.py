@@ -25,10 +25,10 @@ from higgsnb import engine
 from higgsnb.cluster.kubernetes import orphans as k8s_orphans
 from higgsnb.cluster.kubernetes.api import configured
 from higgsnb.cluster.kubernetes.orphans import OrphanedCluster
+from higgsnb.cluster.managed import make
 from higgsnb.cluster.options import KINDS, ClusterSpec, parse_memory
 from higgsnb.cluster.prepare import choose, doctor, preflight, prepare
 from higgsnb.cluster.provider import Problem, ProblemTimer, Provider, close_client, not_ready
-from higgsnb.cluster.providers import make
 from higgsnb.cluster.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 from higgsnb.datasets import redact
 from higgsnb.errors import ApiError, ClusterError, HiggsnbError, OptionError, VersionError

@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from higgsnb.cluster.kubernetes import preflight as k8s_preflight
 from higgsnb.cluster.kubernetes.api import configured, in_cluster
 from higgsnb.cluster.machine import Check, memory_limit
+from higgsnb.cluster.managed import WORKER_LEAST, gateway, room_for_workers
 from higgsnb.cluster.options import BATCH, DEFAULT_WORKERS, ClusterSpec, option_names
-from higgsnb.cluster.providers import WORKER_LEAST, gateway, room_for_workers
 from higgsnb.cluster.waiting import call_with_timeout
 from higgsnb.datasets import redact
 from higgsnb.errors import describe

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.kubernetes
 EVENTS, CHUNK_EVENTS = 3_000_000, 20_000
 CLIENT = """
 import sys, threading
-from higgsnb.result import Result
 from higgsnb import cluster
 if __name__ == "__main__":
     def tell(state):
@@ -232,7 +231,6 @@ def test_a_cancelled_start_leaves_nothing(user: Kube) -> None:
 
 IN_POD = """
 import threading
-from higgsnb.result import Result
 from higgsnb import cluster
 kind, why = cluster.choose()
 print("chosen", kind, why, flush=True)
