@@ -453,15 +453,13 @@ def doctor(ctx: click.Context) -> None:
     from higgsnb import cluster
 
     problems = 0
-    for check in (*cluster.checks(), *cluster.doctor()):
+    for check in cluster.doctor():
         click.echo(f"{'ok ' if check.good else '!! '} {check.name:<14} {check.found}")
         if not check.good:
             problems += 1
             click.echo(f"    {'':<14} {check.hint}")
     click.echo(
-        "no problem found"
-        if not problems
-        else f"{problems} problem{'s' if problems > 1 else ''}, each with its remedy above"
+        "no problem found" if not problems else f"{problems} problem{'s' if problems > 1 else ''}, each with a hint"
     )
     ctx.exit(COMPLETE)
 
@@ -481,7 +479,7 @@ def clean(namespace: str | None, yes: bool, everything: bool) -> None:
     """
     from higgsnb import cluster
 
-    found = cluster.orphans(namespace)
+    found = cluster.orphans(namespace or "")
     for item in found:
         click.echo(item.text)
     chosen = [item for item in found if everything or not item.elsewhere]
@@ -493,7 +491,7 @@ def clean(namespace: str | None, yes: bool, everything: bool) -> None:
         return
     if not yes:
         click.confirm(f"Remove {len(chosen)} cluster{'s' if len(chosen) > 1 else ''}?", abort=True)
-    cluster.remove(chosen)
+    cluster.remove_orphans(chosen)
     click.echo(f"removed: {len(chosen)}")
 
 

@@ -363,12 +363,12 @@ def test_plan_reads_nothing() -> None:
     assert "egress    at most 1.16 at 0.1 per GB" in output
 
 
-def test_doctor_gives_a_remedy_for_every_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_doctor_gives_a_hint_for_every_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HIGGSNB_MIRROR", str(tmp_path / "absent"))
     lines = invoke("doctor").output.splitlines()
     problem = next(i for i, line in enumerate(lines) if line.startswith("!!  mirror"))
     assert "HIGGSNB_MIRROR" in lines[problem + 1]
-    assert lines[-1].endswith("with its remedy above")
+    assert lines[-1].endswith("each with a hint")
 
 
 def test_fetch_verifies_and_brings_the_file(

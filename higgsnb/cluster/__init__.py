@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from higgsnb.cluster.cluster import CLOSE_SECONDS, Cluster, ClusterState, launch, orphans, remove
-from higgsnb.cluster.machine import checks
-from higgsnb.cluster.options import KINDS, MOST, ClusterSpec, check_number, parse_memory
+from higgsnb.cluster.cluster import Cluster, ClusterState, launch
+from higgsnb.cluster.kubernetes.orphans import orphans, remove_orphans
+from higgsnb.cluster.options import KINDS, ClusterSpec, check_workers
 from higgsnb.cluster.prepare import choose, doctor
+from higgsnb.cluster.waiting import CLOSE_SECONDS
 
 __all__ = [
     "launch",
     "Cluster",
     "ClusterState",
-    "orphans",
-    "remove",
-    "CLOSE_SECONDS",
     "ClusterSpec",
     "KINDS",
-    "MOST",
-    "check_number",
-    "parse_memory",
     "choose",
     "doctor",
-    "checks",
+    "orphans",
+    "remove_orphans",
+    "check_workers",
+    "CLOSE_SECONDS",
 ]
 
 

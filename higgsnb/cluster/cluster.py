@@ -14,51 +14,30 @@ import atexit
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib import util
 from typing import TYPE_CHECKING, Any, Self
 
 from higgsnb import engine
-from higgsnb.cluster.kubernetes import orphans as k8s_orphans
-from higgsnb.cluster.kubernetes.api import configured
-from higgsnb.cluster.kubernetes.orphans import OrphanedCluster
-from higgsnb.cluster.options import KINDS, ClusterSpec, parse_memory
-from higgsnb.cluster.prepare import choose, doctor, preflight, prepare
+from higgsnb.cluster.kubernetes.operated import OperatedCluster
+from higgsnb.cluster.managed import ManagedCluster
+from higgsnb.cluster.options import ClusterSpec, check_workers
+from higgsnb.cluster.prepare import prepare
 from higgsnb.cluster.provider import Problem, ProblemTimer, Provider, close_client, not_ready
-from higgsnb.cluster.providers import make
-from higgsnb.cluster.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
+from higgsnb.cluster.waiting import CLOSE_SECONDS, POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 from higgsnb.datasets import redact
-from higgsnb.errors import ApiError, ClusterError, HiggsnbError, OptionError, VersionError
+from higgsnb.errors import ClusterError, HiggsnbError, OptionError, VersionError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from distributed import Client
 
 log = logging.getLogger(__name__)
 
-__all__ = [
-    "KINDS",
-    "Cluster",
-    "ClusterError",
-    "ClusterSpec",
-    "ClusterState",
-    "OrphanedCluster",
-    "choose",
-    "doctor",
-    "launch",
-    "orphans",
-    "parse_memory",
-    "preflight",
-    "remove",
-]
-
 PREFLIGHT_SECONDS = 60.0
-CLOSE_SECONDS = 90.0
-"""Long enough for the minute that the Dask operator may take; it usually is a second or two."""
+_CLIENT = "a client of the scheduler"
+_CLEAN = "Close it again, or run `higgsnb clean`; without work the cluster is removed after its idle timeout."
 
 
 @dataclass(frozen=True)
@@ -139,8 +118,10 @@ def launch(
         If it cannot be started; everything that was made is removed.
     """
     raise_if_cancelled(cancel)
-    asked = dict(options, workers=workers, cores=cores, memory=memory, image=image, namespace=namespace)
-    spec = ClusterSpec.parse(kind, **asked, idle_timeout=idle_timeout, deadline=deadline)
+    given = {"workers": workers, "image": image, "namespace": namespace}
+    options |= {name: value for name, value in given.items() if value is not None}
+    sizes = {"cores": cores, "memory": memory, "idle_timeout": idle_timeout, "deadline": deadline}
+    spec = ClusterSpec.parse(kind, **sizes, **options)
     cluster = Cluster(spec, on_state, cancel)
     cluster.start()
     return cluster
@@ -184,9 +165,7 @@ class Cluster:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _update(self, **changes: Any) -> None:
@@ -207,7 +186,7 @@ class Cluster:
             log.exception("on_state failed for %r", self._state.phase)
 
     def start(self) -> None:
-        """Check, start and wait; remove everything and raise if that fails. `launch` calls this."""
+        """Check, start and wait; remove everything and raise `ClusterError` if that fails. `launch` calls this."""
         self._report()
         atexit.register(self.close)
         try:
@@ -243,6 +222,7 @@ class Cluster:
         bad = next((check for check in prepared.checks if not check.good), None)
         if bad is not None:
             raise ClusterError(f"{bad.name}: {bad.found}", bad.hint)
+        make: Callable[[ClusterSpec], Provider] = OperatedCluster if spec.kind == "kubernetes" else ManagedCluster
         provider = self._provider = call_with_timeout(
             PREFLIGHT_SECONDS,
             partial(make, spec),
@@ -288,7 +268,7 @@ class Cluster:
         """Return the number of workers that the scheduler knows."""
         client = self._observer
         if client is None:
-            raise ClusterError("the cluster is not started", "Use higgsnb.cluster.cluster.launch().")
+            raise ClusterError("the cluster is not started", "Use higgsnb.cluster.launch().")
         return len(client.sync(client.scheduler.ncores, callback_timeout=10))
 
     def _check_versions(self) -> None:
@@ -311,7 +291,7 @@ class Cluster:
         if self._provider is None or self._state.phase in {"closing", "closed", "failed"}:
             raise ClusterError(
                 f"the cluster is {self._state.phase}{f': {self._state.reason}' if self._state.reason else ''}",
-                "Start another one with higgsnb.cluster.cluster.launch().",
+                "Start another one with higgsnb.cluster.launch().",
             )
         return self._provider
 
@@ -328,12 +308,11 @@ class Cluster:
         Raises
         ------
         OptionError
-            If the number is below 0.
+            If the number is not from 0 to 10,000.
         ClusterError
             If the cluster is not alive, or refuses.
         """
-        if workers < 0:
-            raise OptionError(f"workers = {workers}; expected 0 or more", "Correct it and try again.")
+        check_workers("workers", workers, least=0)
         self._ask(lambda provider: provider.scale(workers))
         self._adaptive = False
         self._update(phase="scaling", workers_wanted=workers, reason="", hint="")
@@ -387,20 +366,15 @@ class Cluster:
                 if self._stop.is_set() or self._lost(silent_since, error):
                     return
                 continue
-            self._notice(ready)
-
-    def _notice(self, ready: int) -> None:
-        """Put the number of workers into the state, and what keeps the others from being ready."""
-        wanted = self._state.workers_wanted
-        self._update(workers_ready=ready)
-        if self._adaptive or self._state.phase not in {"ready", "scaling"}:
-            return
-        if ready == wanted:
-            self._update(phase="ready")
-            self._show(None)
-        elif self._provider is not None:
-            with suppress(OSError, RuntimeError):  # reported the next time
-                self._show(self._provider.problem())
+            self._update(workers_ready=ready)
+            if self._adaptive or self._state.phase not in {"ready", "scaling"}:
+                continue
+            if ready == self._state.workers_wanted:
+                self._update(phase="ready")
+                self._show(None)
+            elif provider is not None:
+                with suppress(OSError, RuntimeError):  # reported the next time
+                    self._show(provider.problem())
 
     def _lost(self, since: float, error: Exception) -> bool:
         """Report a scheduler that does not answer; return whether it is gone for good."""
@@ -475,39 +449,3 @@ class Cluster:
         except BaseException:  # Ctrl-C
             self._update(phase="failed", workers_ready=0, reason="the end was interrupted", hint=_CLEAN)
             raise
-
-
-_CLIENT = "a client of the scheduler"
-_CLEAN = "Close it again, or run `higgsnb clean`; without work the cluster is removed after its idle timeout."
-
-
-def orphans(namespace: str | None = None) -> tuple[OrphanedCluster, ...]:
-    """Return this user's orphaned clusters on Kubernetes; none if no Kubernetes is configured.
-
-    Local workers end with their process, jobs of a batch system 60 seconds after their scheduler.
-
-    Raises
-    ------
-    ClusterError
-        If Kubernetes does not answer, or refuses.
-    """
-    if not configured() or util.find_spec("kr8s") is None:
-        return ()
-    try:
-        return k8s_orphans.orphans(namespace or "")
-    except ApiError as error:
-        raise ClusterError(f"Kubernetes cannot be asked: {error.message}", "Run `higgsnb doctor`.") from error
-
-
-def remove(items: Sequence[OrphanedCluster]) -> None:
-    """Remove clusters that `orphans` found, and wait until they are gone.
-
-    Raises
-    ------
-    ClusterError
-        If something is still there.
-    """
-    try:
-        k8s_orphans.remove(items)
-    except ApiError as error:
-        raise ClusterError(f"not everything could be removed: {error.message}", "Run `higgsnb clean` again.") from error

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from higgsnb import provenance, storage
+from higgsnb import provenance, selection, storage
 from higgsnb.datasets import Address
 
 MEMORY_NEEDED = 1.2e9
@@ -32,37 +32,39 @@ class Check:
     hint: str = ""
 
 
-def checks() -> Iterator[Check]:
+def check_machine() -> Iterator[Check]:
     """Yield every check of this machine."""
-    yield _python()
-    yield _libraries()
-    yield _memory()
-    yield Check("cores", True, str(provenance.available_cores()))
-    yield _cache()
-    yield _compiler_cache()
-    yield _session()
-    yield _mirror()
-    yield _network()
-    yield _xrootd()
-
-
-def _python() -> Check:
-    """Check Python's version."""
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
-    return Check(
-        "python", good, f"{platform.python_version()} on {platform.platform()}", "Use Python 3.11, 3.12 or 3.13."
-    )
-
-
-def _libraries() -> Check:
-    """Check that every required library is installed."""
+    found = f"{platform.python_version()} on {platform.platform()}"
+    yield Check("python", good, found, "Use Python 3.11, 3.12 or 3.13.")
     missing = [name for name in provenance.LIBRARIES if util.find_spec(name.replace("-", "_")) is None]
+    installed = [name for name in ("higgsnb", *provenance.LIBRARIES) if name not in missing]
+    found = ", ".join(f"{name} {metadata.version(name)}" for name in installed)
     if missing:
-        return Check(
-            "libraries", False, f"missing: {', '.join(missing)}", "Install the package again: pip install -e ."
-        )
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("higgsnb", *provenance.LIBRARIES))
-    return Check("libraries", True, versions)
+        found = f"missing: {', '.join(missing)}"
+    yield Check("libraries", not missing, found, "Install the package again: pip install -e .")
+    yield from _resources()
+    yield from _surroundings()
+    missing_xrootd = "not installed; https is used (pip install 'higgsnb[xrootd]' adds root://)"
+    yield Check("xrootd", True, "installed" if util.find_spec("XRootD") else missing_xrootd)
+
+
+def _resources() -> Iterator[Check]:
+    """Check memory, cores, and the folders for data and compiled code."""
+    limit = memory_limit()
+    found = "limit not known" if limit is None else f"{limit / 1e9:.1f} GB"
+    hint = "Close other programs, or run with --workers 1 --chunk-events 50000."
+    yield Check("memory", limit is None or limit >= MEMORY_NEEDED, found, hint)
+    yield Check("cores", True, str(provenance.available_cores()))
+    folder = storage.cache_folder()
+    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
+    free = shutil.disk_usage(existing).free
+    good = os.access(existing, os.W_OK) and free > DISK_NEEDED
+    hint = "Set HIGGSNB_CACHE to a folder with room that you may write to."
+    yield Check("cache", good, f"{folder}, {free / 1e9:.1f} GB free", hint)
+    compiled = selection.COMPILED_FOLDER
+    found = f"kept in {compiled}" if compiled else "not kept, so that each process compiles for itself"
+    yield Check("compiled code", bool(compiled), found, "Set NUMBA_CACHE_DIR to a folder that you may write to.")
 
 
 def memory_limit() -> int | None:
@@ -77,84 +79,27 @@ def memory_limit() -> int | None:
     return min(limits, default=None)
 
 
-def _memory() -> Check:
-    """Check the memory limit."""
-    limit = memory_limit()
-    if limit is None:
-        return Check("memory", True, "limit not known")
-    hint = "Close other programs, or run with --workers 1 --chunk-events 50000."
-    return Check("memory", limit >= MEMORY_NEEDED, f"{limit / 1e9:.1f} GB", hint)
-
-
-def _cache() -> Check:
-    """Check that the cache folder can be written and has room."""
-    folder = storage.cache_folder()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    good = os.access(existing, os.W_OK) and free > DISK_NEEDED
-    return Check(
-        "cache",
-        good,
-        f"{folder}, {free / 1e9:.1f} GB free",
-        "Set HIGGSNB_CACHE to a folder with room that you may write to.",
-    )
-
-
-def _compiler_cache() -> Check:
-    """Check that compiled code can be cached, so that it is compiled once and not at every start."""
-    folder = Path(os.environ.get("NUMBA_CACHE_DIR") or Path(__file__).parent)
-    good = os.access(folder, os.W_OK)
-    return Check(
-        "compiled code",
-        good,
-        f"kept in {folder}" if good else f"{folder} is read-only",
-        "Set NUMBA_CACHE_DIR to a folder that you may write to.",
-    )
-
-
-def _session() -> Check:
-    """Return whether this is a Binder or a hub session."""
+def _surroundings() -> Iterator[Check]:
+    """Check the kind of session, the mirror if one is set, and the way to the open data portal."""
+    found = "this machine, no Binder or hub"
     if os.environ.get("BINDER_REPO_URL"):
         host = os.environ.get("BINDER_LAUNCH_HOST", "an unknown host")
-        return Check("session", True, f"Binder at {host}, {os.environ.get('BINDER_REF_URL', '')}")
-    if os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):
-        return Check("session", True, f"JupyterHub, {os.environ['JUPYTERHUB_SERVICE_PREFIX']}")
-    return Check("session", True, "this machine, no Binder or hub")
-
-
-def _mirror() -> Check:
-    """Check the mirror, if one is set."""
-    mirror = os.environ.get("HIGGSNB_MIRROR")
-    if not mirror:
-        return Check("mirror", True, "none (HIGGSNB_MIRROR is not set)")
-    address = Address.of(mirror)
-    good = address.valid and (address.is_remote or (address.is_local and address.local_path.is_dir()))
-    return Check(
-        "mirror",
-        good,
-        str(address),
-        "HIGGSNB_MIRROR is neither a folder nor an address; correct it, or unset it to use the network.",
-    )
-
-
-def _network() -> Check:
-    """Check that the open data portal can be reached."""
+        found = f"Binder at {host}, {os.environ.get('BINDER_REF_URL', '')}"
+    elif os.environ.get("JUPYTERHUB_SERVICE_PREFIX"):
+        found = f"JupyterHub, {os.environ['JUPYTERHUB_SERVICE_PREFIX']}"
+    yield Check("session", True, found)
+    good, found = True, "none (HIGGSNB_MIRROR is not set)"
+    if mirror := os.environ.get("HIGGSNB_MIRROR"):
+        address = Address.of(mirror)
+        good = address.valid and (address.is_remote or (address.is_local and address.local_path.is_dir()))
+        found = str(address)
+    hint = "HIGGSNB_MIRROR is neither a folder nor an address; correct it, or unset it to use the network."
+    yield Check("mirror", good, found, hint)
     host = "opendata.cern.ch"
+    good, found = True, f"{host} answers"
     try:
-        with socket.create_connection((host, 443), timeout=3):
-            return Check("network", True, f"{host} answers")
+        socket.create_connection((host, 443), timeout=3).close()
     except OSError as error:
-        hint = (
-            "Without a network the campaign toy still runs; for others set HIGGSNB_MIRROR to a folder with the files."
-        )
-        return Check("network", False, f"{host} cannot be reached ({error})", hint)
-
-
-def _xrootd() -> Check:
-    """Return whether root:// addresses can be read."""
-    found = util.find_spec("XRootD") is not None
-    return Check(
-        "xrootd",
-        True,
-        "installed" if found else "not installed; https is used (pip install 'higgsnb[xrootd]' adds root://)",
-    )
+        good, found = False, f"{host} cannot be reached ({error})"
+    hint = "Without a network the campaign toy still runs; for others set HIGGSNB_MIRROR to a folder with the files."
+    yield Check("network", good, found, hint)

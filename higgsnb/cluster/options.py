@@ -76,7 +76,7 @@ class ClusterSpec:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise OptionError(f"kind = {self.kind!r}; expected one of {', '.join(KINDS)}", "Choose one of these.")
-        check_number("workers", self.workers, least=0, most=MOST)
+        check_workers("workers", self.workers, least=0)
         check_number("cores", self.cores, most=MOST)
         check_number("idle_timeout", self.idle_timeout)
         check_number("deadline", self.deadline, kind=Real)
@@ -89,7 +89,7 @@ class ClusterSpec:
     def parse(cls, kind: str = "auto", **given: Any) -> Self:
         """Return the spec for the options of `cluster.launch`.
 
-        ``memory`` may be a text such as ``"2GiB"``. None means the default.
+        ``memory`` may be a text such as ``"2GiB"``.
 
         Raises
         ------
@@ -97,12 +97,17 @@ class ClusterSpec:
             If something is out of range, or an option is unknown.
         """
         named = {item.name for item in fields(cls)} - {"options"}
-        own = {name: value for name, value in given.items() if name in named and value is not None}
+        own = {name: value for name, value in given.items() if name in named}
         if "workers" in own:
-            check_number("workers", own["workers"], most=MOST)
+            check_workers("workers", own["workers"], least=1)
         if "memory" in own:
             own["memory"] = parse_memory(own["memory"])
         return cls(kind=kind, **own, options={name: value for name, value in given.items() if name not in named})
+
+
+def check_workers(name: str, value: Any, *, least: int) -> None:
+    """Raise `OptionError` unless ``value`` is a number of workers."""
+    check_number(name, value, least=least, most=MOST)
 
 
 def check_number(name: str, value: Any, *, kind: type = Integral, least: int = 1, most: float = inf) -> None:

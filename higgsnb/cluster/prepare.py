@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 from importlib import util
 from shutil import which
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from higgsnb.cluster.kubernetes import preflight as k8s_preflight
 from higgsnb.cluster.kubernetes.api import configured, in_cluster
-from higgsnb.cluster.machine import Check, memory_limit
+from higgsnb.cluster.machine import Check, check_machine, memory_limit
+from higgsnb.cluster.managed import WORKER_LEAST, gateway, room_for_workers
 from higgsnb.cluster.options import BATCH, DEFAULT_WORKERS, ClusterSpec, option_names
-from higgsnb.cluster.providers import WORKER_LEAST, gateway, room_for_workers
 from higgsnb.cluster.waiting import call_with_timeout
 from higgsnb.datasets import redact
 from higgsnb.errors import describe
@@ -81,26 +81,9 @@ def prepare(spec: ClusterSpec) -> Prepared:
     return Prepared(spec, why, note, checks)
 
 
-def preflight(kind: str, **options: Any) -> tuple[Check, ...]:
-    """Check, without starting anything, whether a cluster of a kind can be started.
-
-    Parameters
-    ----------
-    kind
-        One of `KINDS`.
-    options
-        Those of `launch`.
-
-    Raises
-    ------
-    OptionError
-        If something is out of range, or an option is unknown.
-    """
-    return prepare(ClusterSpec.parse(kind, **options)).checks
-
-
 def doctor() -> Iterator[Check]:
-    """Yield the checks for `higgsnb doctor`: which kind is taken here, why, and what Kubernetes lacks."""
+    """Yield the checks of `higgsnb doctor`: this machine, the kind of cluster that is chosen here, and Kubernetes."""
+    yield from check_machine()
     kind, why, checks = choose_for(ClusterSpec())
     yield Check("cluster", True, f"{kind}: {why}")
     if checks or configured():

@@ -13,6 +13,8 @@ from higgsnb.errors import ClusterError
 Value = TypeVar("Value")
 
 POLL_SECONDS = 0.5
+CLOSE_SECONDS = 90.0
+"""Timeout of the removal of a cluster: the Dask operator usually takes a second or two, but may take a minute."""
 
 
 def call_with_timeout(

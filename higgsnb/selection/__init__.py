@@ -30,7 +30,7 @@ from higgsnb.selection.cuts import (
 
 if TYPE_CHECKING:
     from higgsnb.selection import pairings, rules
-    from higgsnb.selection.compiled import rule
+    from higgsnb.selection.compiled import COMPILED_FOLDER, rule
     from higgsnb.selection.kernel import is_compiled, select, warm_up
     from higgsnb.selection.pairings import Pairings, Preselected
 
@@ -60,6 +60,7 @@ __all__ = [
     "warm_up",
     "rule",
     "rules",
+    "COMPILED_FOLDER",
     "pairings",
     "Pairings",
     "Preselected",
@@ -70,6 +71,7 @@ _LATE = {
     "is_compiled": "selection.kernel",
     "warm_up": "selection.kernel",
     "rule": "selection.compiled",
+    "COMPILED_FOLDER": "selection.compiled",
     "rules": "selection.rules",
     "pairings": "selection.pairings",
     "Pairings": "selection.pairings",

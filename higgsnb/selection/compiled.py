@@ -80,7 +80,7 @@ def _remove_unused(folder: Path) -> None:
 
 
 KEY = _key()
-FOLDER = _folder(KEY)
+COMPILED_FOLDER = _folder(KEY)
 """Where compiled code is kept; None if no folder can be written to, so that every process compiles for itself."""
 
 
@@ -92,7 +92,7 @@ class _Locator(_CacheLocator):
         self._line = function.__code__.co_firstlineno
 
     def get_cache_path(self) -> str:
-        return str(FOLDER)
+        return str(COMPILED_FOLDER)
 
     def get_source_stamp(self) -> str:
         return KEY
@@ -145,6 +145,6 @@ def rule(function: Any) -> Any:
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
     compiled: Any = numba.njit(**_OPTIONS)(function)
-    if FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+    if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled

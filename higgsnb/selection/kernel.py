@@ -15,7 +15,7 @@ from higgsnb.selection.rules import cuts_of
 def is_compiled(algorithm: str) -> bool:
     """Whether the code for an algorithm lies on disk from an earlier run; if not, its first use takes some seconds."""
     function = "list_good" if algorithm == "open2012" else "pair_by_channel"
-    return compiled.FOLDER is not None and any(compiled.FOLDER.glob(f"pairings.{function}-*.nbi"))
+    return compiled.COMPILED_FOLDER is not None and any(compiled.COMPILED_FOLDER.glob(f"pairings.{function}-*.nbi"))
 
 
 @cache

@@ -31,7 +31,7 @@ import traitlets
 from higgsnb import cluster as clusters
 from higgsnb import datasets, engine, errors, plots
 from higgsnb import results as histograms
-from higgsnb.cluster import KINDS, MOST, ClusterSpec, check_number, choose, parse_memory
+from higgsnb.cluster import KINDS, ClusterSpec, check_workers, choose
 from higgsnb.results import Result, stack_order
 from higgsnb.widgets.explorer import CutExplorer, EventDisplay
 
@@ -687,15 +687,13 @@ class ClusterControl(_View):
 
     def _checked(self, choice: State) -> ClusterSpec:
         """Return the spec for what is in the form; raise `OptionError` if something is out of range."""
-        check_number("workers", choice["workers"], most=MOST)
-        given = {**choice, "memory": parse_memory(choice["memory"])}
-        return ClusterSpec(**given, idle_timeout=self._options.get("idle_timeout", 900))
+        return ClusterSpec.parse(**choice, idle_timeout=self._options.get("idle_timeout", 900))
 
     def _ask(self, action: Callable[..., None], content: State, *names: str) -> None:
         """Do what a form asks for, or show what is wrong with it."""
         try:
             for name in names:
-                check_number(name, content.get(name), least=0, most=MOST)
+                check_workers(name, content.get(name), least=0)
             action(*(content[name] for name in names))
         except ValueError as error:
             self._change(problem=_problem(error))

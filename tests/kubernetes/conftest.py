@@ -38,9 +38,9 @@ def admin() -> Iterator[Any]:
         pytest.skip(f"needs a Kubernetes cluster in KUBECONFIG: {HOW}")
     for module in ("distributed", "kr8s", "dask_kubernetes"):
         pytest.importorskip(module, reason=f"needs {module}: pip install 'higgsnb[kubernetes]'")
-    from higgsnb.cluster.kubernetes import api as k8s_api
+    from higgsnb.cluster.kubernetes.api import Api
 
-    api = k8s_api.Api(f"higgsnb-test-{uuid.uuid4().hex[:6]}")
+    api = Api(f"higgsnb-test-{uuid.uuid4().hex[:6]}")
     yield api
     api.close()
 

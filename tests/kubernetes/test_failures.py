@@ -13,8 +13,9 @@ from kube import MANIFESTS, Kube, Proxy, wait_for, yaml_documents
 
 import higgsnb
 from higgsnb import cluster, errors
-from higgsnb.cluster import prepare
+from higgsnb.cluster import ClusterSpec
 from higgsnb.cluster.kubernetes.preflight import RIGHTS
+from higgsnb.cluster.prepare import prepare
 
 pytestmark = pytest.mark.kubernetes
 
@@ -103,14 +104,14 @@ def test_3_a_missing_right(user: Kube) -> None:
 )
 def test_each_verb_of_the_role_is_missed_by_name(user: Kube, group: str, resource: str, verb: str) -> None:
     with role_without(user, group, resource, verb):
-        checks = prepare.preflight("kubernetes", image=user.image)
+        checks = prepare(ClusterSpec.parse("kubernetes", image=user.image)).checks
     assert [(check.name, check.found.split(" in ")[0]) for check in checks if not check.good] == [
         (f"rights on {resource}", f"may not {verb}")
     ]
 
 
 def test_with_the_shipped_role_every_check_is_good(user: Kube) -> None:
-    checks = prepare.preflight("kubernetes", image=user.image)
+    checks = prepare(ClusterSpec.parse("kubernetes", image=user.image)).checks
     assert [check for check in checks if not check.good] == []
     assert {"Kubernetes API", "Dask operator", "quota", "image of the workers"} <= {check.name for check in checks}
 

@@ -17,7 +17,6 @@ from kube import Kube, wait_for
 
 import higgsnb
 from higgsnb import cluster, datasets, engine, errors, selection
-from higgsnb.cluster import cluster as cluster_
 from higgsnb.datasets.toy import writer
 from higgsnb.results import Result
 
@@ -26,7 +25,6 @@ pytestmark = pytest.mark.kubernetes
 EVENTS, CHUNK_EVENTS = 3_000_000, 20_000
 CLIENT = """
 import sys, threading
-from higgsnb.result import Result
 from higgsnb import cluster
 if __name__ == "__main__":
     def tell(state):
@@ -165,10 +163,10 @@ def test_after_kill_9_of_the_client_the_cluster_is_gone_within_its_idle_timeout(
         name = read_until(process, "name")[-1].split()[1]
     finally:
         end(process)
-    (left,) = cluster_.orphans()  # found earlier than it goes by itself
+    (left,) = cluster.orphans()  # found earlier than it goes by itself
     assert (left.name, left.process) == (name, process.pid)
     wait_for(lambda: not user.objects(), "the operator removes what is idle", 90)
-    assert cluster_.orphans() == ()
+    assert cluster.orphans() == ()
 
 
 def test_what_a_killed_client_left_is_listed_and_removed(user: Kube) -> None:
@@ -176,14 +174,14 @@ def test_what_a_killed_client_left_is_listed_and_removed(user: Kube) -> None:
         process = start_client(user, idle_timeout=600)
         try:
             read_until(process, "name")
-            assert cluster_.orphans() == ()  # both are in use
+            assert cluster.orphans() == ()  # both are in use
         finally:
             end(process)
-        left = cluster_.orphans()
+        left = cluster.orphans()
         assert [item.process for item in left] == [process.pid]
         assert left[0].name in left[0].text
-        cluster_.remove(left)
-        assert cluster_.orphans() == ()
+        cluster.remove_orphans(left)
+        assert cluster.orphans() == ()
         assert used.get_client().submit(sum, [1, 2]).result(timeout=20) == 3
     assert user.objects() == []
 
@@ -195,9 +193,9 @@ def test_another_users_clusters_are_not_listed(user: Kube, monkeypatch: pytest.M
     finally:
         end(process)
     monkeypatch.setenv("JUPYTERHUB_USER", "student-example.org")  # the same letters once sanitised
-    assert cluster_.orphans() == ()
+    assert cluster.orphans() == ()
     monkeypatch.setenv("JUPYTERHUB_USER", "student@example.org")
-    cluster_.remove(cluster_.orphans())
+    cluster.remove_orphans(cluster.orphans())
 
 
 @pytest.mark.parametrize("phase", ["starting", "ready"])
@@ -206,10 +204,10 @@ def test_ctrl_c_leaves_nothing(user: Kube, phase: str) -> None:
     try:
         read_until(process, phase)
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        _, output = process.communicate(timeout=120)
     finally:
         end(process)
-    assert "KeyboardInterrupt" in errors
+    assert "KeyboardInterrupt" in output
     assert user.objects() == []
 
 
@@ -232,7 +230,6 @@ def test_a_cancelled_start_leaves_nothing(user: Kube) -> None:
 
 IN_POD = """
 import threading
-from higgsnb.result import Result
 from higgsnb import cluster
 kind, why = cluster.choose()
 print("chosen", kind, why, flush=True)

@@ -81,23 +81,21 @@ class Api:
         self._thread = threading.Thread(target=self._loop.run_forever, name="higgsnb-kubernetes", daemon=True)
         self._thread.start()
         try:
-            self._api = self._connect()
+            self._api = self._retry(self._connect, "GET /version", REQUEST_SECONDS)
         except BaseException:
             self.close()
             raise
         own = own_namespace() if in_cluster() and "KUBECONFIG" not in os.environ else str(self._api.namespace)
         self.namespace = namespace or os.environ.get("HIGGSNB_NAMESPACE") or own
 
-    def _connect(self) -> Any:
-        """Read the credentials and ask for the server's version."""
+    @staticmethod
+    async def _connect() -> Any:
+        """Read the credentials and request the server's version."""
         import kr8s.asyncio
 
-        async def connect() -> Any:
-            with warnings.catch_warnings():  # a version unknown to kr8s; the preflight checks what is needed of it
-                warnings.filterwarnings("ignore", message=r"(Unable to parse )?Kubernetes version")
-                return await kr8s.asyncio.api()
-
-        return self._retry(connect, "GET /version", REQUEST_SECONDS)
+        with warnings.catch_warnings():  # a version unknown to kr8s; the preflight checks what is needed of it
+            warnings.filterwarnings("ignore", message=r"(Unable to parse )?Kubernetes version")
+            return await kr8s.asyncio.api()
 
     @property
     def server(self) -> str:

@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib import util
 
-from higgsnb.cluster.kubernetes.api import GROUP, Api, user_label
+from higgsnb.cluster.kubernetes.api import GROUP, Api, configured, user_label
 from higgsnb.cluster.kubernetes.operated import delete
 from higgsnb.cluster.kubernetes.spec import CLIENT_HOST, CLIENT_PROCESS, MANAGED, USER, process_start
+from higgsnb.cluster.waiting import CLOSE_SECONDS
+from higgsnb.errors import ApiError, ClusterError
 
 
 @dataclass(frozen=True)
@@ -36,16 +39,24 @@ class OrphanedCluster:
 
 
 def orphans(namespace: str = "") -> tuple[OrphanedCluster, ...]:
-    """Return the clusters of this user that no living process of this machine uses; another machine may use them.
+    """Return the clusters of this user on Kubernetes that no living process of this machine uses.
+
+    Another machine may use them. Empty if no Kubernetes is configured. Local workers end with their process, jobs of a
+    batch system 60 seconds after their scheduler.
 
     Raises
     ------
-    ApiError
-        If the API does not answer, or refuses.
+    ClusterError
+        If Kubernetes does not answer, or refuses.
     """
+    if not configured() or util.find_spec("kr8s") is None:
+        return ()
     found = []
-    with closing(Api(namespace)) as api:
-        items = api.list("daskclusters", group=GROUP, labelSelector=f"{MANAGED}=higgsnb,{USER}={user_label()}")
+    try:
+        with closing(Api(namespace)) as api:
+            items = api.list("daskclusters", group=GROUP, labelSelector=f"{MANAGED}=higgsnb,{USER}={user_label()}")
+    except ApiError as error:
+        raise ClusterError(f"Kubernetes cannot be asked: {error.message}", "Run `higgsnb doctor`.") from error
     for metadata in (item["metadata"] for item in items):
         notes = metadata.get("annotations", {})
         process, _, started = notes.get(CLIENT_PROCESS, "0 0").partition(" ")
@@ -56,15 +67,18 @@ def orphans(namespace: str = "") -> tuple[OrphanedCluster, ...]:
     return tuple(found)
 
 
-def remove(items: Sequence[OrphanedCluster], seconds: float = 90.0) -> None:
-    """Delete what `orphans` found, and wait until its pods are gone.
+def remove_orphans(items: Sequence[OrphanedCluster], seconds: float = CLOSE_SECONDS) -> None:
+    """Delete clusters that `orphans` found, and wait until their pods are gone.
 
     Raises
     ------
-    ApiError
+    ClusterError
         If something is still there after ``seconds``; names it.
     """
-    with ExitStack() as stack:
-        namespaces = {item.namespace for item in items}
-        apis = {namespace: stack.enter_context(closing(Api(namespace))) for namespace in namespaces}
-        delete([(apis[item.namespace], item.name) for item in items], seconds)
+    try:
+        with ExitStack() as stack:
+            namespaces = {item.namespace for item in items}
+            apis = {namespace: stack.enter_context(closing(Api(namespace))) for namespace in namespaces}
+            delete([(apis[item.namespace], item.name) for item in items], seconds)
+    except ApiError as error:
+        raise ClusterError(f"not everything could be removed: {error.message}", "Run `higgsnb clean` again.") from error

@@ -8,7 +8,7 @@ from contextlib import closing
 from importlib import util
 
 from higgsnb.cluster.kubernetes.api import GROUP, Api, Object, default_image, in_cluster
-from higgsnb.cluster.kubernetes.problems import is_ready
+from higgsnb.cluster.kubernetes.problems import QUOTA_HINT, is_ready
 from higgsnb.cluster.kubernetes.spec import SCHEDULER_MEMORY
 from higgsnb.cluster.machine import Check
 from higgsnb.cluster.options import DEFAULT_WORKERS, ClusterSpec, quantity
@@ -39,7 +39,7 @@ def preflight(spec: ClusterSpec) -> Iterator[Check]:
         return
     try:
         with closing(Api(spec.namespace)) as api:
-            yield from _ask(api, spec)
+            yield from _check_api(api, spec)
     except ApiError as error:
         yield Check("Kubernetes API", False, error.message, _hint(error))
 
@@ -55,8 +55,8 @@ def _hint(error: ApiError) -> str:
     return "Set KUBECONFIG to a file with which `kubectl get pods` works, or use the kind 'local'."
 
 
-def _ask(api: Api, spec: ClusterSpec) -> Iterator[Check]:
-    """Yield the checks that ask the API."""
+def _check_api(api: Api, spec: ClusterSpec) -> Iterator[Check]:
+    """Yield the checks that need the API."""
     version = api.call("GET", "/version").get("gitVersion", "of unknown version")
     yield Check("Kubernetes API", True, f"{version} at {api.server}, namespace {api.namespace}")
     name, hint = "kinds of the Dask operator", "Ask the platform engineer to install it: binder/hub/README.md."
@@ -70,7 +70,14 @@ def _ask(api: Api, spec: ClusterSpec) -> Iterator[Check]:
     if missing:
         return
     yield from _rights(api)
-    yield _operator(api)
+    label = {"labelSelector": "app.kubernetes.io/name=dask-kubernetes-operator"}
+    pods = (api.call("GET", api.path("pods"), parameters=label, allowed={403}) or {}).get("items", [])
+    ready = [pod for pod in pods if is_ready(pod)]
+    found = "not in this namespace; the start shows whether it runs"  # it may be in a namespace of its own
+    if pods:
+        found = f"{(ready or pods)[0]['metadata']['name']} is {'ready' if ready else 'not ready'}"
+    hint = f"Ask the platform engineer: kubectl -n {api.namespace} describe pod."
+    yield Check("Dask operator", bool(ready) or not pods, found, hint)
     yield _quota(api, spec)
     image = spec.image or default_image()
     hint = 'Name an image with this version of higgsnb in it: image="registry/name@sha256:…".'
@@ -106,18 +113,6 @@ def _rights(api: Api) -> Iterator[Check]:
         )
 
 
-def _operator(api: Api) -> Check:
-    """Check the operator's pod, where it can be seen: it may be in a namespace of its own."""
-    name, label = "Dask operator", "app.kubernetes.io/name=dask-kubernetes-operator"
-    found = api.call("GET", api.path("pods"), parameters={"labelSelector": label}, allowed={403}) or {}
-    pods = found.get("items", [])
-    if not pods:
-        return Check(name, True, "not in this namespace; the start shows whether it runs")
-    ready = [pod["metadata"]["name"] for pod in pods if is_ready(pod)]
-    text = f"{ready[0]} is ready" if ready else f"{pods[0]['metadata']['name']} is not ready"
-    return Check(name, bool(ready), text, f"Ask the platform engineer: kubectl -n {api.namespace} describe pod.")
-
-
 def _quota(api: Api, spec: ClusterSpec) -> Check:
     """Compare what is left of the namespace's quota with what is wanted, where it can be seen."""
     found = api.call("GET", api.path("resourcequotas"), allowed={403})
@@ -127,8 +122,7 @@ def _quota(api: Api, spec: ClusterSpec) -> Check:
     memory = workers * spec.memory + quantity(SCHEDULER_MEMORY)
     needs = {"pods": workers + 1.0, "cpu": workers * spec.cores + 0.5, "memory": memory}
     short = [text for quota in found.get("items", []) for text in shortage(quota, needs)]
-    hint = "Ask for fewer or smaller workers, close other clusters (higgsnb clean), or ask for a larger quota."
-    return Check(QUOTA, not short, "; ".join(short) or f"enough for {workers} workers", hint)
+    return Check(QUOTA, not short, "; ".join(short) or f"enough for {workers} workers", QUOTA_HINT)
 
 
 def shortage(quota: Object, needs: Mapping[str, float]) -> Iterator[str]:

@@ -9,7 +9,11 @@ from higgsnb.cluster.provider import Problem
 from higgsnb.datasets import redact
 
 PULL = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull", "RegistryUnavailable")
-CONFIGURATION = ("CreateContainerConfigError", "CreateContainerError", "RunContainerError", "StartError")
+CONFIGURATION = {
+    *("CreateContainerConfigError", "CreateContainerError"),
+    *("RunContainerError", "StartError", "ContainerCannotRun"),
+}
+QUOTA_HINT = "Ask for fewer or smaller workers, close other clusters (higgsnb clean), or ask for a larger quota."
 
 
 def find_problem(pods: Sequence[Object], events: Sequence[Object]) -> Problem | None:
@@ -21,14 +25,20 @@ def find_problem(pods: Sequence[Object], events: Sequence[Object]) -> Problem | 
         As the Kubernetes API gives them: the pods of the cluster, and the events about its objects.
     """
     no_scheduler = any(is_scheduler(pod) and not is_ready(pod) for pod in pods)
-    for find in (_pull, _configuration, crash, _unschedulable, _evicted):
+    for find in (_not_started, crash, _not_running):
         for pod in pods:
             if find is crash and no_scheduler and not is_scheduler(pod):
                 continue  # without a scheduler workers exit, so that is not the reason
             found = find(pod)
             if found:
                 return found
-    return _refused(events)
+    words = next((event.get("message", "") for event in events if event.get("reason") == "FailedCreate"), None)
+    if words is None:
+        return None
+    if "exceeded quota" in words:
+        return Problem(f"the quota of the namespace is used up: {short(words)}", QUOTA_HINT, timeout=8)
+    hint = "Show this message to the platform engineer; binder/hub/README.md says what the namespace must allow."
+    return Problem(f"Kubernetes refuses the pods: {short(words)}", hint, timeout=8)
 
 
 def is_scheduler(pod: Object) -> bool:
@@ -46,7 +56,8 @@ def _role(pod: Object) -> str:
     return "the scheduler" if is_scheduler(pod) else "a worker"
 
 
-def _pull(pod: Object) -> Problem | None:
+def _not_started(pod: Object) -> Problem | None:
+    """Return why a container of a pod cannot be started: its image, or its configuration."""
     for status, waiting in _statuses(pod):
         if waiting.get("reason") in PULL:
             image = status.get("image") or pod["spec"]["containers"][0]["image"]
@@ -56,14 +67,9 @@ def _pull(pod: Object) -> Problem | None:
                 "Check the name and tag of the image, and that Kubernetes may read the registry (pull_secrets=).",
                 timeout=12,  # a registry may refuse once and answer the next time
             )
-    return None
-
-
-def _configuration(pod: Object) -> Problem | None:
-    for status, waiting in _statuses(pod):
         last = status.get("state", {}).get("terminated") or status.get("lastState", {}).get("terminated") or {}
         for state in (waiting, last):
-            if state.get("reason") in (*CONFIGURATION, "ContainerCannotRun"):
+            if state.get("reason") in CONFIGURATION:
                 return Problem(
                     f"{_role(pod)} cannot be started: {state['reason']}, {short(state.get('message', ''))}",
                     "Use an image that has `dask` in its PATH and a user who is not root (user_id=).",
@@ -91,38 +97,21 @@ def crash(pod: Object) -> Problem | None:
     return None
 
 
-def _unschedulable(pod: Object) -> Problem | None:
-    for condition in pod.get("status", {}).get("conditions") or []:
+def _not_running(pod: Object) -> Problem | None:
+    """Return why a pod is on no node: it fits on none, or Kubernetes ended it."""
+    status = pod.get("status", {})
+    for condition in status.get("conditions") or []:
         if condition.get("type") == "PodScheduled" and condition.get("reason") == "Unschedulable":
             return Problem(
                 f"{_role(pod)} is unschedulable, no node has room for it: {short(condition.get('message', ''))}",
                 "Ask for fewer or smaller workers (workers=, cores=, memory=), or wait for nodes (deadline=).",
                 timeout=30,  # adding a node takes longer, and needs a longer deadline, too
             )
-    return None
-
-
-def _evicted(pod: Object) -> Problem | None:
-    status = pod.get("status", {})
     if status.get("phase") != "Failed":
         return None
-    words = short(status.get("message", ""))
-    reason = f"{_role(pod)} was ended by Kubernetes: {status.get('reason', 'Failed')}, {words}"
-    return Problem(reason, "Start again; if it happens again, ask for less memory.", timeout=10)
-
-
-def _refused(events: Sequence[Object]) -> Problem | None:
-    """Return why Kubernetes made no pod at all."""
-    for event in events:
-        if event.get("reason") != "FailedCreate":
-            continue
-        words = event.get("message", "")
-        if "exceeded quota" in words:
-            hint = "Ask for fewer or smaller workers, close other clusters (higgsnb clean), or ask for a larger quota."
-            return Problem(f"the quota of the namespace is used up: {short(words)}", hint, timeout=8)
-        hint = "Show this message to the platform engineer; binder/hub/README.md says what the namespace must allow."
-        return Problem(f"Kubernetes refuses the pods: {short(words)}", hint, timeout=8)
-    return None
+    reason = f"{status.get('reason', 'Failed')}, {short(status.get('message', ''))}"
+    hint = "Start again; if it happens again, ask for less memory."
+    return Problem(f"{_role(pod)} was ended by Kubernetes: {reason}", hint, timeout=10)
 
 
 def short(words: str, most: int = 300) -> str:

@@ -10,10 +10,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgsnb.cluster.kubernetes.operated import OperatedCluster
 from higgsnb.cluster.machine import memory_limit
 from higgsnb.cluster.options import BATCH, GATEWAY_OPTIONS, ClusterSpec, jobqueue
-from higgsnb.cluster.provider import Problem, Provider, dashboard_link
+from higgsnb.cluster.provider import Problem, dashboard_link
 from higgsnb.cluster.waiting import call_with_timeout
 from higgsnb.datasets import redact
 from higgsnb.errors import ClusterError
@@ -28,15 +27,10 @@ NOTEBOOK_LEAST = 400_000_000
 """Bytes kept free for the notebook and the scheduler, which share the session's limit with local workers."""
 
 
-def make(spec: ClusterSpec) -> Provider:
-    """Return what makes a cluster of this kind; the spec is one of `cluster_preflight.prepare`."""
-    return OperatedCluster(spec) if spec.kind == "kubernetes" else ManagedCluster(spec)
-
-
 class ManagedCluster:
     """A cluster that a class of Dask runs from this process: local, through a gateway, or on a batch system."""
 
-    def __init__(self, spec: ClusterSpec) -> None:
+    def __init__(self, spec: ClusterSpec) -> None:  # a spec as `prepare` returns it
         self._spec = spec
         self.name = spec.kind
         self._dask: DaskCluster | None = None
@@ -118,7 +112,7 @@ class ManagedCluster:
     def _need(self) -> DaskCluster:
         """Return the cluster once it is started."""
         if self._dask is None:
-            raise ClusterError(f"the {self.name} cluster is not started", "Use higgsnb.cluster.cluster.launch().")
+            raise ClusterError(f"the {self.name} cluster is not started", "Use higgsnb.cluster.launch().")
         return self._dask
 
     def dashboard(self) -> str:

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from higgsnb.cluster import ClusterSpec, provider, providers, waiting
+from higgsnb.cluster import ClusterSpec, provider, waiting
+from higgsnb.cluster.managed import ManagedCluster
 from higgsnb.cluster.provider import Problem
 from higgsnb.errors import ClusterError
 
@@ -66,7 +67,7 @@ def test_scaling_ends_adapting_at_a_gateway() -> None:
         def scale(self, workers: int) -> None:
             asked.append(f"scale {workers}")
 
-    managed = providers.ManagedCluster(ClusterSpec(kind="gateway"))
+    managed = ManagedCluster(ClusterSpec(kind="gateway"))
     gateway: Any = Gateway()
     managed._dask = gateway
     managed.scale(2)
