@@ -223,6 +223,7 @@ def checked(message: str, folder: Path) -> subprocess.CompletedProcess[str]:
     [
         "engine: retry lost batches\n\nA line of the body may be longer than the subject, up to what fits on a screen.",
         "tests, ci: use one list of Pythons",
+        "README: say how to install",
         "events/fast: " + "x" * 59,
         "Merge branch 'engine'",
         'Revert "engine: retry lost batches"',
