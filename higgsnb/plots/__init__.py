@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from higgsnb.plots.spectrum import (
+from higgsnb.plots.mass_spectrum import (
     COLOURS,
     LABELS,
     colour,
@@ -15,7 +15,7 @@ from higgsnb.plots.spectrum import (
     percent,
     save,
 )
-from higgsnb.plots.tables import (
+from higgsnb.plots.leptons import (
     Events,
     NMinusOne,
     Table,

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 
 from higgsnb import datasets, engine, errors, selection
 from higgsnb import selection as selections
-from higgsnb.plots import tables
+from higgsnb.plots import leptons as tables
 from higgsnb.plots.tables import Events, Table
 from higgsnb.results import Result
 from higgsnb.selection import Leptons, rules

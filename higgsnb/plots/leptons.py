@@ -20,7 +20,7 @@ from higgsnb import datasets, engine, results
 from higgsnb.constants import CURVATURE, FIELD_TESLA, MASS_Z, RETURN_FIELD_TESLA
 from higgsnb.errors import OptionError
 from higgsnb.events import inspect, read_leptons
-from higgsnb.plots.spectrum import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
+from higgsnb.plots.mass_spectrum import COLOURS, LABELS, SYMBOLS, ShownFigure, coverage_text, garwood, styled
 from higgsnb.results import Sample, stack_order
 from higgsnb.selection import (
     CHANNELS,

@@ -25,7 +25,7 @@ from scipy import integrate, stats
 
 from higgsnb import plots, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.plots import spectrum
+from higgsnb.plots import mass_spectrum as spectrum
 from higgsnb.results import Result, Tally, histograms
 from higgsnb.results.result import Failure
 
