@@ -1,0 +1,146 @@
+"""Tables of a result: yields, windows, the cutflow, candidates."""
+
+from __future__ import annotations
+
+import html
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from higgsnb.plots.labels import coverage_text
+from higgsnb.selection import CHANNELS, CUT_NAMES
+
+if TYPE_CHECKING:
+    from higgsnb.results import Result
+
+Cell = str | int | float
+Rows = list[tuple[Cell, ...]]
+
+DATA, PREDICTED = "data", "all predicted"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A small table for a notebook; ``table["column"]`` gives the values of a column.
+
+    ``note`` is printed below it: what is missing from the numbers.
+    """
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[Cell, ...], ...]
+    note: str = ""
+
+    def __getitem__(self, column: str) -> list[Cell]:
+        """Return the values of a column; KeyError names the known columns."""
+        if column not in self.columns:
+            raise KeyError(f"no column {column!r}; the columns are {', '.join(self.columns)}")
+        return [row[self.columns.index(column)] for row in self.rows]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __repr__(self) -> str:
+        lines = [self.columns, *(tuple(map(_shown, row)) for row in self.rows)]
+        widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
+        shown = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
+        return "\n".join([*shown, self.note] if self.note else shown)
+
+    def _repr_html_(self) -> str:
+        """Return the table for a notebook, with numbers aligned to the right."""
+
+        def cell(tag: str, value: Cell, like: Cell) -> str:
+            side = "left" if isinstance(like, str) else "right"
+            return f'<{tag} style="text-align:{side}">{html.escape(_shown(value))}</{tag}>'
+
+        first = self.rows[0] if self.rows else (0,) * len(self.columns)
+        head = "".join(cell("th", name, like) for name, like in zip(self.columns, first, strict=True))
+        body = "".join(f"<tr>{''.join(cell('td', value, value) for value in row)}</tr>" for row in self.rows)
+        note = f"<p><strong>{html.escape(self.note)}</strong></p>" if self.note else ""
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+
+
+def _shown(value: Cell) -> str:
+    """Return a value as printed in a table: two decimals, thousands separated."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, int):
+        return f"{value:,}"
+    return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:,.2f}"
+
+
+def yields(result: Result, window: str = "118-130") -> Table:
+    """Return expected and observed events in a window of the four-lepton mass, per process and channel."""
+    if window not in result.windows:
+        raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
+    numbers = {p: [per[channel].expected for channel in CHANNELS] for p, per in result.windows[window].items()}
+    rows: Rows = [(p, *(round(n, 2) for n in (*found, sum(found)))) for p, found in numbers.items() if p != DATA]
+    if rows:
+        total = [math.fsum(found[i] for p, found in numbers.items() if p != DATA) for i in range(len(CHANNELS))]
+        rows.append((PREDICTED, *(round(n, 2) for n in (*total, sum(total)))))
+    if DATA in numbers:
+        rows.append((DATA, *(round(n) for n in (*numbers[DATA], sum(numbers[DATA])))))
+    return Table(("process", *CHANNELS, "all"), tuple(rows), coverage_text(result))
+
+
+def windows(result: Result, *names: str) -> Table:
+    """Return expected and observed events in some windows of the four-lepton mass; all windows if none is named."""
+    found = {name: yields(result, name) for name in names or tuple(result.windows)}
+    shown = [p for p in (PREDICTED, DATA) if any(p in table["process"] for table in found.values())]
+    rows = [(name, *(table["all"][table["process"].index(p)] for p in shown)) for name, table in found.items()]
+    return Table(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows), coverage_text(result))
+
+
+def cutflow(result: Result, channel: str = "4mu") -> Table:
+    """Return how many events of each process pass each cut: expected for simulation, counted for data.
+
+    KeyError names the known channels.
+    """
+    if channel not in CHANNELS:
+        raise KeyError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
+    none = [(name, 0) for name in CUT_NAMES]
+    flows = {
+        dataset.name: np.array(
+            [[n for _, n in result.cutflow.get(dataset.name, {}).get(one, none)] for one in CHANNELS], np.int64
+        )
+        for dataset in result.campaign.datasets
+    }
+    left = result.normalised(range(len(CUT_NAMES) + 1), flows).by_process()
+    index = CHANNELS.index(channel)
+    rows = [
+        (name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(CUT_NAMES)
+    ]
+    return Table(("cut", *left), tuple(rows), coverage_text(result))
+
+
+def candidates_in(result: Result, low: float, high: float) -> Table:
+    """Return the selected events of the data with low ≤ four-lepton mass < high (GeV), in order of mass."""
+    datasets, rows = result.campaign.datasets, result.candidates
+    is_data = np.array([dataset.is_data for dataset in datasets], bool)[rows.dataset]
+    found = rows.rows(is_data & (low <= rows.mass_4l) & (rows.mass_4l < high))
+    found = found.rows(np.argsort(found.mass_4l))
+    listed = zip(
+        [datasets[i].name for i in found.dataset],
+        found.entry.tolist(),
+        [CHANNELS[i] for i in found.channel],
+        *([round(one, 2) for one in mass.tolist()] for mass in (found.mass_4l, found.mass_z1, found.mass_z2)),
+        strict=True,
+    )
+    columns = ("dataset", "entry", "channel", "mass_4l", "mass_z1", "mass_z2")
+    return Table(columns, tuple(listed), coverage_text(result))
+
+
+def summary(result: Result) -> Table:
+    """Return what identifies a result: code, campaign, selection, and how many of the events are in it."""
+    code, (done, total) = result.provenance["code"], result.coverage.events
+    commit = str(code["git_commit"] or "not from a git checkout")[:12]
+    rows = (
+        ("package", f"{code['package']} {code['version']}"),
+        ("commit", f"{commit}{' with changes' if code['git_dirty'] else ''}"),
+        ("campaign", f"{result.campaign.name}{' (simulated)' if result.simulated else ''}"),
+        ("selection", f"{result.selection.name} {result.selection.digest[:8]}"),
+        ("events", f"{done:,} of {total:,}"),
+        ("complete", "yes" if result.complete else "no"),
+    )
+    return Table(("what", "which"), rows)
