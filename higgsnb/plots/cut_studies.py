@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -11,8 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import engine, results
-from higgsnb.plots.labels import coverage_text
-from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, one_panel, styled
+from higgsnb.plots.labels import coverage_text, heading
+from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, one_panel, styled
 from higgsnb.plots.tables import DATA, Rows, Table
 from higgsnb.results import Sample, stack_order
 from higgsnb.selection import LARGEST, Selection
@@ -22,16 +22,15 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from higgsnb.datasets import Campaign
-    from higgsnb.results import Outcome, Part
 
 Floats = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 
 class Quantity(NamedTuple):
-    """What one or two cuts are compared with: axis label and range, and the values that switch these cuts off.
+    """A quantity that one or two cuts limit: its axis label and range, and the values that switch these cuts off.
 
-    ``compared`` is the cut that stands for it in `results.cut_quantity`.
+    ``compared`` is the cut to pass to `results.cut_quantity`.
     """
 
     title: str
@@ -51,15 +50,15 @@ QUANTITIES = {
     "mass_z1": Quantity(SYMBOLS["mass_z1"], (0.0, 130.0), "z1_mass_min", {"z1_mass_min": 0.0, "z1_mass_max": LARGEST}),
     "mass_z2": Quantity(SYMBOLS["mass_z2"], (0.0, 130.0), "z2_mass_min", {"z2_mass_min": 0.0, "z2_mass_max": LARGEST}),
 }
-"""What `n_minus_one` takes."""
+"""The quantities that `n_minus_one` accepts."""
 
 
 @dataclass(frozen=True)
 class NMinusOne:
-    """One quantity of all events that pass every cut but the one on it.
+    """A quantity, in the events that pass every cut but the ones on it ("N − 1").
 
-    ``heading`` names the campaign, ``note`` says what is missing. ``values``, ``weights`` and ``passes`` are by
-    process, each (n,): the quantity, the weight of the event, and whether it passes the cut. ``kept`` is the open
+    ``heading`` is that of the figure, ``note`` states what is missing. ``values``, ``weights`` and ``passes`` are, for
+    each process, (n,): the quantity, the weight of the event, and whether it passes the cut. ``kept`` is the open
     interval outside which the cut keeps nothing.
     """
 
@@ -83,14 +82,14 @@ class NMinusOne:
 
 
 def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMinusOne:
-    """Apply every cut but one, and return the quantity that this cut is compared with.
+    """Apply every cut but those on one quantity, and return this quantity.
 
     Parameters
     ----------
     campaign, selection
         What to analyse, and the cuts.
     quantity
-        One of `QUANTITIES`: the cuts on it are left out.
+        ``"sip"``, ``"isolation"``, ``"mass_z1"`` or ``"mass_z2"``: the cuts on it are left out.
 
     Raises
     ------
@@ -100,6 +99,7 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     if quantity not in QUANTITIES:
         raise KeyError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
     chosen = QUANTITIES[quantity]
+    limits = {cut: getattr(selection, cut) for cut in chosen.left_out}
     *_, result = engine.run(campaign, selection.replace(**chosen.left_out))
     sample = Sample.load(result)
     found = sample.select(result.selection)
@@ -107,41 +107,36 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     for part in sample.parts:
         worst, channel = results.cut_quantity(part, found, chosen.compared)
         weights = found.weights[part.dataset][channel]
-        process = campaign.datasets[part.dataset].process
-        pieces[process].append((worst, weights, _passes(part, found, selection, chosen.left_out)))
-    values, weights_of, passes = (
+        passes = np.ones(len(worst), bool)
+        for cut, limit in limits.items():  # a candidate without leptons of a flavour passes the cuts on it
+            values, _ = results.cut_quantity(part, found, cut)
+            passes &= ~(values <= limit if cut.endswith("_min") else values >= limit)
+        pieces[campaign.datasets[part.dataset].process].append((worst, weights, passes))
+    by_process = [
         {process: np.concatenate([one[i] for one in of] or [np.empty(0)]) for process, of in pieces.items()}
         for i in range(3)
-    )
-    heading = f"{campaign.name} — simulated collisions" if campaign.simulated else campaign.title
-    limits = {cut: getattr(selection, cut) for cut in chosen.left_out}
+    ]
     # The looser limit, if those of muons and electrons differ.
     low = min((limit for cut, limit in limits.items() if cut.endswith("_min")), default=-math.inf)
     high = max(limit for cut, limit in limits.items() if cut.endswith("_max"))
-    return NMinusOne(quantity, heading, coverage_text(result), (low, high), values, weights_of, passes)
-
-
-def _passes(part: Part, found: Outcome, selection: Selection, cuts: Iterable[str]) -> Flags:
-    """Return which candidates pass these cuts of a selection; a cut on a flavour that is absent is passed."""
-    passes = np.ones(len(found.picked[part.dataset]), bool)
-    for cut in cuts:
-        values, _ = results.cut_quantity(part, found, cut)
-        limit = getattr(selection, cut)
-        passes &= ~(values <= limit if cut.endswith("_min") else values >= limit)
-    return passes
+    return NMinusOne(quantity, heading(result), coverage_text(result), (low, high), *by_process)
 
 
 def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
     """Draw the result of `n_minus_one`: stacked prediction, data as points, what the cut removes in grey.
 
-    The first and last bin include the underflow and overflow.
+    The last bin includes the overflow.
     """
     title, (low, high), *_ = QUANTITIES[found.quantity]
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
-        axes = one_panel(figure, title, "events (all other cuts applied)", found.heading, found.note)
+        label = f"{title} (last bin includes the overflow)"
+        vertical = "events / bin, N − 1 (all other cuts applied)"
+        axes = one_panel(figure, label, vertical, found.heading, found.note)
         bottom = np.zeros(bins)
-        for process in sorted(stack_order(found.values), key=lambda process: process == DATA):
+        processes = stack_order(found.values)
+        others = [process for process in processes if process not in (*COLOURS, DATA)]
+        for process in sorted(processes, key=lambda process: process == DATA):
             inside = np.clip(found.values[process], low, np.nextafter(high, low))
             counts, edges = np.histogram(inside, bins, (low, high), weights=found.weights[process])
             if process == DATA:
@@ -151,7 +146,7 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
                 axes.errorbar(centres, counts, bars, fmt="o", color="black", markersize=3.5, label="data")
                 continue
             patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=LABELS.get(process, process))
-            patch.set(facecolor=COLOURS.get(process, "0.6"), edgecolor="none")
+            patch.set(facecolor=colour(process, others), edgecolor="none")
             bottom = bottom + counts
         for begin, end in ((low, found.kept[0]), (found.kept[1], high)):
             if begin < end:  # what the cut removes
@@ -160,5 +155,13 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
             if low < edge < high:
                 axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
         axes.set(xlim=(low, high), yscale="log", ylim=(0.02, None))
-        axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3)
+        axes.legend(
+            fontsize=9,
+            loc="upper right",
+            borderaxespad=1.3,
+            frameon=True,
+            facecolor="white",
+            edgecolor="none",
+            framealpha=1.0,
+        )
     return figure

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
+from matplotlib.patches import Circle, Rectangle
 
 from higgsnb.constants import CURVATURE, FIELD_TESLA, RETURN_FIELD_TESLA
-from higgsnb.plots.leptons import FLAVOURS, NAMES, Events, _range
+from higgsnb.plots.leptons import Events, leptons_of
 from higgsnb.plots.style import ShownFigure, styled
-from higgsnb.selection import Flavour, rules
+from higgsnb.selection import rules
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,8 +29,8 @@ COIL_HALF_LENGTH, OUTSIDE_HALF_LENGTH, CALORIMETER_HALF_LENGTH = 6.5, 10.5, 3.2
 def plot_event(events: Events, event: int) -> Figure:
     """Draw the leptons of one event in a sketch of CMS: transverse view on the left, side view on the right.
 
-    Tracks are helices in the magnetic field, so that charge and momentum can be seen. Electrons end in the calorimeter,
-    muons leave the detector. The sketch has the sizes of CMS but none of its details.
+    Tracks bend in the magnetic field according to charge and transverse momentum. Electrons end in the calorimeter,
+    muons leave the detector. The sketch has the dimensions of CMS but none of its details.
     """
     leptons = events.leptons
     with styled():
@@ -37,20 +38,26 @@ def plot_event(events: Events, event: int) -> Figure:
         front, side = figure.subplots(1, 2, gridspec_kw={"width_ratios": (1, 1.45), "wspace": 0.03})
         figure.subplots_adjust(left=0.01, right=0.99, bottom=0.02, top=0.9)
         _draw_detector(front, side)
-        number = 0
-        for flavour in FLAVOURS:
-            for i in _range(leptons, flavour, event):
-                number += 1
-                _draw_lepton(front, side, rules.columns_of(leptons, flavour), flavour, i, number)
-        run, section, place = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
-        title = f"{events.heading}: run {run}, luminosity section {section}, event {place}"
+        for number, lepton in enumerate(leptons_of(leptons, event), 1):
+            column = rules.columns_of(leptons, lepton.flavour)
+            pt, eta, phi = (float(values[lepton.index]) for values in (column.pt, column.eta, column.phi))
+            x, y, z = track(pt, eta, phi, lepton.charge, leaves=lepton.flavour == "muon")
+            colour = TRACK_COLOURS[lepton.flavour]
+            front.plot(x, y, color=colour, linewidth=1.8)
+            up = 1.0 if math.sin(phi) >= 0 else -1.0
+            side.plot(z, up * np.hypot(x, y), color=colour, linewidth=1.8)
+            label = f"{number} {lepton.name} {pt:.0f} GeV"
+            for axes, right, top in ((front, x[-1], y[-1]), (side, z[-1], up * math.hypot(x[-1], y[-1]))):
+                text = axes.text(right, top, label, fontsize=10.5, color=colour, ha="center")
+                text.set_verticalalignment("bottom" if top >= 0 else "top")
+                text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
+        run, section, event_number = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
+        title = f"{events.heading}: run {run}, luminosity section {section}, event {event_number}"
         figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
     return figure
 
 
 def _draw_detector(front: Axes, side: Axes) -> None:
-    from matplotlib.patches import Circle, Rectangle
-
     layers = ((OUTSIDE, OUTSIDE_HALF_LENGTH, "#E9EEF3"), (COIL, COIL_HALF_LENGTH, "#CBD5DF"))
     inner = ((CALORIMETER, CALORIMETER_HALF_LENGTH, "#F3DDB3"), (TRACKER, 2.7, "white"))
     for radius, half, colour in (*layers, *inner):
@@ -59,35 +66,26 @@ def _draw_detector(front: Axes, side: Axes) -> None:
             Rectangle((-half, -radius), 2 * half, 2 * radius, facecolor=colour, edgecolor="0.6", linewidth=0.6)
         )
     for axes, half in ((front, OUTSIDE), (side, OUTSIDE_HALF_LENGTH)):
-        axes.set(xlim=(-1.12 * half, 1.12 * half), ylim=(-1.17 * OUTSIDE, 1.17 * OUTSIDE), aspect="equal")
+        axes.set(xlim=(-1.12 * half, 1.12 * half), ylim=(-1.28 * OUTSIDE, 1.17 * OUTSIDE), aspect="equal")
         axes.axis("off")
     side.plot(
         [-1.1 * OUTSIDE_HALF_LENGTH, 1.1 * OUTSIDE_HALF_LENGTH], [0, 0], color="0.5", linewidth=0.6, linestyle=":"
     )
-    front.text(0, -1.16 * OUTSIDE, "along the beam", ha="center", fontsize=10, color="0.35")
-    side.text(0, -1.16 * OUTSIDE, "from the side", ha="center", fontsize=10, color="0.35")
+    front.text(0, -1.26 * OUTSIDE, "view along the beam", ha="center", fontsize=10, color="0.35")
+    side.text(
+        0,
+        -1.26 * OUTSIDE,
+        "view from the side; labels give the transverse momentum",
+        ha="center",
+        fontsize=10,
+        color="0.35",
+    )
     for radius, text in ((0.6, "tracker"), (2.3, "magnet"), (5.0, "muon chambers")):
         side.text(-9.9 if radius > COIL else -2.5, -radius, text, fontsize=9, color="0.45", va="center")
 
 
-def _draw_lepton(front: Axes, side: Axes, column: Flavour, flavour: str, i: int, number: int) -> None:
-    """Draw one track in both views, with its name and momentum at the end."""
-    pt, eta, charge = float(column.pt[i]), float(column.eta[i]), int(column.charge[i])
-    x, y, z = track(pt, eta, float(column.phi[i]), charge, leaves=flavour == "muon")
-    colour = TRACK_COLOURS[flavour]
-    front.plot(x, y, color=colour, linewidth=1.8)
-    up = 1.0 if math.sin(float(column.phi[i])) >= 0 else -1.0
-    side.plot(z, up * np.hypot(x, y), color=colour, linewidth=1.8)
-    label = f"{number} {NAMES[flavour, charge]} {pt:.0f} GeV"
-    for axes, end in ((front, (x[-1], y[-1])), (side, (z[-1], up * math.hypot(x[-1], y[-1])))):
-        text = axes.text(
-            end[0], end[1], label, fontsize=10.5, color=colour, ha="center", va="bottom" if end[1] >= 0 else "top"
-        )
-        text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
-
-
 def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tuple[Floats, Floats, Floats]:
-    """Return the points of a lepton's path in metres, from the collision to where it leaves or stops.
+    """Return the points of a lepton's path in metres, from the collision to the point where it leaves or stops.
 
     Parameters
     ----------

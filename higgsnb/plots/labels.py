@@ -1,4 +1,4 @@
-"""What a figure or table states: real or simulated collisions, luminosity, and which part of the events it shows."""
+"""Texts of figures and tables: real or simulated collisions, luminosity, and which part of the events is shown."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ def heading(result: Result) -> str:
 
 
 def luminosity_label(result: Result) -> str:
-    """Return processed luminosity and energy, to be written above the frame."""
+    """Return processed luminosity and centre-of-mass energy, for the text above the frame."""
     processed, _ = result.coverage.luminosity_fb
     energies = " and ".join(f"{energy:g}" for energy in result.campaign.energies_tev)
     return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
 
 
 def per_bin_label(edges: Floats, name: str, label: str) -> str:
-    """Return the label of the vertical axis: events, or leptons (four in an event), per bin of so many GeV."""
+    """Return the label of the vertical axis: events, or leptons (four in an event), and the bin width."""
     unit = " GeV" if label.endswith("[GeV]") else ""
     return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
 
@@ -50,7 +50,7 @@ def coverage_text(result: Result) -> str:
 
 
 def percent(done: float, total: float) -> str:
-    """Return the share of unfinished work: never 100 %, and 0 % only if nothing is done."""
+    """Return the completed share of an unfinished run: never 100 %, and 0 % only if nothing is done."""
     share = 100.0 * done / total
     if share > 99.9:
         return "> 99.9 %"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, NamedTuple
+from itertools import permutations
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -32,7 +33,7 @@ NAMES = {("muon", 1): "μ⁺", ("muon", -1): "μ⁻", ("electron", 1): "e⁺", (
 
 @dataclass(frozen=True)
 class Events:
-    """The leptons of some events, and their origin."""
+    """The leptons of some events, the name of their dataset, and whether the collisions are simulated."""
 
     leptons: Leptons
     dataset: str
@@ -40,7 +41,7 @@ class Events:
 
     @property
     def heading(self) -> str:
-        """Title of a picture of these events."""
+        """Heading of a figure of these events."""
         return f"{self.dataset} {'— simulated collisions' if self.simulated else '(CMS Open Data)'}"
 
     @property
@@ -55,7 +56,7 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     Parameters
     ----------
     campaign, dataset
-        A campaign and the name of one of its datasets; its first file is read.
+        A campaign, and the name of one of its datasets, of which the first file is read.
     most
         Maximum number of events.
 
@@ -63,8 +64,8 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     ------
     CampaignError
         If there is no such dataset; names the nearest.
-    FileNotFoundError, UnreadableError, SchemaError
-        See `events.inspect`.
+    MissingFileError, UnreadableError, SchemaError
+        As `events.inspect` does.
     """
     wanted = campaign.dataset(dataset)
     file = wanted.files[0]
@@ -74,40 +75,54 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     return Events(read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
 
 
+@dataclass(frozen=True)
+class Lepton:
+    """One lepton: its index in the columns of its flavour, its charge, energy and momentum (4,) in GeV."""
+
+    flavour: str
+    index: int
+    charge: int
+    vector: Floats
+
+    @property
+    def name(self) -> str:
+        """Its symbol, such as μ⁺."""
+        return NAMES[self.flavour, self.charge]
+
+
+def leptons_of(leptons: Leptons, event: int) -> list[Lepton]:
+    """Return the leptons of one event, muons first; raise IndexError if there is no such event."""
+    if not 0 <= event < leptons.n_events:
+        raise IndexError(f"no event {event}; there are {leptons.n_events}, numbered from 0")
+    found = []
+    for flavour in FLAVOURS:
+        column, offsets = rules.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
+        for index in range(int(offsets[event]), int(offsets[event + 1])):
+            vector = _vectors(column, np.array([index]))[:, 0]
+            found.append(Lepton(flavour, index, int(column.charge[index]), vector))
+    return found
+
+
 def event_table(events: Events, event: int, selection: Selection | None = None) -> Table:
     """Return the leptons of one event as a table; with a selection, also which of them are good.
 
     ``pt`` in GeV, ``phi`` in radians, ``dxy`` and ``dz`` in cm; ``sip`` is the impact parameter divided by its
-    uncertainty. A dash stands for a quantity that the file does not have.
+    uncertainty. A dash marks a quantity that the file does not have, or has no value for.
     """
-    columns = ("#", "lepton", "pt", "eta", "phi", "isolation", "dxy", "dz", "sip", *(("good",) if selection else ()))
-    rows: Rows = []
-    leptons = events.leptons
-    for flavour in FLAVOURS:
-        places = _range(leptons, flavour, event)
-        flags = [None] * len(places) if selection is None else good_leptons(leptons, flavour, selection, places)
-        for i, flag in zip(places, flags, strict=True):
-            rows.append(
-                (
-                    len(rows) + 1,
-                    *_lepton_row(leptons, flavour, i),
-                    *(() if flag is None else ("yes" if flag else "no",)),
-                )
-            )
-    return Table(columns, tuple(rows))
-
-
-def _lepton_row(leptons: Leptons, flavour: str, i: int) -> tuple[Cell, ...]:
-    """Return the row of one lepton; a dash where the file does not have a quantity, or has no value for it."""
-    column = rules.columns_of(leptons, flavour)
-    absent = {name.removeprefix(f"{flavour}_") for name in missing_quantities(leptons)}
+    leptons, absent = events.leptons, missing_quantities(events.leptons)
     names = ("pt", "eta", "phi", "isolation", "dxy", "dz")
-    shown = [math.nan if name in absent else float(getattr(column, name)[i]) for name in names]
-    shown.append(math.nan if absent & {"dxy", "dz", "dxy_error", "dz_error"} else float(sip(column)[i]))
-    return (
-        NAMES[flavour, int(column.charge[i])],
-        *(round(value, 4) if rules.usable(value) else "–" for value in shown),
-    )
+    rows: Rows = []
+    for number, lepton in enumerate(leptons_of(leptons, event), 1):
+        flavour, index = lepton.flavour, lepton.index
+        column = rules.columns_of(leptons, flavour)
+        values = [math.nan if f"{flavour}_{name}" in absent else float(getattr(column, name)[index]) for name in names]
+        has_sip = not any(f"{flavour}_{name}" in absent for name in ("dxy", "dz", "dxy_error", "dz_error"))
+        values.append(float(sip(column)[index]) if has_sip else math.nan)
+        row: tuple[Cell, ...] = (number, lepton.name, *(round(v, 4) if rules.usable(v) else "–" for v in values))
+        if selection is not None:
+            row += ("yes" if good_leptons(leptons, flavour, selection, range(index, index + 1))[0] else "no",)
+        rows.append(row)
+    return Table(("#", "lepton", *names, "sip", *(("good",) if selection else ())), tuple(rows))
 
 
 def sip(column: Flavour) -> Floats:
@@ -118,7 +133,7 @@ def sip(column: Flavour) -> Floats:
 
 
 def lepton_counts(events: Events) -> Table:
-    """Return how many events have 0, 1, 2, … muons, and how many have so many electrons."""
+    """Return how many events have 0, 1, 2, … muons, and how many have that many electrons."""
     numbers = [np.bincount(np.diff(getattr(events.leptons, f"{flavour}_offsets"))) for flavour in FLAVOURS]
     muons, electrons = (np.pad(n, (0, max(map(len, numbers)) - len(n))).tolist() for n in numbers)
     return Table(
@@ -135,15 +150,13 @@ def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: ra
     column, cuts = rules.columns_of(leptons, flavour), rules.cuts_of(selection)
     limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]
     is_good: Callable[..., bool] = rules.is_good
-    places = range(len(column.pt)) if which is None else which
-    return np.array([is_good(column, i, *limits, cuts) for i in places], bool)
+    indices = range(len(column.pt)) if which is None else which
+    return np.array([is_good(column, i, *limits, cuts) for i in indices], bool)
 
 
 def invariant_mass(events: Events, event: int) -> float:
     """Return the invariant mass of all leptons of an event in GeV."""
-    places = [(flavour, i) for flavour in FLAVOURS for i in _range(events.leptons, flavour, event)]
-    total = sum((_four_vector(events.leptons, *place).vector for place in places), np.zeros(4))
-    return float(_mass(total))
+    return float(_mass(sum((lepton.vector for lepton in leptons_of(events.leptons, event)), np.zeros(4))))
 
 
 def zz_pairings(events: Events, event: int) -> Table:
@@ -152,55 +165,26 @@ def zz_pairings(events: Events, event: int) -> Table:
     A pair has one flavour and opposite charges, and the two pairs share no lepton. Leptons are numbered as in
     `event_table`; masses in GeV; ``away`` is the distance of the better mass from that of the Z boson.
     """
-    leptons = events.leptons
-    fours = [_four_vector(leptons, flavour, i) for flavour in FLAVOURS for i in _range(leptons, flavour, event)]
-    pairs = [(i, j) for j in range(len(fours)) for i in range(j) if fours[i].partner(fours[j])]
-    rows: Rows = []
-    for first in pairs:
-        for second in pairs:
-            masses = _pair_mass(fours, first), _pair_mass(fours, second)
-            if set(first).isdisjoint(second) and abs(masses[0] - MASS_Z) < abs(masses[1] - MASS_Z):
-                names = [" + ".join(f"{fours[i].name} ({i + 1})" for i in pair) for pair in (first, second)]
-                rows.append(
-                    (names[0], round(masses[0], 2), names[1], round(masses[1], 2), round(abs(masses[0] - MASS_Z), 2))
-                )
+    found = leptons_of(events.leptons, event)
+    masses = {
+        (i, j): float(_mass(one.vector + other.vector))
+        for j, other in enumerate(found)
+        for i, one in enumerate(found[:j])
+        if one.flavour == other.flavour and one.charge + other.charge == 0
+    }
+    names = {pair: " + ".join(f"{found[i].name} ({i + 1})" for i in pair) for pair in masses}
+    away = {pair: abs(mass - MASS_Z) for pair, mass in masses.items()}
+    rows: Rows = [
+        (names[best], round(masses[best], 2), names[other], round(masses[other], 2), round(away[best], 2))
+        for best, other in permutations(masses, 2)
+        if set(best).isdisjoint(other) and away[best] < away[other]
+    ]
     rows.sort(key=lambda row: float(row[-1]))
     return Table(("pair 1", "mass 1", "pair 2", "mass 2", "away"), tuple(rows))
 
 
-class _FourVector(NamedTuple):
-    """A lepton as energy and momentum in GeV."""
-
-    name: str
-    flavour: str
-    charge: int
-    vector: Floats
-
-    def partner(self, other: _FourVector) -> bool:
-        """Whether the two can come from one Z boson."""
-        return self.flavour == other.flavour and self.charge + other.charge == 0
-
-
-def _four_vector(leptons: Leptons, flavour: str, i: int) -> _FourVector:
-    column = rules.columns_of(leptons, flavour)
-    charge = int(column.charge[i])
-    return _FourVector(NAMES[flavour, charge], flavour, charge, _vectors(column, np.array([i]))[:, 0])
-
-
-def _pair_mass(fours: list[_FourVector], pair: tuple[int, int]) -> float:
-    return float(_mass(fours[pair[0]].vector + fours[pair[1]].vector))
-
-
-def _range(leptons: Leptons, flavour: str, event: int) -> range:
-    """Return the indices of an event's leptons of one flavour in their columns."""
-    offsets = getattr(leptons, f"{flavour}_offsets")
-    if not 0 <= event < leptons.n_events:
-        raise IndexError(f"no event {event}; there are {leptons.n_events}, numbered from 0")
-    return range(int(offsets[event]), int(offsets[event + 1]))
-
-
 def _vectors(column: Flavour, which: npt.NDArray[np.int64]) -> Floats:
-    """Return energy and momentum of some leptons, (4, n) float64 in GeV."""
+    """Return energy and momentum of some leptons, (4, n) in GeV."""
     pt, eta, phi, mass = (np.asarray(values, np.float64)[which] for values in column[:4])
     momentum = np.stack([pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta)])
     return np.concatenate([np.sqrt((momentum**2).sum(axis=0, keepdims=True) + mass**2), momentum])
@@ -223,7 +207,7 @@ def pair_masses(
     same_charge
         Pairs of the same charge instead, which cannot come from a Z boson.
     selection
-        Use only leptons that are good according to this selection; None: all.
+        Use only leptons that pass the cuts of this selection; None: all.
 
     Returns
     -------
@@ -231,7 +215,9 @@ def pair_masses(
         In GeV.
     """
     if flavour not in FLAVOURS:
-        raise OptionError(f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}")
+        raise OptionError(
+            f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}", "Draw each flavour by itself."
+        )
     leptons = events.leptons
     column, offsets = rules.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
     first, second = _pairs(offsets)
@@ -261,10 +247,10 @@ def plot_masses(
     low: float,
     high: float,
     bins: int = 60,
-    label: str = "mass of the pair [GeV]",
+    label: str = "invariant mass of the pair [GeV]",
     mark: float | None = None,
 ) -> Figure:
-    """Draw a histogram of each set of masses by its name; ``mark`` draws a dashed line at a mass in GeV."""
+    """Draw a histogram of each named set of masses, in GeV; ``mark`` is the mass of a dashed line."""
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
         axes = one_panel(figure, label, f"pairs / {(high - low) / bins:.3g} GeV", events.heading)

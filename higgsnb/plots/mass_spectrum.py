@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-    from matplotlib.text import Text
     from matplotlib.transforms import Bbox
 
     from higgsnb.results import Result, Spectrum
@@ -35,20 +34,20 @@ SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; lo
 
 
 def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = None) -> Figure:
-    """Draw data and prediction over one of a result's histograms, by default the four-lepton mass.
+    """Draw data and prediction of one of a result's histograms, by default the four-lepton mass.
 
     Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked, with the
-    statistical uncertainty of the simulation hatched. The lower panel shows the deviation of the data from the
-    prediction in standard deviations, see `deviation`.
+    statistical uncertainty of the simulation hatched. Events outside the axis are not drawn. The lower panel shows the
+    deviation of the data from the prediction in standard deviations, see `statistics.deviation`.
 
     Parameters
     ----------
     result
-        A result; if it is incomplete, the figure says so.
+        A result; if it is incomplete, the figure states it.
     histogram
         The name of a histogram in ``result.histograms``.
     ax
-        Axes to draw on, without a lower panel; default: a new figure.
+        Axes to draw on, without a lower panel; None: a new figure.
 
     Returns
     -------
@@ -172,7 +171,7 @@ def _label_axes(panel: Axes, lower: Axes | None, variable: str, per_bin: str, si
 
 
 def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
-    """Write inside the frame, from its top: coverage if partial, then legend and selection."""
+    """Write inside the frame, from the top: coverage if partial, then campaign, selection and legend."""
     artists: list[Artist] = []
     top = 1.0
     if warning := coverage_text(result):
@@ -189,25 +188,19 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
         )
         artists.append(legend)
         right = _box(panel, artists[-1]).x0
-    artists.append(_draw_notes(panel, result, size, top, right))
-    _make_room(panel, spectrum, [_box(panel, artist) for artist in artists])
-    if not spectrum.total.any() and (spectrum.data is None or not spectrum.data.any()):
-        text = "no events" if result.complete else "no events yet"
-        panel.text(0.5, 0.3, text, fontsize=1.6 * size, ha="center", color="0.4", transform=panel.transAxes)
-        panel.set_yticks([])
-
-
-def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: float) -> Text:
-    """Write campaign and selection into the upper left corner, below `top` and left of `right`."""
     left = _fraction(panel, SIDE_MARGIN * size)[0]
-    note = panel.text(left, top, "", fontsize=0.92 * size, va="top", transform=panel.transAxes)
-    note.set_linespacing(1.35)
+    note = panel.text(left, top, "", fontsize=0.92 * size, va="top", linespacing=1.35, transform=panel.transAxes)
     lines = [result.campaign.title, f"selection {result.selection.name}"]
     for columns in range(60, 10, -2):
         note.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
         if _box(panel, note).x1 < right:
             break
-    return note
+    artists.append(note)
+    _make_room(panel, spectrum, [_box(panel, artist) for artist in artists])
+    if not spectrum.total.any() and (spectrum.data is None or not spectrum.data.any()):
+        text = "no events" if result.complete else "no events yet"
+        panel.text(0.5, 0.3, text, fontsize=1.6 * size, ha="center", color="0.4", transform=panel.transAxes)
+        panel.set_yticks([])
 
 
 def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
@@ -256,6 +249,5 @@ def _box(panel: Axes, artist: Artist) -> Bbox:
 
 def _fraction(panel: Axes, points: float) -> tuple[float, float]:
     """Return a length in points as fractions of the panel's width and height."""
-    figure, extent = panel.get_figure(root=True), panel.get_window_extent()
-    pixels = points / 72 * float(mpl.rcParams["figure.dpi"] if figure is None else figure.dpi)
+    extent, pixels = panel.get_window_extent(), points / 72 * panel.figure.dpi
     return pixels / extent.width, pixels / extent.height

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def plot_scan(fit: FitResult) -> Figure:
-    """Draw the likelihood profile of a fit; the dashed line is one standard deviation."""
+    """Draw the likelihood profile of a fit; where it crosses the dashed line is one standard deviation."""
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.4))
         axes = one_panel(figure, "signal strength (1 = as predicted)", "−2 ln L above its minimum", fit.model.note)

@@ -20,11 +20,12 @@ from matplotlib.figure import Figure
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-# Okabe and Ito's palette, which people with any colour blindness can tell apart.
+# Okabe and Ito's palette, safe for colour-blind readers.
 COLOURS = {"zx": "#009E73", "zz": "#56B4E9", "higgs": "#D55E00"}
 OTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 LABELS = {"higgs": "H → ZZ* → 4ℓ", "zz": "ZZ*, Zγ* → 4ℓ", "zx": "Z + X"}
 SYMBOLS = {"mass_4l": r"$m_{4\ell}$ [GeV]", "mass_z1": r"$m_{Z1}$ [GeV]", "mass_z2": r"$m_{Z2}$ [GeV]"}
+
 # matplotlib's settings are global: only one thread at a time can style a figure.
 _STYLE_LOCK = threading.RLock()
 
@@ -67,7 +68,7 @@ def colour(process: str, others: list[str]) -> str:
 
 
 def one_panel(figure: Figure, label: str, vertical: str, heading: str, note: str = "") -> Axes:
-    """Return axes that fill the figure, with a heading and a note above them."""
+    """Return the axes of a figure with one panel, with a heading and a note above."""
     top = 0.87 if note else 0.92
     axes = figure.subplots(gridspec_kw={"left": 0.1, "right": 0.975, "bottom": 0.14, "top": top})
     axes.set_xlabel(label, fontsize=10)

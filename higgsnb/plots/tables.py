@@ -25,7 +25,7 @@ DATA, PREDICTED = "data", "all predicted"
 class Table:
     """A small table for a notebook; ``table["column"]`` gives the values of a column.
 
-    ``note`` is printed below it: what is missing from the numbers.
+    ``note`` states what is missing from the numbers, and is printed below.
     """
 
     columns: tuple[str, ...]
@@ -71,7 +71,10 @@ def _shown(value: Cell) -> str:
 
 
 def yields(result: Result, window: str = "118-130") -> Table:
-    """Return expected and observed events in a window of the four-lepton mass, per process and channel."""
+    """Return expected and observed events in a window of the four-lepton mass, per process and channel.
+
+    Raise KeyError if there is no such window; names the known ones.
+    """
     if window not in result.windows:
         raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
     numbers = {p: [per[channel].expected for channel in CHANNELS] for p, per in result.windows[window].items()}
@@ -95,7 +98,7 @@ def windows(result: Result, *names: str) -> Table:
 def cutflow(result: Result, channel: str = "4mu") -> Table:
     """Return how many events of each process pass each cut: expected for simulation, counted for data.
 
-    KeyError names the known channels.
+    Raise KeyError if there is no such channel; names the known ones.
     """
     if channel not in CHANNELS:
         raise KeyError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
@@ -132,7 +135,7 @@ def candidates_in(result: Result, low: float, high: float) -> Table:
 
 
 def summary(result: Result) -> Table:
-    """Return what identifies a result: code, campaign, selection, and how many of the events are in it."""
+    """Return what identifies a result: code, campaign, selection, and how many events were processed."""
     code, (done, total) = result.provenance["code"], result.coverage.events
     commit = str(code["git_commit"] or "not from a git checkout")[:12]
     rows = (

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Floats = npt.NDArray[np.float64]
 
 LEAST_SIMULATED = 10
-"""Bins of a fit are joined until each holds this many simulated background events."""
+"""Bins of a fit are merged until each holds this many simulated background events."""
 
 TINY = 1e-12  # floor of a prediction, in events, that avoids log(0)
 
@@ -76,7 +76,7 @@ class Model:
     def expectation(self, strength: float | Floats, norm_factors: Floats) -> tuple[Floats, Floats]:
         """Return expected events and their variance, each (n,), at a signal strength and norm factors.
 
-        Also for m of both at once: strength (m, 1), norm_factors (unconstrained, m, 1), the result (m, n).
+        Vectorised for m points: strength (m, 1) and norm_factors (unconstrained, m, 1) give (m, n).
         """
         mean, variance = strength * self.signal, strength**2 * self.signal_variance
         factors = dict(zip(self.unconstrained, norm_factors, strict=True))
@@ -92,13 +92,13 @@ class Model:
         return float(twice_nll_of_bins(self.observed, mean, variance).sum())
 
     def with_observed(self, observed: Floats) -> Model:
-        """Return the same model with other data, for instance those of a toy."""
+        """Return the same model with other data, such as those of a toy."""
         return replace(self, observed=np.asarray(observed, np.float64))
 
     def lowest_strength(self, norm_factors: Floats) -> Floats:
         """Return the signal strength, negative, below which the prediction of some bin would be negative.
 
-        One for norm_factors (unconstrained,), m for norm_factors (unconstrained, m, 1).
+        A scalar for norm_factors (unconstrained,); (m,) for norm_factors (unconstrained, m, 1).
         """
         background, has_signal = self.expectation(0.0, norm_factors)[0], self.signal > 0
         return np.asarray((1e-6 - 1.0) * (background[..., has_signal] / self.signal[has_signal]).min(axis=-1))
@@ -135,23 +135,23 @@ def model(
     unconstrained: Sequence[str] = (),
     use_simulation_error: bool = True,
 ) -> Model:
-    """Make the binned model of a result: the bins of one histogram, each channel by itself.
+    """Return the binned model of a result: the bins of one histogram, each channel separately.
 
-    Neighbouring bins of a channel are joined, from the left, until each holds `LEAST_SIMULATED` simulated background
-    events, whatever the data.
+    Neighbouring bins of a channel are merged, from the left, until each holds `LEAST_SIMULATED` simulated background
+    events, independently of the data.
 
     Parameters
     ----------
     result
-        A result; may be partial, which the note then says.
+        A result; if it is partial, the note states it.
     variable
         Name of a histogram.
     low, high
-        Range of the variable; both have to be bin edges. Default: the whole axis.
+        Range of the variable; both must be bin edges. Default: the whole axis.
     signal
         The process whose strength is fitted.
     unconstrained
-        Background processes whose normalisation is fitted, too.
+        Background processes whose normalisation is fitted as well.
     use_simulation_error
         Whether the finite number of simulated events is a source of uncertainty.
 
@@ -159,7 +159,7 @@ def model(
     ------
     KeyError
         If there is no such histogram or process; names the known ones.
-    ValueError, TypeError
+    OptionError, TypeError
         If there are no data, no background or no signal in the range, low or high is not a bin edge, or unconstrained
         is a str.
     """
@@ -176,19 +176,19 @@ def model(
     bins, spectrum = whole.bins_between(low, high), whole.between(low, high)
     groups = _groups(spectrum, backgrounds, channels_with_luminosity(result))
 
-    def joined(values: npt.NDArray[Any] | None) -> Floats:
+    def merged(values: npt.NDArray[Any] | None) -> Floats:
         return np.array([np.asarray(values)[channel, start:stop].sum() for channel, start, stop in groups], np.float64)
 
-    if not joined(spectrum.stack[signal]).sum() > 0.0:
+    if not merged(spectrum.stack[signal]).sum() > 0.0:
         raise OptionError(
             f"no {signal} events are expected in this range of {variable}", "Widen the range, or loosen the cuts."
         )
     return Model(
-        observed=joined(spectrum.data),
-        signal=joined(spectrum.stack[signal]),
-        signal_variance=joined(spectrum.variances[signal]),
-        backgrounds={process: joined(spectrum.stack[process]) for process in backgrounds},
-        background_variances={process: joined(spectrum.variances[process]) for process in backgrounds},
+        observed=merged(spectrum.data),
+        signal=merged(spectrum.stack[signal]),
+        signal_variance=merged(spectrum.variances[signal]),
+        backgrounds={process: merged(spectrum.stack[process]) for process in backgrounds},
+        background_variances={process: merged(spectrum.variances[process]) for process in backgrounds},
         unconstrained=tuple(unconstrained),
         use_simulation_error=use_simulation_error,
         bins=tuple((CHANNELS[channel], spectrum.edges[start], spectrum.edges[stop]) for channel, start, stop in groups),
@@ -208,7 +208,7 @@ def model_of(result: Result | Model, **options: Any) -> Model:
 
 
 def _groups(spectrum: Spectrum, backgrounds: list[str], channels: list[int]) -> list[tuple[int, int, int]]:
-    """Return the joined bins as (channel, first bin, one after the last)."""
+    """Return the merged bins as (channel, first bin, one after the last)."""
     simulated = sum((spectrum.simulated[process] for process in backgrounds), np.zeros((), np.int64))
     counted = np.asarray(spectrum.data) + sum(spectrum.simulated.values())
     end = len(spectrum.edges) - 1
@@ -221,7 +221,7 @@ def _groups(spectrum: Spectrum, backgrounds: list[str], channels: list[int]) -> 
                 starts.append(index + 1)
                 held = 0
         if len(starts) > 1:
-            starts[-1] = end  # the bins left over at the end are joined to the last one
+            starts[-1] = end  # the bins left over at the end go into the last one
             groups.extend((channel, start, stop) for start, stop in pairwise(starts))
         elif counted[channel].any():
             groups.append((channel, 0, end))

@@ -24,19 +24,19 @@ if TYPE_CHECKING:
 
 
 def significance(p_value: float) -> float:
-    """Return how many standard deviations a one-sided p-value is: 0.1587 is 1 σ, 2.87e-7 is 5 σ; negative above 0.5."""
+    """Return a one-sided p-value in standard deviations: 0.1587 is 1 σ, 2.87e-7 is 5 σ; negative above 0.5."""
     if not 0.0 <= p_value <= 1.0:
-        raise OptionError(f"p-value {p_value}; expected a probability from 0 to 1")
+        raise OptionError(f"p-value {p_value}; expected a probability from 0 to 1", "Divide a percentage by 100.")
     return -float(ndtri(p_value))
 
 
 def p_value_of(sigmas: float) -> float:
-    """Return the one-sided p-value of so many standard deviations, the inverse of `significance`."""
+    """Return the one-sided p-value of a significance in standard deviations, the inverse of `significance`."""
     return float(ndtr(-sigmas))
 
 
 def poisson_p_value(observed: int, background: float, background_error: float = 0.0) -> float:
-    """Return the probability of so many events or more if there is only background.
+    """Return the probability of at least the observed number of events if there is only background.
 
     Parameters
     ----------
@@ -45,18 +45,18 @@ def poisson_p_value(observed: int, background: float, background_error: float = 
     background
         Expected number of background events, above 0.
     background_error
-        Its standard deviation. 0: the background is known. Else the background is taken as measured in a control region
-        of n = b²/σ² events, τ = b/σ² times as large as the signal region, and the p-value is the exact binomial one of
+        Its standard deviation. 0: the background is known. Otherwise it is taken as measured in a control region of
+        n = b²/σ² events, τ = b/σ² times as large as the signal region, and the p-value is the exact binomial one of
         that pair of counts (Cousins, Linnemann, Tucker, eq. 14).
 
     Raises
     ------
-    ValueError
+    OptionError
         If there is no background, or a number is negative or not finite.
     """
     check_not_negative(observed=observed, background=background, background_error=background_error)
     if background <= 0.0:
-        raise OptionError("no background is expected", "Without any background there is no p-value.")
+        raise OptionError("no background is expected", "Give a background above 0: without one there is no p-value.")
     if observed == 0:
         return 1.0
     if background_error <= 1e-9 * background:
@@ -68,18 +68,20 @@ def poisson_p_value(observed: int, background: float, background_error: float = 
 def asimov_significance(signal: float, background: float, background_error: float = 0.0) -> float:
     """Return the median significance expected if there is a signal, in standard deviations.
 
-    √(2((s + b) ln(1 + s/b) − s)) for a known background (Cowan et al., eq. 97), else with its uncertainty as in
+    √(2((s + b) ln(1 + s/b) − s)) for a known background (Cowan et al., eq. 97), otherwise with its uncertainty as in
     `poisson_p_value` (G. Cowan, "Discovery sensitivity for a counting experiment with background uncertainty", 2012,
     eq. 20).
 
     Raises
     ------
-    ValueError
+    OptionError
         If there is no background, or a number is negative or not finite.
     """
     check_not_negative(signal=signal, background=background, background_error=background_error)
     if background <= 0.0:
-        raise OptionError("no background is expected", "Without any background there is no significance.")
+        raise OptionError(
+            "no background is expected", "Give a background above 0: without one there is no significance."
+        )
     s, b, variance = signal, background, background_error**2
     if background_error <= 1e-6 * background:
         return math.sqrt(max(0.0, 2.0 * ((s + b) * math.log1p(s / b) - s)))
@@ -109,7 +111,7 @@ class WindowTest:
     expected_significance
         Median if the signal is there (Asimov), with the uncertainty of the background.
     note
-        What is missing from the result; empty if it is complete.
+        What is missing from the result; empty if nothing is.
     """
 
     window: str
@@ -144,9 +146,9 @@ def counting_test(
     Parameters
     ----------
     result
-        A result; may be partial, which the note then says.
+        A result; if it is partial, the note states it.
     window
-        Name of a window, see `histograms.WINDOWS`.
+        Name of a window, one of ``result.windows``.
     signal
         The process to look for; all other simulated processes are background.
     background_uncertainty
@@ -156,7 +158,7 @@ def counting_test(
     ------
     KeyError
         If there is no such window or process; names the known ones.
-    ValueError
+    OptionError
         If there are no data, no background is expected, or a simulated sample has not been read at all.
     """
     check_testable(result, signal)

@@ -1,6 +1,6 @@
 """The fit of the signal strength with a binned likelihood.
 
-Not included: the mass of the particle is not fitted (the templates stay where the simulation has them); luminosity,
+Not included: the mass of the particle is not fitted (the templates do not move); luminosity,
 cross sections, lepton scale and efficiencies are taken as known, unless the normalisation of a process is
 unconstrained; the reducible background is taken from simulation. Included: the Poisson fluctuations of the data and,
 optionally, the finite number of simulated events.
@@ -23,7 +23,7 @@ from scipy.special import chdtrc
 from higgsnb.errors import OptionError
 from higgsnb.statistics.binned_model import Model, model_of
 from higgsnb.statistics.counting import p_value_of
-from higgsnb.statistics.maximum import NORM_FACTOR_LIMITS, maximise, test_statistic
+from higgsnb.statistics.maximum import NORM_FACTOR_LIMITS, maximise, q0_and_best
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
@@ -39,7 +39,7 @@ class FitResult:
     ----------
     signal_strength, error_low, error_high
         Best value, and how far below and above it −2 ln L rises by 1 (both positive). If the prediction becomes
-        negative before that, `error_low` ends there. `error_high` is infinite if −2 ln L never rises so far: with one
+        negative before that, `error_low` ends there. `error_high` is infinite if −2 ln L never rises that far: with one
         or two simulated signal events a strength of any size is possible.
     q0
         −2 ln(L(0) / L(best)), 0 where the best strength is negative: what `Toys.p_value` compares.
@@ -50,15 +50,15 @@ class FitResult:
     norm_factors
         Best normalisation of each unconstrained background.
     scan_strength, scan_twice_nll
-        (n,) The profile: −2 ln L less its smallest value, with the norm factors fitted anew at each strength.
+        (n,) The profile: −2 ln L above its minimum, with the norm factors fitted again at each strength.
     twice_nll
         −2 ln L of the best fit, see `Model.twice_nll`.
     goodness_of_fit
         p-value of `twice_nll` as a chi-squared: rough where bins hold few events, see `toys`.
     degrees_of_freedom
-        Bins less fitted parameters.
+        Bins minus fitted parameters.
     model
-        What was fitted.
+        The model that was fitted.
     """
 
     signal_strength: float
@@ -107,9 +107,8 @@ def fit_signal_strength(
 ) -> FitResult:
     """Fit the signal strength with a binned likelihood in all three channels at once.
 
-    Each bin is a Poisson count with expectation strength × signal + Σ background. Not fitted: the mass (templates do
-    not move), luminosity, cross sections, lepton scale, efficiencies. The finite simulation is one Gaussian nuisance
-    parameter per bin.
+    Each bin is a Poisson count with expectation strength × signal + Σ background. The finite simulation is one Gaussian
+    nuisance parameter per bin.
 
     Parameters
     ----------
@@ -122,13 +121,13 @@ def fit_signal_strength(
 
     Raises
     ------
-    KeyError, ValueError
+    KeyError, OptionError
         As `model` does.
     TypeError
         If such options come with a `Model`.
     """
     if scan_points < 2:
-        raise OptionError(f"scan_points = {scan_points}; expected at least 2")
+        raise OptionError(f"scan_points = {scan_points}; expected at least 2", "The default, 41, gives a smooth curve.")
     fitted = model_of(
         result,
         variable=variable,
@@ -138,7 +137,7 @@ def fit_signal_strength(
         unconstrained=unconstrained,
         use_simulation_error=use_simulation_error,
     )
-    q0, best = test_statistic(fitted)
+    q0, best = q0_and_best(fitted)
     lowest = float(fitted.lowest_strength(np.full(len(fitted.unconstrained), NORM_FACTOR_LIMITS[1])))
 
     def rise(strength: float) -> float:
@@ -158,7 +157,7 @@ def fit_signal_strength(
         q0=q0,
         significance=math.sqrt(q0),
         p_value=p_value_of(math.sqrt(q0)),
-        expected_significance=math.sqrt(test_statistic(asimov)[0]),
+        expected_significance=math.sqrt(q0_and_best(asimov)[0]),
         norm_factors=dict(zip(fitted.unconstrained, map(float, best.norm_factors), strict=True)),
         scan_strength=scan,
         scan_twice_nll=np.array([rise(strength) for strength in scan]),
@@ -172,7 +171,7 @@ def fit_signal_strength(
 def _crossings(rise: Callable[[float], float], best: float, lowest: float, highest: float) -> tuple[float, float]:
     """Return the strengths below and above the best one where −2 ln L has risen by 1.
 
-    If it does not rise so far: the lowest strength below, infinity above.
+    If it does not rise that far: the lowest strength below, infinity above.
     """
 
     def crossing(inside: float, outside: float) -> float:

@@ -1,4 +1,4 @@
-"""What of a result can be tested: its backgrounds, the channels with luminosity, and what is missing."""
+"""What the tests take from a result: its backgrounds, the channels with luminosity, and what is missing."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ def check_not_negative(**numbers: float) -> None:
     """Raise OptionError if a number is negative or not finite."""
     for name, number in numbers.items():
         if not (math.isfinite(number) and number >= 0.0):
-            raise OptionError(f"{name} = {number}; expected a finite number that is not negative")
+            raise OptionError(
+                f"{name} = {number}; expected a finite number that is not negative", "Check the numbers passed in."
+            )
 
 
 def backgrounds_of(result: Result, signal: str) -> list[str]:
@@ -29,7 +31,7 @@ def backgrounds_of(result: Result, signal: str) -> list[str]:
 
 
 def check_testable(result: Result, signal: str) -> None:
-    """Raise a ValueError or KeyError if nothing can be tested with a result."""
+    """Raise OptionError or KeyError if a result cannot be tested."""
     backgrounds, campaign = backgrounds_of(result, signal), result.campaign
     if not any(dataset.is_data for dataset in campaign.datasets):
         raise OptionError(
@@ -59,12 +61,12 @@ def check_testable(result: Result, signal: str) -> None:
 
 
 def channels_with_luminosity(result: Result) -> list[int]:
-    """Return the channels with processed luminosity; no others can be compared with a prediction."""
+    """Return the indices of the channels with processed luminosity; the others have no prediction."""
     return [channel for channel, name in enumerate(CHANNELS) if result.luminosity.shares[name] > 0.0]
 
 
 def what_is_missing(result: Result) -> str:
-    """Return what is missing from a result, in a few words: events, real data, channels without luminosity."""
+    """Return what is missing from a result: events, real data, channels without luminosity; empty if nothing is."""
     notes = []
     if not result.complete:
         done, total = result.coverage.events

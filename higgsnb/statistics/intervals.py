@@ -62,7 +62,7 @@ def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.Arra
     excess = n > mean
     # Excess: P(n or more). Deficit: P(n or fewer) = 1 − P(n + 1 or more).
     threshold = np.where(excess, n, n + 1.0)
-    # The probability of at least so many, the mean being gamma-distributed unless its variance is negligible.
+    # P(threshold or more), for a gamma-distributed mean unless its variance is negligible.
     certain = spread <= 1e-9 * mean**2
     spread = np.where(certain, 1.0, spread)
     smeared = betainc(threshold, mean**2 / spread, spread / (mean + spread))

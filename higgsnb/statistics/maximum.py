@@ -8,17 +8,15 @@ from itertools import product
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.errors import OptionError
 from higgsnb.statistics.binned_model import Model, twice_nll_of_bins
 
 Floats = npt.NDArray[np.float64]
 
 NORM_FACTOR_LIMITS = (0.0, 20.0)  # of an unconstrained normalisation, in units of the prediction
-
-_NORM_FACTORS = (0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 6.0, 12.0)  # start of the search for it
-
+_NORM_FACTORS = (0.02, 0.1, 0.3, 0.7, 1.0, 1.5, 3.0, 6.0, 12.0)  # of the coarse grid
 _ZOOMS = 9  # each makes the steps 5.5 times finer
-
-_SEARCHES = 3
+_SEARCHES = 3  # at most, from different norm factors
 
 
 @dataclass(frozen=True)
@@ -30,8 +28,8 @@ class Best:
     twice_nll: float
 
 
-def test_statistic(model: Model) -> tuple[float, Best]:
-    """Return q₀ = −2 ln(L(0) / L(best)), which is 0 where the best strength is negative (Cowan et al., eq. 12)."""
+def q0_and_best(model: Model) -> tuple[float, Best]:
+    """Return q₀ = −2 ln(L(0) / L(best)), 0 for a negative best strength (Cowan et al., eq. 12), and the best fit."""
     best, none = maximise(model), maximise(model, 0.0)
     return (max(0.0, none.twice_nll - best.twice_nll) if best.strength > 0.0 else 0.0), best
 
@@ -40,10 +38,12 @@ def maximise(model: Model, strength: float | None = None) -> Best:
     """Maximise the likelihood over the norm factors and, unless it is given, the strength.
 
     With a finite simulation there may be several maxima, also at the edge of the allowed range, and a search from one
-    starting point may end at the wrong one. A coarse grid over the whole range therefore comes first.
+    starting point may end at the wrong one. Therefore it starts with a coarse grid over the whole range.
     """
     if not model.signal.sum() > 0.0:
-        raise ValueError("no signal is expected in any bin; its strength cannot be fitted")
+        raise OptionError(
+            "no signal is expected in any bin; its strength cannot be fitted", "Widen the range, or loosen the cuts."
+        )
     points = _grid(model, strength)
     return _search(model, points, strength) if model.unconstrained else _zoom(model, points[0])
 

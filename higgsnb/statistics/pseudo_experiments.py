@@ -18,7 +18,7 @@ import numpy.typing as npt
 from higgsnb.errors import OptionError
 from higgsnb.statistics.binned_model import Model, model_of
 from higgsnb.statistics.inputs import check_not_negative
-from higgsnb.statistics.maximum import maximise, test_statistic
+from higgsnb.statistics.maximum import maximise, q0_and_best
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
@@ -53,7 +53,7 @@ class Toys:
         """Return one line: the number of toys and what was fitted to them."""
         return (
             f"{len(self.statistics)} toys with signal strength {self.true_strength:g}: "
-            f"fitted {self.strengths.mean():.2f} ± {self.strengths.std():.2f}, median {self.median_significance:.2f} σ"
+            f"fitted {self.strengths.mean():z.2f} ± {self.strengths.std():.2f}, median {self.median_significance:.2f} σ"
         )
 
     @property
@@ -74,10 +74,10 @@ class Toys:
 
 
 def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **options: Any) -> Toys:
-    """Make pseudo-experiments: draw the counts of every bin, fit, and collect the test statistic.
+    """Return pseudo-experiments: the counts of every bin are drawn and fitted, and the test statistic is kept.
 
-    If the finite simulation counts as a source of uncertainty, the prediction of each bin is drawn, too. Unconstrained
-    normalisations are kept at the values fitted to the data with this strength.
+    If the finite simulation is a source of uncertainty, the prediction of each bin is drawn as well. Unconstrained
+    normalisations stay at the values fitted to the data with this strength.
 
     Parameters
     ----------
@@ -88,26 +88,26 @@ def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **opti
     strength
         The signal strength to generate them with: 0 for background alone.
     **options
-        Those of `model`; none with a `Model`.
+        Those of `model`; not with a `Model`, which has its own.
 
     Raises
     ------
-    KeyError, ValueError
+    KeyError, OptionError
         As `model` does, and if n is less than 1 or the strength negative.
     TypeError
-        If there is no such option, or options come with a `Model`, which has its own.
+        If there is no such option, or options come with a `Model`.
     """
     if n < 1:
-        raise OptionError(f"n = {n}; expected at least one toy")
+        raise OptionError(f"n = {n}; expected at least one toy", "A p-value of 0.001 needs a few thousand toys.")
     check_not_negative(strength=strength)
-    strength = float(strength)  # its text is part of the seed
+    strength = float(strength)  # its repr is part of the seed
     made = model_of(result, **options)
     mean, variance = made.expectation(strength, maximise(made, strength).norm_factors)
     collected = np.empty((n, 3))
     for number in range(n):
         draws = generator(f"toys {strength!r} {made.key}", number)
         true = np.maximum(draws.normal(mean, np.sqrt(variance)), 0.0) if variance.any() else mean
-        statistic, best = test_statistic(made.with_observed(draws.poisson(true).astype(np.float64)))
+        statistic, best = q0_and_best(made.with_observed(draws.poisson(true).astype(np.float64)))
         collected[number] = statistic, best.strength, best.twice_nll
     return Toys(strength, *np.ascontiguousarray(collected.T))
 
@@ -124,7 +124,7 @@ def share_and_error(passed: int, number: int) -> tuple[float, float]:
 
 
 def generator(purpose: str, number: int = 0) -> np.random.Generator:
-    """Return the generator of a purpose and a number; counter-based, without global state.
+    """Return the random-number generator of a purpose and a number; counter-based, without global state.
 
     Parameters
     ----------

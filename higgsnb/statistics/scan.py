@@ -23,7 +23,7 @@ Integers = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, repr=False, eq=False)
 class WindowScan:
-    """The largest excess in any of many windows, and how often background alone gives one as large.
+    """The largest excess in any of many windows, and how often background alone gives one at least as large.
 
     Attributes
     ----------
@@ -32,7 +32,7 @@ class WindowScan:
     observed, background
         (n,) events in each.
     local_p_values
-        (n,) probability of so many events or more in this window, background known.
+        (n,) probability of at least that many events in this window, background known.
     best
         Index of the window with the smallest one.
     global_p_value, global_p_value_error
@@ -62,7 +62,7 @@ class WindowScan:
 
     @property
     def global_significance(self) -> float:
-        """The same, corrected for having looked at all windows (look-elsewhere effect)."""
+        """The same, corrected for the number of windows (look-elsewhere effect)."""
         return significance(self.global_p_value)
 
     def __repr__(self) -> str:
@@ -96,26 +96,26 @@ def scan_windows(
     Parameters
     ----------
     result
-        A result; may be partial, which the note then says.
+        A result; if it is partial, the note states it.
     low, high
         Range of the scan; bin edges, in GeV.
     width
-        Width of the window in GeV, a multiple of the bins' width.
+        Width of the window in GeV, a multiple of the bin width.
     variable
         Name of a histogram.
     signal
-        The process that is not counted as background.
+        The process that does not count as background.
     n_toys
         Number of toy spectra of background alone.
 
     Raises
     ------
-    KeyError, ValueError
+    KeyError, OptionError
         As `model` does, and if the width is not a multiple of the bin width or a window expects no background.
     """
     check_testable(result, signal)
     if n_toys < 1:
-        raise OptionError(f"n_toys = {n_toys}; expected at least one toy")
+        raise OptionError(f"n_toys = {n_toys}; expected at least one toy", "The default is 10,000.")
     whole = result.spectrum(variable)
     bins, spectrum = whole.bins_between(low, high), whole.between(low, high)
     edges, n_bins = spectrum.edges, bins.stop - bins.start
@@ -153,12 +153,12 @@ def scan_windows(
 
 
 def _sliding(values: npt.NDArray[Any], span: int) -> npt.NDArray[Any]:
-    """Return the sums of every `span` neighbours along the last axis."""
+    """Return the sums of `span` neighbouring bins along the last axis, for every position of the window."""
     sums = np.cumsum(values, axis=-1)
     first = np.zeros((*values.shape[:-1], 1), sums.dtype)
     return np.asarray(sums[..., span - 1 :] - np.concatenate((first, sums[..., :-span]), axis=-1))
 
 
 def _p_values(counts: npt.NDArray[Any], background: Floats) -> Floats:
-    """Return the probability of so many events or more in each window."""
+    """Return the probability of at least that many events in each window."""
     return np.where(counts > 0, gammainc(np.maximum(counts, 1), background), 1.0)
