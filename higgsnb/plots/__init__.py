@@ -2,41 +2,23 @@
 
 from __future__ import annotations
 
-from higgsnb.plots.spectrum import (
-    COLOURS,
-    LABELS,
-    colour,
-    coverage_text,
-    garwood,
-    heading,
-    luminosity_label,
-    mass_4l,
-    per_bin_label,
-    percent,
-    save,
-)
-from higgsnb.plots.tables import (
+from higgsnb.plots.cut_studies import NMinusOne, n_minus_one, plot_n_minus_one
+from higgsnb.plots.event_display import plot_event
+from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label, percent
+from higgsnb.plots.leptons import (
     Events,
-    NMinusOne,
-    Table,
-    candidates_in,
-    cutflow,
     event_table,
     events,
-    good_leptons,
     invariant_mass,
     lepton_counts,
-    n_minus_one,
     pair_masses,
-    plot_event,
     plot_masses,
-    plot_n_minus_one,
-    plot_scan,
-    summary,
-    windows,
-    yields,
     zz_pairings,
 )
+from higgsnb.plots.mass_spectrum import mass_4l, save
+from higgsnb.plots.profile import plot_scan
+from higgsnb.plots.style import COLOURS, LABELS, colour
+from higgsnb.plots.tables import Table, candidates_in, cutflow, summary, windows, yields
 
 __all__ = [
     "mass_4l",
@@ -45,7 +27,6 @@ __all__ = [
     "LABELS",
     "colour",
     "coverage_text",
-    "garwood",
     "heading",
     "luminosity_label",
     "per_bin_label",
@@ -61,7 +42,6 @@ __all__ = [
     "event_table",
     "lepton_counts",
     "invariant_mass",
-    "good_leptons",
     "zz_pairings",
     "pair_masses",
     "plot_event",

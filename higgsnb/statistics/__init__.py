@@ -1,24 +1,21 @@
-"""Is it a signal, and how much: counting tests, the fit of the signal strength, pseudo-experiments."""
+"""Is it a signal, and how large: counting tests, the fit of the signal strength, pseudo-experiments, a scan."""
 
 from __future__ import annotations
 
-from higgsnb.statistics.fit import (
-    SIGNAL,
-    FitResult,
-    Model,
-    Toys,
-    WindowScan,
+from higgsnb.statistics.binned_model import Model, model
+from higgsnb.statistics.counting import (
     WindowTest,
     asimov_significance,
     counting_test,
-    fit_signal_strength,
-    model,
     p_value_of,
     poisson_p_value,
-    scan_windows,
     significance,
-    toys,
 )
+from higgsnb.statistics.fit import FitResult, fit_signal_strength
+from higgsnb.statistics.inputs import SIGNAL
+from higgsnb.statistics.intervals import deviation, garwood
+from higgsnb.statistics.pseudo_experiments import Toys, toys
+from higgsnb.statistics.scan import WindowScan, scan_windows
 
 __all__ = [
     "significance",
@@ -27,6 +24,8 @@ __all__ = [
     "asimov_significance",
     "counting_test",
     "WindowTest",
+    "garwood",
+    "deviation",
     "fit_signal_strength",
     "FitResult",
     "model",

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, plots, results, statistics
+from higgsnb import datasets, results, statistics
 from higgsnb.datasets import constants
 from higgsnb.results import AXES, DatasetEvents, PreselectedEvents, Reselection, Table
 from higgsnb.selection import (
@@ -144,7 +144,7 @@ def _shown(by_channel: Spectrum) -> dict[str, Any]:
     shown = {"edges": combined.edges.tolist(), "processes": processes, "data": None}
     if combined.data is None:
         return shown
-    low, high = plots.garwood(combined.data)
+    low, high = statistics.garwood(combined.data)
     return shown | {"data": combined.data.tolist(), "low": low.tolist(), "high": high.tolist()}
 
 

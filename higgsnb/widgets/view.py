@@ -29,7 +29,7 @@ import numpy.typing as npt
 import traitlets
 
 from higgsnb import cluster as clusters
-from higgsnb import datasets, engine, errors, plots
+from higgsnb import datasets, engine, errors, plots, statistics
 from higgsnb import results as histograms
 from higgsnb.cluster import KINDS, ClusterSpec, check_workers, choose
 from higgsnb.results import Result, stack_order
@@ -204,7 +204,7 @@ def _layer(process: str, heights: Floats, others: list[str]) -> State:
 
 def _data(counts: npt.NDArray[np.int64], *, simulated: bool) -> State:
     """Return counts per bin with their Poisson intervals."""
-    low, high = plots.garwood(counts)
+    low, high = statistics.garwood(counts)
     bars = {"counts": counts.tolist(), "low": _rounded(low), "high": _rounded(high)}
     return {"label": "Simulated data" if simulated else "Data", "sum": int(counts.sum()), **bars}
 

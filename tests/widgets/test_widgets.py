@@ -28,7 +28,6 @@ from higgsnb.datasets import Campaign, File
 from higgsnb.engine import executors
 from higgsnb.engine import loop as engine
 from higgsnb.errors import OptionError
-from higgsnb.plots import spectrum as spectrum_
 from higgsnb.results import Result
 from higgsnb.results.spectrum import stack_order
 from higgsnb.selection import Selection
@@ -139,7 +138,7 @@ def test_words_around_the_spectrum_are_those_of_the_figure(request: pytest.Fixtu
     labels = [text.get_text() for text in panel.get_legend().get_texts()]
     for layer in drawn["stack"]:
         assert any(label.startswith(f"{layer['label']}  (") for label in labels)
-        assert layer["colour"] == spectrum_.COLOURS[layer["process"]]
+        assert layer["colour"] == plots.COLOURS[layer["process"]]
 
 
 def test_errors_of_the_data_are_the_published_poisson_intervals(whole: Result) -> None:

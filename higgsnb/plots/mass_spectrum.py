@@ -1,87 +1,53 @@
-"""Figures made from a Result: the mass spectrum with its data, prediction and coverage.
-
-Every figure is made without pyplot and leaves the global settings unchanged, so that it can be made in a thread while a
-notebook draws something else. A figure states whether the data are simulated and, if a run is incomplete, which part of
-the events it shows.
-"""
+"""The figure of a result: data and prediction over the four-lepton mass, with deviations and coverage."""
 
 from __future__ import annotations
 
-import io
 import textwrap
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import matplotlib as mpl
-import mplhep
 import numpy as np
-import numpy.typing as npt
-from matplotlib import style
-from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
-from scipy.special import betainc, gammainc, gammaincinv, ndtri
 
 from higgsnb import results
 from higgsnb.errors import OptionError
+from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label
+from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, styled
 from higgsnb.results import stack_order
+from higgsnb.statistics import deviation, garwood
 from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
-    from matplotlib.text import Text
+    from matplotlib.figure import Figure
     from matplotlib.transforms import Bbox
 
     from higgsnb.results import Result, Spectrum
 
-Floats = npt.NDArray[np.float64]
-Integers = npt.NDArray[np.int64]
-
-# Okabe and Ito's palette, which people with any colour blindness can tell apart.
-COLOURS = {"zx": "#009E73", "zz": "#56B4E9", "higgs": "#D55E00"}
-OTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
-LABELS = {"higgs": "H → ZZ* → 4ℓ", "zz": "ZZ*, Zγ* → 4ℓ", "zx": "Z + X"}
-SYMBOLS = {"mass_4l": r"$m_{4\ell}$ [GeV]", "mass_z1": r"$m_{Z1}$ [GeV]", "mass_z2": r"$m_{Z2}$ [GeV]"}
 WARNING_COLOUR = "#8A1C00"
 SIZE_INCHES = (7.0, 6.2)
 DPI = 150
 SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; longer than the ticks
 
-# matplotlib's settings are global: only one thread at a time can style a figure.
-_STYLE_LOCK = threading.RLock()
-
-
-class ShownFigure(Figure):
-    """A Figure that a notebook shows although pyplot does not manage it."""
-
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """Return a PNG with twice the resolution it is shown at, for high-density screens."""
-        data = io.BytesIO()
-        with styled():
-            self.savefig(data, format="png", dpi=2 * 80, metadata={"Software": None})
-        width, height = (round(80 * inches) for inches in self.get_size_inches())
-        return data.getvalue(), {"width": width, "height": height}
-
 
 def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = None) -> Figure:
-    """Draw data and prediction over one of a result's histograms, by default the four-lepton mass.
+    """Draw data and prediction of one of a result's histograms, by default the four-lepton mass.
 
     Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked, with the
-    statistical uncertainty of the simulation hatched. The lower panel shows the deviation of the data from the
-    prediction in standard deviations, see `deviation`.
+    statistical uncertainty of the simulation hatched. Events outside the axis are not drawn. The lower panel shows the
+    deviation of the data from the prediction in standard deviations, see `statistics.deviation`.
 
     Parameters
     ----------
     result
-        A result; if it is incomplete, the figure says so.
+        A result; if it is incomplete, the figure states it.
     histogram
         The name of a histogram in ``result.histograms``.
     ax
-        Axes to draw on, without a lower panel; default: a new figure.
+        Axes to draw on, without a lower panel; None: a new figure.
 
     Returns
     -------
@@ -134,94 +100,6 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
         with atomic_write(path) as temporary, styled():
             figure.savefig(temporary, format=kind, dpi=DPI, metadata=texts)
     return written
-
-
-def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Floats]:
-    """Return the exact central confidence interval of a Poisson mean.
-
-    Parameters
-    ----------
-    counts
-        Observed counts, any shape, not negative.
-    level
-        Confidence level; 0.6827 is one standard deviation.
-
-    Returns
-    -------
-    tuple of arrays
-        Lower and upper limits in the shape of `counts`; the lower limit of 0 counts is 0.
-
-    Notes
-    -----
-    F. Garwood, Biometrika 28 (1936) 437. The same numbers as ``hist.intervals.poisson_interval``, which takes 0.7 s of
-    CPU time to import (``scipy.stats``).
-    """
-    observed = np.asarray(counts, dtype=np.float64)
-    tail = (1.0 - level) / 2.0
-    low = np.where(observed > 0, gammaincinv(np.maximum(observed, 1.0), tail), 0.0)
-    return low, np.asarray(gammaincinv(observed + 1.0, 1.0 - tail))
-
-
-def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.ArrayLike) -> Floats:
-    """Return the deviation of counts from their expectation, in standard deviations with a sign.
-
-    The Poisson probability of a deviation at least as large, including the uncertainty of the expectation, expressed as
-    standard deviations of a normal distribution. Unlike a ratio or a pull it is valid for few events and empty bins.
-
-    Parameters
-    ----------
-    counts, expected, variance
-        Observed counts, expected events, and the variance of the expectation; arrays of one shape.
-
-    Returns
-    -------
-    array
-        Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where nothing is
-        expected.
-
-    Notes
-    -----
-    G. Choudalakis and D. Casadei, Eur. Phys. J. Plus 127 (2012) 25, arXiv:1111.2062, equations 8 to 14.
-    """
-    n, mean, spread = (np.asarray(x, dtype=np.float64) for x in (counts, expected, variance))
-    known = mean > 0
-    mean = np.where(known, mean, 1.0)
-    excess = n > mean
-    # Excess: P(n or more). Deficit: P(n or fewer) = 1 − P(n + 1 or more).
-    threshold = np.where(excess, n, n + 1.0)
-    # The probability of at least so many, the mean being gamma-distributed unless its variance is negligible.
-    certain = spread <= 1e-9 * mean**2
-    spread = np.where(certain, 1.0, spread)
-    smeared = betainc(threshold, mean**2 / spread, spread / (mean + spread))
-    at_least = np.where(certain, gammainc(threshold, mean), smeared)
-    probability = np.where(excess, at_least, 1.0 - at_least)
-    size = np.where(probability < 0.5, -ndtri(np.clip(probability, 1e-300, 0.5)), 0.0)
-    return np.where(known, np.where(excess, size, -size), np.nan)
-
-
-def colour(process: str, others: list[str]) -> str:
-    """Return the colour of a process; ``others`` are the processes without a fixed colour."""
-    return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """Apply the package's style, and restore the user's on exit."""
-    settings = {
-        # Named font families and a complete set of math fonts: texts that are drawn later keep them.
-        "font.family": ["TeX Gyre Heros", "DejaVu Sans"],
-        "mathtext.fontset": "stixsans",
-        "mathtext.default": "it",
-        "axes.linewidth": 1.0,
-        "axes.unicode_minus": True,
-        "figure.facecolor": "white",
-        "hatch.linewidth": 0.6,
-        "savefig.bbox": None,
-        "svg.fonttype": "none",
-        "svg.hashsalt": "higgsnb",
-    }
-    with _STYLE_LOCK, style.context([mplhep.style.CMS, settings], after_reset=True):
-        yield
 
 
 def _panels(ax: Axes | None, spectrum: Spectrum) -> tuple[Figure, Axes, Axes | None]:
@@ -292,42 +170,8 @@ def _label_axes(panel: Axes, lower: Axes | None, variable: str, per_bin: str, si
         panel.figure.align_ylabels([panel, lower])
 
 
-def per_bin_label(edges: Floats, name: str, label: str) -> str:
-    """Return the label of the vertical axis: events, or leptons (four in an event), per bin of so many GeV."""
-    unit = " GeV" if label.endswith("[GeV]") else ""
-    return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
-
-
-def heading(result: Result) -> str:
-    """Return the heading of a figure: real or simulated collisions."""
-    if result.simulated:
-        return f"higgsnb {result.campaign.name} — simulated collisions"
-    has_data = any(dataset.is_data for dataset in result.campaign.datasets)
-    return "CMS Open Data" if has_data else "CMS Open Data — simulated collisions only"
-
-
-def luminosity_label(result: Result) -> str:
-    """Return processed luminosity and energy, to be written above the frame."""
-    processed, _ = result.coverage.luminosity_fb
-    energies = " and ".join(f"{energy:g}" for energy in result.campaign.energies_tev)
-    return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
-
-
-def _draw_notes(panel: Axes, result: Result, size: float, top: float, right: float) -> Text:
-    """Write campaign and selection into the upper left corner, below `top` and left of `right`."""
-    left = _fraction(panel, SIDE_MARGIN * size)[0]
-    note = panel.text(left, top, "", fontsize=0.92 * size, va="top", transform=panel.transAxes)
-    note.set_linespacing(1.35)
-    lines = [result.campaign.title, f"selection {result.selection.name}"]
-    for columns in range(60, 10, -2):
-        note.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
-        if _box(panel, note).x1 < right:
-            break
-    return note
-
-
 def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
-    """Write inside the frame, from its top: coverage if partial, then legend and selection."""
+    """Write inside the frame, from the top: coverage if partial, then campaign, selection and legend."""
     artists: list[Artist] = []
     top = 1.0
     if warning := coverage_text(result):
@@ -344,35 +188,19 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
         )
         artists.append(legend)
         right = _box(panel, artists[-1]).x0
-    artists.append(_draw_notes(panel, result, size, top, right))
+    left = _fraction(panel, SIDE_MARGIN * size)[0]
+    note = panel.text(left, top, "", fontsize=0.92 * size, va="top", linespacing=1.35, transform=panel.transAxes)
+    lines = [result.campaign.title, f"selection {result.selection.name}"]
+    for columns in range(60, 10, -2):
+        note.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
+        if _box(panel, note).x1 < right:
+            break
+    artists.append(note)
     _make_room(panel, spectrum, [_box(panel, artist) for artist in artists])
     if not spectrum.total.any() and (spectrum.data is None or not spectrum.data.any()):
         text = "no events" if result.complete else "no events yet"
         panel.text(0.5, 0.3, text, fontsize=1.6 * size, ha="center", color="0.4", transform=panel.transAxes)
         panel.set_yticks([])
-
-
-def coverage_text(result: Result) -> str:
-    """Return in one line what is missing from a result, ``PARTIAL: 37 % of events, …``; empty if nothing is."""
-    missing = []
-    if not result.complete:
-        done, total = result.coverage.events
-        files = "{} of {} files".format(*result.coverage.files)  # while the number of events is not known
-        missing.append(f"PARTIAL: {percent(done, total)} of events" if done < total else f"PARTIAL: {files}")
-        missing.append("{:.3g} of {:.3g} fb⁻¹".format(*result.coverage.luminosity_fb))
-    if result.failed:
-        missing.append(f"{len(result.failed)} file{'s' if len(result.failed) > 1 else ''} failed")
-    if names := result.missing_simulation:
-        missing.append(f"prediction without {' and '.join(names) if len(names) < 3 else f'{len(names)} samples'}")
-    return ", ".join(missing)
-
-
-def percent(done: float, total: float) -> str:
-    """Return the share of unfinished work: never 100 %, and 0 % only if nothing is done."""
-    share = 100.0 * done / total
-    if share > 99.9:
-        return "> 99.9 %"
-    return "< 0.1 %" if 0 < share < 0.1 else f"{share:.3g} %"
 
 
 def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
@@ -421,6 +249,5 @@ def _box(panel: Axes, artist: Artist) -> Bbox:
 
 def _fraction(panel: Axes, points: float) -> tuple[float, float]:
     """Return a length in points as fractions of the panel's width and height."""
-    figure, extent = panel.get_figure(root=True), panel.get_window_extent()
-    pixels = points / 72 * float(mpl.rcParams["figure.dpi"] if figure is None else figure.dpi)
+    extent, pixels = panel.get_window_extent(), points / 72 * panel.figure.dpi
     return pixels / extent.width, pixels / extent.height

@@ -1,0 +1,57 @@
+"""Texts of figures and tables: real or simulated collisions, luminosity, and which part of the events is shown."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from higgsnb.results import Result
+
+Floats = npt.NDArray[np.float64]
+
+
+def heading(result: Result) -> str:
+    """Return the heading of a figure: real or simulated collisions."""
+    if result.simulated:
+        return f"higgsnb {result.campaign.name} — simulated collisions"
+    has_data = any(dataset.is_data for dataset in result.campaign.datasets)
+    return "CMS Open Data" if has_data else "CMS Open Data — simulated collisions only"
+
+
+def luminosity_label(result: Result) -> str:
+    """Return processed luminosity and centre-of-mass energy, for the text above the frame."""
+    processed, _ = result.coverage.luminosity_fb
+    energies = " and ".join(f"{energy:g}" for energy in result.campaign.energies_tev)
+    return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
+
+
+def per_bin_label(edges: Floats, name: str, label: str) -> str:
+    """Return the label of the vertical axis: events, or leptons (four in an event), and the bin width."""
+    unit = " GeV" if label.endswith("[GeV]") else ""
+    return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
+
+
+def coverage_text(result: Result) -> str:
+    """Return in one line what is missing from a result, ``PARTIAL: 37 % of events, …``; empty if nothing is."""
+    missing = []
+    if not result.complete:
+        done, total = result.coverage.events
+        files = "{} of {} files".format(*result.coverage.files)  # while the number of events is not known
+        missing.append(f"PARTIAL: {percent(done, total)} of events" if done < total else f"PARTIAL: {files}")
+        missing.append("{:.3g} of {:.3g} fb⁻¹".format(*result.coverage.luminosity_fb))
+    if result.failed:
+        missing.append(f"{len(result.failed)} file{'s' if len(result.failed) > 1 else ''} failed")
+    if names := result.missing_simulation:
+        missing.append(f"prediction without {' and '.join(names) if len(names) < 3 else f'{len(names)} samples'}")
+    return ", ".join(missing)
+
+
+def percent(done: float, total: float) -> str:
+    """Return the completed share of an unfinished run: never 100 %, and 0 % only if nothing is done."""
+    share = 100.0 * done / total
+    if share > 99.9:
+        return "> 99.9 %"
+    return "< 0.1 %" if 0 < share < 0.1 else f"{share:.3g} %"

@@ -1,0 +1,193 @@
+"""Counting experiments: p-values, significances, and the number of events in a mass window."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from scipy.special import betainc, gammainc, ndtr, ndtri
+
+from higgsnb.errors import OptionError
+from higgsnb.selection import CHANNELS
+from higgsnb.statistics.inputs import (
+    SIGNAL,
+    backgrounds_of,
+    channels_with_luminosity,
+    check_not_negative,
+    check_testable,
+    what_is_missing,
+)
+
+if TYPE_CHECKING:
+    from higgsnb.results import Result
+
+
+def significance(p_value: float) -> float:
+    """Return a one-sided p-value in standard deviations: 0.1587 is 1 σ, 2.87e-7 is 5 σ; negative above 0.5."""
+    if not 0.0 <= p_value <= 1.0:
+        raise OptionError(f"p-value {p_value}; expected a probability from 0 to 1", "Divide a percentage by 100.")
+    return -float(ndtri(p_value))
+
+
+def p_value_of(sigmas: float) -> float:
+    """Return the one-sided p-value of a significance in standard deviations, the inverse of `significance`."""
+    return float(ndtr(-sigmas))
+
+
+def poisson_p_value(observed: int, background: float, background_error: float = 0.0) -> float:
+    """Return the probability of at least the observed number of events if there is only background.
+
+    Parameters
+    ----------
+    observed
+        Number of events.
+    background
+        Expected number of background events, above 0.
+    background_error
+        Its standard deviation. 0: the background is known. Otherwise it is taken as measured in a control region of
+        n = b²/σ² events, τ = b/σ² times as large as the signal region, and the p-value is the exact binomial one of
+        that pair of counts (Cousins, Linnemann, Tucker, eq. 14).
+
+    Raises
+    ------
+    OptionError
+        If there is no background, or a number is negative or not finite.
+    """
+    check_not_negative(observed=observed, background=background, background_error=background_error)
+    if background <= 0.0:
+        raise OptionError("no background is expected", "Give a background above 0: without one there is no p-value.")
+    if observed == 0:
+        return 1.0
+    if background_error <= 1e-9 * background:
+        return float(gammainc(observed, background))
+    tau = background / background_error**2
+    return float(betainc(observed, tau * background + 1.0, 1.0 / (1.0 + tau)))
+
+
+def asimov_significance(signal: float, background: float, background_error: float = 0.0) -> float:
+    """Return the median significance expected if there is a signal, in standard deviations.
+
+    √(2((s + b) ln(1 + s/b) − s)) for a known background (Cowan et al., eq. 97), otherwise with its uncertainty as in
+    `poisson_p_value` (G. Cowan, "Discovery sensitivity for a counting experiment with background uncertainty", 2012,
+    eq. 20).
+
+    Raises
+    ------
+    OptionError
+        If there is no background, or a number is negative or not finite.
+    """
+    check_not_negative(signal=signal, background=background, background_error=background_error)
+    if background <= 0.0:
+        raise OptionError(
+            "no background is expected", "Give a background above 0: without one there is no significance."
+        )
+    s, b, variance = signal, background, background_error**2
+    if background_error <= 1e-6 * background:
+        return math.sqrt(max(0.0, 2.0 * ((s + b) * math.log1p(s / b) - s)))
+    first = (s + b) * math.log((s + b) * (b + variance) / (b * b + (s + b) * variance))
+    second = b * b / variance * math.log1p(variance * s / (b * (b + variance)))
+    return math.sqrt(max(0.0, 2.0 * (first - second)))
+
+
+@dataclass(frozen=True, repr=False)
+class WindowTest:
+    """The number of events in a mass window compared with background alone.
+
+    Attributes
+    ----------
+    window
+        Name of the window, in GeV.
+    observed
+        Events in the data.
+    background, signal
+        Events expected, from the simulation.
+    background_error
+        Standard deviation of `background`.
+    p_value, significance
+        With the background taken as known.
+    p_value_uncertain, significance_uncertain
+        With the uncertainty of the background.
+    expected_significance
+        Median if the signal is there (Asimov), with the uncertainty of the background.
+    note
+        What is missing from the result; empty if nothing is.
+    """
+
+    window: str
+    observed: int
+    background: float
+    background_error: float
+    signal: float
+    p_value: float
+    significance: float
+    p_value_uncertain: float
+    significance_uncertain: float
+    expected_significance: float
+    note: str = ""
+
+    def __repr__(self) -> str:
+        """Return the result in words."""
+        lines = [
+            f"Window {self.window} GeV: {self.observed} events observed",
+            f"  background  {self.background:.2f} ± {self.background_error:.2f} events, signal {self.signal:.2f}",
+            f"  p-value     {self.p_value:.3g} = {self.significance:.2f} σ, background known",
+            f"              {self.p_value_uncertain:.3g} = {self.significance_uncertain:.2f} σ, with its uncertainty",
+            f"  expected    {self.expected_significance:.2f} σ if the signal is there",
+        ]
+        return "\n".join(lines + ([f"  {self.note}"] if self.note else []))
+
+
+def counting_test(
+    result: Result, window: str = "118-130", *, signal: str = SIGNAL, background_uncertainty: float = 0.0
+) -> WindowTest:
+    """Compare the number of events in a mass window with the background, all channels together.
+
+    Parameters
+    ----------
+    result
+        A result; if it is partial, the note states it.
+    window
+        Name of a window, one of ``result.windows``.
+    signal
+        The process to look for; all other simulated processes are background.
+    background_uncertainty
+        Relative uncertainty of the background, added in quadrature to that from the finite simulation.
+
+    Raises
+    ------
+    KeyError
+        If there is no such window or process; names the known ones.
+    OptionError
+        If there are no data, no background is expected, or a simulated sample has not been read at all.
+    """
+    check_testable(result, signal)
+    if window not in result.windows:
+        raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
+    check_not_negative(background_uncertainty=background_uncertainty)
+    counted = result.windows[window]
+    channels = [CHANNELS[channel] for channel in channels_with_luminosity(result)]
+    backgrounds = [counted[process][channel] for process in backgrounds_of(result, signal) for channel in channels]
+    observed = sum(counted["data"][channel].events for channel in channels)
+    expected_signal = sum(counted[signal][channel].expected for channel in channels)
+    background = sum(one.expected for one in backgrounds)
+    variance = sum(one.stat_error**2 for one in backgrounds)
+    error = math.hypot(math.sqrt(variance), background_uncertainty * background)
+    if background <= 0.0:
+        raise OptionError(
+            f"no background is expected in {window} GeV", "Choose a wider window, or simulate more events."
+        )
+    known, uncertain = poisson_p_value(observed, background), poisson_p_value(observed, background, error)
+    return WindowTest(
+        window=window,
+        observed=observed,
+        background=background,
+        background_error=error,
+        signal=expected_signal,
+        p_value=known,
+        significance=significance(known),
+        p_value_uncertain=uncertain,
+        significance_uncertain=significance(uncertain),
+        expected_significance=asimov_significance(expected_signal, background, error),
+        note=what_is_missing(result),
+    )
