@@ -32,6 +32,7 @@ __all__ = [
 
 BLOCK = 2**18  # bytes read at a time
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
+AGAIN = "Run the same command again: it resumes."
 KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes open files
 
 Progress = Callable[[int, "int | None"], None]
@@ -65,7 +66,7 @@ class SourceError(Exception):
     seconds if given) and refused (permanent, unless a redirect led to a signed address, which may have expired).
     """
 
-    def __init__(self, kind: str, reason: str, hint: str = "", wait: float | None = None) -> None:
+    def __init__(self, kind: str, reason: str, hint: str = AGAIN, wait: float | None = None) -> None:
         super().__init__(kind, reason, hint, wait)
         self.kind, self.reason, self.hint, self.wait = kind, reason, hint, wait
 

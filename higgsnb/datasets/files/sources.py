@@ -27,21 +27,15 @@ from typing import TypeVar
 
 from higgsnb.datasets.files import transfer
 from higgsnb.datasets.files.addresses import Address, redact
-from higgsnb.datasets.files.cache import checksum, claim, path_in_cache, problem_with, remember_checksum, writable
+from higgsnb.datasets.files.cache import claim, path_in_cache, problem_with, remember_checksum, writable
 from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
-from higgsnb.datasets.files.transfer import RemoteFile
-from higgsnb.errors import ChecksumError, MissingFileError, OptionError, TransferError
+from higgsnb.errors import MissingFileError, OptionError, TransferError
 from higgsnb.storage import cache_folder
 
 __all__ = [
-    "ChecksumError",
-    "RemoteFile",
     "Source",
-    "TransferError",
-    "checksum",
     "fetch",
     "locate",
-    "redact",
     "transferred_bytes",
 ]
 
