@@ -29,7 +29,7 @@ from higgsnb.datasets.files import transfer
 from higgsnb.datasets.files.addresses import Address, redact
 from higgsnb.datasets.files.cache import claim, path_in_cache, problem_with, remember_checksum, writable
 from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
-from higgsnb.errors import MissingFileError, OptionError, TransferError
+from higgsnb.errors import OptionError, TransferError
 from higgsnb.storage import cache_folder
 
 __all__ = [
@@ -170,7 +170,12 @@ def _without_download(request: FileRequest) -> Source | None:
     if address.is_local:
         return _checked([address.local_path], "local", replace(request, mirror=None))
     if address.scheme == "toy":
-        return _checked([_toy_file(address)], "toy", request)
+        from higgsnb.datasets.toy import writer
+
+        folder = cache_folder() / "toy"
+        with writable(folder):
+            path = writer.ensure(address.path.removesuffix(".root"), folder)
+        return _checked([path], "toy", request)
     if not address.is_remote:
         hint = "Use a path, file:, http:, https:, root: or toy:."
         raise TransferError(f"{address}: scheme '{address.scheme}:' is not supported", hint)
@@ -181,17 +186,6 @@ def _without_download(request: FileRequest) -> Source | None:
     if problem.kind == "checksum":
         log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
     return None if request.mirror is None else _in_mirror(request, request.mirror)
-
-
-def _toy_file(address: Address) -> Path:
-    from higgsnb.datasets.toy import writer
-
-    folder = cache_folder() / "toy"
-    try:
-        with writable(folder):
-            return writer.ensure(address.path.removesuffix(".root"), folder)
-    except KeyError as error:
-        raise MissingFileError(f"{address}: {error.args[0]}", "Give the name of one of these datasets.") from None
 
 
 def _in_mirror(request: FileRequest, mirror: Address) -> Source | None:
