@@ -181,7 +181,7 @@ class Chunk:
     fingerprint: str | None = None
     """`events.fingerprint` of the file when the run was planned; None = not checked."""
     mask: str | None = None
-    """`luminosity.Mask.digest` of the golden JSON when the run was planned; None = not checked."""
+    """`LumiMask.digest` of the golden JSON when the run was planned; None = not checked."""
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:

@@ -62,7 +62,7 @@ def counted_tries(into: dict[str, int] | None = None) -> Iterator[dict[str, int]
 class SourceError(Exception):
     """Why one source did not give the file.
 
-    ``kind`` is one of missing, checksum, permanent, skipped (not asked), transient (to be retried, after ``wait``
+    ``kind`` is one of missing, checksum, permanent, skipped (not tried), transient (to be retried, after ``wait``
     seconds if given) and refused (permanent, unless a redirect led to a signed address, which may have expired).
     """
 
@@ -90,7 +90,7 @@ class OtherSizeError(SourceError):
 
 
 class RemoteInfo(NamedTuple):
-    """What a source says of a file: its address after redirects, bytes, and whether it can be read piecewise."""
+    """What a source reports about a file: its address after redirects, bytes, and whether it can be read piecewise."""
 
     address: Address
     size: int | None

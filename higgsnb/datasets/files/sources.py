@@ -123,7 +123,7 @@ def fetch(
 ) -> Path:
     """Download a whole file, however large, and return its path. See `locate` for parameters and errors.
 
-    ``progress(done, total)`` is called during a download, in bytes; ``total`` is None if the server does not say.
+    ``progress(done, total)`` is called during a download, in bytes; ``total`` is None if the server does not give it.
     """
     request = FileRequest.of(url, alternatives, size, adler32, progress)
     return Path((_without_download(request) or _download(request, request.sources)).location)
