@@ -10,7 +10,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from higgsnb.datasets.files import addresses
+from higgsnb.datasets.files.addresses import redact
 from higgsnb.errors import CampaignError, did_you_mean
 
 
@@ -33,7 +33,7 @@ class File:
             for key in ("alternatives", "events", "bytes", "adler32")
             if getattr(self, key)
         )
-        return addresses.redact(f"File({self.url!r}{known})")
+        return redact(f"File({self.url!r}{known})")
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Chunk:
     fingerprint: str | None = None
     """`events.fingerprint` of the file when the run was planned; None = not checked."""
     mask: str | None = None
-    """`luminosity.Mask.digest` of the golden JSON when the run was planned; None = not checked."""
+    """`LumiMask.digest` of the golden JSON when the run was planned; None = not checked."""
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:
@@ -228,4 +228,4 @@ def _html_row(name: str, process: str, files: int, events: int | None, size: int
 
 def short_name(url: str) -> str:
     """Return the last part of an address or path, without secrets."""
-    return addresses.redact(url).rstrip("/").rsplit("/", 1)[-1] or addresses.redact(url)
+    return redact(url).rstrip("/").rsplit("/", 1)[-1] or redact(url)

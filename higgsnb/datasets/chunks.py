@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from higgsnb.datasets.campaign import Campaign, Chunk, Dataset, File, short_name
-from higgsnb.datasets.files import addresses
+from higgsnb.datasets.files.addresses import redact
 from higgsnb.errors import CampaignError, OptionError
 
 
@@ -81,19 +81,17 @@ def _entries(file: File, entries: Mapping[str, int]) -> int:
 
 
 class Opened(Protocol):
-    """What is known of a file once it is open, such as `events.FileInfo`."""
+    """What is known of a file once it is open, such as `events.FileInfo`.
+
+    ``uuid`` is ROOT's, drawn when the file was made and the same in each copy; None if it is not a ROOT file.
+    """
 
     @property
-    def entries(self) -> int:
-        """Number of entries."""
-
+    def entries(self) -> int: ...  # noqa: D102
     @property
-    def bytes(self) -> int | None:
-        """Its size, None if not known."""
-
+    def bytes(self) -> int | None: ...  # noqa: D102
     @property
-    def uuid(self) -> str | None:
-        """ROOT's UUID, drawn when the file was made and the same in each copy; None if it is not a ROOT file."""
+    def uuid(self) -> str | None: ...  # noqa: D102
 
 
 def check_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], tuple[str, str]]:
@@ -184,7 +182,7 @@ def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> 
         if info.uuid is None:
             continue
         dataset = campaign.datasets[index]
-        name = f"{addresses.redact(dataset.files[number].url)} in dataset '{dataset.name}'"
+        name = f"{redact(dataset.files[number].url)} in dataset '{dataset.name}'"
         first = seen.setdefault((info.uuid, info.entries, info.bytes), name)
         if first != name:
             problems[index, number] = (

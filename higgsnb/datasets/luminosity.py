@@ -11,7 +11,7 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -20,15 +20,14 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.datasets.files import addresses, sources
+from higgsnb.datasets.files.addresses import redact
+from higgsnb.datasets.files.sources import fetch
 from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
 
 __all__ = [
     "LumiData",
-    "LumiDataError",
     "LumiList",
     "LumiMask",
-    "LumiMaskError",
     "Segments",
     "check_inputs",
     "kept_mask",
@@ -139,7 +138,7 @@ class LumiMask:
         MissingFileError, TransferError, ChecksumError
             If no source gave it.
         """
-        label, path = addresses.redact(os.fspath(location)), sources.fetch(os.fspath(location))
+        label, path = redact(os.fspath(location)), fetch(os.fspath(location))
         try:
             return cls.of(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once))
         except LumiMaskError as error:
@@ -229,8 +228,8 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
     MissingFileError, TransferError, ChecksumError
         If no source gave it.
     """
-    label = addresses.redact(os.fspath(location))
-    path: Path = sources.fetch(os.fspath(location))
+    label = redact(os.fspath(location))
+    path: Path = fetch(os.fspath(location))
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
@@ -308,10 +307,10 @@ def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
     LumiMaskError
         If it is not the one of that digest; and as `LumiMask.load` does.
     """
-    mask = _kept_mask(golden_json, _stamp(golden_json))
+    mask: LumiMask = _kept(LumiMask.load, golden_json, _stamp(golden_json))
     if digest is not None and mask.digest != digest:
         raise LumiMaskError(
-            f"{addresses.redact(golden_json)}: is not the golden JSON that it was when the run began",
+            f"{redact(golden_json)}: is not the golden JSON that it was when the run began",
             "It has changed, or workers see another one than this process; run again.",
         )
     return mask
@@ -319,17 +318,13 @@ def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
 
 def kept_table(luminosity_table: str) -> LumiData:
     """Return what `read_table` does, read once per process unless the file is changed."""
-    return _kept_table(luminosity_table, _stamp(luminosity_table))
+    table: LumiData = _kept(read_table, luminosity_table, _stamp(luminosity_table))
+    return table
 
 
-@lru_cache(maxsize=4)
-def _kept_mask(golden_json: str, _changed: object) -> LumiMask:
-    return LumiMask.load(golden_json)
-
-
-@lru_cache(maxsize=4)
-def _kept_table(luminosity_table: str, _changed: object) -> LumiData:
-    return read_table(luminosity_table)
+@lru_cache(maxsize=8)
+def _kept(read: Callable[[str], Any], location: str, _changed: object) -> Any:
+    return read(location)
 
 
 def _stamp(location: str) -> tuple[int, int] | None:
@@ -345,12 +340,9 @@ class Inputs(Protocol):
     """What `check_inputs` looks at of a campaign: paths or addresses, None where there is none."""
 
     @property
-    def golden_json(self) -> str | None:
-        """The certified lumi sections."""
-
+    def golden_json(self) -> str | None: ...
     @property
-    def luminosity_table(self) -> str | None:
-        """The luminosity by lumi section."""
+    def luminosity_table(self) -> str | None: ...
 
 
 def check_inputs(campaign: Inputs) -> None:
@@ -367,7 +359,7 @@ def check_inputs(campaign: Inputs) -> None:
     ):
         if location is None:
             continue
-        label = addresses.redact(location)
+        label = redact(location)
         try:
             read(location)
         except HiggsnbError as error:

@@ -12,15 +12,14 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from higgsnb.datasets.campaign import Campaign, Dataset, File, short_name
 from higgsnb.datasets.chunks import check_totals
-from higgsnb.datasets.files import addresses
-from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.files.addresses import Address, redact
 from higgsnb.errors import CampaignError, did_you_mean
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
@@ -30,6 +29,8 @@ CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # it names a folder, too
 SCHEMES = ("file", "http", "https", "root", "toy")
 log = logging.getLogger(__name__)
 _MISSING = object()
+
+Value = TypeVar("Value")
 
 
 def names() -> tuple[str, ...]:
@@ -64,7 +65,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
         return _parse(_read(path), label=str(path), folder=path.resolve().parent)
     if Address.of(text).scheme:
         raise CampaignError(
-            f"{addresses.redact(text)}: a campaign cannot be read from an address",
+            f"{redact(text)}: a campaign cannot be read from an address",
             "Download the TOML file first and give its path.",
         )
     if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
@@ -122,11 +123,11 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
         energy_tev=table.number("energy_tev", above=0),
         selection=str(_absolute(selection, folder)) if selection.endswith(".toml") else selection,
         datasets=datasets,
-        golden_json=table.optional_location("golden_json", folder),
-        luminosity_table=table.optional_location("luminosity_table", folder),
+        golden_json=table.optional(table.location, "golden_json", folder),
+        luminosity_table=table.optional(table.location, "luminosity_table", folder),
         primary_dataset_precedence=table.texts(table.renamed("stream_precedence", "primary_dataset_precedence")),
         simulated=table.flag("simulated"),
-        normalisation=table.optional_text("normalisation"),
+        normalisation=table.optional(table.text, "normalisation"),
         source=label,
     )
     table.finish()
@@ -139,16 +140,16 @@ def _dataset(table: _TomlTable, folder: Path) -> Dataset:
     dataset = Dataset(
         name=name,
         process=_process(table),
-        primary_dataset=table.optional_text(table.renamed("stream", "primary_dataset")),
-        cross_section_pb=table.optional_number("cross_section_pb", above=0),
+        primary_dataset=table.optional(table.text, table.renamed("stream", "primary_dataset")),
+        cross_section_pb=table.optional(table.number, "cross_section_pb", above=0),
         scale=table.number("scale", 1.0, above=0),
         files=tuple(_file(body, folder) for body in table.tables("file")),
-        record=table.optional_integer("record"),
-        doi=table.optional_text("doi"),
-        title=table.optional_text("title"),
-        luminosity_fb=table.optional_number("luminosity_fb", above=0),
-        energy_tev=table.optional_number("energy_tev", above=0),
-        stated_events=table.optional_integer("events"),
+        record=table.optional(table.integer, "record"),
+        doi=table.optional(table.text, "doi"),
+        title=table.optional(table.text, "title"),
+        luminosity_fb=table.optional(table.number, "luminosity_fb", above=0),
+        energy_tev=table.optional(table.number, "energy_tev", above=0),
+        stated_events=table.optional(table.integer, "events"),
     )
     if not dataset.files:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", _MISSING)
@@ -188,11 +189,11 @@ def _check_weight(dataset: Dataset, table: _TomlTable) -> None:
 
 def _file(table: _TomlTable, folder: Path) -> File:
     file = File(
-        url=table.location("url", table.text("url"), folder),
-        alternatives=tuple(table.location("alternatives", text, folder) for text in table.texts("alternatives")),
-        events=table.optional_integer("events"),
-        bytes=table.optional_integer("bytes", least=1),
-        adler32=table.checksum("adler32"),
+        url=table.location("url", folder),
+        alternatives=tuple(table.location("alternatives", folder, text) for text in table.texts("alternatives")),
+        events=table.optional(table.integer, "events"),
+        bytes=table.optional(table.integer, "bytes", least=1),
+        adler32=table.optional(table.checksum, "adler32"),
     )
     table.finish()
     return file
@@ -206,7 +207,11 @@ class _TomlTable:
         self.known: list[str] = []
 
     def error(self, key: str, expected: str, got: object, hint: str = "") -> CampaignError:
-        found = "nothing: the key is missing" if got is _MISSING else _shown(got)
+        shown = repr(redact(got) if isinstance(got, str) else got)
+        kinds = {str: "string", bool: "true/false", int: "whole number", float: "number", dict: "table"}
+        found = f"{shown if len(shown) <= 80 else shown[:77] + '...'} ({kinds.get(type(got), type(got).__name__)})"
+        if got is _MISSING:
+            found = "nothing: the key is missing"
         unread = sorted(set(self.values) - set(self.known))
         misspelt = difflib.get_close_matches(key, unread, n=1, cutoff=0.7) if got is _MISSING else []
         return CampaignError(
@@ -243,8 +248,9 @@ class _TomlTable:
             raise self.error(key, "a string", value)
         return value
 
-    def optional_text(self, key: str) -> str | None:
-        return self.text(key) if key in self.values else self.get(key, None)
+    def optional(self, read: Callable[..., Value], key: str, *arguments: Any, **limits: float) -> Value | None:
+        """Return what a method of this table reads, None if the key is missing."""
+        return read(key, *arguments, **limits) if key in self.values else self.get(key, None)
 
     def texts(self, key: str) -> tuple[str, ...]:
         value = self.get(key, [])
@@ -278,33 +284,26 @@ class _TomlTable:
         value = self.get(key, _MISSING if default is None else default)
         good = isinstance(value, int | float) and not isinstance(value, bool)  # nan fails each comparison
         if not good or not (value > above and value >= least and value < below):
-            raise self.error(key, f"a number{_bounds(above, least, below)}", value)
+            limits = {"above": above, "of at least": least, "below": below}
+            stated = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
+            raise self.error(key, f"a number {stated}", value)
         return float(value)
 
-    def optional_number(self, key: str, *, above: float) -> float | None:
-        return self.number(key, above=above) if key in self.values else self.get(key, None)
-
-    def optional_integer(self, key: str, *, least: int = 0) -> int | None:
-        value = self.get(key, None)
-        if value is None:
-            return None
+    def integer(self, key: str, *, least: int = 0) -> int:
+        value = self.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.error(key, f"a whole number of at least {least}", value)
         return value
 
-    def checksum(self, key: str) -> str | None:
-        value = self.get(key, None)
-        if value is None:
-            return None
+    def checksum(self, key: str) -> str:
+        value = self.get(key)
         if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{8}", value):
             raise self.error(key, 'a string of eight hexadecimal digits, as "1dafc1d7"', value)
         return value.lower()
 
-    def optional_location(self, key: str, folder: Path) -> str | None:
-        text = self.optional_text(key)
-        return None if text is None else self.location(key, text, folder)
-
-    def location(self, key: str, text: str, folder: Path) -> str:
+    def location(self, key: str, folder: Path, text: str | None = None) -> str:
+        """Return an address, or a path relative to the folder; ``text`` is the value if the key holds a list."""
+        text = self.text(key) if text is None else text
         address = Address.of(text)
         if not address.scheme:
             return str(_absolute(text, folder))
@@ -324,23 +323,6 @@ class _TomlTable:
             raise self.error(key, f"tables [[{key}]] or a list of {{ … }}", value)
         label = f"{self.label} {key}" if key == "file" else f"[[{key}]]"
         return [_TomlTable(item, self.file, f"{label} number {number}") for number, item in enumerate(value, 1)]
-
-
-def _bounds(above: float, least: float, below: float) -> str:
-    parts = [
-        f"above {above:g}" if above > -math.inf else "",
-        f"of at least {least:g}" if least > -math.inf else "",
-        f"below {below:g}" if below < math.inf else "",
-    ]
-    words = " and ".join(part for part in parts if part)
-    return f" {words}" if words else ""
-
-
-def _shown(value: object) -> str:
-    """Return a value for a message, shortened and without secrets, and its kind in TOML."""
-    text = repr(addresses.redact(value) if isinstance(value, str) else value)
-    kinds = {str: "string", bool: "true/false", int: "whole number", float: "number", dict: "table", list: "list"}
-    return f"{text if len(text) <= 80 else text[:77] + '...'} ({kinds.get(type(value), type(value).__name__)})"
 
 
 def _check_names(campaign: Campaign, label: str) -> None:

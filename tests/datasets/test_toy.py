@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from higgsnb.datasets.toy import collisions, detector, physics, pseudodata, writer
-from higgsnb.errors import UnreadableError
+from higgsnb.errors import MissingFileError, UnreadableError
 
 Array = NDArray[Any]
 CHANNELS = ("4mu", "4e", "2e2mu")
@@ -244,7 +244,7 @@ def test_ensure_replaces_a_campaign_of_other_parameters(campaign: Path, tmp_path
 
 
 def test_ensure_of_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
-    with pytest.raises(KeyError, match="no dataset 'ZZTo4tau'; it has SMHiggsToZZTo4L, ZZTo4mu"):
+    with pytest.raises(MissingFileError, match="no dataset 'ZZTo4tau'\nIt has SMHiggsToZZTo4L, ZZTo4mu"):
         writer.ensure("ZZTo4tau", tmp_path)
 
 

@@ -68,7 +68,7 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
 
 
 def probe(source: Address, request: FileRequest) -> RemoteInfo:
-    """Ask for the first byte of a file: where redirects lead, its size, and whether parts of it can be read."""
+    """Request the first byte of a file: where redirects lead, its size, and whether parts of it can be read."""
     with _open(source, {"Range": "bytes=0-0"}, request.hosts) as (response, address):
         if response.status == 416:  # as some servers answer for an empty file
             return RemoteInfo(address, None, False)
@@ -88,7 +88,7 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest) ->
     with _open(source, headers, request.hosts) as (response, _):
         _check_answer(response)
         if response.status != 206 or _content_range(response)[0] != offset:
-            raise SourceError("transient", f"did not send the part from byte {offset} that was asked for")
+            raise SourceError("transient", f"did not send the part from byte {offset} that was requested")
         data = response.read(size + 1)
     if len(data) != size:
         raise SourceError("transient", f"sent {len(data)} of {size} bytes")
@@ -101,7 +101,7 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest) ->
 def _begin(
     response: http.client.HTTPResponse, offset: int, partial: PartialDownload, request: FileRequest
 ) -> int | None:
-    """Check an answer before its body is read; return the size of the whole file, None if the server does not say."""
+    """Check an answer before its body is read; return the size of the whole file, None if it is not given."""
     if response.status == 416:
         partial.reset()
         raise SourceError("transient", "cannot resume there")
@@ -115,7 +115,7 @@ def _begin(
     start, total = _content_range(response)
     if start != offset:
         partial.reset()
-        raise SourceError("transient", f"sent bytes from {start}, asked from {offset}")
+        raise SourceError("transient", f"sent bytes from {start}, requested from {offset}")
     return total
 
 
@@ -186,7 +186,7 @@ def _retry_after(text: str) -> float | None:
 def _check_head(head: bytes, total: int | None, response: http.client.HTTPResponse, request: FileRequest) -> None:
     """Raise `SourceError` for an empty file, or for the web page that a portal sends for a login or an error."""
     if not head and total == 0:
-        raise SourceError("permanent", "an empty file", "The file is empty at its source: tell whoever serves it.")
+        raise SourceError("permanent", "an empty file", "The file is empty at its source: contact its provider.")
     suffix, begin = request.address.suffix, head.lstrip(b"\xef\xbb\xbf \t\r\n")[:9].lower()
     announced = response.headers.get_content_type() in ("text/html", "application/xhtml+xml")
     is_page = begin.startswith((b"<!doctype", b"<html")) or (announced and not head.startswith(b"root"))

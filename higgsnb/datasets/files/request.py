@@ -32,6 +32,7 @@ __all__ = [
 
 BLOCK = 2**18  # bytes read at a time
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
+AGAIN = "Run the same command again: it resumes."
 KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes open files
 
 Progress = Callable[[int, "int | None"], None]
@@ -61,11 +62,11 @@ def counted_tries(into: dict[str, int] | None = None) -> Iterator[dict[str, int]
 class SourceError(Exception):
     """Why one source did not give the file.
 
-    ``kind`` is one of missing, checksum, permanent, skipped (not asked), transient (to be retried, after ``wait``
+    ``kind`` is one of missing, checksum, permanent, skipped (not tried), transient (to be retried, after ``wait``
     seconds if given) and refused (permanent, unless a redirect led to a signed address, which may have expired).
     """
 
-    def __init__(self, kind: str, reason: str, hint: str = "", wait: float | None = None) -> None:
+    def __init__(self, kind: str, reason: str, hint: str = AGAIN, wait: float | None = None) -> None:
         super().__init__(kind, reason, hint, wait)
         self.kind, self.reason, self.hint, self.wait = kind, reason, hint, wait
 
@@ -89,7 +90,7 @@ class OtherSizeError(SourceError):
 
 
 class RemoteInfo(NamedTuple):
-    """What a source says of a file: its address after redirects, bytes, and whether it can be read piecewise."""
+    """What a source reports about a file: its address after redirects, bytes, and whether it can be read piecewise."""
 
     address: Address
     size: int | None

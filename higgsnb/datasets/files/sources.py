@@ -27,21 +27,15 @@ from typing import TypeVar
 
 from higgsnb.datasets.files import transfer
 from higgsnb.datasets.files.addresses import Address, redact
-from higgsnb.datasets.files.cache import checksum, claim, path_in_cache, problem_with, remember_checksum, writable
+from higgsnb.datasets.files.cache import claim, path_in_cache, problem_with, remember_checksum, writable
 from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
-from higgsnb.datasets.files.transfer import RemoteFile
-from higgsnb.errors import ChecksumError, MissingFileError, OptionError, TransferError
+from higgsnb.errors import OptionError, TransferError
 from higgsnb.storage import cache_folder
 
 __all__ = [
-    "ChecksumError",
-    "RemoteFile",
     "Source",
-    "TransferError",
-    "checksum",
     "fetch",
     "locate",
-    "redact",
     "transferred_bytes",
 ]
 
@@ -129,7 +123,7 @@ def fetch(
 ) -> Path:
     """Download a whole file, however large, and return its path. See `locate` for parameters and errors.
 
-    ``progress(done, total)`` is called during a download, in bytes; ``total`` is None if the server does not say.
+    ``progress(done, total)`` is called during a download, in bytes; ``total`` is None if the server does not give it.
     """
     request = FileRequest.of(url, alternatives, size, adler32, progress)
     return Path((_without_download(request) or _download(request, request.sources)).location)
@@ -176,7 +170,12 @@ def _without_download(request: FileRequest) -> Source | None:
     if address.is_local:
         return _checked([address.local_path], "local", replace(request, mirror=None))
     if address.scheme == "toy":
-        return _checked([_toy_file(address)], "toy", request)
+        from higgsnb.datasets.toy import writer
+
+        folder = cache_folder() / "toy"
+        with writable(folder):
+            path = writer.ensure(address.path.removesuffix(".root"), folder)
+        return _checked([path], "toy", request)
     if not address.is_remote:
         hint = "Use a path, file:, http:, https:, root: or toy:."
         raise TransferError(f"{address}: scheme '{address.scheme}:' is not supported", hint)
@@ -187,17 +186,6 @@ def _without_download(request: FileRequest) -> Source | None:
     if problem.kind == "checksum":
         log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
     return None if request.mirror is None else _in_mirror(request, request.mirror)
-
-
-def _toy_file(address: Address) -> Path:
-    from higgsnb.datasets.toy import writer
-
-    folder = cache_folder() / "toy"
-    try:
-        with writable(folder):
-            return writer.ensure(address.path.removesuffix(".root"), folder)
-    except KeyError as error:
-        raise MissingFileError(f"{address}: {error.args[0]}", "Give the name of one of these datasets.") from None
 
 
 def _in_mirror(request: FileRequest, mirror: Address) -> Source | None:

@@ -51,12 +51,12 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
 
 
 def probe(source: Address, request: FileRequest) -> RemoteInfo:
-    """Ask a source for the size of a file and whether it can be read piecewise; `SourceError` if it has none."""
-    ask = xrootd.probe if source.scheme == "root" else http.probe
+    """Find the size of a file at a source, and whether it can be read piecewise; `SourceError` if it has none."""
+    probe_once = xrootd.probe if source.scheme == "root" else http.probe
     retries = Retries(source, request)
     while True:
         try:
-            found = ask(source, request)
+            found = probe_once(source, request)
         except SourceError as failure:
             if failure.kind != "transient":
                 raise
@@ -104,7 +104,7 @@ class RemoteFile(io.RawIOBase):
                 try:
                     return read(source, offset, size, self._request)
                 except SourceError as failure:
-                    # A signed address to which a redirect led may have expired: ask for the present one.
+                    # A signed address to which a redirect led may have expired: get the present one.
                     expired = failure.kind == "refused" and origin.source != source
                     if failure.kind != "transient" and not expired:
                         raise

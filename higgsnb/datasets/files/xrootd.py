@@ -34,7 +34,7 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
 
 
 def probe(source: Address, request: FileRequest) -> RemoteInfo:
-    """Ask for the size of a file."""
+    """Find the size of a file."""
     with _open(source) as file:
         total = file.size()
     request.check_offered_size(total)

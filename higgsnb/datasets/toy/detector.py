@@ -133,19 +133,14 @@ def _columns(rng: np.random.Generator, hits: Particles, flavour: int, pile_up: A
     }
     if flavour == MUON:
         columns["pfRelIso04_all"] = _shorten(wide, 11)
-        _muon_sentinels(rng, columns)
+        # no isolation without a PF muon, no impact parameters without a global track
+        soft = np.exp(-hits.pt / 3.5)
+        no_isolation, no_track = _uniform(rng, n) < 0.008 + 0.35 * soft, _uniform(rng, n) < 0.006 + 0.30 * soft
+        for name in ("pfRelIso03_all", "pfRelIso04_all"):
+            columns[name] = np.where(no_isolation, SENTINEL, columns[name])
+        for name in ("dxy", "dxyErr", "dz", "dzErr"):
+            columns[name] = np.where(no_track, SENTINEL, columns[name])
     return columns
-
-
-def _muon_sentinels(rng: np.random.Generator, columns: Block) -> None:
-    """Set sentinels in place: no isolation without a PF muon, no impact parameters without a global track."""
-    soft = np.exp(-columns["pt"] / 3.5)
-    no_isolation = _uniform(rng, len(soft)) < 0.008 + 0.35 * soft
-    no_track = _uniform(rng, len(soft)) < 0.006 + 0.30 * soft
-    for name in ("pfRelIso03_all", "pfRelIso04_all"):
-        columns[name] = np.where(no_isolation, SENTINEL, columns[name])
-    for name in ("dxy", "dxyErr", "dz", "dzErr"):
-        columns[name] = np.where(no_track, SENTINEL, columns[name])
 
 
 def detect(rng: np.random.Generator, particles: Particles) -> Block:

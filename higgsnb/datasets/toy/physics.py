@@ -83,12 +83,6 @@ def higgs_amplitude(m1: Array, m2: Array, cos1: Array, cos2: Array, phi: Array) 
     ``cos1`` and ``cos2`` are the lepton angles in the Z rest frames with respect to the flight of each Z,
     ``phi`` the angle between the decay planes; p1, p3 are leptons and p2, p4 antileptons, all massless.
     """
-    p13, p24, p14, p23 = _lepton_products(m1, m2, cos1, cos2, phi)
-    return _EQUAL * p13 * p24 + _CROSS * p14 * p23
-
-
-def _lepton_products(m1: Array, m2: Array, cos1: Array, cos2: Array, phi: Array) -> tuple[Array, Array, Array, Array]:
-    """Scalar products p1.p3, p2.p4, p1.p4, p2.p3 in GeV^2."""
     h2, s1, s2 = MASS_HIGGS**2, m1 * m1, m2 * m2
     q = kaellen_root(np.asarray(h2), s1, s2) / (2 * MASS_HIGGS)
     e1, e2 = (h2 + s1 - s2) / (2 * MASS_HIGGS), (h2 + s2 - s1) / (2 * MASS_HIGGS)
@@ -98,7 +92,8 @@ def _lepton_products(m1: Array, m2: Array, cos1: Array, cos2: Array, phi: Array)
     even_m = e1 * e2 * (1 - cos1 * cos2) + q * q * (1 - cos1 * cos2)
     odd_1, odd_2 = q * (e2 * cos1 - e1 * cos2), q * (e1 * cos1 - e2 * cos2)
     p13, p24 = (even + odd - across) / 4, (even - odd - across) / 4
-    return p13, p24, (even_m + odd_1 + odd_2 + across) / 4, (even_m - odd_1 - odd_2 + across) / 4
+    p14, p23 = (even_m + odd_1 + odd_2 + across) / 4, (even_m - odd_1 - odd_2 + across) / 4
+    return np.asarray(_EQUAL * p13 * p24 + _CROSS * p14 * p23)
 
 
 def _amplitude_bound(m1: Array, m2: Array) -> Array:

@@ -9,7 +9,6 @@ import shutil
 import struct
 import tempfile
 import uuid
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from higgsnb.datasets.files.request import adler32_of
 from higgsnb.datasets.toy.detector import Block
 from higgsnb.datasets.toy.pseudodata import (
     DATASETS,
@@ -27,7 +27,7 @@ from higgsnb.datasets.toy.pseudodata import (
     select_events,
     simulation_blocks,
 )
-from higgsnb.errors import OptionError, UnreadableError
+from higgsnb.errors import MissingFileError, OptionError, UnreadableError
 from higgsnb.storage import atomic_write
 
 DEFAULT_SEED = 125
@@ -186,14 +186,10 @@ def _gaps(file: BinaryIO, free: int, end: int) -> Iterator[tuple[int, int]]:
 
 
 def _checksums(path: Path) -> dict[str, Any]:
-    """Size, sha256 and adler32 of a file, read once."""
-    digest, adler, size = hashlib.sha256(), 1, 0
+    """Size, sha256 and adler32 of a file."""
     with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-            adler = zlib.adler32(chunk, adler)
-            size += len(chunk)
-    return {"bytes": size, "sha256": digest.hexdigest(), "adler32": f"{adler:08x}"}
+        digest = hashlib.file_digest(file, "sha256")
+    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest(), "adler32": adler32_of(path)}
 
 
 def _write_simulation(folder: Path, dataset: ToyDataset, scale: float, seed: int) -> dict[str, Any]:
@@ -286,12 +282,12 @@ def ensure(name: str, folder: str | Path) -> Path:
 
     Raises
     ------
-    KeyError
-        If the campaign has no dataset ``name``; lists those that it has.
+    MissingFileError
+        If the campaign has no dataset ``name``; the hint lists those that it has.
     """
-    known = {dataset.name: dataset for dataset in DATASETS}
+    known = [dataset.name for dataset in DATASETS]
     if name not in known:
-        raise KeyError(f"toy has no dataset {name!r}; it has {', '.join(known)}")
+        raise MissingFileError(f"the toy campaign has no dataset '{name}'", f"It has {', '.join(known)}.")
     folder = Path(folder)
     path = folder / f"{name}.root"
     found = manifest(folder)
@@ -305,4 +301,5 @@ def _holds(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file has the size and sha256 of its entry in the manifest."""
     if not path.is_file() or path.stat().st_size != entry["bytes"]:
         return False
-    return bool(_checksums(path)["sha256"] == entry["sha256"])
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == str(entry["sha256"])
