@@ -22,8 +22,7 @@ from higgsnb import selection as selections
 from higgsnb.plots import tables
 from higgsnb.plots.tables import Events, Table
 from higgsnb.results import Result
-from higgsnb.selection import Leptons, rules
-from higgsnb.selection.cuts import CHANNELS
+from higgsnb.selection import CHANNELS, Leptons, rules
 
 OPEN = selection.load("open2012")
 
