@@ -5,27 +5,20 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from higgsnb.selection.cuts import (
+from higgsnb.selection.cuts import CUT_NAMES, LARGEST, NUMBERS, PRIMARY_DATASET_CHANNELS, Cut, Selection, load, names
+from higgsnb.selection.leptons import (
     CHANNELS,
-    CUT_NAMES,
     ELECTRON,
     FOUR_ELECTRONS,
     FOUR_MUONS,
-    LARGEST,
     MUON,
-    NUMBERS,
-    PRIMARY_DATASET_CHANNELS,
     QUANTITIES,
     SENTINEL,
     TWO_EACH,
     Candidates,
-    Cut,
     Flavour,
     Leptons,
-    Selection,
-    load,
     missing_quantities,
-    names,
 )
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from higgsnb.selection import compiled, pairings
-from higgsnb.selection.cuts import CHANNELS, Candidates, Leptons, Selection, load, names
+from higgsnb.selection.cuts import Selection, load, names
+from higgsnb.selection.leptons import CHANNELS, Candidates, Leptons
 from higgsnb.selection.rules import cuts_of
 
 

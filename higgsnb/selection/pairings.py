@@ -18,17 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.selection.compiled import rule
-from higgsnb.selection.cuts import (
+from higgsnb.selection.cuts import DF103, OPEN2012, Cut
+from higgsnb.selection.leptons import (
     CHANNELS,
-    DF103,
     ELECTRON,
     FOUR_ELECTRONS,
     FOUR_MUONS,
     MUON,
-    OPEN2012,
     QUANTITIES,
     TWO_EACH,
-    Cut,
     Integers,
     Leptons,
 )

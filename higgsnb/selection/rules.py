@@ -13,20 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from higgsnb.selection.compiled import rule
-from higgsnb.selection.cuts import (
-    ALGORITHMS,
-    FOUR_ELECTRONS,
-    FOUR_MUONS,
-    MUON,
-    NUMBERS,
-    QUANTITIES,
-    SENTINEL,
-    TWO_EACH,
-    Cut,
-    Flavour,
-    Leptons,
-    Selection,
-)
+from higgsnb.selection.cuts import ALGORITHMS, NUMBERS, Cut, Selection
+from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, MUON, QUANTITIES, SENTINEL, TWO_EACH, Flavour, Leptons
 
 Cuts = namedtuple("Cuts", ("algorithm", *NUMBERS))  # type: ignore[misc]  # noqa: PYI024 - the fields of a Selection
 """The numbers of a `Selection` as compiled functions take them, the algorithm by its index."""

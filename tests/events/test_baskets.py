@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -238,7 +239,8 @@ def outcomes(path: Path, n_flips: int, seed: int = 1) -> Counter[str]:
     any amount of memory.
     """
     command = [sys.executable, __file__, str(path), str(n_flips), str(seed)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(KIT), *sys.path])}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
     return Counter(json.loads(done.stdout))
 
 

@@ -12,8 +12,7 @@ import numpy as np
 
 from higgsnb.datasets import Chunk
 from higgsnb.results import Tally, analyse, histograms
-from higgsnb.selection import Cut, Selection
-from higgsnb.selection.cuts import CHANNELS, QUANTITIES
+from higgsnb.selection import CHANNELS, QUANTITIES, Cut, Selection
 
 
 def dying(chunk: Chunk, selection: Selection, **options: Any) -> Tally:

@@ -110,7 +110,7 @@ class Outcome:
 
 
 def read_events(leptons: Any) -> Iterator[Event]:
-    """Walk the events of a chunk (anything with the attributes of ``higgsnb.selection.cuts.Leptons``)."""
+    """Walk the events of a chunk (anything with the attributes of ``higgsnb.selection.Leptons``)."""
     muons = _flavour(leptons, "muon", MUON)
     electrons = _flavour(leptons, "electron", ELECTRON)
     for i in range(len(leptons.event)):
@@ -396,7 +396,7 @@ def best_of(candidates: Sequence[Candidate], cuts: Any) -> Candidate:
 
 
 def select_event(event: Event, cuts: Any, primary_dataset: str | None = None) -> Outcome:
-    """Apply one selection (anything with the attributes of ``higgsnb.selection.cuts.Selection``) to one event."""
+    """Apply one selection (anything with the attributes of ``higgsnb.selection.Selection``) to one event."""
     outcome = Outcome()
     passed: list[Candidate] = []
     for channel in CHANNELS if cuts.algorithm == "open2012" else CHANNELS_OF_PRIMARY_DATASET[primary_dataset]:

@@ -19,8 +19,8 @@ from higgsnb import datasets, engine, events, selection
 from higgsnb.results import analyse
 from higgsnb.results.tally import merge
 from higgsnb.selection import Cut, Leptons
-from higgsnb.selection import cuts as hs
-from higgsnb.selection.cuts import Candidates
+from higgsnb import selection as hs
+from higgsnb.selection import Candidates
 
 SELECTED = {"aod2012": 278, "open2012": 255, "df103": 277}
 CSV_FILES = [f"{channel}_{year}.csv" for year in (2011, 2012) for channel in ("2e2mu", "4e", "4mu")]

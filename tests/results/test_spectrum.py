@@ -11,7 +11,7 @@ import higgsnb as hn
 from higgsnb.errors import OptionError
 from higgsnb.results import Result, Spectrum, histograms
 from higgsnb.results.spectrum import normalise, stack_order
-from higgsnb.selection.cuts import CHANNELS
+from higgsnb.selection import CHANNELS
 
 
 @pytest.fixture(scope="module")

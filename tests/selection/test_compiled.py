@@ -24,7 +24,9 @@ PACKAGE = Path(higgsnb.__file__).parent
 USERS = """
 import json
 import numpy as np
-from higgsnb import baskets, kernel, pairings, rules, selection
+from higgsnb import selection
+from higgsnb.events.fast import baskets
+from higgsnb.selection import pairings, rules
 
 n, z = 8, np.zeros(8)
 pt, eta, phi = np.tile([50.0, 41.0, 20.0, 11.0], 2), np.tile([0.1, 0.4, -0.2, 0.3], 2), np.tile([0, 3.0, 1.5, -1.3], 2)
@@ -35,7 +37,7 @@ muons, electrons = selection.Flavour._make(columns), selection.Flavour._make(c[:
 offsets, none, two = np.array([0, 4, 8]), np.zeros(3, np.int64), np.ones(2, np.int64)
 cuts = selection.load("open2012").replace(mass_4l_min=0, z1_mass_min=0, z2_mass_min=0, z1_mass_max=1e6, z2_mass_max=1e6)
 leptons = selection.Leptons(two, two, two.astype(np.uint64), offsets, *muons, none, *electrons)
-found = kernel.select(leptons, cuts)
+found = selection.select(leptons, cuts)
 held, which, _, _ = pairings.preselect(leptons, rules.cuts_of(cuts), any_pt=True)
 total = np.empty(3, np.int64)
 baskets.add_up(np.array([2, 3], np.uint32), total)
@@ -49,7 +51,7 @@ print(json.dumps({
 READER = """
 import json
 import numpy as np
-from higgsnb import baskets
+from higgsnb.events.fast import baskets
 
 total = np.empty(3, np.int64)
 baskets.add_up(np.array([2, 3], np.uint32), total)
@@ -58,9 +60,9 @@ print(json.dumps({"offsets": total.tolist(), "folder": str(stats.cache_path), "l
 """
 
 CHANGES = {
-    "rules.py": ("energy**2 - px**2", "energy**2 + px**2"),
-    "selection.py": ("SENTINEL = -999.0", "SENTINEL = -998.0"),
-    "baskets.py": ("total = np.int64(0)", "total = np.int64(7)"),
+    "selection/rules.py": ("energy**2 - px**2", "energy**2 + px**2"),
+    "selection/leptons.py": ("SENTINEL = -999.0", "SENTINEL = -998.0"),
+    "events/fast/baskets.py": ("total = np.int64(0)", "total = np.int64(7)"),
 }
 
 
@@ -129,24 +131,33 @@ def used_by_rules(tree: ast.Module) -> set[str]:
     return {name.id for node in rules for name in ast.walk(node) if isinstance(name, ast.Name)}
 
 
+def is_covered(module: str) -> bool:
+    """Whether the key of the compiled code covers a module (``selection.rules``)."""
+    return any(f"{module.replace('.', '/')}/".startswith(f"{source}/") for source in compiled.SOURCES)
+
+
 def test_key_covers_every_module_with_a_rule_or_a_constant_of_a_rule() -> None:
-    for path in PACKAGE.glob("*.py"):
+    with_rules = set()
+    for path in PACKAGE.rglob("*.py"):
+        module = ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
         tree = ast.parse(path.read_text(encoding="utf-8"))
-        assert "njit" not in ast.unparse(tree) or path.stem == "compiled"
+        assert "njit" not in ast.unparse(tree) or module == "selection.compiled"
         used = used_by_rules(tree)
         if used:
-            assert path.stem in compiled.SOURCES
-            assert {module for name, module in own_names(tree).items() if name in used} <= set(compiled.SOURCES)
+            with_rules.add(module)
+            assert is_covered(module)
+            assert all(is_covered(source) for name, source in own_names(tree).items() if name in used)
+    assert with_rules == {"selection.rules", "selection.pairings", "events.fast.baskets"}
 
 
 def test_same_sources_are_compiled_once_whenever_they_were_written(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
     first = copy.run(READER)
-    for path in copy.package.glob("*.py"):
+    for path in copy.package.rglob("*.py"):
         os.utime(path)
     assert copy.run(READER) == {**first, "loaded": 1}
     assert (first["offsets"], first["loaded"]) == ([0, 2, 5], 0)
-    assert Path(first["folder"]).parent == copy.package / "__pycache__"
+    assert Path(first["folder"]).parent == copy.package / "selection" / "__pycache__"
 
 
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
@@ -163,7 +174,7 @@ def test_damaged_code_is_compiled_anew(tmp_path: Path, kind: str) -> None:
 def test_without_a_folder_to_write_to_every_process_compiles_for_itself(tmp_path: Path) -> None:
     copy, blocked = Copy(tmp_path), tmp_path / "file"
     blocked.touch()
-    (copy.package / "__pycache__").touch()
+    (copy.package / "selection" / "__pycache__").touch()
     found = copy.run(READER, NUMBA_CACHE_DIR=str(blocked), HIGGSNB_CACHE=str(blocked))
     assert found == {"offsets": [0, 2, 5], "folder": "None", "loaded": 0}
     found = copy.run(READER, HIGGSNB_CACHE=str(tmp_path / "cache"))

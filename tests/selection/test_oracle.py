@@ -12,7 +12,7 @@ import pytest
 from generators import electron, four_muons, muon, one_event
 
 from higgsnb import selection
-from higgsnb.selection import cuts as hs
+from higgsnb import selection as hs
 
 
 def test_mass_of_two_back_to_back_leptons_is_the_sum_of_their_momenta() -> None:

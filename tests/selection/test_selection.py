@@ -19,9 +19,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from higgsnb import errors, selection
-from higgsnb.selection import Cut, Leptons, Selection
-from higgsnb.selection import cuts as hs
-from higgsnb.selection.cuts import Candidates
+from higgsnb import selection as hs
+from higgsnb.selection import Candidates, Cut, Leptons, Selection
 
 N_EVENTS = 24_000
 CHECKED = settings(

@@ -18,8 +18,7 @@ from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
 from higgsnb.results import Result, histograms
 from higgsnb.results.reselect import AXES, PreselectedEvents, Reselection
-from higgsnb.selection import Cut, Selection, cuts, pairings, rules
-from higgsnb.selection.cuts import CHANNELS
+from higgsnb.selection import CHANNELS, Cut, Selection, cuts, pairings, rules
 from higgsnb.widgets import explorer_data as exploring
 
 NAMES = ("open2012", "aod2012", "df103")
