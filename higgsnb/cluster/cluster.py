@@ -211,7 +211,7 @@ class Cluster:
         return f"Run `higgsnb doctor`{other}."
 
     def _start(self, until: float) -> None:
-        """Go from the preflight to ready."""
+        """Go from preflight to ready."""
         cancel = self._cancel
         prepared = call_with_timeout(
             PREFLIGHT_SECONDS, partial(prepare, self._spec), "the checks before the start", cancel=cancel
@@ -313,12 +313,12 @@ class Cluster:
             If the cluster is not alive, or refuses.
         """
         check_workers("workers", workers, least=0)
-        self._ask(lambda provider: provider.scale(workers))
+        self._request(lambda provider: provider.scale(workers))
         self._adaptive = False
         self._update(phase="scaling", workers_wanted=workers, reason="", hint="")
 
     def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the number of workers follow the work between two bounds; `scale` ends it.
+        """Let the number of workers follow the load, between two bounds; `scale` ends this.
 
         Raises
         ------
@@ -332,13 +332,13 @@ class Cluster:
                 f"minimum = {minimum}, maximum = {maximum}; expected 0 ≤ minimum ≤ maximum, maximum ≥ 1",
                 "Correct them and try again.",
             )
-        self._ask(lambda provider: provider.adapt(minimum, maximum))
+        self._request(lambda provider: provider.adapt(minimum, maximum))
         self._adaptive = True
         note = f"adaptive: {minimum} to {maximum} workers, as the work needs"
         self._update(phase="ready", workers_wanted=maximum, reason=note, hint="")
 
-    def _ask(self, request: Callable[[Provider], None]) -> None:
-        """Make a request of the provider; raise `ClusterError` whatever goes wrong."""
+    def _request(self, request: Callable[[Provider], None]) -> None:
+        """Pass a request to the provider; raise `ClusterError` if it fails."""
         provider = self._need_provider()
         try:
             request(provider)
@@ -399,7 +399,7 @@ class Cluster:
         self._failed(error, "")
         failed = partial(self._failed, error)
         with suppress(TimeoutError):
-            failed(call_with_timeout(1, self._remove, "the end of the cluster", on_late=failed))
+            failed(call_with_timeout(1, self._remove, "closing the cluster", on_late=failed))
 
     def _failed(self, error: ClusterError, left: str) -> None:
         """Report why it failed, and what may be left."""
@@ -447,5 +447,5 @@ class Cluster:
         except (OSError, RuntimeError) as error:
             return f"not everything could be removed: {redact(str(error))}"
         except BaseException:  # Ctrl-C
-            self._update(phase="failed", workers_ready=0, reason="the end was interrupted", hint=_CLEAN)
+            self._update(phase="failed", workers_ready=0, reason="closing was interrupted", hint=_CLEAN)
             raise

@@ -54,7 +54,7 @@ class ManagedCluster:
         """Return what to do if workers do not come."""
         if self._spec.kind == "local":
             return "In a script, start the cluster under `if __name__ == '__main__':`; or ask for fewer workers."
-        return "Look at the queue; give it longer (deadline=), or ask for fewer or smaller workers."
+        return "Look at the queue; allow more time (deadline=), or ask for fewer or smaller workers."
 
     def _local(self) -> DaskCluster:
         """Start processes of this machine, on its loopback only."""
@@ -146,7 +146,7 @@ class ManagedCluster:
         cluster.scale(workers)
 
     def adapt(self, minimum: int, maximum: int) -> None:
-        """Let Dask choose the number of workers by the work there is."""
+        """Let Dask choose the number of workers according to the load."""
         self._check_room(maximum)
         self._adaptive = self._need().adapt(minimum=minimum, maximum=maximum)
 
@@ -167,7 +167,7 @@ class ManagedCluster:
     def close(self, seconds: float) -> None:
         """End the workers, then the scheduler."""
         if self._dask is not None:
-            call_with_timeout(seconds, partial(self._end, self._dask), f"the end of the {self.name} cluster")
+            call_with_timeout(seconds, partial(self._end, self._dask), f"closing the {self.name} cluster")
             self._dask = None
 
     def _end(self, cluster: Any) -> None:

@@ -18,7 +18,7 @@ from higgsnb.errors import OptionError, did_you_mean
 KINDS = ("auto", "local", "kubernetes", "gateway", "slurm", "htcondor")
 DEFAULT_WORKERS = 2
 MOST = 10_000
-"""Most workers, and most cores of a worker: more is a slip of the keyboard."""
+"""Largest number of workers, and of cores of one worker; more is a typing error."""
 BATCH = {
     "slurm": ("SLURMCluster", ("sbatch", "scancel")),
     "htcondor": ("HTCondorCluster", ("condor_submit", "condor_rm")),
@@ -204,7 +204,7 @@ def parse_memory(text: str | int) -> int:
     """
     amount = int(quantity(str(text).replace(" ", "").removesuffix("B").removesuffix("b")))
     if amount < 100_000_000:
-        raise OptionError(f"memory = {text!r} is {amount} bytes; a worker needs at least 100MB", "Better 2GiB.")
+        raise OptionError(f"memory = {text!r} is {amount} bytes; a worker needs at least 100MB", "Try 2GiB.")
     return amount
 
 

@@ -46,7 +46,7 @@ class ProblemTimer:
 
 
 class Provider(Protocol):
-    """What differs between the kinds: how a cluster is made, asked, scaled and removed."""
+    """What differs between the kinds: how a cluster is made, queried, scaled and removed."""
 
     name: str
 
@@ -72,7 +72,7 @@ class Provider(Protocol):
         """Ask for a number of workers."""
 
     def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the number of workers follow the work."""
+        """Let the number of workers follow the load."""
 
     def logs(self) -> dict[str, str]:
         """Return the end of each log, by name."""
@@ -87,7 +87,7 @@ def not_ready(found: Problem | None, deadline: float, name: str) -> ClusterError
         return ClusterError(found.reason, found.hint)
     return ClusterError(
         f"{name} was not ready in {deadline:.0f} s, for no known reason",
-        "Give it longer (deadline=), or look at its pods or jobs.",
+        "Allow more time (deadline=), or look at its pods or jobs.",
     )
 
 
@@ -104,7 +104,7 @@ def connect(address: str, *, default: bool) -> Client:
 def close_client(client: Client) -> None:
     """Close a client, whatever state it is in."""
     with suppress(OSError, RuntimeError, TimeoutError):
-        call_with_timeout(10, lambda: client.close(timeout=3), "the end of a client")
+        call_with_timeout(10, lambda: client.close(timeout=3), "closing a client")
 
 
 def dashboard_link(address: str) -> str:

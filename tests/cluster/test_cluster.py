@@ -252,7 +252,7 @@ def test_a_close_that_was_interrupted_can_be_repeated() -> None:
     mine._clients.append(stalling)
     with pytest.raises(KeyboardInterrupt):
         mine.close()
-    assert (mine.state.phase, mine.state.reason) == ("failed", "the end was interrupted")
+    assert (mine.state.phase, mine.state.reason) == ("failed", "closing was interrupted")
     assert mine.state.hint.startswith("Close it again")
     stalling.go.set()
     mine.close()

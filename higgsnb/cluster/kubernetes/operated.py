@@ -142,7 +142,7 @@ class OperatedCluster:
         if found is None and not pods and seconds > UP_TAKE_SECONDS and self._exists() and not self._phase:
             return Problem(
                 f"no Dask operator has taken up the cluster in {seconds:.0f} s",
-                "Ask the platform engineer whether the operator runs and looks after this namespace.",
+                "Ask the platform engineer whether the operator runs and watches this namespace.",
             )
         return found
 
@@ -164,7 +164,7 @@ class OperatedCluster:
         self.api.call("PATCH", path, body={"spec": {"replicas": workers}})
 
     def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the operator choose the number of workers by the work there is."""
+        """Let the operator choose the number of workers according to the load."""
         limits = {"minimum": minimum, "maximum": maximum}
         body = {
             "apiVersion": f"{GROUP}/v1",

@@ -56,7 +56,7 @@ def orphans(namespace: str = "") -> tuple[OrphanedCluster, ...]:
         with closing(Api(namespace)) as api:
             items = api.list("daskclusters", group=GROUP, labelSelector=f"{MANAGED}=higgsnb,{USER}={user_label()}")
     except ApiError as error:
-        raise ClusterError(f"Kubernetes cannot be asked: {error.message}", "Run `higgsnb doctor`.") from error
+        raise ClusterError(f"Kubernetes could not be queried: {error.message}", "Run `higgsnb doctor`.") from error
     for metadata in (item["metadata"] for item in items):
         notes = metadata.get("annotations", {})
         process, _, started = notes.get(CLIENT_PROCESS, "0 0").partition(" ")
