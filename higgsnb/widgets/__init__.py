@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from higgsnb.widgets.explorer import CutExplorer, EventDisplay
-from higgsnb.widgets.view import ClusterControl, LiveHistogram
+from higgsnb.widgets.live import ClusterControl, LiveHistogram
 
 __all__ = [
     "LiveHistogram",

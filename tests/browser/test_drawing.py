@@ -15,7 +15,7 @@ from pages import PAINT, Visit, plain
 import higgsnb as hn
 from higgsnb.results import Result
 from higgsnb.widgets import ClusterControl, LiveHistogram
-from higgsnb.widgets.view import spectrum
+from higgsnb.widgets.live import spectrum
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page

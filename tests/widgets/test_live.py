@@ -33,8 +33,8 @@ from higgsnb.results import Result
 from higgsnb.results.spectrum import stack_order
 from higgsnb.selection import Selection
 from higgsnb.widgets import ClusterControl, LiveHistogram
-from higgsnb.widgets import view as widgets
-from higgsnb.widgets.view import Pace, spectrum, web_address
+from higgsnb.widgets import live as widgets
+from higgsnb.widgets.live import Pace, spectrum, web_address
 
 CHUNK = 8000
 SECONDS = 120.0
