@@ -369,7 +369,7 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
     return {
         "kind": "explorer",
         "title": campaign.title,
-        "subtitle": f"{luminosity} of proton collisions at {energy} TeV; move a cut and see what it keeps",
+        "subtitle": f"{luminosity} of proton collisions at {energy} TeV. Move a cut to see its effect.",
         "simulated": result.simulated,
         "note": _note(result),
         "controls": [asdict(one) | explorer_data.range_of(one, reach) for one in explorer_data.CONTROLS],

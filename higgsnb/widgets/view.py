@@ -1,0 +1,78 @@
+"""What the live widgets share: a state that is sent to the browser as a whole, and the files it loads.
+
+A widget keeps one dict, ``state``, and replaces it as a whole, so that everything on the page belongs together. The
+browser never changes it but sends short messages (``{"do": "stop"}``). The state may be set from any thread: the work
+is done in background threads, and nothing blocks the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import anywidget
+import traitlets
+
+from higgsnb import datasets, errors
+
+State = dict[str, Any]
+
+
+def static(*names: str) -> str:
+    """Return files of the folder ``static``, concatenated."""
+    folder = Path(__file__).parent / "static"
+    return "\n".join((folder / name).read_text(encoding="utf-8") for name in names)
+
+
+def describe_error(error: BaseException) -> dict[str, str]:
+    """Return what is wrong and what to do about it, for the browser."""
+    if isinstance(error, errors.HiggsnbError):
+        return {"what": datasets.redact(error.message), "hint": datasets.redact(error.hint)}
+    what, _, hint = datasets.redact(str(error)).partition("\n")
+    if not hint:
+        what = f"{type(error).__name__}: {what}".removesuffix(": ")
+        hint = "Try again. The exception is in the attribute `error` of the widget."
+    return {"what": what, "hint": hint}
+
+
+@contextlib.contextmanager
+def reporting_to(report: Callable[[BaseException | None], None]) -> Iterator[None]:
+    """Suppress any exception, and report it (None without one) at the end."""
+    error: BaseException | None = None
+    try:
+        yield
+    except BaseException as caught:  # noqa: BLE001 - shown in the widget: a thread has nobody to raise it to
+        error = caught
+    report(error)
+
+
+class View(anywidget.AnyWidget):
+    """A widget that shows ``state`` and runs the actions that the browser's messages name."""
+
+    state = traitlets.Dict().tag(sync=True)
+    heartbeat = traitlets.Int(0).tag(sync=True)
+
+    def __init__(self, state: State, actions: Mapping[str, Callable[[State], None]]) -> None:
+        super().__init__(state=state)
+        self.error: BaseException | None = None
+        self._actions = actions
+        self._changing = threading.RLock()
+        self.on_msg(self._act)
+
+    def __del__(self) -> None:
+        """Close the connection to the page; a widget that is garbage-collected has nothing running."""
+        anywidget.AnyWidget.close(self)
+
+    def _act(self, _: View, content: State, __: list[bytes]) -> None:
+        """Run the action that a message names; unknown messages are ignored."""
+        action = self._actions.get(content.get("do", ""))
+        if action is not None:
+            action(content)
+
+    def _change(self, **changes: Any) -> None:
+        """Replace some entries of the state and send all of it."""
+        with self._changing:
+            self.state = {**self.state, **changes}
