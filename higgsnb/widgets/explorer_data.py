@@ -1,7 +1,6 @@
-"""The numbers behind the cut explorer: which cuts can be moved and how far, and the effect of moving them.
+"""The numbers behind the cut explorer: the cuts that can be moved, their ranges, and the effect of moving them.
 
-Everything here is a function of a `Sample` and a `Selection` and returns plain numbers that JSON can hold; the views
-are in `explorer`.
+All functions return plain data that can be sent as JSON; the views are in `explorer`.
 """
 
 from __future__ import annotations
@@ -17,16 +16,7 @@ import numpy.typing as npt
 from higgsnb import datasets, plots, results, statistics
 from higgsnb.constants import FIELD_TESLA
 from higgsnb.results import AXES, Outcome, Part, Sample, Table
-from higgsnb.selection import (
-    CHANNELS,
-    CUT_NAMES,
-    MUON,
-    NUMBERS,
-    Cut,
-    Selection,
-    load,
-    names,
-)
+from higgsnb.selection import CHANNELS, CUT_NAMES, MUON, NUMBERS, Cut, Selection, load, names
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -36,23 +26,20 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 WINDOW = (118.0, 130.0)
-"""Window of the four-lepton mass in GeV; its yields are shown beside those at all masses."""
+"""Window of the four-lepton mass in GeV whose yields are shown separately."""
 BINS = 30
-"""Number of bins of a distribution that a cut is drawn in."""
+"""Number of bins of the distribution in which a cut is drawn."""
 MOST_CANDIDATES = 100
-"""The longest list of candidates that is shown."""
+"""At most this many candidates are listed."""
 PLACE = ("dataset", "held", "channel")
-"""What identifies a candidate, whatever the selection: the arguments of `event`."""
+"""Identifies a candidate independently of the selection: the arguments of `event`."""
 SPOKEN = {"higgs": "Higgs bosons"}
-"""Processes with another name in sentences."""
+"""Names of processes in sentences."""
 
 
 @dataclass(frozen=True)
 class Control:
-    """A cut as it is shown: its label, unit and range, and the quantity that it is compared with.
-
-    ``axis`` is the range in which the quantity is drawn.
-    """
+    """A cut with its label, unit and range, the quantity it applies to, and the ``axis`` on which that is drawn."""
 
     cut: str
     group: str
@@ -66,7 +53,7 @@ class Control:
 
     @property
     def is_lower_limit(self) -> bool:
-        """Whether the quantity must be above the cut."""
+        """Whether the quantity has to exceed the cut."""
         return not self.cut.endswith("_max")
 
     @property
@@ -103,7 +90,7 @@ CONTROLS = (
 
 
 def control(cut: str) -> Control:
-    """Return the control of a cut; KeyError names the known ones."""
+    """Return the control of a cut; raise KeyError, which lists the known ones, if there is none."""
     for one in CONTROLS:
         if one.cut == cut:
             return one
@@ -111,7 +98,7 @@ def control(cut: str) -> Control:
 
 
 def loosest(first: Selection, *others: Selection) -> Selection:
-    """Return the first selection with its cuts as loose as the controls and all the selections allow."""
+    """Return the first selection with each cut as loose as its control and all the selections allow."""
     ends = {}
     for one in CONTROLS:
         choose = min if one.is_lower_limit else max
@@ -120,7 +107,7 @@ def loosest(first: Selection, *others: Selection) -> Selection:
 
 
 def range_of(one: Control, reach: Selection) -> dict[str, float]:
-    """Return the range of a control, widened to what the events in memory allow."""
+    """Return the range of a control, widened to the cuts that the events in memory have passed."""
     value = getattr(reach, one.cut)
     return {"low": min(one.low, value), "high": max(one.high, value)}
 
@@ -129,16 +116,16 @@ def range_of(one: Control, reach: Selection) -> dict[str, float]:
 
 
 def spectrum(found: Outcome, name: str) -> dict[str, Any]:
-    """Return one spectrum, all channels together: expected events of each process, and the data with their errors.
+    """Return one spectrum, channels summed: expected events of each process, and the data with their errors.
 
-    ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
+    ``data`` is None for a campaign without data; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
     """
     axis = results.axis(name)
     return {"name": name, "label": axis.title, "unit": axis.unit, **_shown(found.spectrum(name))}
 
 
 def _shown(by_channel: Spectrum) -> dict[str, Any]:
-    """Return a spectrum, all channels together, as JSON can hold it."""
+    """Return a spectrum, channels summed, as plain data."""
     combined = by_channel.combined()
     processes = {process: heights.tolist() for process, heights in combined.stack.items()}
     shown = {"edges": combined.edges.tolist(), "processes": processes, "data": None}
@@ -163,10 +150,7 @@ def yields(found: Outcome) -> list[dict[str, Any]]:
 def expected_significance(
     rows: list[dict[str, Any]], signal: str = statistics.SIGNAL, *, lacking: Sequence[str] = ()
 ) -> float | None:
-    """Return the expected significance of the window.
-
-    None without a prediction, or if the prediction lacks datasets, see `Result.missing_simulation`.
-    """
+    """Return the expected significance in the window; None without a prediction or if it lacks datasets."""
     if lacking:
         return None
     background = sum(row["window"] for row in rows if row["process"] not in (signal, "data"))
@@ -181,11 +165,11 @@ def summary(
     *,
     lacking: Sequence[str] = (),
 ) -> str:
-    """Return the yields in two sentences, for screen readers; a third names what the prediction lacks."""
+    """Return the yields in two sentences for screen readers, and a third one if the prediction lacks datasets."""
     window = _compared(rows, "window", signal)
-    hope = "" if expected is None else f", expected significance {expected:.1f} σ"
+    significance = "" if expected is None else f", expected significance {expected:.1f} σ"
     lack = f" The prediction lacks {', '.join(lacking)}." if lacking else ""
-    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{hope}.{lack}"
+    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{significance}.{lack}"
 
 
 def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
@@ -199,9 +183,9 @@ def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
 
 
 def cutflow(found: Outcome) -> list[dict[str, Any]]:
-    """Return one row per cut: events of each process that pass it and all before, all channels together.
+    """Return one row per cut: the events of each process that pass it and all cuts before it, channels summed.
 
-    All events are counted once, those with enough leptons once in each possible channel.
+    The first row counts each event once, the next ones once in each channel for which it has enough leptons.
     """
     flows = {index: array.astype(np.float64) for index, array in found.cutflow.items()}
     for array in flows.values():
@@ -217,7 +201,7 @@ def cutflow(found: Outcome) -> list[dict[str, Any]]:
 
 
 def without(selection: Selection, cut: str, reach: Selection) -> Selection:
-    """Return a selection with one cut at the loosest end of its range (`range_of`), or unchanged if that is looser.
+    """Return a selection with one cut at the loose end of its range, or unchanged if it is looser than that.
 
     The cut on the leading lepton cannot be looser than that on the subleading one.
     """
@@ -229,7 +213,7 @@ def without(selection: Selection, cut: str, reach: Selection) -> Selection:
 
 
 def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any]:
-    """Return the distribution of the quantity that a cut is compared with, after all other cuts."""
+    """Return the distribution of the quantity that a cut applies to, after all other cuts."""
     one = control(cut)
     found = sample.select(without(selection, cut, sample.reach), slot="aside")
     edges = np.linspace(*one.axis, BINS + 1)
@@ -252,10 +236,7 @@ def n_minus_one(sample: Sample, selection: Selection, cut: str) -> dict[str, Any
 
 
 def candidates(found: Outcome, name: str, number: int) -> dict[str, Any]:
-    """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES` of them.
-
-    ``place`` holds the arguments of `event`; it does not depend on the selection.
-    """
+    """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES`; ``place`` as `PLACE`."""
     index = [axis.name for axis in AXES].index(name)
     first = sum(axis.bins + 2 for axis in AXES[:index])
     datasets = found.sample.campaign.datasets
@@ -285,14 +266,14 @@ def _listed(part: Part, found: Outcome, n: int) -> dict[str, Any]:
 
 
 def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
-    """Return one candidate with its four leptons for the event display; None if the selection does not keep it.
+    """Return one candidate with its four leptons for the event display; None if the selection rejects it.
 
     Parameters
     ----------
     found
-        What a selection keeps.
+        The events kept by a selection.
     dataset, held, channel
-        Index of the dataset, number of the event in memory, index of the channel.
+        Indices of the dataset, of the event in memory, and of the channel.
     """
     for part in found.sample.parts:
         picked = found.picked[part.dataset]
@@ -307,7 +288,7 @@ def event(found: Outcome, dataset: int, held: int, channel: int) -> dict[str, An
 
 
 def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
-    """Return one row of ``result.candidates`` as `event` does; ``processes`` names that of each dataset.
+    """Return one row of ``result.candidates`` in the form of `event`; ``processes`` are those of the datasets.
 
     Raises
     ------
@@ -331,11 +312,11 @@ def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
     }
 
 
-def _lepton(place: int, pt: float, eta: float, phi: float, charge: float, flavour: float) -> dict[str, Any]:
+def _lepton(index: int, pt: float, eta: float, phi: float, charge: float, flavour: float) -> dict[str, Any]:
     """Return one lepton of a candidate; the first two are those of Z1."""
     return {
         "pt": round(pt, 3), "eta": round(eta, 4), "phi": round(phi, 4), "charge": int(charge),
-        "flavour": "muon" if flavour == MUON else "electron", "pair": 1 if place < 2 else 2,
+        "flavour": "muon" if flavour == MUON else "electron", "pair": 1 if index < 2 else 2,
     }  # fmt: skip
 
 
@@ -352,12 +333,12 @@ def changes(base: Selection, selection: Selection) -> dict[str, float]:
 
 
 def campaign_code(campaign: Campaign) -> str:
-    """Return the line of Python that loads a campaign by name or from its file; a comment if it has neither."""
+    """Return the line of Python that loads a campaign by name or from its file, or a comment if it has neither."""
     if campaign.name in datasets.names() and datasets.load(campaign.name) == campaign:
         return f"campaign = hn.datasets.load({campaign.name!r})"
     if campaign.source:
         return f"campaign = hn.datasets.load({campaign.source!r})"
-    return f"# campaign: your own, {campaign.name!r}, which is not in a file"
+    return f"# campaign = {campaign.name!r} exists in memory only"
 
 
 @cache
@@ -366,7 +347,7 @@ def _shipped() -> tuple[Selection, ...]:
 
 
 def selection_code(selection: Selection) -> str:
-    """Return the line of Python that makes a selection from the nearest shipped one, with every number that differs."""
+    """Return the line of Python that makes a selection from the closest shipped one."""
     same = [one for one in _shipped() if one.algorithm == selection.algorithm]
     base = min(same, key=lambda one: one.name != selection.name)
     changed = {name: getattr(selection, name) for name in ("name", *NUMBERS)}
@@ -376,7 +357,7 @@ def selection_code(selection: Selection) -> str:
 
 
 def snippet(loading: str, selection: Selection) -> str:
-    """Return the Python code that repeats the analysis with a selection; ``loading`` is from `campaign_code`."""
+    """Return Python code that repeats the analysis with a selection; ``loading`` is from `campaign_code`."""
     return (
         "import higgsnb as hn\n\n"
         f"{loading}\n"

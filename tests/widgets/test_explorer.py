@@ -19,9 +19,10 @@ from higgsnb.errors import SelectionError
 from higgsnb.results import Result, histograms
 from higgsnb.selection.cuts import CHANNELS
 from higgsnb.widgets import explorer, explorer_data
+from higgsnb.widgets.view import static
 
 OPEN = selection.load("open2012")
-SCRIPT = (explorer.STATIC / "explorer.js").read_text(encoding="utf-8")
+SCRIPT, STYLE = static("explorer.js"), static("explorer.css")
 
 
 @pytest.fixture(scope="module")
@@ -463,9 +464,8 @@ def test_script_sets_text_as_text_and_knows_no_address() -> None:
         assert way not in SCRIPT
     assert re.findall(r"\b(?:https?|wss?):", SCRIPT.replace("http://www.w3.org/2000/svg", "")) == []
     assert re.search(r"^\s*import\b|fetch\(|XMLHttpRequest|WebSocket|url\(", SCRIPT, re.MULTILINE) is None
-    style = (explorer.STATIC / "explorer.css").read_text(encoding="utf-8")
-    assert "url(" not in style
-    assert "@import" not in style
+    assert "url(" not in STYLE
+    assert "@import" not in STYLE
 
 
 def test_script_and_python_know_the_same_traits() -> None:

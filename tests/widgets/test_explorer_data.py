@@ -676,7 +676,7 @@ def test_snippet_loads_a_campaign_from_its_file_or_says_that_it_has_none(one: Ca
     names: dict = {}
     exec(f"import higgsnb as hn\n{exploring.campaign_code(mine)}", names)  # noqa: S102
     assert names["campaign"] == mine
-    assert exploring.campaign_code(one) == "# campaign: your own, 'test', which is not in a file"
+    assert exploring.campaign_code(one) == "# campaign = 'test' exists in memory only"
 
 
 def test_everything_shown_is_plain_json(sample: Sample, found: Outcome) -> None:
