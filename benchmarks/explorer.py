@@ -1,4 +1,4 @@
-"""How long the cut explorer takes to answer: 100,000 held events with re-pairing, a million without.
+"""Response time of the cut explorer: 100,000 events in memory with re-pairing, a million without.
 
 python benchmarks/explorer.py --json explorer.json
 """
@@ -30,7 +30,7 @@ MOST_MS = 50.0
 
 @dataclass(frozen=True)
 class Row:
-    """One answer: of how many events, the median wall-clock time, and that of the processor."""
+    """One measurement: number of events, median wall-clock time, median CPU time."""
 
     what: str
     selection: str
@@ -40,12 +40,12 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the bar was reached."""
+        """Whether the limit is met."""
         return self.wall_ms <= MOST_MS
 
 
 def load(path: Path, entries: int) -> Sample:
-    """Hold the events of a file."""
+    """Load the events of a file."""
     files = (File(url=str(path), events=entries),)
     one = Campaign(
         name="benchmark", title="benchmark", schema="outreach", luminosity_fb=10.0, luminosity_uncertainty=0.02,
@@ -57,7 +57,7 @@ def load(path: Path, entries: int) -> Sample:
 
 
 def repeat(sample: Sample, events: int) -> Sample:
-    """Hold the same events again and again, exactly so many."""
+    """Repeat the same events until there are exactly so many."""
     part = sample.parts[0]
     times = -(-events // len(part.held.muons))
     names = ("file", "entry", "run", "luminosity_block", "event", "twin")
@@ -71,7 +71,7 @@ def repeat(sample: Sample, events: int) -> Sample:
 
 
 def answer(sample: Sample, chosen: Selection) -> None:
-    """What the explorer works out when a slider moves."""
+    """Compute what the explorer shows when a slider moves."""
     found = sample.select(chosen)
     rows = explorer_data.yields(found)
     explorer_data.spectrum(found, "mass_4l")
@@ -98,7 +98,7 @@ def moving(sample: Sample, name: str, cut: str, values: tuple[float, float]) -> 
 
 
 def distribution(sample: Sample, name: str) -> Callable[[], None]:
-    """Return a call that takes up another slider: its distribution after all other cuts."""
+    """Return a call that changes to another slider: the distribution after all other cuts."""
     turns = itertools.cycle((("muon_pt_min", 6.0), ("z1_mass_min", 41.0)))
 
     def call() -> None:
@@ -121,7 +121,7 @@ def rows(held: Sample) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--events", type=int, default=100_000, help="events in the file that is made")
+    parser.add_argument("--events", type=int, default=100_000, help="events in the generated file")
     parser.add_argument("--folder", type=Path, help="keep the file here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
