@@ -22,7 +22,7 @@ from higgsnb import engine, selection
 from higgsnb.datasets import Campaign, Dataset, File
 from higgsnb.results.reselect import Sample
 from higgsnb.selection import Selection, pairings
-from higgsnb.widgets import explorer_data
+from higgsnb.widgets import explorer_data, sliders
 
 PASSES = 15
 MOST_MS = 50.0
@@ -53,7 +53,7 @@ def load(path: Path, entries: int) -> Sample:
         datasets=(Dataset(name="signal", process="higgs", files=files, cross_section_pb=1.0),),
     )  # fmt: skip
     *_, result = engine.run(one, selection.load("open2012"))
-    return Sample.load(result, reach=explorer_data.loosest(*(selection.load(name) for name in selection.names())))
+    return Sample.load(result, reach=sliders.loosest(*(selection.load(name) for name in selection.names())))
 
 
 def repeat(sample: Sample, events: int) -> Sample:

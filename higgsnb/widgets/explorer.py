@@ -21,6 +21,7 @@ from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
 from higgsnb.results import AXES, Outcome, Result, Sample, stack_order
 from higgsnb.selection import CHANNELS, Selection
 from higgsnb.widgets import explorer_data
+from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
 from higgsnb.widgets.view import static
 
 if TYPE_CHECKING:
@@ -97,7 +98,7 @@ class CutExplorer(anywidget.AnyWidget):
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection
         self._bases = _bases(first)
-        reach = explorer_data.loosest(*self._bases.values(), first)
+        reach = loosest(*self._bases.values(), first)
         self.sample = Sample.load(result, reach=reach, skims_folder=self._skims, workers=workers)
         self._campaign_code = explorer_data.campaign_code(result.campaign)
         self._base, self._selected = _base_name(self._bases, first), first
@@ -164,7 +165,7 @@ class CutExplorer(anywidget.AnyWidget):
         """Return the selection that the view has set; raise SelectionError if its base is unknown."""
         if base not in self._bases:
             raise SelectionError(f"no selection {base!r}", f"Choose one of {', '.join(self._bases)}.")
-        known = {one.cut for one in explorer_data.CONTROLS}
+        known = {one.cut for one in CONTROLS}
         return self._bases[base].replace(**{cut: value for cut, value in cuts.items() if cut in known})
 
     def _update(self, _change: Any = None) -> None:
@@ -237,7 +238,7 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
         """Return the digest of the selection without one cut."""
-        return explorer_data.without(chosen, cut, self.sample.reach).digest
+        return without(chosen, cut, self.sample.reach).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
         """Return the distribution without one cut; it does not depend on the value of this cut."""
@@ -249,14 +250,14 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _show_distribution(self, _change: Any = None) -> None:
         """Show the distribution of the cut in focus."""
-        if self.focus in {one.cut for one in explorer_data.CONTROLS}:
+        if self.focus in {one.cut for one in CONTROLS}:
             self.distribution = self._distribution(self.focus)
 
     def _update_without(self, _change: Any = None) -> None:
         """Compute yields with one cut removed, for a time slice; the view repeats its request until all are done."""
         stop = time.perf_counter() + SECONDS_AT_A_TIME
         rows: dict[str, Any] = {}
-        active = [one.cut for one in explorer_data.CONTROLS if one.cut not in self.setup["off"]]
+        active = [one.cut for one in CONTROLS if one.cut not in self.setup["off"]]
         begun = False
         for cut in active:
             known = (cut, self._without_digest(self._selected, cut)) in self._distributions
@@ -322,7 +323,7 @@ def _selection(selection: Selection | str) -> Selection:
 
 def _cuts(selection: Selection) -> dict[str, float]:
     """Return the value of every control."""
-    return {one.cut: getattr(selection, one.cut) for one in explorer_data.CONTROLS}
+    return {one.cut: getattr(selection, one.cut) for one in CONTROLS}
 
 
 def _bases(first: Selection) -> dict[str, Selection]:
@@ -369,7 +370,7 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
         "subtitle": f"{luminosity} of proton collisions at {energy} TeV. Move a cut to see its effect.",
         "simulated": result.simulated,
         "note": _note(result),
-        "controls": [asdict(one) | explorer_data.range_of(one, reach) for one in explorer_data.CONTROLS],
+        "controls": [asdict(one) | range_of(one, reach) for one in CONTROLS],
         "off": _off(result),
         "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],
         "processes": _processes(campaign),
