@@ -1,4 +1,4 @@
-"""How long the cut explorer takes to answer: 100,000 held events with re-pairing, a million without.
+"""Response time of the cut explorer: 100,000 events in memory with re-pairing, a million without.
 
 python benchmarks/explorer.py --json explorer.json
 """
@@ -22,7 +22,7 @@ from higgsnb import engine, selection
 from higgsnb.datasets import Campaign, Dataset, File
 from higgsnb.results.reselect import PreselectedEvents
 from higgsnb.selection import Selection, pairings
-from higgsnb.widgets import explorer_data
+from higgsnb.widgets import explorer_data, sliders
 
 PASSES = 15
 MOST_MS = 50.0
@@ -30,7 +30,7 @@ MOST_MS = 50.0
 
 @dataclass(frozen=True)
 class Row:
-    """One answer: of how many events, the median wall-clock time, and that of the processor."""
+    """One measurement: number of events, median wall-clock time, median CPU time."""
 
     what: str
     selection: str
@@ -40,12 +40,12 @@ class Row:
 
     @property
     def reached(self) -> bool:
-        """Whether the bar was reached."""
+        """Whether the limit is met."""
         return self.wall_ms <= MOST_MS
 
 
 def load(path: Path, entries: int) -> PreselectedEvents:
-    """Hold the events of a file."""
+    """Load the events of a file."""
     files = (File(url=str(path), events=entries),)
     one = Campaign(
         name="benchmark", title="benchmark", schema="outreach", luminosity_fb=10.0, luminosity_uncertainty=0.02,
@@ -54,12 +54,12 @@ def load(path: Path, entries: int) -> PreselectedEvents:
     )  # fmt: skip
     *_, result = engine.run(one, selection.load("open2012"))
     return PreselectedEvents.load(
-        result, loosest=explorer_data.loosest(*(selection.load(name) for name in selection.names()))
+        result, loosest=sliders.loosest(*(selection.load(name) for name in selection.names()))
     )
 
 
 def repeat(sample: PreselectedEvents, events: int) -> PreselectedEvents:
-    """Hold the same events again and again, exactly so many."""
+    """Repeat the same events until there are exactly so many."""
     part = sample.parts[0]
     times = -(-events // len(part.preselected.muons))
     names = ("file", "entry", "run", "luminosity_block", "event", "duplicate")
@@ -73,7 +73,7 @@ def repeat(sample: PreselectedEvents, events: int) -> PreselectedEvents:
 
 
 def answer(sample: PreselectedEvents, chosen: Selection) -> None:
-    """What the explorer works out when a slider moves."""
+    """Compute what the explorer shows when a slider moves."""
     found = sample.select(chosen)
     rows = explorer_data.yields(found)
     explorer_data.spectrum(found, "mass_4l")
@@ -100,7 +100,7 @@ def moving(sample: PreselectedEvents, name: str, cut: str, values: tuple[float, 
 
 
 def distribution(sample: PreselectedEvents, name: str) -> Callable[[], None]:
-    """Return a call that takes up another slider: its distribution after all other cuts."""
+    """Return a call that changes to another slider: the distribution after all other cuts."""
     turns = itertools.cycle((("muon_pt_min", 6.0), ("z1_mass_min", 41.0)))
 
     def call() -> None:
@@ -123,7 +123,7 @@ def rows(held: PreselectedEvents) -> Iterator[Row]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the numbers here")
-    parser.add_argument("--events", type=int, default=100_000, help="events in the file that is made")
+    parser.add_argument("--events", type=int, default=100_000, help="events in the generated file")
     parser.add_argument("--folder", type=Path, help="keep the file here")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:

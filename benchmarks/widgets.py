@@ -19,7 +19,7 @@ from typing import Any
 import higgsnb as hn
 from higgsnb.results import Result
 from higgsnb.widgets import LiveHistogram
-from higgsnb.widgets.view import spectrum
+from higgsnb.widgets.live import spectrum
 
 BAR_MS = 5.0
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from higgsnb.widgets.control import ClusterControl
 from higgsnb.widgets.explorer import CutExplorer, EventDisplay
-from higgsnb.widgets.view import ClusterControl, LiveHistogram
+from higgsnb.widgets.live import LiveHistogram
 
 __all__ = [
     "LiveHistogram",

@@ -1,7 +1,7 @@
 """Two views for notebooks and dashboards: `CutExplorer` moves cuts, `EventDisplay` shows one event.
 
-There is no logic in here: the numbers come from `exploring`, the drawing is in ``static/explorer.js``, which loads
-nothing from any network. Both views work in JupyterLab and in Voilà.
+The numbers come from `explorer_data`; the drawing is in ``static/explorer.js``, which fetches nothing from the network.
+Both views work in JupyterLab and in Voilà.
 """
 
 from __future__ import annotations
@@ -21,13 +21,14 @@ from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
 from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, stack_order
 from higgsnb.selection import CHANNELS, Selection
 from higgsnb.widgets import explorer_data
+from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
+from higgsnb.widgets.view import static
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
 
-STATIC = Path(__file__).parent / "static"
 SECONDS_AT_A_TIME = 0.05
-"""Time slice for background work that nobody is waiting for."""
+"""Time slice for work done while the view is idle."""
 _NEEDS = {
     "muon_isolation_max": ("muon_isolation",),
     "electron_isolation_max": ("electron_isolation",),
@@ -39,29 +40,29 @@ _NEEDS = {
 
 
 class CutExplorer(anywidget.AnyWidget):
-    """Every cut of a selection as a slider; spectrum, yields, cutflow and single events are updated at once.
+    """A slider for every cut of a selection; spectrum, yields, cutflow and single events follow at once.
 
-    ``selection`` is the present selection, ``select`` sets it, ``outcome`` holds its numbers, ``result()`` runs the
+    ``selection`` is the current selection, ``select`` sets it, ``outcome`` holds its numbers, ``result()`` runs the
     full analysis with it, ``snippet`` is the code that repeats it.
     """
 
-    _esm = STATIC / "explorer.js"
-    _css = STATIC / "explorer.css"
+    _esm = static("explorer.js")
+    _css = static("explorer.css")
 
     setup = traitlets.Dict(help="Constant: controls, selections, processes").tag(sync=True)
-    base = traitlets.Unicode(help="Name of the selection that the cuts started from").tag(sync=True)
+    base = traitlets.Unicode(help="Selection from which the cuts started").tag(sync=True)
     cuts = traitlets.Dict(help="Value of every control").tag(sync=True)
-    kept = traitlets.Dict(help="Base and cuts of the selection to compare with; empty: none").tag(sync=True)
+    kept = traitlets.Dict(help="Base and cuts of the selection to compare with; empty for none").tag(sync=True)
     variable = traitlets.Enum([axis.name for axis in AXES], "mass_4l", help="Name of the spectrum").tag(sync=True)
     focus = traitlets.Unicode("muon_pt_min", help="The cut that is being moved").tag(sync=True)
-    bin = traitlets.Int(-1, help="Chosen bin of the spectrum; −1: none").tag(sync=True)
+    bin = traitlets.Int(-1, help="Chosen bin of the spectrum; −1 for none").tag(sync=True)
     place: traitlets.List[int] = traitlets.List(
-        traitlets.Int(), help="Chosen event: dataset, number in it, channel; empty: none"
+        traitlets.Int(), help="Chosen event: indices of dataset, event and channel; empty for none"
     ).tag(sync=True)
-    asked = traitlets.Int(0, help="Number of the last request of the view").tag(sync=True)
-    rest = traitlets.Int(0, help="The request after which the view has been idle").tag(sync=True)
-    view = traitlets.Dict(help="Numbers of the present selection").tag(sync=True)
-    distribution = traitlets.Dict(help="Distribution for the cut in focus, after all other cuts").tag(sync=True)
+    asked = traitlets.Int(0, help="Number of the view's last request").tag(sync=True)
+    rest = traitlets.Int(0, help="Number of times the view has become idle").tag(sync=True)
+    view = traitlets.Dict(help="Numbers of the current selection").tag(sync=True)
+    distribution = traitlets.Dict(help="Distribution of the quantity in focus after all other cuts").tag(sync=True)
     without = traitlets.Dict(help="Yields with one cut removed").tag(sync=True)
     listing = traitlets.Dict(help="Candidates in the chosen bin").tag(sync=True)
     event = traitlets.Dict(help="The chosen event").tag(sync=True)
@@ -83,23 +84,23 @@ class CutExplorer(anywidget.AnyWidget):
         selection
             The selection to start from, or its name; default: that of the result or of the campaign.
         skims_folder
-            Folder of the skims that are kept between runs, see `skims`; default: in the cache.
+            Folder of the skims kept between runs; default: in the cache.
         workers
             Number of threads; default: one per core.
 
         Raises
         ------
         ValueError, OSError
-            As `engine.run` and `PreselectedEvents.load` do.
+            As for `engine.run`.
         """
         self._skims = storage.cache_folder() / "skims" if skims_folder is None else skims_folder
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection
         self._bases = _bases(first)
-        reach = explorer_data.loosest(*self._bases.values(), first)
+        reach = loosest(*self._bases.values(), first)
         self.sample = PreselectedEvents.load(result, loosest=reach, skims_folder=self._skims, workers=workers)
-        self._loading = explorer_data.campaign_code(result.campaign)
+        self._campaign_code = explorer_data.campaign_code(result.campaign)
         self._base, self._selected = _base_name(self._bases, first), first
         self._found: Reselection | None = None
         self._kept_view: tuple[Any, dict[str, Any] | None] = ((), None)
@@ -112,13 +113,11 @@ class CutExplorer(anywidget.AnyWidget):
         self.observe(self._show_distribution, ["focus"])
         self.observe(self._list, ["bin"])
         self.observe(self._show_event, ["place"])
-        self.observe(self._work_on, ["rest"])
-
-    # -- for programs
+        self.observe(self._update_without, ["rest"])
 
     @property
     def selection(self) -> Selection:
-        """The present selection.
+        """The current selection.
 
         Raises
         ------
@@ -128,7 +127,7 @@ class CutExplorer(anywidget.AnyWidget):
         return self._selection_of(self.base, self.cuts)
 
     def select(self, selection: Selection | str | None = None, **cuts: float) -> None:
-        """Set a selection, or some cuts of the present one, or of the last valid one if the present one is invalid.
+        """Set a selection, or some cuts of the current one (of the last valid one if that is invalid).
 
         Raises
         ------
@@ -143,19 +142,17 @@ class CutExplorer(anywidget.AnyWidget):
 
     @property
     def outcome(self) -> Reselection:
-        """What the selection keeps; valid until the next access."""
+        """The events kept by the selection; valid until the next access."""
         return self.sample.select(self.selection, slot="outcome")
 
     def result(self) -> Result:
-        """Analyse the whole campaign with this selection: the same numbers, as a complete `Result`."""
+        """Analyse the campaign with this selection; return the same numbers as a `Result`."""
         return self._analyse(self.sample.campaign, self.selection)
 
     @property
     def snippet(self) -> str:
         """The lines of Python that repeat this selection."""
-        return explorer_data.snippet(self._loading, self.selection)
-
-    # -- the work
+        return explorer_data.snippet(self._campaign_code, self.selection)
 
     def _analyse(self, source: Campaign | str, selection: Selection | str | None) -> Result:
         """Run the analysis to its end."""
@@ -165,29 +162,30 @@ class CutExplorer(anywidget.AnyWidget):
         return result
 
     def _selection_of(self, base: str, cuts: dict[str, Any]) -> Selection:
-        """Return the selection that the view has set; SelectionError if its base is unknown."""
+        """Return the selection that the view has set; raise SelectionError if its base is unknown."""
         if base not in self._bases:
-            raise SelectionError(f"no selection {base!r}; known: {', '.join(self._bases)}")
-        known = {one.cut for one in explorer_data.CONTROLS}
+            raise SelectionError(f"no selection {base!r}", f"Choose one of {', '.join(self._bases)}.")
+        known = {one.cut for one in CONTROLS}
         return self._bases[base].replace(**{cut: value for cut, value in cuts.items() if cut in known})
 
     def _update(self, _change: Any = None) -> None:
-        """Select and show the numbers; of an invalid selection show the error."""
+        """Apply the selection and show its numbers; if it is invalid, show the error instead."""
         started = time.perf_counter()
-        key = (self.base, tuple(sorted(self.cuts.items())), self.asked)
-        if self.view and self.view["key"] == list(map(str, key)):
+        key = [self.base, str(sorted(self.cuts.items())), str(self.asked)]
+        if self.view and self.view["key"] == key:
             return
         try:
             chosen = self.selection
             self.sample.check(chosen)
         except SelectionError as error:
-            self.view = {**self.view, "error": str(error), "asked": self.asked, "key": list(map(str, key))}
+            text = ". ".join(filter(None, (error.message, error.hint)))
+            self.view = {**self.view, "error": text, "asked": self.asked, "key": key}
             return
         self._base, self._selected, self._found = self.base, chosen, None
         self._distributions = {
             k: v for k, v in self._distributions.items() if k[1] == self._without_digest(chosen, k[0])
         }
-        self.view = self._view(started) | {"key": list(map(str, key))}
+        self.view = self._view(started) | {"key": key}
         self._show_distribution()
         self._list()
         self._show_event()
@@ -206,19 +204,19 @@ class CutExplorer(anywidget.AnyWidget):
             "cutflow": explorer_data.cutflow(found),
             "kept": self._kept(),
             "changes": explorer_data.changes(self._bases[self._base], self._selected),
-            "snippet": explorer_data.snippet(self._loading, self._selected),
+            "snippet": explorer_data.snippet(self._campaign_code, self._selected),
             "summary": explorer_data.summary(rows, promise, lacking=lacking),
             "milliseconds": round(1000 * (time.perf_counter() - started), 2),
         }
 
     def _chosen(self) -> Reselection:
-        """Return what the last valid selection keeps."""
+        """Return the events kept by the last valid selection."""
         if self._found is None:
             self._found = self.sample.select(self._selected, slot="view")
         return self._found
 
     def _redraw(self, _change: Any = None) -> None:
-        """Show another spectrum, or another selection to compare with; keep an error."""
+        """Show another spectrum or another selection to compare with; an error stays."""
         kept = {name: self.view[name] for name in ("error", "key")}
         self.view = self._view(time.perf_counter()) | kept | {"redrawn": self.variable}
         self._list()
@@ -240,10 +238,10 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
         """Return the digest of the selection without one cut."""
-        return explorer_data.without(chosen, cut, self.sample.loosest).digest
+        return without(chosen, cut, self.sample.loosest).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
-        """Return the distribution without one cut; it stays the same while this cut is moved."""
+        """Return the distribution without one cut; it does not depend on the value of this cut."""
         chosen = self._selected
         key = (cut, self._without_digest(chosen, cut))
         if key not in self._distributions:
@@ -252,14 +250,14 @@ class CutExplorer(anywidget.AnyWidget):
 
     def _show_distribution(self, _change: Any = None) -> None:
         """Show the distribution of the cut in focus."""
-        if self.focus in {one.cut for one in explorer_data.CONTROLS}:
+        if self.focus in {one.cut for one in CONTROLS}:
             self.distribution = self._distribution(self.focus)
 
-    def _work_on(self, _change: Any = None) -> None:
-        """Compute yields with one cut removed for a short time; the view asks again until they are complete."""
+    def _update_without(self, _change: Any = None) -> None:
+        """Compute yields with one cut removed, for a time slice; the view repeats its request until all are done."""
         stop = time.perf_counter() + SECONDS_AT_A_TIME
         rows: dict[str, Any] = {}
-        active = [one.cut for one in explorer_data.CONTROLS if one.cut not in self.setup["off"]]
+        active = [one.cut for one in CONTROLS if one.cut not in self.setup["off"]]
         begun = False
         for cut in active:
             known = (cut, self._without_digest(self._selected, cut)) in self._distributions
@@ -279,7 +277,7 @@ class CutExplorer(anywidget.AnyWidget):
         self.listing = explorer_data.candidates(self._chosen(), self.variable, self.bin) | {"title": title}
 
     def _show_event(self, _change: Any = None) -> None:
-        """Show the chosen event; if the present selection does not keep it, leave the event shown before."""
+        """Show the chosen event; if the selection rejects it, keep showing the one before."""
         if len(self.place) == len(explorer_data.PLACE):
             self.event = explorer_data.event(self._chosen(), *self.place) or self.event
         elif not self.place:
@@ -287,10 +285,10 @@ class CutExplorer(anywidget.AnyWidget):
 
 
 class EventDisplay(anywidget.AnyWidget):
-    """One candidate of a result, seen across and along the beam, with its leptons in a table."""
+    """One candidate of a result in the transverse and the longitudinal view, with a table of its leptons."""
 
-    _esm = STATIC / "explorer.js"
-    _css = STATIC / "explorer.css"
+    _esm = static("explorer.js")
+    _css = static("explorer.css")
 
     setup = traitlets.Dict(help="Constant").tag(sync=True)
     event = traitlets.Dict(help="The event that is shown").tag(sync=True)
@@ -325,19 +323,19 @@ def _selection(selection: Selection | str) -> Selection:
 
 def _cuts(selection: Selection) -> dict[str, float]:
     """Return the value of every control."""
-    return {one.cut: getattr(selection, one.cut) for one in explorer_data.CONTROLS}
+    return {one.cut: getattr(selection, one.cut) for one in CONTROLS}
 
 
 def _bases(first: Selection) -> dict[str, Selection]:
-    """Return the selections on offer: the published ones, and the user's if it is another."""
+    """Return the published selections, and the user's if it is not a variant of one of them."""
     bases = {name: selections.load(name) for name in selections.names()}
-    if _is_variant(bases, first) is None:
+    if _base_of(bases, first) is None:
         bases[f"{first.name} (yours)" if first.name in bases else first.name] = first
     return bases
 
 
-def _is_variant(bases: dict[str, Selection], one: Selection) -> str | None:
-    """Return the name of a selection that differs from this one only in controls, its own name first."""
+def _base_of(bases: dict[str, Selection], one: Selection) -> str | None:
+    """Return the name of a selection from which this one differs only in controls, preferably its own."""
     for name in sorted(bases, key=lambda name: name != one.name):
         if bases[name].replace(**_cuts(one)).digest == one.digest:
             return name
@@ -346,33 +344,33 @@ def _is_variant(bases: dict[str, Selection], one: Selection) -> str | None:
 
 def _base_name(bases: dict[str, Selection], one: Selection) -> str:
     """Return the name of the selection that this one is a variant of."""
-    found = _is_variant(bases, one)
+    found = _base_of(bases, one)
     if found is None:
         raise SelectionError(
             f"selection {one.name!r} differs from {', '.join(bases)} in more than the cuts with a slider",
-            "Make a CutExplorer that starts from it.",
+            "Create a CutExplorer that starts from it.",
         )
     return found
 
 
 def _note(result: Result) -> str:
-    """Return the warning: simulated, incomplete."""
+    """Return the warnings: simulated data, incomplete result."""
     notes = ["Simulated collisions, no real data"] if result.simulated else []
     return " — ".join(filter(None, [*notes, coverage_text(result)]))
 
 
 def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dict[str, Any]:
-    """Return what the view needs only once."""
+    """Return what is sent to the view once."""
     campaign = result.campaign
     luminosity = f"{result.coverage.luminosity_fb[0]:.3g} fb⁻¹"
     energy = " and ".join(f"{energy:g}" for energy in campaign.energies_tev)
     return {
         "kind": "explorer",
         "title": campaign.title,
-        "subtitle": f"{luminosity} of proton collisions at {energy} TeV; move a cut and see what it keeps",
+        "subtitle": f"{luminosity} of proton collisions at {energy} TeV. Move a cut to see its effect.",
         "simulated": result.simulated,
         "note": _note(result),
-        "controls": [asdict(one) | explorer_data.range_of(one, reach) for one in explorer_data.CONTROLS],
+        "controls": [asdict(one) | range_of(one, reach) for one in CONTROLS],
         "off": _off(result),
         "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],
         "processes": _processes(campaign),
@@ -385,7 +383,7 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
 
 
 def _off(result: Result) -> dict[str, str]:
-    """Return the cuts that cannot be applied to these data, each with the reason."""
+    """Return the cuts that cannot be applied to these data, with the reason."""
     lacking = [set(result.not_applied.get(dataset.name, ())) for dataset in result.campaign.datasets]
     return {
         cut: "not in these data"

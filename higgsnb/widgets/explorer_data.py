@@ -1,13 +1,11 @@
-"""The numbers behind the cut explorer: which cuts can be moved and how far, and the effect of moving them.
+"""The numbers behind the cut explorer: the cuts that can be moved, their ranges, and the effect of moving them.
 
-Everything here is a function of `PreselectedEvents` and a `Selection` and returns plain numbers for JSON; the views
-are in `explorer`.
+All functions return plain data that can be sent as JSON; the views are in `explorer`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -17,16 +15,8 @@ import numpy.typing as npt
 from higgsnb import datasets, results, statistics
 from higgsnb.datasets import constants
 from higgsnb.results import AXES, DatasetEvents, PreselectedEvents, Reselection, Table
-from higgsnb.selection import (
-    CHANNELS,
-    CUT_NAMES,
-    MUON,
-    NUMBERS,
-    Cut,
-    Selection,
-    load,
-    names,
-)
+from higgsnb.selection import CHANNELS, CUT_NAMES, MUON, NUMBERS, Cut, Selection, load, names
+from higgsnb.widgets.sliders import CONTROLS, control, without
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -36,109 +26,31 @@ Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 
 WINDOW = (118.0, 130.0)
-"""Window of the four-lepton mass in GeV; its yields are shown beside those at all masses."""
+"""Window of the four-lepton mass in GeV whose yields are shown separately."""
 BINS = 30
-"""Number of bins of a distribution that a cut is drawn in."""
+"""Number of bins of the distribution in which a cut is drawn."""
 MOST_CANDIDATES = 100
-"""The longest list of candidates that is shown."""
+"""At most this many candidates are listed."""
 PLACE = ("dataset", "held", "channel")
-"""What identifies a candidate, whatever the selection: the arguments of `event`."""
+"""Identifies a candidate independently of the selection: the arguments of `event`."""
 SPOKEN = {"higgs": "Higgs bosons"}
-"""Processes with another name in sentences."""
-
-
-@dataclass(frozen=True)
-class Control:
-    """A cut as it is shown: its label, unit and range, and the quantity that it is compared with.
-
-    ``axis`` is the range in which the quantity is drawn.
-    """
-
-    cut: str
-    group: str
-    label: str
-    unit: str
-    low: float
-    high: float
-    step: float
-    quantity: str
-    axis: tuple[float, float]
-
-    @property
-    def is_lower_limit(self) -> bool:
-        """Whether the quantity must be above the cut."""
-        return not self.cut.endswith("_max")
-
-    @property
-    def loosest(self) -> float:
-        """The looser end of the range."""
-        return self.low if self.is_lower_limit else self.high
-
-
-_PT, _ETA, _ISO = "transverse momentum", "pseudorapidity |η|", "isolation"
-CONTROLS = (
-    Control("muon_pt_min", "Muons", f"{_PT} above", "GeV", 0, 40, 0.5, "pT of the softest muon", (0, 60)),
-    Control("muon_eta_max", "Muons", f"{_ETA} below", "", 0.5, 2.5, 0.1, "largest |η|, muons", (0, 2.5)),
-    Control("muon_isolation_max", "Muons", f"{_ISO} below", "", 0.05, 1, 0.05, "largest isolation of a muon", (0, 1)),
-    Control("electron_pt_min", "Electrons", f"{_PT} above", "GeV", 0, 40, 0.5, "pT of the softest electron", (0, 60)),
-    Control("electron_eta_max", "Electrons", f"{_ETA} below", "", 0.5, 2.5, 0.1, "largest |η|, electrons", (0, 2.5)),
-    Control(
-        "electron_isolation_max", "Electrons", f"{_ISO} below", "", 0.05, 1, 0.05, "largest isolation of an electron",
-        (0, 1),
-    ),
-    Control("dxy_max", "Origin", "distance from the beam below", "cm", 0.01, 1, 0.01, "largest |dxy|", (0, 1)),
-    Control("dz_max", "Origin", "distance along the beam below", "cm", 0.05, 2, 0.05, "largest |dz|", (0, 2)),
-    Control("sip_max", "Origin", "significance of both below", "", 1, 10, 0.5, "largest significance", (0, 10)),
-    Control("z1_mass_min", "Z bosons", "mass of Z1 above", "GeV", 4, 90, 1, "mass of Z1", (0, 150)),
-    Control("z1_mass_max", "Z bosons", "mass of Z1 below", "GeV", 92, 200, 1, "mass of Z1", (0, 200)),
-    Control("z2_mass_min", "Z bosons", "mass of Z2 above", "GeV", 0, 60, 1, "mass of Z2", (0, 150)),
-    Control("z2_mass_max", "Z bosons", "mass of Z2 below", "GeV", 61, 200, 1, "mass of Z2", (0, 200)),
-    Control("lepton_pt_leading", "Four leptons", "hardest lepton above", "GeV", 0, 60, 1, "hardest pT", (0, 150)),
-    Control("lepton_pt_subleading", "Four leptons", "second one above", "GeV", 0, 40, 1, "second hardest pT", (0, 100)),
-    Control("delta_r_min", "Four leptons", "distance ΔR above", "", 0, 0.5, 0.01, "smallest ΔR", (0, 2)),
-    Control("dilepton_mass_min", "Four leptons", "any pair’s mass above", "GeV", 0, 12, 0.5, "lightest pair", (0, 60)),
-    Control("mass_4l_min", "Four leptons", "four-lepton mass above", "GeV", 0, 150, 5, "four-lepton mass", (0, 300)),
-)  # fmt: skip
-"""The cuts that can be moved, in the order in which they are applied."""
-
-
-def control(cut: str) -> Control:
-    """Return the control of a cut; KeyError names the known ones."""
-    for one in CONTROLS:
-        if one.cut == cut:
-            return one
-    raise KeyError(f"no control for {cut!r}; known: {', '.join(one.cut for one in CONTROLS)}")
-
-
-def loosest(first: Selection, *others: Selection) -> Selection:
-    """Return the first selection with its cuts as loose as the controls and all the selections allow."""
-    ends = {}
-    for one in CONTROLS:
-        choose = min if one.is_lower_limit else max
-        ends[one.cut] = choose(float(one.loosest), *(getattr(selection, one.cut) for selection in (first, *others)))
-    return first.replace(**ends)
-
-
-def range_of(one: Control, reach: Selection) -> dict[str, float]:
-    """Return the range of a control, widened to what the events in memory allow."""
-    value = getattr(reach, one.cut)
-    return {"low": min(one.low, value), "high": max(one.high, value)}
+"""Names of processes in sentences."""
 
 
 # --- Spectra and tables --------------------------------------------------------------------------------------------
 
 
 def spectrum(found: Reselection, name: str) -> dict[str, Any]:
-    """Return one spectrum, all channels together: expected events of each process, and the data with their errors.
+    """Return one spectrum, channels summed: expected events of each process, and the data with their errors.
 
-    ``data`` is None in a campaign without; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
+    ``data`` is None for a campaign without data; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
     """
     axis = results.axis(name)
     return {"name": name, "label": axis.title, "unit": axis.unit, **_shown(found.spectrum(name))}
 
 
 def _shown(by_channel: Spectrum) -> dict[str, Any]:
-    """Return a spectrum, all channels together, as JSON can hold it."""
+    """Return a spectrum, channels summed, as plain data."""
     combined = by_channel.combined()
     processes = {process: heights.tolist() for process, heights in combined.stack.items()}
     shown = {"edges": combined.edges.tolist(), "processes": processes, "data": None}
@@ -163,10 +75,7 @@ def yields(found: Reselection) -> list[dict[str, Any]]:
 def expected_significance(
     rows: list[dict[str, Any]], signal: str = statistics.SIGNAL, *, lacking: Sequence[str] = ()
 ) -> float | None:
-    """Return the expected significance of the window.
-
-    None without a prediction, or if the prediction lacks datasets, see `Result.missing_simulation`.
-    """
+    """Return the expected significance in the window; None without a prediction or if it lacks datasets."""
     if lacking:
         return None
     background = sum(row["window"] for row in rows if row["process"] not in (signal, "data"))
@@ -181,11 +90,11 @@ def summary(
     *,
     lacking: Sequence[str] = (),
 ) -> str:
-    """Return the yields in two sentences, for screen readers; a third names what the prediction lacks."""
+    """Return the yields in two sentences for screen readers, and a third one if the prediction lacks datasets."""
     window = _compared(rows, "window", signal)
-    hope = "" if expected is None else f", expected significance {expected:.1f} σ"
+    significance = "" if expected is None else f", expected significance {expected:.1f} σ"
     lack = f" The prediction lacks {', '.join(lacking)}." if lacking else ""
-    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{hope}.{lack}"
+    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{significance}.{lack}"
 
 
 def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
@@ -199,9 +108,9 @@ def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
 
 
 def cutflow(found: Reselection) -> list[dict[str, Any]]:
-    """Return one row per cut: events of each process that pass it and all before, all channels together.
+    """Return one row per cut: the events of each process that pass it and all cuts before it, channels summed.
 
-    All events are counted once, those with enough leptons once in each possible channel.
+    The first row counts each event once, the next ones once in each channel for which it has enough leptons.
     """
     flows = {index: array.astype(np.float64) for index, array in found.cutflow.items()}
     for array in flows.values():
@@ -216,20 +125,8 @@ def cutflow(found: Reselection) -> list[dict[str, Any]]:
 # --- Without one cut -----------------------------------------------------------------------------------------------
 
 
-def without(selection: Selection, cut: str, reach: Selection) -> Selection:
-    """Return a selection with one cut at the loosest end of its range (`range_of`), or unchanged if that is looser.
-
-    The cut on the leading lepton cannot be looser than that on the subleading one.
-    """
-    if cut == "lepton_pt_leading":
-        return selection.replace(lepton_pt_leading=selection.lepton_pt_subleading)
-    one, value = control(cut), getattr(selection, cut)
-    ends = range_of(one, reach)
-    return selection.replace(**{cut: min(ends["low"], value) if one.is_lower_limit else max(ends["high"], value)})
-
-
 def n_minus_one(sample: PreselectedEvents, selection: Selection, cut: str) -> dict[str, Any]:
-    """Return the distribution of the quantity that a cut is compared with, after all other cuts."""
+    """Return the distribution of the quantity that a cut applies to, after all other cuts."""
     one = control(cut)
     found = sample.select(without(selection, cut, sample.loosest), slot="aside")
     edges = np.linspace(*one.axis, BINS + 1)
@@ -252,10 +149,7 @@ def n_minus_one(sample: PreselectedEvents, selection: Selection, cut: str) -> di
 
 
 def candidates(found: Reselection, name: str, number: int) -> dict[str, Any]:
-    """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES` of them.
-
-    ``place`` holds the arguments of `event`; it does not depend on the selection.
-    """
+    """Return the candidates in one bin of a spectrum, data first, at most `MOST_CANDIDATES`; ``place`` as `PLACE`."""
     index = [axis.name for axis in AXES].index(name)
     first = sum(axis.bins + 2 for axis in AXES[:index])
     datasets = found.events.campaign.datasets
@@ -285,14 +179,14 @@ def _listed(part: DatasetEvents, found: Reselection, n: int) -> dict[str, Any]:
 
 
 def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
-    """Return one candidate with its four leptons for the event display; None if the selection does not keep it.
+    """Return one candidate with its four leptons for the event display; None if the selection rejects it.
 
     Parameters
     ----------
     found
-        What a selection keeps.
+        The events kept by a selection.
     dataset, held, channel
-        Index of the dataset, number of the event in memory, index of the channel.
+        Indices of the dataset, of the event in memory, and of the channel.
     """
     for part in found.events.parts:
         picked = found.selected[part.dataset]
@@ -307,7 +201,7 @@ def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str
 
 
 def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
-    """Return one row of ``result.candidates`` as `event` does; ``processes`` names that of each dataset.
+    """Return one row of ``result.candidates`` in the form of `event`; ``processes`` are those of the datasets.
 
     Raises
     ------
@@ -331,11 +225,11 @@ def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
     }
 
 
-def _lepton(place: int, pt: float, eta: float, phi: float, charge: float, flavour: float) -> dict[str, Any]:
+def _lepton(index: int, pt: float, eta: float, phi: float, charge: float, flavour: float) -> dict[str, Any]:
     """Return one lepton of a candidate; the first two are those of Z1."""
     return {
         "pt": round(pt, 3), "eta": round(eta, 4), "phi": round(phi, 4), "charge": int(charge),
-        "flavour": "muon" if flavour == MUON else "electron", "pair": 1 if place < 2 else 2,
+        "flavour": "muon" if flavour == MUON else "electron", "pair": 1 if index < 2 else 2,
     }  # fmt: skip
 
 
@@ -352,12 +246,12 @@ def changes(base: Selection, selection: Selection) -> dict[str, float]:
 
 
 def campaign_code(campaign: Campaign) -> str:
-    """Return the line of Python that loads a campaign by name or from its file; a comment if it has neither."""
+    """Return the line of Python that loads a campaign by name or from its file, or a comment if it has neither."""
     if campaign.name in datasets.names() and datasets.load(campaign.name) == campaign:
         return f"campaign = hn.datasets.load({campaign.name!r})"
     if campaign.source:
         return f"campaign = hn.datasets.load({campaign.source!r})"
-    return f"# campaign: your own, {campaign.name!r}, which is not in a file"
+    return f"# campaign = {campaign.name!r} exists in memory only"
 
 
 @cache
@@ -366,7 +260,7 @@ def _shipped() -> tuple[Selection, ...]:
 
 
 def selection_code(selection: Selection) -> str:
-    """Return the line of Python that makes a selection from the nearest shipped one, with every number that differs."""
+    """Return the line of Python that makes a selection from the closest shipped one."""
     same = [one for one in _shipped() if one.algorithm == selection.algorithm]
     base = min(same, key=lambda one: one.name != selection.name)
     changed = {name: getattr(selection, name) for name in ("name", *NUMBERS)}
@@ -376,7 +270,7 @@ def selection_code(selection: Selection) -> str:
 
 
 def snippet(loading: str, selection: Selection) -> str:
-    """Return the Python code that repeats the analysis with a selection; ``loading`` is from `campaign_code`."""
+    """Return Python code that repeats the analysis with a selection; ``loading`` is from `campaign_code`."""
     return (
         "import higgsnb as hn\n\n"
         f"{loading}\n"

@@ -15,7 +15,7 @@ from pages import PAINT, Visit, plain
 import higgsnb as hn
 from higgsnb.results import Result
 from higgsnb.widgets import ClusterControl, LiveHistogram
-from higgsnb.widgets.view import spectrum
+from higgsnb.widgets.live import spectrum
 
 if TYPE_CHECKING:
     from playwright.sync_api import Page
@@ -57,7 +57,7 @@ def panel() -> ClusterControl:
 
 
 def failure(text: str) -> dict[str, str]:
-    return dict.fromkeys(("dataset", "file", "error", "message", "remedy"), text)
+    return dict.fromkeys(("dataset", "file", "error", "message", "hint"), text)
 
 
 def fits(page: Page) -> bool:
@@ -98,14 +98,14 @@ def test_picture_grows_with_the_state_and_keeps_its_elements(
     assert empty.text_content() == "no events yet"
     page.evaluate(PAINT, plain(live.state))
     assert empty.text_content() == ""
-    page.evaluate("for (const path of document.querySelectorAll('.hn-picture > path')) path.kept = true")
+    page.evaluate("for (const path of document.querySelectorAll('.hn-plot > path')) path.kept = true")
     page.evaluate(PAINT, plain({**live.state, **spectrum(partial), "phase": "running"}))
-    assert page.evaluate("[...document.querySelectorAll('.hn-picture > path')].every((path) => path.kept)")
+    assert page.evaluate("[...document.querySelectorAll('.hn-plot > path')].every((path) => path.kept)")
 
 
 def test_table_has_every_number_of_the_picture(visit: Callable[..., Visit], live: LiveHistogram) -> None:
     page = visit(viewport=WIDE).show(live)
-    page.get_by_text("The numbers as a table").click()
+    page.get_by_text("Show as a table").click()
     rows = page.locator(".hn-table tbody tr")
     assert rows.count() == 37
     for i, count in enumerate(live.state["data"]["counts"]):
@@ -120,11 +120,11 @@ def test_text_of_files_and_clusters_is_never_html(
 ) -> None:
     stack = [{**layer, "label": EVIL} for layer in live.state["stack"]]
     texts = dict.fromkeys(("heading", "title", "luminosity", "warning", "words", "percent"), EVIL)
-    problem = {"what": EVIL, "remedy": EVIL}
+    problem = {"what": EVIL, "hint": EVIL}
     page = visit(viewport=WIDE).show(
         live, **texts, stack=stack, failed=[failure(EVIL)], failed_total=1, problem=problem, phase="failed"
     )
-    page.get_by_text("The numbers as a table").click()
+    page.get_by_text("Show as a table").click()
     assert EVIL in page.locator(".hn-failures").inner_text()
     assert EVIL in page.locator(".hn-table").inner_text()
     assert page.evaluate("[window.hacked, document.querySelectorAll('.hn :is(img, script)').length]") == [None, 0]
@@ -176,7 +176,7 @@ def test_keyboard_reaches_everything_and_the_focus_is_visible(visit: Callable[..
         reached.append(page.evaluate("document.activeElement.textContent"))
         assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
         assert page.evaluate("getComputedStyle(document.activeElement).outlineWidth") == "3px"
-    assert reached == ["Start", "Stop", "The numbers as a table"]
+    assert reached == ["Start", "Stop", "Show as a table"]
     page.keyboard.press("Enter")
     assert page.locator(".hn-table[open]").count() == 1
 
@@ -254,7 +254,7 @@ def test_nothing_overflows_on_a_phone(
 ) -> None:
     long = "root://eospublic.cern.ch//eos/opendata/cms/derived-data/Run2012B_DoubleMuParked.root"
     page = visit(viewport=size).show(live, failed=[failure(long)], failed_total=1, phase="running", seconds_left=7.0)
-    page.get_by_text("The numbers as a table").click()
+    page.get_by_text("Show as a table").click()
     assert fits(page)
     assert page.evaluate("parseFloat(getComputedStyle(document.querySelector('svg')).fontSize)") >= 14
     page.screenshot(path=artefacts / f"phone_{size['width']}.png", full_page=True)
@@ -322,7 +322,7 @@ def test_panel_sends_what_was_chosen(visit: Callable[..., Visit], panel: Cluster
     page = visit(viewport=WIDE).show(panel, cluster=None, dashboard="")
     page.get_by_label("Where").select_option("kubernetes")
     page.get_by_label("Workers", exact=True).fill("20")
-    page.get_by_label("Memory of each").fill("4GiB")
+    page.get_by_label("Memory per worker").fill("4GiB")
     page.get_by_role("button", name="Launch").click()
     assert sent(page)[-2:] == [
         {"do": "choose", "kind": "kubernetes", "workers": 20, "cores": 1, "memory": "4GiB"},
@@ -336,11 +336,11 @@ def test_panel_scales_adapts_only_when_asked_and_links_the_dashboard(
     visit: Callable[..., Visit], panel: ClusterControl, artefacts: Path
 ) -> None:
     page = visit(viewport=WIDE).show(panel)
-    page.get_by_label("Workers wanted").fill("7")
+    page.get_by_label("Number of workers").fill("7")
     page.get_by_role("button", name="Apply").click()
-    page.get_by_label("adapt to the work").check()
-    page.get_by_label("At least").fill("0")
-    page.get_by_label("At most").fill("9")
+    page.get_by_label("scale automatically").check()
+    page.get_by_label("Minimum").fill("0")
+    page.get_by_label("Maximum").fill("9")
     page.get_by_role("button", name="Apply").click()
     page.get_by_role("button", name="Logs").click()
     page.get_by_role("button", name="Stop").click()
@@ -359,19 +359,19 @@ def test_scale_begins_with_what_a_new_cluster_has_and_is_not_written_over(
     def tell(**changes: Any) -> None:
         page.evaluate("(next) => window.update(next)", plain({**panel.state, "cluster": {**ready, **changes}}))
 
-    ready, field = panel.state["cluster"], page.get_by_label("Workers wanted")
+    ready, field = panel.state["cluster"], page.get_by_label("Number of workers")
     field.fill("")
     tell(workers_ready=4)
     page.keyboard.type("10")
     page.get_by_role("button", name="Apply").click()
     assert sent(page) == [{"do": "scale", "workers": 10}]
-    page.get_by_label("adapt to the work").check()
+    page.get_by_label("scale automatically").check()
     tell(phase="closed")
     tell(workers_wanted=2)
     assert (field.is_visible(), field.input_value()) == (True, "2")
 
 
-def test_start_of_a_cluster_can_be_broken_off(visit: Callable[..., Visit], panel: ClusterControl) -> None:
+def test_start_of_a_cluster_can_be_cancelled(visit: Callable[..., Visit], panel: ClusterControl) -> None:
     before = {**panel.state["cluster"], "phase": "failed"}
     for cluster in (None, before, {**before, "phase": "starting"}):
         page = visit(viewport=WIDE).show(panel, cluster=cluster, busy="starting the cluster", dashboard="")
@@ -380,14 +380,14 @@ def test_start_of_a_cluster_can_be_broken_off(visit: Callable[..., Visit], panel
         assert sent(page) == [{"do": "stop"}]
 
 
-def test_failure_of_a_cluster_is_said_once_with_its_remedy(
+def test_failure_of_a_cluster_is_shown_once_with_its_hint(
     visit: Callable[..., Visit], panel: ClusterControl, artefacts: Path
 ) -> None:
-    problem = {"what": "the quota of the namespace is used up", "remedy": "Ask for fewer workers."}
-    cluster = {**panel.state["cluster"], "phase": "failed", "reason": problem["what"], "hint": problem["remedy"]}
+    problem = {"what": "the quota of the namespace is used up", "hint": "Ask for fewer workers."}
+    cluster = {**panel.state["cluster"], "phase": "failed", "reason": problem["what"], "hint": problem["hint"]}
     page = visit(viewport=WIDE).show(panel, cluster=cluster, problem=problem, dashboard="")
     text = page.locator(".hn").inner_text()
-    assert [text.count(problem["what"]), text.count(problem["remedy"])] == [1, 1]
+    assert [text.count(problem["what"]), text.count(problem["hint"])] == [1, 1]
     assert page.locator("[role=alert]").is_visible()
     assert page.locator("a").is_hidden()
     assert page.locator("[aria-current=step]").inner_text() == "failed"

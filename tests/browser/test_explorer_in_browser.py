@@ -495,7 +495,7 @@ def alone(alone_at: Callable[[str], Alone]) -> Alone:
 FOCUS = "document.activeElement.className"
 
 
-def test_bins_are_turned_over_with_the_keyboard_without_losing_the_place(alone: Alone) -> None:
+def test_bins_can_be_stepped_through_with_the_keyboard(alone: Alone) -> None:
     page = alone.page
     page.locator(".bin").nth(26).focus()
     page.keyboard.press("Enter")
@@ -526,7 +526,7 @@ def test_every_slider_has_a_name_of_its_own_that_says_whose_cut_it_is(alone: Alo
         assert alone.page.get_by_role("group", name=group, exact=True).count() == 1
 
 
-def test_two_views_of_one_widget_never_part(alone: Alone) -> None:
+def test_two_views_of_one_widget_stay_in_step(alone: Alone) -> None:
     alone.press("one", "muon_pt_min", times=4)
     alone.show("two")
     alone.press("one", "muon_pt_min", times=3)
@@ -574,9 +574,9 @@ def test_chosen_event_is_the_row_that_is_marked_while_cuts_move(alone: Alone) ->
     alone.wait(f"document.querySelector('.event h3').textContent === 'Event {expected}'")
 
 
-def test_shaded_part_is_said_to_fail_and_not_to_be_all_that_is_lost(alone: Alone) -> None:
+def test_shaded_region_is_described_as_failing_candidates(alone: Alone) -> None:
     text = alone.page.locator("p.hint", has_text="After all other cuts").inner_text()
-    assert text.endswith("Candidates in the shaded part fail; their event may have another candidate that passes.")
+    assert text.endswith("Candidates in the shaded region fail it; their event may have another candidate that passes.")
 
 
 # --- Links ---------------------------------------------------------------------------------------------------------
@@ -588,7 +588,7 @@ def wait_for_base(alone: Alone, base: str) -> None:
     alone.wait(f"document.querySelector('[data-base={base}]').getAttribute('aria-pressed') === 'true'")
 
 
-def complaints(alone: Alone) -> str:
+def banners(alone: Alone) -> str:
     return "".join(alone.page.locator(".banner[role]").all_inner_texts())
 
 
@@ -642,20 +642,20 @@ def test_link_does_not_undo_what_was_moved_since_when_the_widget_is_shown_again(
     ],
     ids=["selection", "huge", "values", "cuts", "good"],
 )
-def test_what_cannot_be_followed_of_a_link_is_said(
+def test_ignored_parts_of_a_link_are_shown(
     alone_at: Callable[[str], Alone], link: str, said: list[str], base: str, cuts: dict[str, float] | None
 ) -> None:
     alone = alone_at(f"{PAGE}#{link}")
     alone.wait("document.querySelector('.share input').value.includes('#higgsnb=')")
     wait_for_base(alone, base)
-    text = complaints(alone)
+    text = banners(alone)
     assert all(part in text for part in said)
     assert (text != "") == bool(said)
     if cuts is not None:
         published = next(one["cuts"] for one in alone.widget.setup["selections"] if one["name"] == base)
         assert alone.widget.cuts == {**published, **cuts}
     alone.page.locator("button.reset").click()
-    assert complaints(alone) == ""
+    assert banners(alone) == ""
 
 
 # --- More than one, slow, and unseen -------------------------------------------------------------------------------
@@ -669,7 +669,7 @@ def test_label_belongs_to_the_slider_beside_it_with_two_explorers_on_a_page(alon
     assert alone.page.evaluate("document.querySelector('#two').contains(document.activeElement)")
 
 
-def test_numbers_of_before_are_said_to_be_so_while_python_is_silent(alone: Alone) -> None:
+def test_numbers_are_marked_as_old_while_python_does_not_answer(alone: Alone) -> None:
     page = alone.page
     page.evaluate("""() => {
         const real = window.ask, held = [];
@@ -681,10 +681,10 @@ def test_numbers_of_before_are_said_to_be_so_while_python_is_silent(alone: Alone
     alone.wait(said)
     page.evaluate("window.answer()")
     alone.wait(f"!{said}")
-    assert (alone.widget.cuts["muon_pt_min"], complaints(alone)) == (30.0, "")
+    assert (alone.widget.cuts["muon_pt_min"], banners(alone)) == (30.0, "")
 
 
-def test_screen_reader_hears_of_a_moved_cut_only_what_it_changes(alone: Alone) -> None:
+def test_screen_reader_is_told_only_what_a_moved_cut_changes(alone: Alone) -> None:
     page = alone.page
     assert page.evaluate("[...document.querySelectorAll('output')].every((one) => one.ariaLive === 'off')")
     page.evaluate("""() => {
@@ -701,7 +701,7 @@ def test_screen_reader_hears_of_a_moved_cut_only_what_it_changes(alone: Alone) -
     assert sorted(page.evaluate("[...written]")) == sorted([slider.get_attribute("id"), "status"])
 
 
-def test_button_that_vanishes_hands_the_focus_on(alone: Alone) -> None:
+def test_button_that_vanishes_passes_the_focus_on(alone: Alone) -> None:
     page = alone.page
     page.locator(".keep").focus()
     page.keyboard.press("Enter")

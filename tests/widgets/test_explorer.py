@@ -17,11 +17,12 @@ from higgsnb import engine, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
 from higgsnb.results import Result, histograms
-from higgsnb.selection import CHANNELS
-from higgsnb.widgets import explorer, explorer_data
+from higgsnb.selection.cuts import CHANNELS
+from higgsnb.widgets import explorer, explorer_data, sliders
+from higgsnb.widgets.view import static
 
 OPEN = selection.load("open2012")
-SCRIPT = (explorer.STATIC / "explorer.js").read_text(encoding="utf-8")
+SCRIPT, STYLE = static("explorer.js"), static("explorer.css")
 
 
 @pytest.fixture(scope="module")
@@ -316,7 +317,7 @@ def test_outcome_in_hand_stays_as_it_is_while_sliders_move(widget: explorer.CutE
 
 
 def test_distributions_of_old_selections_are_forgotten(widget: explorer.CutExplorer) -> None:
-    cuts = [one.cut for one in explorer_data.CONTROLS]
+    cuts = [one.cut for one in sliders.CONTROLS]
     for number in range(60):
         moved = {"muon_pt_min": 5.0 + number % 7, "z1_mass_min": 40.0 + number}
         set_by_view(widget, cuts={**widget.cuts, **moved}, asked=number + 1)
@@ -347,7 +348,7 @@ def test_yields_without_each_cut_are_complete_in_the_end_and_right(
         assert asked < 30
     assert asked > 5
     for cut in ("muon_isolation_max", "z1_mass_max", "mass_4l_min"):
-        found = widget.sample.select(explorer_data.without(OPEN, cut, widget.sample.loosest))
+        found = widget.sample.select(sliders.without(OPEN, cut, widget.sample.loosest))
         assert widget.without["rows"][cut]["data"] == sum(found.counts[i][:, :39].sum() for i in (0, 1))
 
 
@@ -463,9 +464,8 @@ def test_script_sets_text_as_text_and_knows_no_address() -> None:
         assert way not in SCRIPT
     assert re.findall(r"\b(?:https?|wss?):", SCRIPT.replace("http://www.w3.org/2000/svg", "")) == []
     assert re.search(r"^\s*import\b|fetch\(|XMLHttpRequest|WebSocket|url\(", SCRIPT, re.MULTILINE) is None
-    style = (explorer.STATIC / "explorer.css").read_text(encoding="utf-8")
-    assert "url(" not in style
-    assert "@import" not in style
+    assert "url(" not in STYLE
+    assert "@import" not in STYLE
 
 
 def test_script_and_python_know_the_same_traits() -> None:

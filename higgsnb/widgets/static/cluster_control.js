@@ -1,4 +1,4 @@
-// The panel that starts and stops a cluster. Python sends `state`; the forms send back what was chosen.
+// The panel that starts and stops a cluster. Python sends `state`; the forms send back the user's choice.
 
 const STEPS = { preflight: "checking", starting: "starting", ready: "ready", closed: "stopped" };
 const AT = { scaling: "ready", closing: "closed", failed: "failed" };
@@ -11,7 +11,7 @@ function number(least) {
   return make("input", { type: "number", min: least, max: 10000, step: 1, inputmode: "numeric" });
 }
 
-// A field that has the focus is not overwritten.
+// Never overwrite a field that has the focus.
 function fillIn(input, value) {
   if (document.activeElement !== input && input.value !== String(value)) input.value = String(value);
 }
@@ -22,7 +22,7 @@ class Choice {
     this.workers = number(1);
     this.cores = number(1);
     this.memory = make("input", { type: "text", spellcheck: "false", autocomplete: "off" });
-    const labels = { kind: "Where", workers: "Workers", cores: "Cores of each", memory: "Memory of each" };
+    const labels = { kind: "Where", workers: "Workers", cores: "Cores per worker", memory: "Memory per worker" };
     const fields = Object.entries(labels).map(([name, label]) => field(label, this[name]));
     this.element = make("div", { class: "hn-fields" }, ...fields);
     this.element.addEventListener("change", () => model.send({ do: "choose", ...this.values() }));
@@ -40,7 +40,7 @@ class Choice {
 
 class Costs {
   constructor() {
-    this.element = make("dl", { class: "hn-costs", "aria-label": "What it will take" });
+    this.element = make("dl", { class: "hn-costs", "aria-label": "Estimated time and cost" });
     this.key = "";
   }
 
@@ -95,9 +95,9 @@ class Scaling {
     this.maximum = number(1);
     this.adapt = make("input", { type: "checkbox" });
     this.apply = button("Apply", () => this.send(model));
-    this.check = make("label", { class: "hn-check" }, this.adapt, make("span", {}, "adapt to the work"));
-    this.fixed = field("Workers wanted", this.workers);
-    this.range = [field("At least", this.minimum), field("At most", this.maximum)];
+    this.check = make("label", { class: "hn-check" }, this.adapt, make("span", {}, "scale automatically"));
+    this.fixed = field("Number of workers", this.workers);
+    this.range = [field("Minimum", this.minimum), field("Maximum", this.maximum)];
     this.element = make("div", { class: "hn-fields", role: "group", "aria-label": "Scale" });
     this.element.append(this.fixed, ...this.range, this.check, this.apply);
     this.adapt.addEventListener("change", () => this.turn());
@@ -109,7 +109,7 @@ class Scaling {
     for (const one of this.range) show(one, this.adapt.checked);
   }
 
-  // Only when a cluster becomes ready: later somebody may be typing here.
+  // Only when a cluster becomes ready: later the user may be typing here.
   begin(workers, most) {
     [this.workers.value, this.minimum.value, this.maximum.value] = [workers, 1, most].map(String);
     this.adapt.checked = false;
@@ -131,7 +131,7 @@ class Scaling {
 }
 
 function words({ cluster, busy, problem }) {
-  const doing = busy ? ` Now ${busy}…` : "";
+  const doing = busy ? ` ${busy[0].toUpperCase()}${busy.slice(1)}…` : "";
   if (!cluster) return doing.trim() || "No cluster yet.";
   const workers = `${cluster.workers_ready} of ${cluster.workers_wanted} workers`;
   const reason = cluster.reason && !problem ? ` ${cluster.reason}.` : "";
@@ -144,7 +144,7 @@ function clusterControl({ model, el }) {
   const heading = make("strong", { class: "hn-heading" }, "Cluster");
   const why = make("p", { class: "hn-title" });
   const status = make("p", { class: "hn-phase", role: "status", "aria-live": "polite" });
-  const hint = make("p", { class: "hn-remedy" });
+  const hint = make("p", { class: "hn-hint" });
   const box = problemBox();
   const launch = button("Launch", () => model.send({ do: "launch" }));
   const stop = button("Stop", () => model.send({ do: "stop" }));

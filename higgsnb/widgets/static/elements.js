@@ -1,5 +1,5 @@
-// What all widgets share: making elements, setting them only where something changed, writing numbers.
-// Everything that comes from files or clusters goes through textContent or setAttribute, never through HTML.
+// Shared by the widgets: create elements, update them only where something changed, format numbers.
+// Text from files or clusters is set with textContent or setAttribute, never as HTML.
 
 const SVG = "http://www.w3.org/2000/svg"; // the name of the format, not an address that is fetched
 
@@ -27,7 +27,7 @@ function write(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// A button that cannot be used now stays focusable, so that the keyboard does not lose its place.
+// A disabled button stays focusable, so that the keyboard focus is not lost.
 function button(label, action) {
   const made = make("button", { type: "button", class: "hn-button" }, label);
   made.addEventListener("click", () => {
@@ -40,12 +40,12 @@ function enable(element, usable) {
   set(element, "aria-disabled", usable ? null : "true");
 }
 
-// Shows or hides without rebuilding what is inside.
+// Show or hide without rebuilding the content.
 function show(element, visible) {
   set(element, "hidden", visible ? null : "");
 }
 
-// Shortcuts of the notebook must not take the keys that are meant for the widget.
+// Keys meant for the widget must not trigger the notebook's shortcuts.
 function frame(el, kind, label, ...children) {
   const root = make("section", { class: `hn ${kind}`, "aria-label": label, "data-lm-suppress-shortcuts": "true" });
   root.append(...children);
@@ -58,11 +58,11 @@ function problem(element, found) {
   show(element, Boolean(found));
   if (!found) return;
   write(element.firstChild, found.what);
-  write(element.lastChild, found.remedy);
+  write(element.lastChild, found.hint);
 }
 
 function problemBox() {
-  const parts = [make("p", { class: "hn-what" }), make("p", { class: "hn-remedy" })];
+  const parts = [make("p", { class: "hn-what" }), make("p", { class: "hn-hint" })];
   return make("div", { class: "hn-problem", role: "alert", hidden: "" }, ...parts);
 }
 

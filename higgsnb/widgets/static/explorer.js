@@ -1,11 +1,11 @@
-// The views of higgsnb/explorer.py: drawing and input only, every number comes from Python. Nothing is loaded from
-// anywhere, and text is set as text, never as markup.
+// The views of widgets/explorer.py: drawing and input only; every number comes from Python. Nothing is fetched from the
+// network, and text is set as text, never as markup.
 
 const SVG = "http://www.w3.org/2000/svg";
-let followed = "";  // the address whose link was followed last; each widget has its own copy of this file
-const PATIENCE = 5000;  // milliseconds
+let followed = "";  // the last address that was applied; each widget has its own copy of this file
+const TIMEOUT = 5000;  // milliseconds
 const NARROW = 480;  // pixels: a phone shows the sliders below the spectrum, at first one group of them
-// JupyterLab would take the arrow keys for its notebook; it looks at the focused element first.
+// Keeps JupyterLab from using the arrow keys for its notebook.
 const OWN_KEYS = "data-lm-suppress-shortcuts";
 const FOCUSABLE = ["input", "button", "select", "textarea", "summary"];
 
@@ -31,7 +31,7 @@ function amount(value) {
   return Number.isInteger(value) || Math.abs(value) >= 1000 ? value.toFixed(0) : value.toFixed(Math.abs(value) >= 1 ? 1 : 2);
 }
 
-// Screen readers say again what is written again.
+// Rewriting the same text would make screen readers repeat it.
 function write(node, text) {
   if (node.textContent !== text) node.textContent = text;
 }
@@ -170,7 +170,7 @@ function legend(shown, setup, kept) {
 
 const TRACKER = 1.15, ECAL = 1.29, ECAL_END = 1.77, HCAL_END = 2.95, COIL_END = 3.8, EDGE = 5.0, ENDCAP = 3.17, HALF = 6.4;
 
-// Points (x, y, z) in metres of a track from the middle: a helix in the solenoid, straight beyond it.
+// Points (x, y, z) in metres along a track from the collision point: a helix in the solenoid, straight beyond it.
 function track(lepton, field) {
   const radius = lepton.pt / (0.3 * field);
   const muon = lepton.flavour === "muon";
@@ -191,7 +191,7 @@ function track(lepton, field) {
 
 const symbol = (lepton) => `${lepton.flavour === "muon" ? "μ" : "e"}${lepton.charge > 0 ? "⁺" : "⁻"}`;
 
-// Writes each lepton's name near the end of its track, where it covers neither another name nor, if possible, a track.
+// Write each lepton's name near the end of its track, clear of other names and, if possible, of tracks.
 function labels(node, places, tracks, size, textSize) {
   const high = 1.25 * textSize, taken = [];
   const within = (value, most) => Math.min(Math.max(value, 2), most - 2);
@@ -219,8 +219,8 @@ function drawView(shown, along, width, textSize) {
   const height = along ? 0.8 * width : width;
   const scale = along ? Math.min((width / 2) / (HALF + 0.3), height / 2 / (EDGE + 0.2)) : width / 2 / (EDGE + 0.2);
   const [cx, cy] = [width / 2, height / 2];
-  const name = along ? "along the beam" : "across the beam";
-  const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "font-size": textSize, "aria-label": `Event seen ${name}; the table of leptons says the same in numbers` });
+  const name = along ? "Longitudinal view" : "Transverse view";
+  const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "font-size": textSize, "aria-label": `${name} of the event; the table of leptons gives the numbers` });
   const rings = [[TRACKER, 0], [ECAL_END, ENDCAP + 0.5], [HCAL_END, 5.6], [COIL_END, HALF]];
   for (const [r, z] of rings) {
     if (!along) node.append(svg("circle", { class: "detector", cx, cy, r: r * scale }));
@@ -242,15 +242,15 @@ function drawView(shown, along, width, textSize) {
     places.push({ end: tip, out: tip[0] - cx, pair: lepton.pair, text: `${symbol(lepton)} ${lepton.pt.toFixed(0)} GeV` });
   });
   labels(node, places, tracks, { width, height }, textSize);
-  return html("figure", { class: "figure", style: "margin:0" }, html("figcaption", {}, along ? "Along the beam" : "Across the beam"), node);
+  return html("figure", { class: "figure", style: "margin:0" }, html("figcaption", {}, name), node);
 }
 
 const ring = (cx, cy, r) => `M${cx - r},${cy}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`;
 
-// How far, in metres, the bar of an electron reaches into the calorimeter: longer for more energy.
+// Length in metres of the bar for an electron's energy in the calorimeter: longer for more energy.
 const depth = (lepton) => Math.min(1.6, 0.25 + (lepton.pt * Math.cosh(lepton.eta)) / 80);
 
-// The point so far beyond the end of a track, and so far beside.
+// The point at a distance `along` beyond the end of a track and `across` to its side.
 function beyond(end, before, along, across = 0) {
   const norm = Math.hypot(end[0] - before[0], end[1] - before[1]) || 1;
   const [ux, uy] = [(end[0] - before[0]) / norm, (end[1] - before[1]) / norm];
@@ -272,8 +272,8 @@ function drawEvent(target, shown, setup) {
   const each = room >= 640 ? (width - 8) / 2 : width;
   const textSize = lettersOf(target);
   const key = [1, 2].map((pair) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track z${pair}`, d: "M0,8H24" })), `Z${pair}: ${shown[`mass_z${pair}`].toFixed(1)} GeV`));
-  const styles = ["muon", "electron"].map((flavour) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track ${flavour}`, d: "M2,8H22", stroke: "currentColor" })), flavour === "muon" ? "muon: solid, leaves the detector" : "electron: dotted, stops and leaves its energy"));
-  const rows = shown.leptons.map((lepton) => html("tr", {}, html("th", { scope: "row" }, `${symbol(lepton)} of Z${lepton.pair}`), html("td", {}, lepton.pt.toFixed(1)), html("td", {}, lepton.eta.toFixed(2)), html("td", {}, lepton.phi.toFixed(2)), html("td", {}, lepton.charge > 0 ? "+1" : "−1")));
+  const styles = ["muon", "electron"].map((flavour) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track ${flavour}`, d: "M2,8H22", stroke: "currentColor" })), flavour === "muon" ? "muon: solid line, leaves the detector" : "electron: dotted line, stops in the calorimeter"));
+  const rows = shown.leptons.map((lepton) => html("tr", {}, html("th", { scope: "row" }, `${symbol(lepton)} from Z${lepton.pair}`), html("td", {}, lepton.pt.toFixed(1)), html("td", {}, lepton.eta.toFixed(2)), html("td", {}, lepton.phi.toFixed(2)), html("td", {}, lepton.charge > 0 ? "+1" : "−1")));
   target.append(
     html("h3", { tabindex: -1 }, `Event ${shown.name}`),
     html("p", {}, `${kind}, channel ${shown.channel}: four-lepton mass ${shown.mass_4l.toFixed(2)} GeV`),
@@ -286,26 +286,26 @@ function drawEvent(target, shown, setup) {
 
 // --- The explorer ----------------------------------------------------------------------------------------------------
 
-// What a link asks for, and a complaint of what it asks in vain: it may be damaged, or made with other data or another version.
+// The selection in a link, and a message if parts of it were ignored: it may be damaged, or made with other data or another version.
 function fromAddress(setup) {
   if (!location.hash.startsWith("#higgsnb=")) return null;
   const given = new URLSearchParams(location.hash.slice(1));
   const [[, name], ...wanted] = given;
   const base = setup.selections.find((selection) => selection.name === name);
-  if (!base) return { complaint: `The link asks for the selection “${name.slice(0, 40)}”, which is not here. It is not followed.` };
-  const cuts = { ...base.cuts }, vain = [];
+  if (!base) return { message: `The link refers to the selection “${name.slice(0, 40)}”, which does not exist here. The link was ignored.` };
+  const cuts = { ...base.cuts }, ignored = [];
   for (const [cut, text] of wanted) {
     const control = setup.controls.find((one) => one.cut === cut);
     const value = text.trim() === "" ? NaN : Number(text);
     if (control && Number.isFinite(value)) cuts[cut] = Math.min(control.high, Math.max(control.low, value));
-    if (!control || cuts[cut] !== value) vain.push(`${cut}=${text}`.slice(0, 40));
+    if (!control || cuts[cut] !== value) ignored.push(`${cut}=${text}`.slice(0, 40));
   }
-  const more = vain.length > 3 ? ", …" : "";
-  const complaint = vain.length ? `The link cannot be followed in ${vain.slice(0, 3).join(", ")}${more}. The sliders say what is set.` : "";
-  return { base: base.name, cuts, complaint };
+  const more = ignored.length > 3 ? ", …" : "";
+  const message = ignored.length ? `Parts of the link were ignored or adjusted: ${ignored.slice(0, 3).join(", ")}${more}. The sliders show the current cuts.` : "";
+  return { base: base.name, cuts, message };
 }
 
-// Without the token by which a hub lets its user in: whoever has it can run code in the session.
+// Without the hub's access token: anyone who has it can run code in the session.
 function address(base, changes) {
   const page = new URL(location.href);
   page.searchParams.delete("token");
@@ -315,18 +315,18 @@ function address(base, changes) {
 
 function renderExplorer({ model, el }) {
   const setup = model.get("setup");
-  const id = `hgx-${Math.random().toString(36).slice(2)}`;  // also among other widgets of the page
+  const id = `hgx-${Math.random().toString(36).slice(2)}`;  // unique on a page with several widgets
   const chosenBin = () => (model.get("bin") < 0 ? undefined : model.get("bin"));
-  const state = { cuts: { ...model.get("cuts") }, base: model.get("base"), asked: model.get("asked"), waiting: false, dirty: false, idle: null, patience: null, roving: chosenBin() };
+  const state = { cuts: { ...model.get("cuts") }, base: model.get("base"), asked: model.get("asked"), waiting: false, dirty: false, idle: null, timeout: null, roving: chosenBin() };
   const cutsOf = (base) => (setup.selections.find((selection) => selection.name === base) || setup.selections[0]).cuts;
 
-  // Only one question is on its way at a time; what changed meanwhile goes with the next one. Other views of the same
-  // widget ask, too: the numbers go on from the largest, and an answer to a later question than one's own is taken over.
+  // One request at a time; changes made meanwhile go with the next one. Other views of the same widget send requests, too:
+  // numbering continues from the largest, and the answer to a later request than one's own is accepted.
   function ask() {
     if (state.waiting && Date.now() - state.waiting < 3000) { state.dirty = true; return; }
     state.waiting = Date.now();
     state.dirty = false;
-    state.patience ??= setTimeout(() => write(silence, "Python has not answered yet: the numbers belong to the cuts of before. If this stays, reload the page, or run the notebook again."), PATIENCE);
+    state.timeout ??= setTimeout(() => write(unanswered, "Python has not answered yet: the numbers shown are for the previous cuts. If this message stays, reload the page or run the notebook again."), TIMEOUT);
     state.asked = Math.max(state.asked, model.get("asked")) + 1;
     model.set("base", state.base);
     model.set("cuts", { ...state.cuts });
@@ -344,8 +344,8 @@ function renderExplorer({ model, el }) {
     showCuts();
     ask();
   }
-  function begin(base, cuts, complaint = "") {
-    write(vain, complaint);
+  function begin(base, cuts, message = "") {
+    write(ignored, message);
     state.base = base;
     state.cuts = { ...cuts };
     showCuts();
@@ -354,7 +354,7 @@ function renderExplorer({ model, el }) {
   function follow() {
     const given = location.hash === followed ? null : fromAddress(setup);
     followed = location.hash;
-    if (given) begin(given.base || state.base, given.cuts || state.cuts, given.complaint);
+    if (given) begin(given.base || state.base, given.cuts || state.cuts, given.message);
   }
   function look(cut) {
     if (model.get("focus") === cut) return;
@@ -396,7 +396,7 @@ function renderExplorer({ model, el }) {
   const bases = setup.selections.map((selection) => html("button", { type: "button", "data-base": selection.name, title: selection.title, onclick: () => begin(selection.name, selection.cuts) }, selection.name));
   const reset = html("button", { type: "button", class: "reset", onclick: () => begin(state.base, cutsOf(state.base)) }, "Reset cuts");
   const keep = html("button", { type: "button", class: "keep", onclick: () => { model.set("kept", { base: state.base, cuts: { ...state.cuts } }); model.save_changes(); } }, "Keep for comparison");
-  const forget = html("button", { type: "button", class: "forget", hidden: true, onclick: () => { keep.focus(); model.set("kept", {}); model.save_changes(); } }, "Forget");
+  const forget = html("button", { type: "button", class: "forget", hidden: true, onclick: () => { keep.focus(); model.set("kept", {}); model.save_changes(); } }, "Clear comparison");
   const variable = html("select", { id: `${id}-variable`, onchange: (event) => { model.set("bin", -1); model.set("variable", event.target.value); model.save_changes(); } }, setup.variables.map((one) => html("option", { value: one.name }, one.label)));
   const link = html("input", { type: "text", readonly: true, "aria-label": "Link to this page with these cuts", onfocus: (event) => event.target.select() });
   const code = html("textarea", { rows: 6, readonly: true, "aria-label": "Python code that repeats this selection", onfocus: (event) => event.target.select() });
@@ -409,12 +409,12 @@ function renderExplorer({ model, el }) {
   } }, `Copy ${what.toLowerCase()}`);
   const share = html("details", { class: "share" }, html("summary", {}, "Share this selection"),
     html("p", {}, "A link to this page with these cuts, for a dashboard:"), link, html("div", { class: "bar" }, copy(link, "Link")),
-    html("p", {}, "The same in Python, for a notebook:"), code, html("div", { class: "bar" }, copy(code, "Code"), copied));
+    html("p", {}, "The same selection in Python, for a notebook:"), code, html("div", { class: "bar" }, copy(code, "Code"), copied));
 
   // what is shown
   const status = html("p", { role: "status", "aria-live": "polite", class: "status" });
   const problem = html("p", { role: "alert", class: "banner" });
-  const vain = html("p", { role: "status", class: "banner" }), silence = html("p", { role: "status", class: "banner" });
+  const ignored = html("p", { role: "status", class: "banner" }), unanswered = html("p", { role: "status", class: "banner" });
   const main = html("div", { class: "figure main" }), mainLegend = html("div"), one = html("div", { class: "figure" }), oneText = html("p", { class: "hint" });
   const yieldTable = html("div", { class: "scroll yields" }), flowTable = html("div", { class: "scroll" }), withoutTable = html("div", { class: "scroll" });
   const list = html("div"), eventView = html("div", { class: "event" });
@@ -453,9 +453,9 @@ function renderExplorer({ model, el }) {
     node.append(svg("rect", { class: "removed", x: from, y: above, width: Math.max(0, to - from), height: height - bottom - above }));
     node.append(svg("line", { class: "cutline", x1: at, x2: at, y1: above, y2: height - bottom }));
     node.setAttribute("role", "img");
-    node.setAttribute("aria-label", `${shown.label} after all other cuts; the cut is at ${withUnit(value, control.unit)} and keeps what is ${shown.keeps} it`);
+    node.setAttribute("aria-label", `${shown.label} after all other cuts; the cut is at ${withUnit(value, control.unit)} and keeps values ${shown.keeps} it`);
     one.replaceChildren(node);
-    oneText.textContent = `After all other cuts. The cut is at ${withUnit(value, control.unit)}. Candidates in the shaded part fail; their event may have another candidate that passes.`;
+    oneText.textContent = `After all other cuts. The cut is at ${withUnit(value, control.unit)}. Candidates in the shaded region fail it; their event may have another candidate that passes.`;
   }
   const label = (name) => (name === "data" ? (setup.simulated ? "simulated data" : "data") : (setup.processes.find((process) => process.name === name) || { label: name }).label);
   function table(caption, head, rows) {
@@ -473,7 +473,7 @@ function renderExplorer({ model, el }) {
         ...(keptRows ? [cell(row)(keptRows[row.process].all), cell(row)(keptRows[row.process].window)] : [])], last: row.process === "data",
     }))));
     const names = view.yields.map((row) => row.process);
-    flowTable.replaceChildren(table("Cutflow: events that pass each cut and all before", ["cut", ...names.map(label)], view.cutflow.map((row) => ({
+    flowTable.replaceChildren(table("Cutflow: events that pass each cut and all cuts before it", ["cut", ...names.map(label)], view.cutflow.map((row) => ({
       cells: [row.cut, ...names.map((name) => (name === "data" ? row.events[name].toFixed(0) : amount(row.events[name])))],
     }))));
     drawWithout();
@@ -487,7 +487,7 @@ function renderExplorer({ model, el }) {
       return { cells: [`${control.group}: ${control.label}`, ...names.map((name) => (found ? (name === "data" ? found[name].toFixed(0) : amount(found[name])) : "…"))] };
     });
     rows.push({ cells: ["all cuts", ...view.yields.map((row) => (row.process === "data" ? row.all.toFixed(0) : amount(row.all)))], last: true });
-    withoutTable.replaceChildren(table("Events kept if one cut is at its loosest", ["cut removed", ...names.map(label)], rows));
+    withoutTable.replaceChildren(table("Events kept with one cut at its loosest", ["cut removed", ...names.map(label)], rows));
   }
   function drawList() {
     const listing = model.get("listing"), chosen = model.get("place");
@@ -495,13 +495,13 @@ function renderExplorer({ model, el }) {
     const rows = listing.rows.map((row) => html("tr", { class: row.place.join() === chosen.join() ? "chosen" : "" },
       html("th", { scope: "row" }, html("button", { type: "button", "data-event": row.place.join("-"), "data-key": row.place.join("-"), "aria-label": `Show event ${row.name}`, onclick: () => lookAt(row.place) }, row.name)),
       html("td", {}, label(row.process)), html("td", {}, row.channel), html("td", {}, row.mass_4l.toFixed(1)), html("td", {}, row.mass_z1.toFixed(1)), html("td", {}, row.mass_z2.toFixed(1))));
-    const more = listing.total > listing.rows.length ? `, the first ${listing.rows.length} of them` : "";
+    const more = listing.total > listing.rows.length ? `, first ${listing.rows.length} shown` : "";
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const at = model.get("bin"), bins = model.get("view").spectrum.edges.length - 1;
     const turn = (by, name) => html("button", { type: "button", class: `turn${by}`, "data-key": `turn${by}`, disabled: at + by < 0 || at + by >= bins, onclick: () => chooseBin(at + by) }, name);
-    list.replaceChildren(html("div", { class: "bar" }, turn(-1, "◀ bin before"), turn(1, "next bin ▶")), html("p", {}, `${listing.title}: ${listing.total} ${listing.total === 1 ? "candidate" : "candidates"}, data and simulation${more}`),
-      html("div", { class: "list", tabindex: 0, role: "region", "aria-label": "Candidates in the chosen bin" }, html("table", {}, html("thead", {}, html("tr", {}, ["run:section:event", "from", "channel", "m4ℓ", "mZ1", "mZ2"].map((name) => html("th", { scope: "col" }, name)))), html("tbody", {}, rows))));
-    if (focused) {  // where it was; at the last bin there is only the way back
+    list.replaceChildren(html("div", { class: "bar" }, turn(-1, "◀ previous bin"), turn(1, "next bin ▶")), html("p", {}, `${listing.title}: ${listing.total} ${listing.total === 1 ? "candidate" : "candidates"}, data and simulation${more}`),
+      html("div", { class: "list", tabindex: 0, role: "region", "aria-label": "Candidates in the chosen bin" }, html("table", {}, html("thead", {}, html("tr", {}, ["run:lumi section:event", "process", "channel", "m4ℓ", "mZ1", "mZ2"].map((name) => html("th", { scope: "col" }, name)))), html("tbody", {}, rows))));
+    if (focused) {  // restore the focus; at the last bin only “previous” is enabled
       const again = list.querySelector(`[data-key="${focused}"]:enabled`) || (focused.startsWith("turn") && list.querySelector("[data-key^=turn]:enabled"));
       if (again) again.focus();
     }
@@ -521,9 +521,9 @@ function renderExplorer({ model, el }) {
   function answer() {
     const view = model.get("view");
     state.waiting = false;
-    clearTimeout(state.patience);
-    state.patience = null;
-    write(silence, "");
+    clearTimeout(state.timeout);
+    state.timeout = null;
+    write(unanswered, "");
     write(problem, view.error || "");
     if (view.asked >= state.asked && !state.dirty) { state.asked = view.asked; state.cuts = { ...model.get("cuts") }; state.base = model.get("base"); }
     showCuts();
@@ -539,7 +539,7 @@ function renderExplorer({ model, el }) {
   }
 
   const root = html("section", { class: "hgx", "aria-label": "Cut explorer" }, html("div", { class: "body" },
-    html("h2", {}, setup.title), html("p", {}, setup.subtitle), html("p", { class: "banner" }, setup.note), silence, vain, problem,
+    html("h2", {}, setup.title), html("p", {}, setup.subtitle), html("p", { class: "banner" }, setup.note), unanswered, ignored, problem,
     html("div", { class: "bar", role: "group", "aria-label": "Published selections" }, html("span", {}, "Selection:"), bases, reset, keep, forget),
     html("div", { class: "columns" },
       html("div", { class: "explore" },
@@ -548,10 +548,10 @@ function renderExplorer({ model, el }) {
           status,
           html("div", { class: "bar" }, html("label", { for: variable.id }, "Spectrum of"), variable), main, mainLegend, yieldTable)),
       html("div", { class: "more" },
-        html("h3", {}, "The cut that you move"), one, oneText,
+        html("h3", {}, "Effect of the current cut"), one, oneText,
         html("h3", {}, "Events in one bin"), list, eventView,
-        html("details", {}, html("summary", {}, "Cutflow: one cut after the other"), html("p", { class: "hint" }, "Events that pass a cut and all before it. Up to “best candidate” an event may count in two channels."), flowTable),
-        html("details", {}, html("summary", {}, "Each cut removed by itself"), html("p", { class: "hint" }, "Events kept if this cut alone is moved to the loose end of its slider; for the hardest lepton, to what is asked of the second one."), withoutTable),
+        html("details", {}, html("summary", {}, "Cutflow: one cut after another"), html("p", { class: "hint" }, "Events that pass a cut and all cuts before it. Before “best candidate”, an event may be counted in two channels."), flowTable),
+        html("details", {}, html("summary", {}, "One cut removed at a time"), html("p", { class: "hint" }, "Events kept if only this cut is moved to the loose end of its slider; for the leading lepton, to the cut on the subleading one."), withoutTable),
         share))));
   el.append(root);
   variable.value = model.get("variable");
@@ -576,7 +576,7 @@ function renderExplorer({ model, el }) {
   showEvent();
   follow();
   window.addEventListener("hashchange", follow);
-  return () => { resized.disconnect(); window.removeEventListener("hashchange", follow); clearTimeout(state.idle); clearTimeout(state.patience); for (const [name, call] of Object.entries(watch)) model.off(name, call); };
+  return () => { resized.disconnect(); window.removeEventListener("hashchange", follow); clearTimeout(state.idle); clearTimeout(state.timeout); for (const [name, call] of Object.entries(watch)) model.off(name, call); };
 }
 
 function renderEvent({ model, el }) {

@@ -1,4 +1,4 @@
-// The spectrum that grows while a run goes on. Python sends one snapshot, `state`; this file draws it.
+// The spectrum that grows during a run. Python sends snapshots, `state`; this file draws them.
 
 const PHASES = {
   ready: "Ready",
@@ -7,7 +7,7 @@ const PHASES = {
   stopping: "Stopping",
   stopped: "Stopped",
   complete: "Complete",
-  incomplete: "Finished, not complete",
+  incomplete: "Finished, incomplete",
   lost: "No cluster",
   failed: "Failed",
 };
@@ -20,7 +20,7 @@ function niceStep(rough) {
   return power * STEPS.find((step) => step * power >= rough * 0.999);
 }
 
-// The end of the axis moves in steps, so that the picture does not tremble while it grows.
+// The end of the axis moves in steps, so that the plot is not rescaled at every update.
 function niceEnd(most) {
   if (!(most > 0)) return 1;
   const power = 10 ** Math.floor(Math.log10(most));
@@ -49,16 +49,16 @@ function scales(space, edges, end) {
   return { x: exact(x), y: exact(y), end };
 }
 
-// The outline of bars from `lower` to `upper`, there along the tops and back along the bottoms.
+// The outline of bars from `lower` to `upper`: along the tops to the right, along the bottoms back.
 function band(edges, lower, upper, { x, y }) {
-  let there = `M${x(edges[0])} ${y(lower[0])}`;
+  let forth = `M${x(edges[0])} ${y(lower[0])}`;
   let back = "";
   for (let i = 0; i < upper.length; i += 1) {
-    there += `V${y(upper[i])}H${x(edges[i + 1])}`;
+    forth += `V${y(upper[i])}H${x(edges[i + 1])}`;
     back = `H${x(edges[i])}${back}`;
     back = `V${y(lower[i])}${back}`;
   }
-  return `${there}${back}Z`;
+  return `${forth}${back}Z`;
 }
 
 function outline(edges, heights, { x, y }) {
@@ -81,12 +81,12 @@ function points(edges, data, { x, y }, radius) {
   return [dots, bars];
 }
 
-let pictures = 0;
+let plots = 0;
 
-class Picture {
+class Plot {
   constructor() {
-    pictures += 1;
-    const hatch = `hn-hatch-${pictures}-${Math.random().toString(36).slice(2)}`;
+    plots += 1;
+    const hatch = `hn-hatch-${plots}-${Math.random().toString(36).slice(2)}`;
     const line = draw("path", { d: "M-1 7L7 -1M-1 1L1 -1M5 7L7 5", class: "hn-hatch" });
     const pattern = draw("pattern", { id: hatch, width: 6, height: 6, patternUnits: "userSpaceOnUse" }, line);
     this.grid = draw("g", { class: "hn-axis" });
@@ -97,7 +97,7 @@ class Picture {
     this.dots = draw("path", { class: "hn-dots" });
     this.empty = draw("text", { class: "hn-empty", "text-anchor": "middle" });
     const parts = [this.stack, this.total, this.error, this.bars, this.dots, this.grid, this.empty];
-    this.element = draw("svg", { class: "hn-picture", role: "img" }, draw("defs", {}, pattern), ...parts);
+    this.element = draw("svg", { class: "hn-plot", role: "img" }, draw("defs", {}, pattern), ...parts);
     this.frame = "";
   }
 
@@ -132,7 +132,7 @@ class Picture {
     });
   }
 
-  // Drawn anew only when the size or the end of an axis has changed.
+  // Redrawn only when the size or the end of an axis has changed.
   axes(state, space, scale) {
     const key = JSON.stringify([space, scale.end, state.axis, state.edges.length]);
     if (key === this.frame) return;
@@ -195,15 +195,15 @@ class Legend {
   }
 }
 
-// The same numbers for whoever cannot see the picture; written only while it is open.
+// The same numbers for users of screen readers; filled only while it is open.
 class Table {
   constructor() {
     this.body = make("tbody");
     this.head = make("tr");
     this.caption = make("caption");
     const table = make("table", {}, this.caption, make("thead", {}, this.head), this.body);
-    const scroll = make("div", { class: "hn-scroll", tabindex: "0", role: "region", "aria-label": "Numbers" }, table);
-    this.element = make("details", { class: "hn-table" }, make("summary", {}, "The numbers as a table"), scroll);
+    const scroll = make("div", { class: "hn-scroll", tabindex: "0", role: "region", "aria-label": "Table of the histogram" }, table);
+    this.element = make("details", { class: "hn-table" }, make("summary", {}, "Show as a table"), scroll);
     this.element.addEventListener("toggle", () => this.update(this.state));
   }
 
@@ -244,13 +244,13 @@ class Failures {
     this.key = key;
     write(this.summary, total === 1 ? "1 file failed" : `${total} files failed`);
     const items = failed.map((one) => this.item(one));
-    if (total > failed.length) items.push(make("li", {}, `and ${total - failed.length} more, see result.failed`));
+    if (total > failed.length) items.push(make("li", {}, `and ${total - failed.length} more; see result.failed`));
     this.list.replaceChildren(...items);
   }
 
-  item({ dataset, file, error, message, remedy }) {
+  item({ dataset, file, error, message, hint }) {
     const what = make("p", {}, make("strong", {}, file), ` (${dataset}), ${error}: ${message}`);
-    return make("li", {}, what, make("p", { class: "hn-remedy" }, remedy));
+    return make("li", {}, what, make("p", { class: "hn-hint" }, hint));
   }
 }
 
@@ -277,7 +277,7 @@ class Progress {
   }
 }
 
-// A screen reader hears of a new phase and of every further quarter, not of every chunk.
+// Announce each new phase and each further quarter to screen readers, not each chunk.
 class Announcer {
   constructor() {
     this.element = make("p", { class: "hn-hidden", role: "status", "aria-live": "polite" });
@@ -298,16 +298,16 @@ function liveHistogram({ model, el }) {
   const title = make("p", { class: "hn-title" });
   const warning = make("p", { class: "hn-warning", hidden: "" });
   const phase = make("span", { class: "hn-phase" });
-  const trouble = problemBox();
+  const box = problemBox();
   const start = button("Start", () => model.send({ do: "start" }));
   const stop = button("Stop", () => model.send({ do: "stop" }));
   const controls = make("div", { class: "hn-controls" }, start, stop, phase);
-  const [picture, views] = [new Picture(), [new Legend(), new Progress(), new Failures(), new Table(), new Announcer()]];
+  const [plot, views] = [new Plot(), [new Legend(), new Progress(), new Failures(), new Table(), new Announcer()]];
   const [legend, progress, failures, table, announcer] = views.map((view) => view.element);
-  const drawing = make("div", { class: "hn-drawing" }, picture.element);
+  const drawing = make("div", { class: "hn-drawing" }, plot.element);
   const head = make("header", {}, heading, luminosity, title);
   const root = frame(el, "hn-live", "Live histogram", head, warning, legend, drawing);
-  root.append(progress, controls, trouble, failures, table, announcer);
+  root.append(progress, controls, box, failures, table, announcer);
 
   function update() {
     const begun = performance.now();
@@ -323,15 +323,15 @@ function liveHistogram({ model, el }) {
     write(start, label === "Resume" && !state.resumable ? "Start again" : label);
     enable(start, !busy);
     enable(stop, busy && state.phase !== "stopping");
-    problem(trouble, state.problem);
+    problem(box, state.problem);
     for (const view of views) view.update(state);
-    if (drawing.clientWidth) picture.update(state, drawing.clientWidth);
+    if (drawing.clientWidth) plot.update(state, drawing.clientWidth);
     root.dataset.phase = state.phase;
     root.dataset.updates = Number(root.dataset.updates || 0) + 1;
     root.dataset.milliseconds = (performance.now() - begun).toFixed(2);
   }
 
-  // However fast snapshots come, one picture is drawn for one frame of the screen, of the newest snapshot.
+  // However fast snapshots arrive, each frame of the screen draws the newest one only once.
   let waiting = 0;
   function soon() {
     if (!waiting) waiting = requestAnimationFrame(() => ((waiting = 0), update()));

@@ -20,6 +20,7 @@ from higgsnb.results import Result, histograms
 from higgsnb.results.reselect import AXES, PreselectedEvents, Reselection
 from higgsnb.selection import CHANNELS, Cut, Selection, cuts, pairings, rules
 from higgsnb.widgets import explorer_data as exploring
+from higgsnb.widgets import sliders
 
 NAMES = ("open2012", "aod2012", "df103")
 OPEN = selection.load("open2012")
@@ -62,7 +63,7 @@ def run(one: Campaign, chosen: Selection, **options: object) -> Result:
 @pytest.fixture(scope="module")
 def sample(one: Campaign) -> PreselectedEvents:
     published = [selection.load(name) for name in NAMES]
-    return PreselectedEvents.load(run(one, OPEN), loosest=exploring.loosest(*published), workers=2)
+    return PreselectedEvents.load(run(one, OPEN), loosest=sliders.loosest(*published), workers=2)
 
 
 @pytest.fixture
@@ -329,7 +330,7 @@ def test_events_outside_the_golden_json_are_not_held(one: Campaign, tmp_path: Pa
 
 def test_quantities_that_a_schema_lacks_cut_nothing() -> None:
     leptons = without(random_leptons(500, seed=3), "isolation", "dxy_error")
-    held, which, _, _ = pairings.preselect(leptons, rules.cuts_of(exploring.loosest(OPEN)), any_pt=True)
+    held, which, _, _ = pairings.preselect(leptons, rules.cuts_of(sliders.loosest(OPEN)), any_pt=True)
     assert len(which) > 100
     assert held.isolation.max() == 0.0
     assert held.sip.max() < 1e-20
@@ -367,15 +368,15 @@ def test_result_without_events_is_refused(one: Campaign) -> None:
 
 def test_unknown_control_names_the_known_ones() -> None:
     with pytest.raises(KeyError, match="no control for 'z_mass'; known: muon_pt_min"):
-        exploring.control("z_mass")
+        sliders.control("z_mass")
 
 
 # --- Controls ------------------------------------------------------------------------------------------------------
 
 
 def test_every_number_of_a_selection_but_the_z_mass_has_a_control_in_whose_range_the_published_ones_are() -> None:
-    assert {one.cut for one in exploring.CONTROLS} == set(cuts.NUMBERS) - {"z_mass", "integer_pairing"}
-    for one in exploring.CONTROLS:
+    assert {one.cut for one in sliders.CONTROLS} == set(cuts.NUMBERS) - {"z_mass", "integer_pairing"}
+    for one in sliders.CONTROLS:
         assert one.unit == cuts.unit_of(one.cut)
         for name in NAMES:
             assert one.low <= getattr(selection.load(name), one.cut) <= one.high
@@ -383,16 +384,16 @@ def test_every_number_of_a_selection_but_the_z_mass_has_a_control_in_whose_range
 
 def test_range_of_a_control_is_widened_to_what_is_held() -> None:
     reach = OPEN.replace(dxy_max=5.0, z1_mass_min=2.0)
-    assert exploring.range_of(exploring.control("dxy_max"), reach) == {"low": 0.01, "high": 5.0}
-    assert exploring.range_of(exploring.control("z1_mass_min"), reach) == {"low": 2.0, "high": 90.0}
-    assert exploring.range_of(exploring.control("sip_max"), reach) == {"low": 1.0, "high": 10.0}
+    assert sliders.range_of(sliders.control("dxy_max"), reach) == {"low": 0.01, "high": 5.0}
+    assert sliders.range_of(sliders.control("z1_mass_min"), reach) == {"low": 2.0, "high": 90.0}
+    assert sliders.range_of(sliders.control("sip_max"), reach) == {"low": 1.0, "high": 10.0}
 
 
-@pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
+@pytest.mark.parametrize("cut", [one.cut for one in sliders.CONTROLS])
 def test_removing_a_cut_never_loses_an_event(sample: PreselectedEvents, cut: str) -> None:
     tight = OPEN.replace(muon_pt_min=10, electron_isolation_max=0.2, delta_r_min=0.1)
-    wide = exploring.without(tight, cut, sample.loosest)
-    assert wide.digest != tight.digest or getattr(tight, cut) == exploring.control(cut).loosest
+    wide = sliders.without(tight, cut, sample.loosest)
+    assert wide.digest != tight.digest or getattr(tight, cut) == sliders.control(cut).loosest
     kept = {tuple(pair) for pair in _events(sample.select(tight))}
     assert kept <= {tuple(pair) for pair in _events(sample.select(wide))}
 
@@ -402,15 +403,15 @@ LOW = OPEN.replace(z1_mass_min=2, z1_mass_max=3.5, z2_mass_min=1, z2_mass_max=3.
 HIGH = OPEN.replace(z1_mass_min=150, z1_mass_max=300, z2_mass_min=90, z2_mass_max=250)
 
 
-@pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
+@pytest.mark.parametrize("cut", [one.cut for one in sliders.CONTROLS])
 @pytest.mark.parametrize("chosen", [LOOSER, LOW, HIGH], ids=["looser", "low", "high"])
 def test_removing_a_cut_never_tightens_it_even_beyond_the_range_of_its_control(chosen: Selection, cut: str) -> None:
-    one = exploring.control(cut)
-    for reach in (exploring.loosest(OPEN), exploring.loosest(OPEN, chosen), LOOSER):
-        value, wide = getattr(chosen, cut), exploring.without(chosen, cut, reach)
+    one = sliders.control(cut)
+    for reach in (sliders.loosest(OPEN), sliders.loosest(OPEN, chosen), LOOSER):
+        value, wide = getattr(chosen, cut), sliders.without(chosen, cut, reach)
         assert getattr(wide, cut) <= value if one.is_lower_limit else getattr(wide, cut) >= value
         if cut != "lepton_pt_leading":  # at the end of its slider, or where it was
-            end = exploring.range_of(one, reach)["low" if one.is_lower_limit else "high"]
+            end = sliders.range_of(one, reach)["low" if one.is_lower_limit else "high"]
             assert getattr(wide, cut) in (end, value)
 
 
@@ -432,22 +433,22 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> PreselectedEvents:
     path = write(tmp_path_factory.mktemp("clean") / "clean.root", pack(drawn))
     loose = OPEN.replace(sip_max=10, z1_mass_max=200, z2_mass_max=200)
     return PreselectedEvents.load(
-        run(campaign(dataset("zz", "zz", path, cross_section_pb=1.0)), loose), loosest=exploring.loosest(OPEN)
+        run(campaign(dataset("zz", "zz", path, cross_section_pb=1.0)), loose), loosest=sliders.loosest(OPEN)
     )
 
 
-@pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
+@pytest.mark.parametrize("cut", [one.cut for one in sliders.CONTROLS])
 @pytest.mark.parametrize("name", NAMES)
 def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: PreselectedEvents, name: str, cut: str) -> None:
-    one, base = exploring.control(cut), selection.load(name).replace(sip_max=10, lepton_pt_subleading=1)
+    one, base = sliders.control(cut), selection.load(name).replace(sip_max=10, lepton_pt_subleading=1)
     value = {"dxy_max": 0.002, "sip_max": 1.5, "dz_max": 0.05, "z1_mass_min": 80.0, "delta_r_min": 1.0}.get(
         cut, 0.4 * one.high
     )
     chosen = base.replace(**{cut: value})
-    loose = clean.select(exploring.without(chosen, cut, clean.loosest))
+    loose = clean.select(sliders.without(chosen, cut, clean.loosest))
     values, _ = exploring.quantity(clean.parts[0], loose, cut)
     passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
-    kept, passing = len(clean.select(chosen).picked[0]), int(passes.sum())
+    kept, passing = len(clean.select(chosen).selected[0]), int(passes.sum())
     if name != "open2012" or cut in pairings.LEPTON_CUTS:
         assert kept == passing
     else:  # an event whose best candidate is removed may have another one
@@ -456,16 +457,16 @@ def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: Preselec
     assert passing < len(values) or cut in ("dz_max", "mass_4l_min", "z2_mass_min", "z2_mass_max")
 
 
-@pytest.mark.parametrize("cut", [one.cut for one in exploring.CONTROLS])
+@pytest.mark.parametrize("cut", [one.cut for one in sliders.CONTROLS])
 @pytest.mark.parametrize("name", NAMES)
 def test_candidate_outside_the_shaded_part_is_kept_whatever_else_is_in_its_event(
     sample: PreselectedEvents, name: str, cut: str
 ) -> None:
-    one, base = exploring.control(cut), selection.load(name)
+    one, base = sliders.control(cut), selection.load(name)
     value = {"z1_mass_max": 93.0, "z2_mass_max": 62.0}.get(cut, 0.3 * one.low + 0.7 * getattr(base, cut))
     value = value if not one.is_lower_limit else getattr(base, cut) + 0.3 * (one.high - getattr(base, cut))
     chosen = base.replace(**({"lepton_pt_leading": 30.0} if cut == "lepton_pt_subleading" else {}), **{cut: value})
-    loose = sample.select(exploring.without(chosen, cut, sample.loosest))
+    loose = sample.select(sliders.without(chosen, cut, sample.loosest))
     outside, n_loose = set(), 0
     for part in sample.parts:
         values, channels = exploring.quantity(part, loose, cut)
@@ -683,7 +684,7 @@ def test_snippet_loads_a_campaign_from_its_file_or_says_that_it_has_none(one: Ca
     names: dict = {}
     exec(f"import higgsnb as hn\n{exploring.campaign_code(mine)}", names)  # noqa: S102
     assert names["campaign"] == mine
-    assert exploring.campaign_code(one) == "# campaign: your own, 'test', which is not in a file"
+    assert exploring.campaign_code(one) == "# campaign = 'test' exists in memory only"
 
 
 def test_everything_shown_is_plain_json(sample: PreselectedEvents, found: Reselection) -> None:

@@ -21,19 +21,15 @@ import numpy as np
 import pytest
 from http_server import FileServer
 
-from higgsnb import cluster, datasets, errors, plots, selection
-from higgsnb.cluster import options as options_
-from higgsnb.cluster import prepare
+from higgsnb import cluster, datasets, engine, errors, plots, selection
 from higgsnb.datasets import Campaign, File
-from higgsnb.engine import executors
-from higgsnb.engine import loop as engine
+from higgsnb.engine import executors, loop
 from higgsnb.errors import OptionError
-from higgsnb.results import Result
-from higgsnb.results.spectrum import stack_order
+from higgsnb.results import Result, stack_order
 from higgsnb.selection import Selection
 from higgsnb.widgets import ClusterControl, LiveHistogram
-from higgsnb.widgets import view as widgets
-from higgsnb.widgets.view import Pace, spectrum, web_address
+from higgsnb.widgets.control import KIND_LABELS, web_address
+from higgsnb.widgets.live import SECONDS_PER_HEARTBEAT, Pace, spectrum
 
 CHUNK = 8000
 SECONDS = 120.0
@@ -67,7 +63,7 @@ def live(toy: Campaign, open2012: Selection, monkeypatch: pytest.MonkeyPatch) ->
 
     Every chunk gives a result, however fast the machine, so that a run can be stopped in the middle.
     """
-    monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESULTS", 0.0)
     made: list[LiveHistogram] = []
 
     def make(campaign: Campaign = toy, **options: Any) -> LiveHistogram:
@@ -283,7 +279,7 @@ def test_fresh_forgets_the_ledger_only_at_the_first_start(live: Callable[..., Li
     assert min(state["coverage"]["events"][0] for state in sent) == stopped
 
 
-def test_file_that_fails_is_shown_with_its_remedy_and_the_rest_counted(
+def test_file_that_fails_is_shown_with_its_hint_and_the_rest_counted(
     live: Callable[..., LiveHistogram], toy: Campaign, whole: Result, tmp_path: Path
 ) -> None:
     view = live(broken(toy, str(tmp_path / "gone.root")))
@@ -294,7 +290,7 @@ def test_file_that_fails_is_shown_with_its_remedy_and_the_rest_counted(
     assert failed["dataset"] == toy.datasets[0].name
     assert "gone.root" in failed["file"]
     assert failed["message"]
-    assert failed["remedy"]
+    assert failed["hint"]
     assert view.state["data"]["counts"] == spectrum(whole)["data"]["counts"]
     assert view.state["words"].endswith(" 1 file failed.")
 
@@ -307,8 +303,8 @@ def test_error_that_ends_the_run_is_shown_in_words_and_kept(
     assert view.wait(SECONDS)
     assert view.state["phase"] == "failed"
     assert "gone.root" in view.state["problem"]["what"]
-    assert view.state["problem"]["remedy"]
-    assert isinstance(view.error, engine.FileError)
+    assert view.state["problem"]["hint"]
+    assert isinstance(view.error, errors.FileError)
 
 
 def test_unexpected_error_is_shown_with_its_class(live: Callable[..., LiveHistogram]) -> None:
@@ -327,7 +323,7 @@ def test_after_an_error_the_run_can_be_tried_again(
     view = live(broken(toy, str(path)), on_error="strict")
     view.start()
     assert view.wait(SECONDS)
-    source = Path(datasets.files.locate(toy.datasets[0].files[0].url).location)
+    source = Path(datasets.locate(toy.datasets[0].files[0].url).location)
     path.write_bytes(source.read_bytes())
     view.start()
     assert view.wait(SECONDS)
@@ -343,7 +339,7 @@ def test_signs_of_life_are_sent_while_nothing_lands(
         assert enough.wait(SECONDS)
         yield partial
 
-    monkeypatch.setattr(widgets, "SECONDS_PER_HEARTBEAT", 0.01)
+    monkeypatch.setattr("higgsnb.widgets.live.SECONDS_PER_HEARTBEAT", 0.01)
     monkeypatch.setattr(engine, "run", silent)
     view = live()
     view.observe(lambda change: enough.set() if change["new"] >= 3 else None, "heartbeat")
@@ -353,7 +349,7 @@ def test_signs_of_life_are_sent_while_nothing_lands(
 
 
 def test_heartbeat_is_far_quicker_than_any_culling() -> None:
-    assert widgets.SECONDS_PER_HEARTBEAT <= 30
+    assert SECONDS_PER_HEARTBEAT <= 30
 
 
 def test_result_before_the_first_chunk_holds_nothing(live: Callable[..., LiveHistogram], whole: Result) -> None:
@@ -396,7 +392,7 @@ def test_run_without_a_cluster_says_how_to_get_one_and_goes_on_with_who_is_given
     assert view.state["phase"] == "lost"
     assert view.state["problem"] == {
         "what": "the panel has no cluster",
-        "remedy": f"Launch a cluster, then press Resume; nothing that is counted is lost: it is in {ledger}.",
+        "hint": f"Launch a cluster, then press Resume. Finished chunks are kept in {ledger}.",
     }
     sent = states(view)
     view.start(client="threads")
@@ -423,8 +419,8 @@ def test_run_goes_on_with_the_cluster_that_is_launched_after_one_that_died(
     view.start()
     assert view.wait(SECONDS)
     assert view.state["phase"] == "lost"
-    assert view.state["problem"]["remedy"] == (
-        f"Launch a cluster, then press Resume; nothing that is counted is lost: it is in {view.ledger}."
+    assert view.state["problem"]["hint"] == (
+        f"Launch a cluster, then press Resume. Finished chunks are kept in {view.ledger}."
     )
     counted = view.state["coverage"]["events"][0]
     assert 0 < counted < whole.coverage.events[1]
@@ -635,8 +631,8 @@ def test_cluster_that_cannot_start_is_explained_and_another_can_be_launched(
     assert isinstance(control.error, errors.ClusterError)
     assert control.state["cluster"]["phase"] == "failed"
     missing = "sbatch" if importlib.util.find_spec("dask_jobqueue") else "dask-jobqueue"
-    assert missing in control.state["problem"]["what"] + control.state["problem"]["remedy"]
-    assert control.state["problem"]["remedy"]
+    assert missing in control.state["problem"]["what"] + control.state["problem"]["hint"]
+    assert control.state["problem"]["hint"]
     control._handle_custom_msg({"do": "choose", "kind": "local"}, [])
     assert control.state["problem"] is None
     assert control.state["choice"]["kind"] == "local"
@@ -661,7 +657,7 @@ def test_second_launch_waits_for_no_second_cluster(panel: Callable[..., ClusterC
     assert control.wait(SECONDS)
     assert len(calls) == 1
     assert {"kind": "local", "workers": 1, "cores": 1, "memory": "500MB", "image": "mine"}.items() <= calls[0].items()
-    assert control.state["problem"] == {"what": "no room", "remedy": "Ask for less."}
+    assert control.state["problem"] == {"what": "no room", "hint": "Ask for less."}
 
 
 def test_cluster_that_died_is_replaced_by_the_next_launch(panel: Callable[..., ClusterControl]) -> None:
@@ -740,7 +736,7 @@ def test_launch_after_close_is_explained_and_starts_nothing(panel: Callable[...,
     assert (control.cluster, control.state["busy"]) == (None, "")
     assert control.state["problem"] == {
         "what": "this panel is closed",
-        "remedy": "Make another one with widgets.ClusterControl().",
+        "hint": "Make a new one with widgets.ClusterControl().",
     }
 
 
@@ -748,7 +744,7 @@ ENDING = """
 import atexit
 import threading
 
-from higgsnb import cluster, widgets
+from higgsnb import cluster, errors, widgets
 
 begun = threading.Event()
 
@@ -768,7 +764,7 @@ def launch(*, cancel, **options):
     begun.set()
     cancel.wait(600)
     threading.Thread(target=print, args=("removed",), kwargs={"flush": True}).start()  # what a removal needs
-    raise cluster.ClusterError("start-up was cancelled", "Start again.")
+    raise errors.ClusterError("start-up was cancelled", "Start again.")
 
 
 kind = "KIND"
@@ -820,9 +816,9 @@ def test_panel_refuses_an_initial_choice_that_is_out_of_range(panel: Callable[..
 def test_panel_says_where_it_would_run_and_why(panel: Callable[..., ClusterControl]) -> None:
     control = panel()
     assert control.wait(SECONDS)
-    _, why = prepare.choose()
+    _, why = cluster.choose()
     assert control.state["why"].casefold() == f"{why}.".casefold()
-    assert set(widgets.PLACES) == set(options_.KINDS)
+    assert set(KIND_LABELS) == set(cluster.KINDS)
 
 
 def test_choice_changes_the_estimate(panel: Callable[..., ClusterControl]) -> None:

@@ -1,0 +1,296 @@
+"""A panel that starts, scales, describes and stops a Dask cluster."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from higgsnb import cluster as clusters
+from higgsnb import engine, errors
+from higgsnb.cluster import KINDS, ClusterSpec, check_workers, choose
+from higgsnb.widgets.view import State, View, describe_error, reporting_to, static
+
+if TYPE_CHECKING:
+    from higgsnb.cluster import Cluster, ClusterState
+    from higgsnb.datasets import Campaign
+
+SECONDS_BETWEEN_CHECKS = 0.2
+"""How often the end of the interpreter is checked for while a cluster is being started or stopped."""
+GONE = ("closed", "failed")
+"""The phases of a cluster that no longer exists."""
+KIND_LABELS = {
+    "auto": "automatic",
+    "local": "this machine",
+    "kubernetes": "Kubernetes",
+    "gateway": "Dask Gateway",
+    "slurm": "Slurm",
+    "htcondor": "HTCondor",
+}
+"""What each of `cluster.KINDS` is called in the panel."""
+
+
+def web_address(text: str) -> str:
+    """Return an http(s) address or an absolute path unchanged, an empty string for anything else."""
+    parts = urlsplit(text)
+    good = bool(parts.hostname) if parts.scheme in ("http", "https") else re.match(r"/(?!/)", text) is not None
+    return text if good else ""
+
+
+class ClusterControl(View):
+    """A panel that starts, scales, describes and stops a Dask cluster.
+
+    Parameters
+    ----------
+    campaign
+        For the estimate of time and data.
+    price_core_hour, price_gb
+        Prices in any currency, for the estimate of costs.
+    launch
+        Starts the cluster: `cluster.launch`, or a function like it that returns soon after ``cancel`` is set.
+    **options
+        Options of `cluster.launch`: ``kind``, ``workers``, ``cores`` and ``memory`` are the initial choice in the
+        panel; the others are passed on.
+
+    Attributes
+    ----------
+    cluster
+        The `Cluster`, or None; one that has failed is kept until the next launch, for its state and reason.
+    error
+        The exception that ended the last action, or None; it is shown with its hint.
+
+    Raises
+    ------
+    OptionError
+        If the initial choice is out of range.
+    """
+
+    _esm = static("elements.js", "cluster_control.js")
+    _css = static("widgets.css")
+
+    def __init__(
+        self,
+        *,
+        campaign: Campaign | None = None,
+        price_core_hour: float | None = None,
+        price_gb: float | None = None,
+        launch: Callable[..., Cluster] = clusters.launch,
+        **options: Any,
+    ) -> None:
+        self.cluster: Cluster | None = None
+        self._launch = launch
+        choice = {"kind": "auto", "workers": 2, "cores": 1, "memory": "2GiB"}
+        choice |= {name: options.pop(name) for name in choice if options.get(name) is not None}
+        self._options = options
+        self._spec = self._checked(choice)
+        self._campaign = campaign
+        self._prices = {"price_core_hour": price_core_hour, "price_gb": price_gb}
+        self._last: threading.Thread | None = None
+        self._pending = 0
+        self._idle = threading.Event()
+        self._cancel: threading.Event | None = None  # of a start that is queued or in progress
+        self._closed = False
+        self._best = "auto"
+        actions = {
+            "choose": self._choose,
+            "launch": lambda _: self.launch(),
+            "scale": lambda content: self._act_on(self.scale, content, "workers"),
+            "adapt": lambda content: self._act_on(self.adapt, content, "minimum", "maximum"),
+            "logs": lambda _: self.show_logs(),
+            "stop": lambda _: self.stop(),
+        }
+        state = {"kinds": [(kind, KIND_LABELS[kind]) for kind in KINDS], "why": "", "choice": choice}
+        rest = {"cluster": None, "busy": "", "problem": None, "logs": None, "dashboard": ""}
+        super().__init__({**state, **rest, "costs": self._costs()}, actions)
+        self._begin("checking where a cluster can run", self._choose_best)
+
+    def __repr__(self) -> str:
+        found = self.state["cluster"]
+        return f"ClusterControl({found['phase'] if found else 'no cluster'})"
+
+    def launch(self) -> None:
+        """Start the chosen cluster in a thread; do nothing if a cluster exists or is being started."""
+        with self._changing:
+            alive = self.cluster is not None and self.cluster.state.phase not in GONE
+            if self._cancel is None and not alive:
+                self._cancel = cancel = threading.Event()
+                _keep_alive(self._begin("starting the cluster", partial(self._start, cancel)), cancel)
+
+    def get_client(self) -> Any:
+        """Return a new `distributed.Client`, which becomes Dask's default; it is closed with the cluster.
+
+        Raises
+        ------
+        ClusterError
+            If there is no cluster, or it has failed.
+        """
+        cluster = self.cluster
+        if cluster is None:
+            raise errors.ClusterError("the panel has no cluster", "Press Launch and wait until the cluster is ready.")
+        return cluster.get_client()
+
+    def scale(self, workers: int) -> None:
+        """Scale to a number of workers, and stop automatic scaling."""
+
+        def scale() -> None:
+            if self.cluster is not None:
+                self.cluster.scale(workers)
+
+        self._begin(f"scaling to {workers} workers", scale)
+
+    def adapt(self, minimum: int, maximum: int) -> None:
+        """Scale automatically with the amount of work."""
+
+        def adapt() -> None:
+            if self.cluster is not None:
+                self.cluster.adapt(minimum, maximum)
+
+        self._begin(f"setting automatic scaling to {minimum}–{maximum} workers", adapt)
+
+    def show_logs(self) -> None:
+        """Fetch the logs of the scheduler and the workers, and show them."""
+
+        def fetch() -> None:
+            if self.cluster is not None:
+                self._change(logs=self.cluster.logs())
+
+        self._begin("fetching the logs", fetch)
+
+    def stop(self) -> None:
+        """Cancel a start or stop the cluster, in a thread; another one can be started afterwards."""
+        with self._changing:
+            if self._cancel is not None:
+                self._cancel.set()
+            _keep_alive(self._begin("stopping the cluster", self._stop))
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most ``timeout`` seconds for all actions to end; return whether they have ended."""
+        return self._idle.wait(timeout)
+
+    def close(self) -> None:
+        """Cancel a start, stop the cluster, wait until it is gone, and remove the panel from the page."""
+        with self._changing:
+            self._closed = True
+            if self._cancel is not None:
+                self._cancel.set()
+        self.wait()
+        self._stop()
+        super().close()
+
+    def _choose_best(self) -> None:
+        self._best, why = choose()
+        self._change(why=f"{why[:1].upper()}{why[1:]}.", costs=self._costs())
+
+    def _start(self, cancel: threading.Event) -> None:
+        try:
+            if self._closed:
+                raise errors.ClusterError("this panel is closed", "Make a new one with widgets.ClusterControl().")
+            self._drop()
+            self.cluster = self._launch(**self.state["choice"], **self._options, on_state=self._follow, cancel=cancel)
+        finally:
+            with self._changing:
+                self._cancel = None
+        self._follow(self.cluster.state)
+
+    def _stop(self) -> None:
+        self._drop()
+        self._change(logs=None)
+
+    def _drop(self) -> None:
+        """Close the cluster, also a failed one, and forget it."""
+        cluster, self.cluster = self.cluster, None
+        if cluster is not None:
+            cluster.close()
+            self._follow(cluster.state)
+
+    def _begin(self, what: str, action: Callable[[], None]) -> threading.Thread:
+        """Queue an action behind the earlier ones and show that it is in progress."""
+        with self._changing:
+            self.error = None
+            self._pending += 1
+            self._idle.clear()
+            self._change(busy=what, problem=None)
+            before = self._last
+
+            def perform() -> None:
+                if before is not None:
+                    before.join()
+                with reporting_to(self._done):
+                    action()
+
+            self._last = threading.Thread(target=perform, name="higgsnb-panel", daemon=True)
+            self._last.start()
+            return self._last
+
+    def _done(self, error: BaseException | None) -> None:
+        """Show the end of an action."""
+        with self._changing:
+            self.error = error
+            self._pending -= 1
+            try:
+                busy = self.state["busy"] if self._pending else ""
+                self._change(busy=busy, problem=None if error is None else describe_error(error))
+            finally:
+                if not self._pending:
+                    self._idle.set()
+
+    def _follow(self, state: ClusterState) -> None:
+        """Show the state of the cluster; called from any thread."""
+        link = web_address(state.dashboard) if state.phase in ("ready", "scaling") else ""
+        self._change(cluster=state.as_dict(), dashboard=link)
+
+    def _costs(self) -> list[tuple[str, str]]:
+        """Estimate time and costs of the chosen cluster."""
+        spec = self._spec
+        return engine.estimate_cluster(
+            self._campaign,
+            kind=self._best if spec.kind == "auto" else spec.kind,
+            workers=spec.workers,
+            cores=spec.cores,
+            idle_timeout=spec.idle_timeout,
+            price_core_hour=self._prices["price_core_hour"],
+            price_gb=self._prices["price_gb"],
+        )
+
+    def _choose(self, content: State) -> None:
+        """Take over the user's choice."""
+        choice = {name: content.get(name, before) for name, before in self.state["choice"].items()}
+        try:
+            self._spec = self._checked(choice)
+        except ValueError as error:
+            self._change(problem=describe_error(error))
+        else:
+            self._change(choice=choice, costs=self._costs(), problem=None)
+
+    def _checked(self, choice: State) -> ClusterSpec:
+        """Return the choice as a spec; raise `OptionError` if something is out of range."""
+        return ClusterSpec.parse(**choice, idle_timeout=self._options.get("idle_timeout", 900))
+
+    def _act_on(self, action: Callable[..., None], content: State, *names: str) -> None:
+        """Run an action with numbers from a form, or show what is wrong with them."""
+        try:
+            for name in names:
+                check_workers(name, content.get(name), least=0)
+            action(*(content[name] for name in names))
+        except ValueError as error:
+            self._change(problem=describe_error(error))
+
+
+def _keep_alive(action: threading.Thread, cancel: threading.Event | None = None) -> None:
+    """Keep the interpreter alive until a cluster is removed: when it ends, cancel a start, complete a stop.
+
+    This is a thread because `atexit` is too late: by then Python 3.12 and later refuse to start the threads that the
+    removal needs.
+    """
+
+    def wait() -> None:
+        while action.is_alive() and threading.main_thread().is_alive():
+            action.join(SECONDS_BETWEEN_CHECKS)
+        if cancel is not None and action.is_alive():
+            cancel.set()
+        action.join(clusters.CLOSE_SECONDS)
+
+    threading.Thread(target=wait, name="higgsnb-keep-alive", daemon=False).start()
