@@ -268,6 +268,18 @@ def test_changelog_fragments_are_named_by_kind_and_not_empty() -> None:
     assert set(re.findall(r"`12\.(\w+)\.md`", read("changes/README.md"))) == kinds
 
 
+def test_table_of_wings_names_every_room() -> None:
+    table = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|[^|]*\|$", read("CONTRIBUTING.md"), re.MULTILINE)
+    listed = {wing: set(re.findall(r"`(\w+)/?`", rooms)) for wing, rooms in table}
+    package = ROOT / "higgsnb"
+    wings = sorted(path.parent for path in package.glob("*/__init__.py"))
+    rooms = {
+        wing.name: {part for path in wing.rglob("*.py") for part in path.relative_to(wing).with_suffix("").parts}
+        for wing in wings
+    }
+    assert listed == {name: parts - {"__init__", "__main__"} for name, parts in rooms.items()}
+
+
 WING = {
     "__init__.py": '__all__ = ["shops", "trains"]\n',
     "shops.py": "from .trains import arrive\n\n\ndef buy():\n    return arrive()\n",
@@ -321,5 +333,6 @@ def test_house_measures_a_small_package_as_counted_by_hand(tmp_path: Path) -> No
         "private functions": "2",
         "… with exactly one caller": "1",
         "public names of the entries": "2",
+        "repo-review, passed : failed": "–",
         "commit subjects over 72": "0 of 0",
     }
