@@ -4,6 +4,8 @@
     python benchmarks/house.py src/zarr gammapy coffea      # side by side
     python benchmarks/house.py higgsnb --since v0.1.0       # subjects of the commits since then only
 
+`repo-review`, from `pip install -e '.[dev]'`, checks the repository around each package; without it the row shows "–".
+
 An *entry* is a module or a folder with modules, directly below the package; where two entries import each other, one of
 the two arrows goes upwards. A function without a name of its own (a lambda) does not count, a nested one does.
 """
@@ -12,6 +14,8 @@ from __future__ import annotations
 
 import argparse
 import ast
+import json
+import shutil
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
@@ -149,6 +153,18 @@ def subjects(folder: Path, since: str | None) -> list[str]:
     return subprocess.run(command, capture_output=True, text=True, check=False).stdout.splitlines()
 
 
+def habits(folder: Path) -> str:
+    """How many checks of ``repo-review`` pass and fail; neither counts those that are ignored or do not apply."""
+    root = next((path for path in folder.resolve().parents if (path / "pyproject.toml").is_file()), None)
+    program = shutil.which("repo-review")
+    if root is None or program is None:
+        return "–"
+    command = [program, "--format", "json", str(root)]
+    found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    results = [check["result"] for check in json.loads(found)["checks"].values()]
+    return f"{results.count(True)} : {results.count(False)}"
+
+
 def measure(folder: Path, since: str | None = None) -> dict[str, str]:
     package = modules(folder)
     if not package:
@@ -179,6 +195,7 @@ def measure(folder: Path, since: str | None = None) -> dict[str, str]:
         "private functions": f"{n_private}",
         "… with exactly one caller": f"{sum(map(with_one_caller, package))}",
         "public names of the entries": f"{sum(len(public_names(module)) for module in faces)}",
+        "repo-review, passed : failed": habits(folder),
         f"commit subjects over {SUBJECT}": f"{sum(len(s) > SUBJECT for s in commits)} of {len(commits)}",
     }
 

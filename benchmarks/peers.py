@@ -55,14 +55,13 @@ _reader: dict[str, Any] = {}
 def _chunk(path: str, checked: bool, bounds: tuple[int, int]) -> Bins:
     """Read, select and count one range of entries; each worker keeps the file open."""
     from higgsnb import selection
-    from higgsnb import selection as selections
     from higgsnb.events.fast.preselected import open_preselected, to_leptons
     from higgsnb.events.schema import BRANCHES
 
     if path not in _reader:
         _reader[path] = open_preselected(path, _own_columns(), checked=checked)
     leptons = to_leptons(_reader[path].read(*bounds), BRANCHES)
-    return _histogram(selections.select(leptons, selection.load("df103")))
+    return _histogram(selection.select(leptons, selection.load("df103")))
 
 
 def _bounds(path: str) -> list[tuple[int, int]]:
@@ -88,12 +87,11 @@ def own(path: str, workers: int, *, checked: bool, pool: str = "processes") -> P
 def plain_uproot_and_kernel(path: str, workers: int) -> Pass:
     """Uproot's own reading, then the same kernel: what remains where the fast path does not apply."""
     from higgsnb import events, selection
-    from higgsnb import selection as selections
     from higgsnb.datasets import Chunk, File
 
     def work(bounds: tuple[int, int]) -> Bins:
         chunk = Chunk("file", 0, 0, File(path), "outreach", None, True, *bounds, None)
-        return _histogram(selections.select(events.read_leptons(chunk), selection.load("df103")))
+        return _histogram(selection.select(events.read_leptons(chunk), selection.load("df103")))
 
     return lambda: sum_bins(map(work, _bounds(path)))
 

@@ -86,13 +86,13 @@ def pipeline(folder: Path, events: int) -> list[Row]:
 _READ = """
 import sys
 from pathlib import Path
-from higgsnb import kernel, selection
-from higgsnb import preselected
-from higgsnb.events import BRANCHES
+from higgsnb import selection
+from higgsnb.events.fast import preselected
+from higgsnb.events.schema import BRANCHES
 chosen = selection.load("open2012")
 with preselected.open_preselected(sys.argv[1], preselected.columns_for(BRANCHES), checked=False) as reader:
     for part in reader.windows():
-        kernel.select(preselected.to_leptons(part, BRANCHES), chosen)
+        selection.select(preselected.to_leptons(part, BRANCHES), chosen)
 print(next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM")) / 1024)
 """
 """VmHWM, as ru_maxrss begins with that of the process it was forked from."""

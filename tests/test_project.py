@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib.util
 import json
 import os
 import re
@@ -268,6 +269,41 @@ def test_changelog_fragments_are_named_by_kind_and_not_empty() -> None:
     assert set(re.findall(r"`12\.(\w+)\.md`", read("changes/README.md"))) == kinds
 
 
+@pytest.mark.parametrize("folder", ["benchmarks", "tests"])
+def test_programs_import_names_that_exist(folder: str) -> None:
+    """Also those in strings, inside functions and in tests that only run with a browser or a cluster."""
+    line = re.compile(r"^ *from (higgsnb[\w.]*) import \(?([\w, ]+)", re.MULTILINE)
+    found = [
+        (path.relative_to(ROOT), module, name.split(" as ")[0].strip())
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        for module, names in line.findall(path.read_text(encoding="utf-8"))
+        for name in names.rstrip(", ").split(",")
+    ]
+    missing = [f"{path}: from {module} import {name}" for path, module, name in found if not exists(module, name)]
+    assert not missing, "\n".join(missing)
+
+
+def exists(module: str, name: str) -> bool:
+    """Whether ``from module import name`` would find something."""
+    try:
+        found = importlib.import_module(module)
+        return hasattr(found, name) or importlib.util.find_spec(f"{module}.{name}") is not None
+    except ModuleNotFoundError:
+        return False
+
+
+def test_table_of_wings_names_every_room() -> None:
+    table = re.findall(r"^\| `(\w+)` \|[^|]*\|([^|]*)\|[^|]*\|$", read("CONTRIBUTING.md"), re.MULTILINE)
+    listed = {wing: set(re.findall(r"`(\w+)/?`", rooms)) for wing, rooms in table}
+    package = ROOT / "higgsnb"
+    wings = sorted(path.parent for path in package.glob("*/__init__.py"))
+    rooms = {
+        wing.name: {part for path in wing.rglob("*.py") for part in path.relative_to(wing).with_suffix("").parts}
+        for wing in wings
+    }
+    assert listed == {name: parts - {"__init__", "__main__"} for name, parts in rooms.items()}
+
+
 WING = {
     "__init__.py": '__all__ = ["shops", "trains"]\n',
     "shops.py": "from .trains import arrive\n\n\ndef buy():\n    return arrive()\n",
@@ -321,5 +357,6 @@ def test_house_measures_a_small_package_as_counted_by_hand(tmp_path: Path) -> No
         "private functions": "2",
         "… with exactly one caller": "1",
         "public names of the entries": "2",
+        "repo-review, passed : failed": "–",
         "commit subjects over 72": "0 of 0",
     }

@@ -214,7 +214,7 @@ def test_files_that_the_workers_of_a_cluster_do_not_see_are_refused_before_the_s
 
 _ABANDONED = """
 import os, signal, sys
-from higgsnb import executors
+from higgsnb.engine import executors
 processes = executors.Processes(2)
 for worker in [processes.submit(os.getpid) for _ in range(2)]:
     print(worker.result(), flush=True)
@@ -224,6 +224,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 def test_worker_processes_end_with_the_process_that_started_them() -> None:
     done = subprocess.run([sys.executable, "-c", _ABANDONED], capture_output=True, text=True, check=False)
+    assert done.stdout.split(), done.stderr
     workers = [psutil.Process(int(line)) for line in done.stdout.split() if psutil.pid_exists(int(line))]
     _, alive = psutil.wait_procs(workers, timeout=20)
     assert alive == []
