@@ -1,6 +1,6 @@
-"""The notebooks as a course: how they are written, that solutions work, and that they give the same numbers twice.
+"""The notebooks as a course: their form, their solutions, and the same numbers in two fresh kernels.
 
-That every notebook runs from top to bottom is tested by nbval, which pytest uses for the folder ``notebooks``.
+nbval runs every notebook from top to bottom: pytest uses it for the folder ``notebooks``.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PYTHON = re.compile(r"^```python\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
 
 def cells(path: Path, kind: str | None = None) -> list[dict[str, Any]]:
-    """The cells of a notebook, their source as one text."""
+    """Return the cells of a notebook, the source of each as one string."""
     found = json.loads(path.read_text(encoding="utf-8"))["cells"]
     return [{**cell, "source": "".join(cell["source"])} for cell in found if kind in (None, cell["cell_type"])]
 
@@ -46,19 +46,19 @@ def prose(path: Path) -> str:
 
 
 def lines(source: str) -> int:
-    """Lines of code that a reader has to understand: not empty ones, nor those with a comment only."""
+    """Count the lines of code, without empty lines and comments."""
     return sum(bool(line.strip()) and not line.lstrip().startswith("#") for line in source.splitlines())
 
 
 def exercises(path: Path) -> list[str]:
-    """What stands below each heading *Exercise* or *Exercises*, split where a new number begins."""
+    """Return the text below each heading *Exercise* or *Exercises*, split where a new number begins."""
     parts = re.split(r"^#+ Exercises?\n", prose(path), flags=re.MULTILINE)[1:]
     text = re.split(r"^#+ ", "\n".join(parts), maxsplit=1, flags=re.MULTILINE)[0]
     return [part for part in re.split(r"^(?=\d+\. )", text, flags=re.MULTILINE) if part.strip()]
 
 
 def solutions(path: Path) -> list[str]:
-    """The code of each folded solution, its blocks one after the other."""
+    """Return the code of each folded solution, its blocks joined."""
     return ["\n".join(PYTHON.findall(text)) for text in SOLUTION.findall(prose(path))]
 
 
@@ -197,7 +197,7 @@ def run(notebook: nbformat.NotebookNode, extra: list[str], folder: Path) -> list
 
 
 def texts(executed: list[dict[str, Any]]) -> list[str]:
-    """The text outputs of cells: results and what was printed; not the pictures, not the state of widgets."""
+    """Return the text outputs of cells, results and printed text, without figures and the state of widgets."""
     shown = []
     for cell in executed:
         for output in cell["outputs"]:
@@ -207,7 +207,7 @@ def texts(executed: list[dict[str, Any]]) -> list[str]:
 
 
 VARYING = {"07_scale_out", "08_trust_the_result"}
-"""They show times and addresses of workers, and where a run was interrupted."""
+"""Notebooks that show times, addresses of workers, or where a run was interrupted."""
 LEDGER = {"07_scale_out": {"scale_out.sqlite", ".scale_out.sqlite.lock"}}
 
 
@@ -222,7 +222,7 @@ def test_solutions_run_and_two_fresh_kernels_give_the_same_numbers(path: Path, t
         assert texts(first) == texts(run(notebook_of(path), found, tmp_path))
         assert any(texts(first))
     left = {left.name for left in tmp_path.iterdir()}
-    assert left <= LEDGER.get(path.stem, set()), "a lesson leaves nothing beside itself but the ledger that it names"
+    assert left <= LEDGER.get(path.stem, set()), "a lesson leaves no file but the ledger that it names"
 
 
 # --- With other data -------------------------------------------------------------------------------
@@ -235,7 +235,7 @@ OPEN_DATA = {
     "Run2012B_DoubleMuParked": ("Run2012_DoubleMu", 'process = "data"\nprimary_dataset = "DoubleMu"'),
     "Run2012B_DoubleElectron": ("Run2012_DoubleElectron", 'process = "data"\nprimary_dataset = "DoubleElectron"'),
 }
-"""Datasets with the names and processes of the public ones, no ``zx`` among them, and the toy's file in their place."""
+"""Datasets with the names and processes of the public ones (no ``zx``), read from files of the toy."""
 HEAD = """
 [campaign]
 name = "like2012"
@@ -249,7 +249,7 @@ primary_dataset_precedence = ["DoubleMu", "DoubleElectron"]
 
 @pytest.fixture(scope="module")
 def like_2012(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A campaign of the form of the public data, small and on disk."""
+    """Return a campaign file like that of the public data, with small files on disk."""
     parts = [HEAD]
     for name, (file, lines) in OPEN_DATA.items():
         location = datasets.locate(f"toy:{file}.root").location
@@ -260,7 +260,7 @@ def like_2012(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Unchecked(ast.NodeTransformer):
-    """Leaves out what is asserted about the numbers of the toy; what is called for that is called all the same."""
+    """Removes assertions about the numbers of the toy, but keeps calls in them."""
 
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
         return ast.Expr(node.test) if isinstance(node.test, ast.Call) else ast.Pass()
