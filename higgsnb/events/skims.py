@@ -2,13 +2,16 @@
 
 The preselection (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A
 skim is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; a skim that
-does not agree with its sha256 is ignored and replaced. Its name is a hash of everything that decides its content.
+does not agree with its sha256 is ignored and replaced. Skims lie in a folder named by a hash of the code that reads,
+each named by a hash of its file and range of entries; those of other code are not used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,17 +27,27 @@ if TYPE_CHECKING:
 
     from higgsnb.datasets import Chunk
 
+log = logging.getLogger(__name__)
+
 PER_EVENT = ("run", "luminosity_block", "event")
 
 
 def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
-    """Return the path of a chunk's skim, named by file, range of entries, and the code that reads.
+    """Return the path of a chunk's skim; ``identity`` tells its file from any other."""
+    content = [identity, chunk.schema, chunk.start, chunk.stop]
+    return _version_folder(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.arrow"
 
-    ``identity`` tells the file from any other.
+
+@cache
+def _version_folder(folder: Path) -> Path:
+    """Return the folder for skims of this version of the code; log a line if there are skims of other versions.
+
+    They are left alone, as another installation may be using them.
     """
-    code = provenance.sources_sha256(*provenance.READ_MODULES)
-    content = [identity, chunk.schema, chunk.start, chunk.stop, code]
-    return folder / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.arrow"
+    mine = folder / f"code-{provenance.sources_sha256(*provenance.READ_MODULES)[:24]}"
+    if any(path != mine for path in (*folder.glob("code-*"), *folder.glob("*.arrow"))):
+        log.warning("%s: skims of another version are not used; remove all but %s to free space", folder, mine.name)
+    return mine
 
 
 def save(read: Read, path: Path) -> None:

@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numba
 import numpy as np
@@ -144,7 +144,29 @@ def rule(function: Any) -> Any:
     ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
+<<<<<<< HEAD
     compiled: Any = numba.njit(**_OPTIONS)(function)
     if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+=======
+    return _compiled(function)
+
+
+def inner_rule(function: Any) -> Any:
+    """Like `rule`, for a function that only rules call: compiles faster; a call from Python is a TypeError."""
+    compiled = _compiled(function, no_cpython_wrapper=True)
+
+    def refuse(*_: Any, **__: Any) -> NoReturn:
+        raise TypeError(f"{function.__name__} can be called by compiled functions only")
+
+    # numba would call it from Python although it has no entry for that, which is a segmentation fault.
+    compiled.add_overload = lambda result: compiled.overloads.update({tuple(result.signature.args): result})
+    compiled._compile_for_args = refuse
+    return compiled
+
+
+def _compiled(function: Any, **options: Any) -> Any:
+    compiled: Any = numba.njit(**_OPTIONS, **options)(function)
+    if FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+>>>>>>> ecdbe6ed78974a7807aa810b4f42b5b009f86064
         compiled._cache = _Cache(function)
     return compiled

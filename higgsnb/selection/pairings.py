@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.selection.compiled import rule
+from higgsnb.selection.compiled import inner_rule, rule
 from higgsnb.selection.cuts import DF103, OPEN2012, Cut
 from higgsnb.selection.leptons import (
     CHANNELS,
@@ -106,7 +106,7 @@ class Pairings(NamedTuple):
 # --- Preselection
 
 
-@rule
+@inner_rule
 def mark_good(leptons, first, last, pt_min, eta_max, isolation_max, cuts, marks):
     """Mark the good ones of the leptons [first, last); return how many they are."""
     n = 0
@@ -147,7 +147,7 @@ def survey(
             kept[0, e], kept[1, e] = n_mu, n_e
 
 
-@rule
+@inner_rule
 def keep_leptons(found, n, leptons, first, last, flavour, good):
     """Write the good ones of the leptons [first, last) from index n on; return the index after them."""
     for i in range(first, last):
@@ -240,7 +240,7 @@ def flag_leptons(leptons, isolations, dxys, dzs, sips, cuts, first, last, flags)
         flags[i] = WELL_MEASURED * measured + HARD * (pt > pt_min)
 
 
-@rule
+@inner_rule
 def take_flagged(event, n, leptons, first, last, flags, wanted):
     """Append those of the leptons [first, last) that have all wanted flags; return the new length of the event."""
     for i in range(first, last):
@@ -254,7 +254,7 @@ def take_flagged(event, n, leptons, first, last, flags, wanted):
 # --- Pairing
 
 
-@rule
+@inner_rule
 def measure(event, four, channel, row):
     """Write what cuts are compared with, if any two leptons may pass the pT cuts and all pairs have to be apart."""
     leptons = (four.a, four.b, four.c, four.d)
@@ -308,7 +308,7 @@ def pair_open2012(offsets, leptons, first, last, z_mass, starts, rows):
                         stop += 1
 
 
-@rule
+@inner_rule
 def make_room(event, four, start, stop, z_mass, rows):
     """Make room for a pairing among the rows [start, stop) of its event, which are in order; return its index.
 
@@ -325,7 +325,7 @@ def make_room(event, four, start, stop, z_mass, rows):
     return stop
 
 
-@rule
+@inner_rule
 def pair_channel(event, n_muons, n_leptons, channel, cuts, pick):
     """Return the one pairing of the good leptons in a channel (a = −1: none), and whether their charges allow one."""
     none, whole_event = ZZCandidate(-1, -1, -1, -1, 0.0, 0.0), cuts.algorithm == DF103
@@ -351,7 +351,7 @@ def pair_channel(event, n_muons, n_leptons, channel, cuts, pick):
     return best_pairing(event, pick, cuts.z_mass, whole_event and cuts.integer_pairing), True
 
 
-@rule
+@inner_rule
 def two_hardest(event):
     """Return the two largest pT of some leptons."""
     leading = subleading = -math.inf
@@ -361,7 +361,7 @@ def two_hardest(event):
     return leading, subleading
 
 
-@rule
+@inner_rule
 def correct_rules(event, four, n_muons, n_leptons, channel, cuts, row):
     """Replace what ``aod2012`` and ``df103`` compare their pT and ΔR cuts with, where it is something else."""
     if cuts.algorithm != DF103:
@@ -375,7 +375,7 @@ def correct_rules(event, four, n_muons, n_leptons, channel, cuts, row):
     row.leading_too, row.subleading_too = two_hardest(event[n_muons:n_leptons])
 
 
-@rule
+@inner_rule
 def gather_channel(found, e, channel, whole_event, flags, event):
     """Collect the good leptons of an event for a channel; return (muons, leptons), negative if they do not suffice."""
     start, middle, stop = found.offsets[e], found.offsets[e] + found.muons[e], found.offsets[e + 1]

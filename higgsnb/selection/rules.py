@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from higgsnb.selection.compiled import rule
+from higgsnb.selection.compiled import inner_rule, rule
 from higgsnb.selection.cuts import ALGORITHMS, NUMBERS, Cut, Selection
 from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, MUON, QUANTITIES, SENTINEL, TWO_EACH, Flavour, Leptons
 
@@ -73,7 +73,7 @@ def usable(value):
     return math.isfinite(value) and value != SENTINEL
 
 
-@rule
+@inner_rule
 def count_invalid(leptons, first, last, counts):
     """Count, per quantity, the leptons whose value is a sentinel or not finite."""
     for i in range(first, last):
@@ -89,14 +89,14 @@ def count_invalid(leptons, first, last, counts):
         counts[9] += not usable(leptons.isolation[i])
 
 
-@rule
+@inner_rule
 def has_momentum(leptons, i):
     """Whether the four-momentum and the charge of a lepton exist."""
     pt, eta, phi, mass, charge = leptons.pt[i], leptons.eta[i], leptons.phi[i], leptons.mass[i], leptons.charge[i]
     return usable(pt) and usable(eta) and usable(phi) and usable(mass) and abs(charge) == 1
 
 
-@rule
+@inner_rule
 def sip(leptons, i):
     """Return √(dxy² + dz²) / √(σ_dxy² + σ_dz²) of a lepton; infinite where one of them does not exist."""
     dxy, dz = np.float64(leptons.dxy[i]), np.float64(leptons.dz[i])
@@ -108,7 +108,7 @@ def sip(leptons, i):
     return ratio if not math.isnan(ratio) else math.inf
 
 
-@rule
+@inner_rule
 def is_well_measured(leptons, i, eta_max, isolation_max, cuts):
     """Whether a lepton passes all cuts on leptons except that on pT."""
     momentum, significance = has_momentum(leptons, i), sip(leptons, i)
@@ -126,7 +126,7 @@ def is_good(leptons, i, pt_min, eta_max, isolation_max, cuts):
     return well_measured and pt > pt_min
 
 
-@rule
+@inner_rule
 def set_momentum(event, n, leptons, i):
     """Write the four-momentum of lepton i into place n, in float64."""
     pt, eta, phi, mass = (
@@ -143,13 +143,13 @@ def set_momentum(event, n, leptons, i):
 # --- Several leptons of an event
 
 
-@rule
+@inner_rule
 def invariant_mass(energy, px, py, pz):
     """Return √(E² − p²), 0 where rounding makes it negative."""
     return math.sqrt(max(energy**2 - px**2 - py**2 - pz**2, 0.0))
 
 
-@rule
+@inner_rule
 def pair_mass(event, i, j):
     """Invariant mass of two leptons in GeV."""
     return invariant_mass(
@@ -160,7 +160,7 @@ def pair_mass(event, i, j):
     )
 
 
-@rule
+@inner_rule
 def four_lepton_mass(event, four):
     """Invariant mass of all four leptons in GeV."""
     energy = px = py = pz = 0.0
@@ -172,19 +172,19 @@ def four_lepton_mass(event, four):
     return invariant_mass(energy, px, py, pz)
 
 
-@rule
+@inner_rule
 def wrap(angle):
     """Bring an angle into [−π, π]."""
     return angle - 2.0 * math.pi * np.rint(angle / (2.0 * math.pi))
 
 
-@rule
+@inner_rule
 def delta_r(event, i, j):
     """Angular distance √(Δη² + Δφ²), with Δφ taken around the circle."""
     return math.sqrt((event[i].eta - event[j].eta) ** 2 + wrap(event[i].phi - event[j].phi) ** 2)
 
 
-@rule
+@inner_rule
 def total_charge(event):
     """Sum of the charges of some leptons."""
     total = 0
@@ -193,14 +193,14 @@ def total_charge(event):
     return total
 
 
-@rule
+@inner_rule
 def opposite(event, i, j):
     """Whether two leptons have the same flavour and opposite charges."""
     same_flavour, charge = event[i].flavour == event[j].flavour, event[i].charge + event[j].charge
     return same_flavour and charge == 0
 
 
-@rule
+@inner_rule
 def has_enough(n_muons, n_electrons, channel, exactly):
     """Whether there are enough leptons for a channel; ``exactly`` four of them in 4mu and 4e."""
     if channel == TWO_EACH:
@@ -209,13 +209,13 @@ def has_enough(n_muons, n_electrons, channel, exactly):
     return n == 4 if exactly else n >= 4
 
 
-@rule
+@inner_rule
 def too_few_leptons(n_muons, n_electrons):
     """Whether an event has too few leptons for every channel."""
     return n_muons < 4 and n_electrons < 4 and (n_muons < 2 or n_electrons < 2)
 
 
-@rule
+@inner_rule
 def pick_hardest(event, first, last, pick, place, count):
     """Write the ``count`` leptons of highest pT among [first, last) into ``pick`` from ``place`` on.
 
@@ -235,7 +235,7 @@ def pick_hardest(event, first, last, pick, place, count):
 # --- Z candidates
 
 
-@rule
+@inner_rule
 def zz_candidate(event, i, j, k, m, mass_ij, mass_km, z_mass):
     """Make a ZZ candidate of two pairs.
 
@@ -250,7 +250,7 @@ def zz_candidate(event, i, j, k, m, mass_ij, mass_km, z_mass):
     return ZZCandidate(i, j, k, m, mass_ij, mass_km)
 
 
-@rule
+@inner_rule
 def channel_of(event, four):
     """Return the channel of a ZZ candidate."""
     if event[four.a].flavour != event[four.c].flavour:
@@ -258,7 +258,7 @@ def channel_of(event, four):
     return FOUR_MUONS if event[four.a].flavour == MUON else FOUR_ELECTRONS
 
 
-@rule
+@inner_rule
 def best_pairing(event, pick, z_mass, integer_pairing):
     """Pair four leptons of two charges each: the opposite-sign pair nearest to the Z mass, and the other two.
 
@@ -282,7 +282,7 @@ def best_pairing(event, pick, z_mass, integer_pairing):
     return zz_candidate(event, i, j, k, m, pair_mass(event, i, j), pair_mass(event, k, m), z_mass)
 
 
-@rule
+@inner_rule
 def last_passed_cut(row, cuts):  # noqa: PLR0911 - one line a cut
     """Return the last cut, in order, that a pairing (`pairings.PAIRING`) passes."""
     if not cuts.z1_mass_min < row.mass_z1 < cuts.z1_mass_max:

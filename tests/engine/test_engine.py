@@ -130,7 +130,7 @@ def test_skims_give_the_same_bytes_and_serve_other_cuts(one: Campaign, tmp_path:
         expected, found = last(one, chosen, chunk_events=350), last(one, chosen, chunk_events=350, skims_folder=folder)
         assert results.document(found) == results.document(expected)
         assert found.candidates.mass_4l.tobytes() == expected.candidates.mass_4l.tobytes()
-        assert len(list(folder.glob("*.arrow"))) == made
+        assert len(list(folder.rglob("*.arrow"))) == made
 
 
 def test_skims_and_files_share_one_compiled_kernel(one: Campaign, tmp_path: Path) -> None:
@@ -142,7 +142,7 @@ def test_skims_and_files_share_one_compiled_kernel(one: Campaign, tmp_path: Path
 
 def test_damaged_skim_is_made_anew(one: Campaign, tmp_path: Path) -> None:
     expected = last(one, skims_folder=tmp_path)
-    skim = min(tmp_path.glob("*.arrow"))
+    skim = min(tmp_path.rglob("*.arrow"))
     content = bytearray(skim.read_bytes())
     content[len(content) // 2] ^= 1
     skim.write_bytes(content)

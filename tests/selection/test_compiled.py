@@ -12,17 +12,19 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 
 import higgsnb
-from higgsnb.selection import compiled
+from higgsnb.selection import compiled, rules
 
 PACKAGE = Path(higgsnb.__file__).parent
 
 # Twice the same four muons; the last one of the second event has no isolation.
 USERS = """
 import json
+import numba
 import numpy as np
 from higgsnb import selection
 from higgsnb.events.fast import baskets
@@ -44,7 +46,7 @@ baskets.add_up(np.array([2, 3], np.uint32), total)
 print(json.dumps({
     "selected": found.mass_4l.tolist(), "unusable": found.invalid_values.sum(),
     "pairings": np.unique(np.round(pairings.pair_all(held, 91.2).rows["mass_4l"], 6)).tolist(), "held": len(which),
-    "pair": rules.pair_mass(held.leptons, 0, 1), "offsets": total.tolist(),
+    "pair": numba.njit(lambda leptons: rules.pair_mass(leptons, 0, 1))(held.leptons), "offsets": total.tolist(),
 }, default=int))
 """
 
@@ -126,7 +128,7 @@ def used_by_rules(tree: ast.Module) -> set[str]:
     rules = [
         node
         for node in tree.body
-        if isinstance(node, ast.FunctionDef) and "rule" in [ast.unparse(d) for d in node.decorator_list]
+        if isinstance(node, ast.FunctionDef) and {"rule", "inner_rule"} & {ast.unparse(d) for d in node.decorator_list}
     ]
     return {name.id for node in rules for name in ast.walk(node) if isinstance(name, ast.Name)}
 
@@ -179,6 +181,17 @@ def test_without_a_folder_to_write_to_every_process_compiles_for_itself(tmp_path
     assert found == {"offsets": [0, 2, 5], "folder": "None", "loaded": 0}
     found = copy.run(READER, HIGGSNB_CACHE=str(tmp_path / "cache"))
     assert Path(found["folder"]).parent == tmp_path / "cache"
+
+
+def test_rule_for_rules_cannot_be_called_from_python() -> None:
+    @numba.njit
+    def mass(energy: float) -> Any:
+        return invariant_mass(energy, 3.0, 0.0, 0.0)
+
+    invariant_mass = rules.invariant_mass
+    assert mass(5.0) == 4.0
+    with pytest.raises(TypeError):
+        invariant_mass(5.0, 3.0, 0.0, 0.0)
 
 
 def test_new_sources_remove_code_that_has_not_been_used_for_a_day(
