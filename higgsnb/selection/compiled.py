@@ -144,10 +144,6 @@ def rule(function: Any) -> Any:
     ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
-<<<<<<< HEAD
-    compiled: Any = numba.njit(**_OPTIONS)(function)
-    if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
-=======
     return _compiled(function)
 
 
@@ -166,7 +162,6 @@ def inner_rule(function: Any) -> Any:
 
 def _compiled(function: Any, **options: Any) -> Any:
     compiled: Any = numba.njit(**_OPTIONS, **options)(function)
-    if FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
->>>>>>> ecdbe6ed78974a7807aa810b4f42b5b009f86064
+    if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled
