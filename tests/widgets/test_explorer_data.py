@@ -16,7 +16,7 @@ from outreach import campaign, dataset, events_of, to_toml, write
 from higgsnb import datasets, engine, selection, statistics
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
-from higgsnb.results import Result, histograms
+from higgsnb.results import Result, cut_quantity, histograms
 from higgsnb.results.reselect import AXES, Outcome, Sample
 from higgsnb.selection import Cut, Selection, cuts, pairings, rules
 from higgsnb.selection.cuts import CHANNELS
@@ -439,7 +439,7 @@ def test_shaded_part_of_the_distribution_is_what_the_cut_removes(clean: Sample, 
     )
     chosen = base.replace(**{cut: value})
     loose = clean.select(sliders.without(chosen, cut, clean.reach))
-    values, _ = exploring.quantity(clean.parts[0], loose, cut)
+    values, _ = cut_quantity(clean.parts[0], loose, cut)
     passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
     kept, passing = len(clean.select(chosen).picked[0]), int(passes.sum())
     if name != "open2012" or cut in pairings.LEPTON_CUTS:
@@ -462,7 +462,7 @@ def test_candidate_outside_the_shaded_part_is_kept_whatever_else_is_in_its_event
     loose = sample.select(sliders.without(chosen, cut, sample.reach))
     outside, n_loose = set(), 0
     for part in sample.parts:
-        values, channels = exploring.quantity(part, loose, cut)
+        values, channels = cut_quantity(part, loose, cut)
         passes = np.isnan(values) | (values > value if one.is_lower_limit else values < value)
         events = loose.picked[part.dataset][passes, 0]
         outside |= {(part.dataset, int(e), int(c)) for e, c in zip(events, channels[passes], strict=True)}
