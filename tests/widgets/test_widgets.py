@@ -309,7 +309,7 @@ def test_error_that_ends_the_run_is_shown_in_words_and_kept(
     assert view.state["phase"] == "failed"
     assert "gone.root" in view.state["problem"]["what"]
     assert view.state["problem"]["remedy"]
-    assert isinstance(view.error, engine.FileError)
+    assert isinstance(view.error, errors.FileError)
 
 
 def test_unexpected_error_is_shown_with_its_class(live: Callable[..., LiveHistogram]) -> None:
