@@ -54,7 +54,6 @@ def cpu_of(work: Callable[[], object]) -> float:
 def pipeline(folder: Path, events: int) -> list[Row]:
     """Read, select, fill, add up and sum: `engine.run` on one worker against reader and kernel alone."""
     from higgsnb import engine, selection
-    from higgsnb import selection as selections
     from higgsnb.datasets import Campaign, Dataset, File
     from higgsnb.engine import plan
     from higgsnb.events.fast import preselected
@@ -71,7 +70,7 @@ def pipeline(folder: Path, events: int) -> list[Row]:
         with preselected.open_preselected(str(path), columns, checked=True) as reader:
             for start in range(0, reader.n_entries, plan.CHUNK_EVENTS):
                 part = reader.read(start, start + plan.CHUNK_EVENTS)
-                selections.select(preselected.to_leptons(part, BRANCHES), chosen)
+                selection.select(preselected.to_leptons(part, BRANCHES), chosen)
 
     def whole() -> None:
         (*_, last) = engine.run(campaign, chosen, workers=1, ledger=ledger, fresh=True)
@@ -125,11 +124,11 @@ def merging(folder: Path, events: int) -> list[Row]:
     path = make(folder, events, codec="zlib", layout="large")
     chunk = Chunk("data", 0, 0, File(str(path)), "outreach", "DoubleMu", True, 0, 2000, None)
     tally = analyse(chunk, selection.load("open2012"))
-    tallies = [replace(tally, units={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(26_920)]
+    tallies = [replace(tally, ranges={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(26_920)]
     before = time.perf_counter()
     total = merge(tallies)
     seconds = time.perf_counter() - before
-    if len(total.units) != 26_920:
+    if len(total.ranges) != 26_920:
         raise RuntimeError("the merged result lacks files")
     return [Row("merge 26,920 partial results", seconds, 0.3, "s")]
 
@@ -153,7 +152,7 @@ def through_dask(folder: Path, events: int) -> list[Row]:
         futures = [client.submit(_batch, first, min(first + BATCH, FILES), shared) for first in range(0, FILES, BATCH)]
         total = _merged(futures)
         seconds = time.perf_counter() - before
-    if len(total.units) != FILES:
+    if len(total.ranges) != FILES:
         raise RuntimeError("the merged result lacks files")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     return [
@@ -164,7 +163,7 @@ def through_dask(folder: Path, events: int) -> list[Row]:
 
 def _batch(first: int, stop: int, tally: Any) -> list[Any]:
     """The tallies of some files, none of which takes any work."""
-    return [replace(tally, units={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(first, stop)]
+    return [replace(tally, ranges={(0, i): ((0, 2000),)}, readers={(0, i): frozenset()}) for i in range(first, stop)]
 
 
 @contextmanager

@@ -40,7 +40,7 @@ def measure(files: int, chunks: int, kind: str, folder: Path) -> dict[str, float
     import killers
 
     from higgsnb import engine, selection
-    from higgsnb.datasets import chunks as chunks_
+    from higgsnb.datasets import plan_chunks
 
     began = resident("VmRSS")
     one, chosen = killers.described(files, chunks, chunk_events=CHUNK_EVENTS), selection.load("open2012")
@@ -53,7 +53,7 @@ def measure(files: int, chunks: int, kind: str, folder: Path) -> dict[str, float
         figures[f"{name}, CPU s of the client"] = time.process_time() - cpu
         return found
 
-    planned = timed("plan: chunks alone", lambda: chunks_.plan_chunks(one, {}, CHUNK_EVENTS))
+    planned = timed("plan: chunks alone", lambda: plan_chunks(one, {}, CHUNK_EVENTS))
     if len(planned) != chunks:
         raise RuntimeError(f"{len(planned)} chunks were planned and not {chunks}")
     del planned

@@ -1,6 +1,6 @@
-"""The command line.
+"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``ledger``, ``doctor`` and ``clean``.
 
-``higgsnb run · plan · fetch · ledger · doctor · clean``. A thin view: it parses, calls, prints, and sets the exit code.
+It parses arguments, calls the package, prints what it returns, and sets the exit code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 CONNECT_SECONDS = 10
 LEDGER = "ledger.sqlite"
 FAILURES_SHOWN = 10
-"""Of many files that failed in the same way, so many are named on the terminal."""
+"""Number of files named on the terminal for each kind of error."""
 LEVELS = ("debug", "info", "warning", "error")
 
 
@@ -62,7 +62,7 @@ class Commands(click.Group):
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="higgsnb")
-@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error: higgsnb --debug run …")
 @click.option("--log-level", type=click.Choice(LEVELS), help="Show log messages of this level and above on stderr.")
 @click.option("--verbose", "-v", is_flag=True, help="Short for --log-level info.")
 @click.pass_context
@@ -80,19 +80,23 @@ def main(ctx: click.Context, debug: bool, log_level: str | None, verbose: bool) 
 
 campaign_argument = click.argument("name", metavar="[CAMPAIGN]", default="toy")
 selection_option = click.option(
-    "--selection", "-s", "selection_name", metavar="NAME|FILE.toml", help="What to keep (default: the campaign's)."
+    "--selection",
+    "-s",
+    "selection_name",
+    metavar="NAME|FILE.toml",
+    help="Selection (default: the campaign's).",
 )
 chunk_option = click.option(
     "--chunk-events",
     type=click.IntRange(min=1),
-    help="Most events in a chunk; changes memory and speed, never the result.",
+    help="Maximum number of events in a chunk; affects memory and speed, never the result.",
 )
 fraction_option = click.option(
     "--fraction",
     type=click.FloatRange(0, 1, min_open=True),
     default=1.0,
     show_default=True,
-    help="Only the first part of each file.",
+    help="Read only this fraction of each file, from its beginning.",
 )
 
 
@@ -115,21 +119,21 @@ fraction_option = click.option(
     "--chunk-seconds",
     "--unit-seconds",
     type=click.FloatRange(0, min_open=True),
-    help="How long one chunk may take before its process is ended (default: 900; not with threads).",
+    help="Time limit for one chunk, after which its process is ended (default: 900; not with threads).",
 )
 @click.option(
     "--on-error",
     type=click.Choice(["strict", "report"]),
     default="report",
     show_default=True,
-    help="Stop at a bad file, or go on and list it.",
+    help="Stop at the first bad file, or go on and list it at the end.",
 )
 @chunk_option
-@click.option("--fresh", is_flag=True, help="Forget what earlier runs of the same command have finished.")
+@click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run of the same command.")
 @click.option(
-    "--skim", is_flag=True, help="Keep the leptons of preselected events in the cache: other cuts then run fast."
+    "--skim", is_flag=True, help="Cache the leptons of preselected events, so that runs with other cuts are fast."
 )
-@click.option("--quiet", "-q", is_flag=True, help="No progress, no table; errors only.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only, no progress and no tables.")
 @click.pass_context
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
@@ -155,7 +159,7 @@ def run(
             on_error=on_error, skims_folder=storage.cache_folder() / "skims" if skim else None,
             ledger=folder / LEDGER, fresh=fresh, chunk_seconds=chunk_seconds,
         )  # fmt: skip
-        with closing(partial_results):  # on Ctrl-C, the ledger must not blame the chunks in flight
+        with closing(partial_results):  # on Ctrl-C: the ledger must not count it as a failure of the chunks in flight
             result = _last(partial_results, quiet=quiet)
     run_block = {
         "started": started.isoformat(timespec="seconds"),
@@ -169,7 +173,7 @@ def run(
     try:
         _report(result, written, quiet=quiet)
         sys.stdout.flush()
-    except OSError:  # the reader of the output is gone; the result is written, and its exit code counts
+    except OSError:  # a closed pipe: the result is written, so that its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ctx.exit(COMPLETE if result.complete else INCOMPLETE)
 
@@ -231,29 +235,23 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
     for line in _failure_lines(result.failed):
         click.echo(line, err=True)
     if not result.complete:
-        click.echo(f"higgsnb: INCOMPLETE: {_coverage_line(result)}", err=True)
+        click.echo(f"higgsnb: incomplete: {result.coverage}", err=True)
     if quiet:
         return
     tables = {
         "all masses": result.yields,
         "70 < m4l < 181 GeV": result.windows["70-181"],
-        "118 < m4l < 130 GeV: where the Higgs boson is": result.windows["118-130"],
+        "118 < m4l < 130 GeV: around the Higgs boson": result.windows["118-130"],
     }
     for title, yields in tables.items():
         for line in _table(title, yields):
             click.echo(line)
     for name, columns in result.not_applied.items():
-        click.echo(f"note: {name} has no {', '.join(columns)}; cuts on them are not applied")
+        click.echo(f"note: {name} lacks {', '.join(columns)}; cuts on them are not applied")
     for url in result.empty_files:
-        click.echo(f"note: {url} holds no events")
-    click.echo(f"{'simulated collisions; ' if result.simulated else ''}{_coverage_line(result)}")
+        click.echo(f"note: {url} contains no events")
+    click.echo(f"{'simulated collisions; ' if result.simulated else ''}{result.coverage}")
     click.echo("written: " + ", ".join(str(path) for path in written))
-
-
-def _coverage_line(result: Result) -> str:
-    """Return the coverage in one line."""
-    (files, all_files), (events, all_events), (done, total) = result.coverage
-    return f"{files} of {all_files} files, {events:,} of {all_events:,} events, {done:.2f} of {total:.2f} /fb"
 
 
 def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
@@ -289,7 +287,9 @@ def _sum(yields: list[Yield]) -> Yield:
 @campaign_argument
 @fraction_option
 @chunk_option
-@click.option("--workers", "-j", type=click.IntRange(min=1), help="Cores to reckon with (default: this machine's).")
+@click.option(
+    "--workers", "-j", type=click.IntRange(min=1), help="Number of cores to assume (default: this machine's)."
+)
 @click.option(
     "--price", type=click.FloatRange(0), metavar="PER_GB", help="Price of a GB transferred, for the egress cost."
 )
@@ -303,7 +303,7 @@ def plan(
     name: str, fraction: float, chunk_events: int | None, workers: int | None, price: float | None,
     bandwidth: float | None,
 ) -> None:  # fmt: skip
-    """Show what a run of CAMPAIGN would read, and how long it would take; nothing is read."""
+    """Estimate what a run of CAMPAIGN would read and how long it would take, without reading anything."""
     from higgsnb import datasets, engine, provenance
 
     campaign = datasets.load(name)
@@ -325,7 +325,7 @@ def plan(
 
 
 def _plan_row(dataset: Dataset, fraction: float, chunk_events: int) -> int | None:
-    """Print the line of one dataset; return its number of chunks, None if the campaign does not tell."""
+    """Print the row of one dataset; return its number of chunks, None if the campaign does not state its events."""
     events = [file.events for file in dataset.files if file.events is not None]
     chunks = None
     if len(events) == len(dataset.files):
@@ -338,7 +338,7 @@ def _plan_row(dataset: Dataset, fraction: float, chunk_events: int) -> int | Non
 
 
 def _number(number: int | None) -> str:
-    """Return a number with separators, or "unknown" if the campaign does not tell."""
+    """Format a number that the campaign may not state."""
     return "unknown" if number is None else f"{number:,}"
 
 
@@ -348,10 +348,10 @@ def _number(number: int | None) -> str:
 @main.command()
 @click.argument("name", metavar="[CAMPAIGN]", default="toy")
 @click.argument("datasets_wanted", metavar="[NAME…]", nargs=-1)
-@click.option("--quiet", "-q", is_flag=True, help="No progress.")
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @click.pass_context
 def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet: bool) -> None:
-    """Download the files of CAMPAIGN (or of its datasets NAME…) into the cache; resumes, and verifies checksums."""
+    """Download the files of CAMPAIGN (or of its datasets NAME…) into the cache, resuming and verifying checksums."""
     from higgsnb import datasets
 
     campaign = datasets.load(name)
@@ -398,7 +398,7 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
 
 @main.group()
 def ledger() -> None:
-    """Show the ledger of a result directory, or copy it to another place (from a Binder session, for example)."""
+    """Inspect the ledger of a result directory, or copy it elsewhere (from a Binder session, for example)."""
 
 
 folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
@@ -407,7 +407,7 @@ folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists
 @ledger.command("show")
 @folder_argument
 def ledger_show(folder: Path) -> None:
-    """Show how many chunks are finished, and how many had to be started more than once."""
+    """Show how many chunks are finished, and how many were started more than once."""
     from higgsnb.engine import Ledger
 
     with Ledger(_ledger_of(folder)) as opened:
@@ -419,7 +419,7 @@ def ledger_show(folder: Path) -> None:
 @folder_argument
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 def ledger_export(folder: Path, file: Path) -> None:
-    """Write the ledger of DIR to one FILE, which can be downloaded and imported elsewhere."""
+    """Write the ledger of DIR to FILE, to be downloaded and imported elsewhere."""
     from higgsnb import engine
 
     click.echo(f"{file}: {engine.export_ledger(_ledger_of(folder), file):,} chunks")
@@ -429,7 +429,7 @@ def ledger_export(folder: Path, file: Path) -> None:
 @click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
 @click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
 def ledger_import(folder: Path, file: Path) -> None:
-    """Add the finished chunks in FILE to the ledger of DIR, so that `higgsnb run --out DIR` resumes from there."""
+    """Add the finished chunks in FILE to the ledger of DIR, so that `higgsnb run --out DIR` resumes from them."""
     from higgsnb.engine import Ledger
 
     with Ledger(folder / LEDGER) as opened:
@@ -449,7 +449,7 @@ def _ledger_of(folder: Path) -> Path:
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Check what this machine or session can do; each problem comes with a hint."""
+    """Check what this machine or session can do; every problem comes with a hint."""
     from higgsnb import cluster
 
     problems = 0
@@ -459,7 +459,9 @@ def doctor(ctx: click.Context) -> None:
             problems += 1
             click.echo(f"    {'':<14} {check.hint}")
     click.echo(
-        "no problem found" if not problems else f"{problems} problem{'s' if problems > 1 else ''}, each with a hint"
+        "no problem found"
+        if not problems
+        else f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above"
     )
     ctx.exit(COMPLETE)
 
@@ -468,14 +470,14 @@ def doctor(ctx: click.Context) -> None:
 
 
 @main.command()
-@click.option("--namespace", "-n", help="Where on Kubernetes (default: that of this session or of the kubeconfig).")
-@click.option("--yes", "-y", is_flag=True, help="Do not ask.")
-@click.option("--all", "everything", is_flag=True, help="Also remove what another machine made and may be using.")
+@click.option("--namespace", "-n", help="Kubernetes namespace (default: that of this session or of the kubeconfig).")
+@click.option("--yes", "-y", is_flag=True, help="Remove without confirmation.")
+@click.option("--all", "everything", is_flag=True, help="Include clusters that another machine may be using.")
 def clean(namespace: str | None, yes: bool, everything: bool) -> None:
-    """List your orphaned clusters on Kubernetes, and remove them on confirmation.
+    """List your orphaned clusters on Kubernetes, and remove them after confirmation.
 
-    A cluster that another machine made, such as your second server in a hub, may be in use there: it is listed, but
-    removed only with --all. Clusters in use on this machine are never touched.
+    A cluster started from another machine, such as your second server in a hub, may be in use there: it is listed, but
+    removed only with --all. Clusters in use on this machine are never removed.
     """
     from higgsnb import cluster
 
@@ -486,7 +488,7 @@ def clean(namespace: str | None, yes: bool, everything: bool) -> None:
     if not found:
         click.echo("no orphaned clusters")
     elif not chosen:
-        click.echo("nothing removed; `higgsnb clean --all` removes what may be in use elsewhere, too")
+        click.echo("nothing removed; `higgsnb clean --all` includes clusters that may be in use elsewhere")
     if not chosen:
         return
     if not yes:

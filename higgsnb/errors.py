@@ -32,9 +32,12 @@ from collections.abc import Iterable
 
 
 class HiggsnbError(Exception):
-    """An error of this package: ``message`` says what is wrong, ``hint`` what to do next."""
+    """An error of this package: ``message`` says what is wrong, ``hint`` what to do next.
 
-    default_hint = ""
+    Every class has a ``default_hint``, for errors that are raised without one.
+    """
+
+    default_hint = "Run `higgsnb --debug …` to see where, and please report it."
 
     def __init__(self, message: str, hint: str = "") -> None:
         # Not super().__init__: OSError would take two arguments for a number and its meaning.
@@ -42,39 +45,55 @@ class HiggsnbError(Exception):
         self.message, self.hint = message, hint or self.default_hint
 
     def __str__(self) -> str:
-        return f"{self.message}\n{self.hint}" if self.hint else self.message
+        return f"{self.message}\n{self.hint}"
 
 
 class OptionError(HiggsnbError, ValueError):
     """An argument out of range, or options that exclude each other."""
 
+    default_hint = "Check the arguments: help(function) in Python, `higgsnb COMMAND --help` on the command line."
+
 
 class CampaignError(HiggsnbError, ValueError):
     """A campaign that cannot be used: unknown name, or a TOML file with something wrong in it."""
+
+    default_hint = "Correct the campaign file, or give one of datasets.names()."
 
 
 class SelectionError(HiggsnbError, ValueError):
     """A selection that does not exist or makes no sense."""
 
+    default_hint = "Correct the selection, or give one of selection.names()."
+
 
 class LumiMaskError(HiggsnbError, ValueError):
     """A file that is not a golden JSON."""
+
+    default_hint = "Download the golden JSON again."
 
 
 class LumiDataError(HiggsnbError, ValueError):
     """A file that is not a brilcalc table by lumi section, or a table that lacks sections."""
 
+    default_hint = "Make the table again with `brilcalc lumi --byls`."
+
 
 class FileError(HiggsnbError, RuntimeError):
     """A file that could not be analysed, raised with ``on_error="strict"``; message and hint are those of the cause."""
+
+    default_hint = 'Correct the file, or go on without it: on_error="report".'
 
 
 class MissingFileError(HiggsnbError, FileNotFoundError):
     """A file that is nowhere; the message names each source tried."""
 
+    default_hint = "Check the path or address in the campaign."
+
 
 class UnreadableError(HiggsnbError, OSError):
     """A file that is there but cannot be read: not ROOT, truncated, a corrupted block."""
+
+    default_hint = "Check that the file can be read, or fetch it again."
 
 
 class DamagedFileError(HiggsnbError, ValueError):
@@ -86,17 +105,25 @@ class DamagedFileError(HiggsnbError, ValueError):
 class SchemaError(HiggsnbError, ValueError):
     """A file whose branches are not those of its schema."""
 
+    default_hint = "Check the file against the schema of its campaign."
+
 
 class TransferError(HiggsnbError, OSError):
     """A file that no source gave; the message names each source tried and why."""
+
+    default_hint = "Check the network, then run the same command again: it resumes."
 
 
 class ChecksumError(HiggsnbError, OSError):
     """A file that is not the one that the catalogue describes: size or adler32 differ."""
 
+    default_hint = "Delete the file and fetch it again."
+
 
 class LedgerError(HiggsnbError, OSError):
     """A ledger that cannot be used: held by another client, unreadable, of another version, on a full disk."""
+
+    default_hint = "Choose another result directory (--out)."
 
 
 class NondeterminismError(HiggsnbError, RuntimeError):
@@ -108,9 +135,13 @@ class NondeterminismError(HiggsnbError, RuntimeError):
 class VersionError(HiggsnbError, RuntimeError):
     """Client and workers run different versions: their numbers could differ."""
 
+    default_hint = "Use the same image or environment for both, so that they give the same numbers."
+
 
 class WorkerLostError(HiggsnbError, RuntimeError):
     """The process that did the work died; ``failures`` is the number of deaths behind it."""
+
+    default_hint = "Give workers more memory, or use smaller chunks (--chunk-events)."
 
     def __init__(self, message: str, hint: str = "", *, failures: int = 1) -> None:
         super().__init__(message, hint)
@@ -120,13 +151,19 @@ class WorkerLostError(HiggsnbError, RuntimeError):
 class SchedulerLostError(HiggsnbError, ConnectionError):
     """The Dask cluster is gone, or has no workers, and did not come back in time."""
 
+    default_hint = "Start a cluster again and repeat the call: with a ledger it resumes."
+
 
 class ClusterError(HiggsnbError, RuntimeError):
     """A cluster that could not be started or changed."""
 
+    default_hint = "Run `higgsnb doctor` to see what this machine or session can do."
+
 
 class ApiError(HiggsnbError, RuntimeError):
     """A request that the Kubernetes API refused or did not answer; ``status`` is 0 if there was no answer."""
+
+    default_hint = "Run `higgsnb doctor` to see what this machine or session can do."
 
     def __init__(self, message: str, hint: str = "", *, status: int = 0) -> None:
         super().__init__(message, hint)
@@ -152,16 +189,17 @@ _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (OSError, "Check that the file can be read, or fetch it again."),
     (ValueError, "Check the file against the schema of its campaign."),
 )
-_UNEXPECTED = "Run `higgsnb --debug …` to see where, and please report it."
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Return what is wrong, in one line, and what to do about it; neither is empty, whoever raised the error."""
+    """Return what is wrong, and what to do about it; neither is empty, also for errors of other packages.
+
+    Of another package's error the message is the first line of its text, the hint the rest of it.
+    """
     if isinstance(error, HiggsnbError):
-        message, hint = error.message, error.hint
-    else:
-        message, _, hint = str(error).strip().partition("\n")
+        return error.message, error.hint
+    message, _, hint = str(error).strip().partition("\n")
     if isinstance(error, MemoryError) and not message:
         message = "the worker had no memory left"
-    fallback = next((hint for kind, hint in _HINTS if isinstance(error, kind)), _UNEXPECTED)
+    fallback = next((hint for kind, hint in _HINTS if isinstance(error, kind)), HiggsnbError.default_hint)
     return message or type(error).__name__, hint.strip() or fallback

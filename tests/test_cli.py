@@ -175,7 +175,7 @@ def test_bad_file_gives_one_message_and_exit_code_3(folder: Path, tmp_path: Path
     assert error in lines[0]
     assert len([line for line in lines if line.startswith("higgsnb: mu: ")]) == 1
     assert len(lines) <= 4
-    assert "INCOMPLETE: 2 of 3 files" in lines[-1]
+    assert "incomplete: 2 of 3 files" in lines[-1]
     found = document(tmp_path / "out")
     assert found["failed"][0]["remedy"]
     assert [line.strip() for line in lines[1:-1]] == found["failed"][0]["remedy"].splitlines()
@@ -195,7 +195,7 @@ def test_many_files_that_fail_alike_are_counted_and_ten_of_them_named(tmp_path: 
     assert [f"absent{i:02d}.root" in line for i, line in enumerate(named)] == [True] * 10
     assert len(lines) <= 3 * 10
     assert "14 files, of which the first 10" in count
-    assert "INCOMPLETE: 0 of 14 files" in summary
+    assert "incomplete: 0 of 14 files" in summary
     failed = document(tmp_path / "out")["failed"]
     assert len(failed) == 14
     assert all(failure["message"] and failure["remedy"] for failure in failed)
@@ -324,7 +324,7 @@ def test_strict_stops_with_exit_code_2(folder: Path, tmp_path: Path) -> None:
 
 def test_fraction_is_flagged_everywhere(folder: Path, tmp_path: Path) -> None:
     result = invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--fraction", "0.2", code=3)
-    assert "INCOMPLETE: 0 of 3 files, 1,100 of 5,500 events, 2.00 of 10.00 /fb" in result.stderr
+    assert "incomplete: 0 of 3 files, 1,100 of 5,500 events, 2 of 10 /fb" in result.stderr
     assert document(tmp_path)["coverage"]["events"] == [1100, 5500]
 
 
@@ -368,7 +368,7 @@ def test_doctor_gives_a_hint_for_every_problem(monkeypatch: pytest.MonkeyPatch, 
     lines = invoke("doctor").output.splitlines()
     problem = next(i for i, line in enumerate(lines) if line.startswith("!!  mirror"))
     assert "HIGGSNB_MIRROR" in lines[problem + 1]
-    assert lines[-1].endswith("each with a hint")
+    assert lines[-1].endswith("with a hint above")
 
 
 def test_fetch_verifies_and_brings_the_file(

@@ -1,9 +1,9 @@
 """The durable record of finished chunks, on which resuming, exactly-once counting and the sum are based.
 
-One SQLite file in WAL mode holds a row per finished unit of work (one chunk with one selection). Its key covers
-everything that can change the result, see `unit_keys`, so that after a change of a cut, file, library or line of code
+One SQLite file in WAL mode holds a row per finished chunk of one selection. Its key covers
+everything that can change the result, see `chunk_keys`, so that after a change of a cut, file, library or line of code
 no old row is found. A row is written in one transaction together with the sha256 of its content: after a kill it is
-either complete or absent, and a row that was damaged on disk is ignored. The same key with other content raises
+either complete or absent, and a row damaged on disk is ignored. The same key with other content raises
 NondeterminismError.
 
 One client at a time: a lock file beside the ledger names the process that holds it. A ledger that an older version of
@@ -37,7 +37,7 @@ except ImportError:  # Windows has no flock; there SQLite's own lock is the only
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
-__all__ = ["Attempts", "Ledger", "LedgerError", "NondeterminismError", "export_ledger", "unit_keys"]
+__all__ = ["Attempts", "Ledger", "LedgerError", "NondeterminismError", "export_ledger", "chunk_keys"]
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
@@ -68,7 +68,7 @@ CREATE TABLE IF NOT EXISTS attempts (key BLOB PRIMARY KEY, begun INTEGER NOT NUL
     alone INTEGER NOT NULL) WITHOUT ROWID;
 """
 _COLUMNS = f"key, sha256, {', '.join(Record._fields)}"
-_MARKS = ", ".join("?" * (2 + len(Record._fields)))
+_PLACEHOLDERS = ", ".join("?" * (2 + len(Record._fields)))
 _BEGIN = """
 INSERT INTO attempts VALUES (?, 1, 1, ?)
 ON CONFLICT (key) DO UPDATE SET begun = begun + 1, open = open + 1, alone = alone + excluded.alone
@@ -77,7 +77,7 @@ _END = "UPDATE attempts SET open = 0, alone = 0 WHERE key = ?"
 
 
 class Attempts(NamedTuple):
-    """How often a unit was begun in all; how often without an end (the process died); and how often of these alone."""
+    """How often a chunk was begun in all; how often without an end (the process died); and how often of these alone."""
 
     begun: int
     open: int
@@ -101,12 +101,12 @@ class Ledger:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = _acquire(self.path)
+        self._lock = _lock_beside(self.path)
         try:
-            with _clear_errors(self.path):
+            with _translated_errors(self.path):
                 self._database = _open(self.path)
         except BaseException:
-            _release(self._lock)
+            _unlock(self._lock)
             raise
 
     def __enter__(self) -> Self:
@@ -122,36 +122,36 @@ class Ledger:
     def close(self) -> None:
         """Close the file and release its lock."""
         self._database.close()
-        _release(self._lock)
+        _unlock(self._lock)
 
     def __len__(self) -> int:
-        """Return the number of finished units, of whatever campaign and selection."""
+        """Return the number of finished chunks, of any campaign and selection."""
         return int(self._database.execute("SELECT count(*) FROM units").fetchone()[0])
 
     def commit(self, finished: Iterable[tuple[bytes, Record]]) -> None:
-        """Write finished units, all in one transaction: (key, content).
+        """Write finished chunks, all in one transaction: (key, content).
 
-        A unit that is there already with the same content is left as it is.
+        A chunk that is there already with the same content is left as it is.
 
         Raises
         ------
         NondeterminismError
-            If a unit is there with other content. Nothing is written then.
+            If a chunk is there with other content. Nothing is written then.
         LedgerError
             If the disk is full or read-only. Nothing is written then.
         """
         self._insert([(key, _seal(key, record), *record) for key, record in finished])
 
     def _insert(self, rows: list[tuple[Any, ...]]) -> None:
-        """Write rows, all in one transaction, and note that these units have ended."""
-        _check_still_there(self._lock, self.path)
-        with _clear_errors(self.path), self._database:
+        """Write rows, all in one transaction, and note that these chunks have ended."""
+        _check_not_replaced(self._lock, self.path)
+        with _translated_errors(self.path), self._database:
             self._check(rows)
-            self._database.executemany(f"INSERT OR REPLACE INTO units VALUES ({_MARKS})", rows)  # noqa: S608 - only marks
+            self._database.executemany(f"INSERT OR REPLACE INTO units VALUES ({_PLACEHOLDERS})", rows)  # noqa: S608 - only placeholders
             self._database.executemany(_END, [(row[0],) for row in rows])
 
     def _check(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Raise NondeterminismError if the content of a unit differs from what is written, or among the rows."""
+        """Raise NondeterminismError if the content of a chunk differs from what is written, or among the rows."""
         seen: dict[bytes, bytes] = {}
         for key, sha256, dataset, file, start, stop, *_ in rows:
             known = next(iter(self._sound([key])), None)
@@ -159,23 +159,23 @@ class Ledger:
                 raise nondeterminism(dataset, file, start, stop)
 
     def records(self, keys: Iterable[bytes]) -> Iterator[dict[bytes, Record]]:
-        """Yield the finished ones of these units, some at a time; a row whose content is damaged is left out."""
+        """Yield the finished ones of these chunks, some at a time; a row whose content is damaged is left out."""
         wanted = list(keys)
         for first in range(0, len(wanted), KEYS_AT_ONCE):
-            with _clear_errors(self.path):
+            with _translated_errors(self.path):
                 found = dict(self._sound(wanted[first : first + KEYS_AT_ONCE]))
             yield found
 
     def _sound(self, keys: list[bytes]) -> Iterator[tuple[bytes, Record]]:
-        """Yield the rows of these units whose content is not damaged."""
-        query = f"SELECT {_COLUMNS} FROM units WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - names, marks
+        """Yield the rows of these chunks whose content is not damaged."""
+        query = f"SELECT {_COLUMNS} FROM units WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - names only
         for key, sha256, *values in self._database.execute(query, keys):
             if _seal(key, record := Record(*values)) == sha256:
                 yield key, record
 
     def forget(self, keys: Iterable[bytes]) -> None:
-        """Delete units, so that they are computed again."""
-        with _clear_errors(self.path), self._database:
+        """Delete chunks, so that they are computed again."""
+        with _translated_errors(self.path), self._database:
             rows = [(key,) for key in keys]
             self._database.executemany("DELETE FROM units WHERE key = ?", rows)
             self._database.executemany("DELETE FROM attempts WHERE key = ?", rows)
@@ -183,11 +183,11 @@ class Ledger:
     # -- attempts
 
     def begin(self, keys: Iterable[bytes], *, alone: bool) -> None:
-        """Note that units are begun, ``alone`` if nothing else is in flight that could end this process.
+        """Note that chunks are begun, ``alone`` if nothing else is in flight that could end this process.
 
         Not synced to disk: it has to outlive this process, and need not outlive the machine.
         """
-        with _clear_errors(self.path):
+        with _translated_errors(self.path):
             self._database.execute("PRAGMA synchronous = OFF")
             try:
                 with self._database:
@@ -196,36 +196,36 @@ class Ledger:
                 self._database.execute("PRAGMA synchronous = FULL")
 
     def end(self, keys: Iterable[bytes]) -> None:
-        """Note that units came to an end without a result: they failed, or the run was stopped in good order."""
-        with _clear_errors(self.path), self._database:
+        """Note that chunks came to an end without a result: they failed, or the run was stopped in good order."""
+        with _translated_errors(self.path), self._database:
             self._database.executemany(_END, [(key,) for key in keys])
 
     def attempts(self, keys: Iterable[bytes]) -> dict[bytes, Attempts]:
-        """Return how often units were begun; those never begun are left out."""
+        """Return how often chunks were begun; those never begun are left out."""
         wanted = set(keys)
         rows = self._database.execute("SELECT key, begun, open, alone FROM attempts")
         return {key: Attempts(*numbers) for key, *numbers in rows if key in wanted}
 
     def begun_again(self) -> int:
-        """Return how many units were begun more than once."""
+        """Return how many chunks were begun more than once."""
         return int(self._database.execute("SELECT count(*) FROM attempts WHERE begun > 1").fetchone()[0])
 
     # -- to another place
 
     def absorb(self, path: Path) -> int:
-        """Take over what another ledger holds, and return how many units that added.
+        """Take over what another ledger holds, and return how many chunks that added.
 
         Rows whose content does not agree with their sha256 are left out.
 
         Raises
         ------
         NondeterminismError
-            If a unit is here already with other content. Nothing is taken over then.
+            If a chunk is here already with other content. Nothing is taken over then.
         LedgerError
-            If the other file is no ledger.
+            If the other file is not a ledger.
         """
         before = len(self)
-        with _clear_errors(path), contextlib.closing(_connect(path, "ro")) as other:
+        with _translated_errors(path), contextlib.closing(_connect(path, "ro")) as other:
             _check_version(other, path)
             rows = other.execute(f"SELECT {_COLUMNS} FROM units").fetchall()  # noqa: S608 - only names
         self._insert([row for row in rows if _seal(row[0], Record(*row[2:])) == row[1]])
@@ -233,16 +233,16 @@ class Ledger:
 
 
 def export_ledger(path: Path, target: Path) -> int:
-    """Write a copy of a ledger to one file; return the number of finished units in it.
+    """Write a copy of a ledger to one file; return the number of finished chunks in it.
 
-    Whole at any time, also while a run writes to the ledger.
+    Consistent even while a run writes to the ledger.
 
     Raises
     ------
     LedgerError
         If it cannot be read or written.
     """
-    with _clear_errors(target), contextlib.closing(_connect(path, "rw")) as database:
+    with _translated_errors(target), contextlib.closing(_connect(path, "rw")) as database:
         _check_version(database, path)
         with atomic_write(target) as temporary:
             database.execute("VACUUM INTO ?", (str(temporary),))
@@ -250,11 +250,11 @@ def export_ledger(path: Path, target: Path) -> int:
         return int(copy.execute("SELECT count(*) FROM units").fetchone()[0])
 
 
-def unit_keys(chunks: Iterable[Chunk], identities: Mapping[FileKey, Mapping[str, Any]]) -> list[bytes]:
+def chunk_keys(chunks: Iterable[Chunk], identities: Mapping[FileKey, Mapping[str, Any]]) -> list[bytes]:
     """Return the key of each chunk, 32 bytes: sha256 over the range of entries and the identity of its file.
 
     ``identities`` holds for each file everything else that can change the result: what identifies the file, schema and
-    stream, selection, golden JSON, code and libraries.
+    primary dataset, selection, golden JSON, code and libraries.
     """
     begun = {key: hashlib.sha256(json.dumps(identity, sort_keys=True).encode()) for key, identity in identities.items()}
     keys = []
@@ -298,7 +298,7 @@ def _move_aside(path: Path, version: int) -> None:
     """Rename a closed ledger of an older version, with what SQLite keeps beside it; nothing is overwritten."""
     names = (f"{path.name}.old-v{version}{'' if n == 1 else f'-{n}'}" for n in count(1))
     target = next(path.with_name(name) for name in names if not path.with_name(name).exists())
-    for suffix in ("-wal", "-shm", ""):  # there after a crash only; the ledger itself last
+    for suffix in ("-wal", "-shm", ""):  # these exist only after a crash; the ledger itself last
         with contextlib.suppress(FileNotFoundError):
             path.with_name(path.name + suffix).rename(target.with_name(target.name + suffix))
     log.warning(
@@ -319,14 +319,14 @@ def _check_version(database: sqlite3.Connection, path: Path) -> None:
     if version is None:
         raise LedgerError(f"{path}: not a ledger", "Name the ledger.sqlite of a result directory.")
     if version != SCHEMA_VERSION:
-        hint = "Export it again with this version of higgsnb, or count anew."
+        hint = "Export it again with this version of higgsnb, or count again."
         if version > SCHEMA_VERSION:
             hint = "Update higgsnb, or use another result directory (--out)."
         raise LedgerError(f"{path}: a ledger of version {version}; this package writes version {SCHEMA_VERSION}", hint)
 
 
 @contextlib.contextmanager
-def _clear_errors(path: Path) -> Iterator[None]:
+def _translated_errors(path: Path) -> Iterator[None]:
     """Turn SQLite's errors into a LedgerError with a hint."""
     try:
         yield
@@ -338,12 +338,12 @@ def _clear_errors(path: Path) -> Iterator[None]:
         ) from error
     except sqlite3.DatabaseError as error:
         raise LedgerError(
-            f"{path}: not a usable ledger ({error})", "Move it away: the files are then read anew."
+            f"{path}: not a usable ledger ({error})", "Move it away: the files are then read again."
         ) from error
 
 
-def _acquire(path: Path) -> IO[str] | None:
-    """Take the lock beside the ledger; LedgerError names the process that holds it."""
+def _lock_beside(path: Path) -> IO[str] | None:
+    """Take the lock file beside the ledger; LedgerError names the process that holds it."""
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -375,7 +375,7 @@ def _acquire(path: Path) -> IO[str] | None:
     return stream
 
 
-def _check_still_there(lock: IO[str] | None, path: Path) -> None:
+def _check_not_replaced(lock: IO[str] | None, path: Path) -> None:
     """Raise LedgerError if the folder was removed or replaced: SQLite would go on writing to an unlinked file."""
     if lock is None:
         return
@@ -387,11 +387,11 @@ def _check_still_there(lock: IO[str] | None, path: Path) -> None:
     if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
         raise LedgerError(
             f"{path}: was removed or replaced while it was in use",
-            "Run the same command again: it begins anew there.",
+            "Run the same command again: it starts again there.",
         )
 
 
-def _release(lock: IO[str] | None) -> None:
+def _unlock(lock: IO[str] | None) -> None:
     """Release the lock; the file stays, empty when nobody holds it."""
     if lock is not None:
         lock.seek(0)

@@ -1,8 +1,8 @@
 """Run `analyse.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
 
-One code path: `plan` is what is to be done, `work_queue` what of it is left, `executors` where it is done, `tasks` what
-a worker does, and the `ledger` what is finished. Workers, cluster and this process may die at any moment: what is in
-the ledger counts.
+One code path for every backend: the `plan` lists all chunks, the `queue` those that are left, `executors` run them,
+each in a `worker`, and the `ledger` records those that are finished. Workers, cluster and this process may die at any
+moment; what is in the ledger is not counted again.
 """
 
 from __future__ import annotations
@@ -20,21 +20,18 @@ from typing import TYPE_CHECKING, Any
 
 from higgsnb import datasets
 from higgsnb.datasets import Address
-from higgsnb.engine import plan as plans
+from higgsnb.engine import plan as plans  # `plan` is that of a run
 from higgsnb.engine import versions
-from higgsnb.engine import worker as tasks
 from higgsnb.engine.executors import DaskCluster, Executor, open_executor
 from higgsnb.engine.ledger import Ledger, nondeterminism
 from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
 from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
-from higgsnb.engine.worker import ChunkResult, Job
+from higgsnb.engine.worker import ChunkResult, Job, process_chunks, unseen
 from higgsnb.errors import (
-    FileError,
     LedgerError,
     NondeterminismError,
     OptionError,
     SchedulerLostError,
-    VersionError,
     WorkerLostError,
 )
 from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
@@ -46,31 +43,22 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
 
-__all__ = [
-    "CHUNK_EVENTS",
-    "FileError",
-    "NondeterminismError",
-    "SchedulerLostError",
-    "VersionError",
-    "run",
-]
-
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_RESULTS = 0.2
-"""Partial results come at most five times a second."""
+"""Least time between two partial results."""
 SHARE_OF_TIME = 0.1
-"""Partial results, and what the caller does with each, take at most this share of the time."""
+"""Largest share of the time for making partial results, and for what the caller does with them."""
 COMMIT_SHARE = 0.05
-"""Writing to the ledger takes at most this share of the time of this thread, which mostly waits for workers."""
+"""Largest share of this thread's time for writing to the ledger; mostly it waits for workers."""
 BATCH_CHUNKS = 500
-"""Most chunks that are sent together."""
+"""Largest number of chunks in a batch."""
 BATCHES_PER_WORKER = 100
-"""The remaining chunks are split into at least so many batches per worker, so that little is lost with a worker."""
+"""Least number of batches per worker that the remaining chunks are split into, so that a lost worker costs little."""
 CHUNK_SECONDS = 900.0
-"""How long one chunk may take in a process or on a cluster unless asked otherwise."""
-PATHS_ASKED = 100
-"""Number of paths of which the workers are asked whether they see them."""
+"""Default time limit for one chunk, in a process or on a cluster."""
+PATHS_CHECKED = 100
+"""Number of local paths that are looked up on every worker before the run."""
 ON_ERROR = ("report", "strict")
 KILLER_HINT = "The others are counted. Look at this part of the file, or give workers more memory."
 
@@ -192,7 +180,7 @@ def _check_workers(cluster: DaskCluster, campaign: Campaign) -> None:
     here = tuple(path for path in paths if not Address.of(path).scheme and Path(path).exists())
     if not here:
         return
-    _, answers = cluster.ask(partial(tasks.unseen, here[:PATHS_ASKED]))
+    _, answers = cluster.ask(partial(unseen, here[:PATHS_CHECKED]))
     for worker, missing in answers.items():
         if isinstance(missing, list) and missing:
             raise OptionError(
@@ -207,7 +195,7 @@ def _run_block(executor: Executor, tries: Mapping[str, int]) -> dict[str, Any]:
 
 
 class _Progress:
-    """What has come of a plan so far: the sum of the finished chunks, and the failures."""
+    """The sum of the finished chunks of a plan, and the failures."""
 
     def __init__(self, plan: Plan, executor: Executor, ledger: Ledger | None, tries: Mapping[str, int]) -> None:
         self._plan, self._executor, self._ledger = plan, executor, ledger
@@ -252,11 +240,11 @@ class _Progress:
         self._sum.add(records.values())
 
     def add(self, index: int, record: Record) -> None:
-        """Take the record of a chunk, to be committed and counted."""
+        """Add the record of a chunk, to be committed and counted."""
         self._uncommitted.append((index, record))
 
     def add_tries(self, tries: Mapping[str, int]) -> None:
-        """Keep the greatest number of times that each remote file had to be asked."""
+        """Note how often each remote file was requested: the largest number of tries."""
         for name, count in tries.items():
             self._tries[name] = max(count, self._tries.get(name, 0))
 
@@ -272,7 +260,7 @@ class _Progress:
             self._failed_sections[*key, chunk.start, chunk.stop] = result.sections
 
     def fail_killer(self, index: int, limit: float | None) -> None:
-        """List a chunk that ends its worker whenever it is tried; those of one file share one message."""
+        """List a chunk that ends its worker each time it is tried; the chunks of one file share one message."""
         chunk = self._plan.chunks[index]
         key = (chunk.dataset_index, chunk.file_index)
         ranges = self._killers.setdefault(key, [])
@@ -287,7 +275,7 @@ class _Progress:
 
 
 class _Loop:
-    """Sends chunks to the workers until none is left, and collects what comes back."""
+    """Send chunks to the workers until none is left, and collect their results."""
 
     def __init__(self, plan: Plan, executor: Executor, job: Job, progress: _Progress, ledger: Ledger | None) -> None:
         self._plan, self._executor, self._job, self._progress, self._ledger = plan, executor, job, progress, ledger
@@ -323,7 +311,7 @@ class _Loop:
         job = self._job._replace(chunk_seconds=CHUNK_SECONDS)
         with open_executor("processes", 1) as executor:
             for index in suspects:
-                future = executor.submit(tasks.process_chunks, (self._plan.chunks[index],), job)
+                future = executor.submit(process_chunks, (self._plan.chunks[index],), job)
                 wait([future])
                 if isinstance(future.exception(), WorkerLostError):
                     self._queue.fail(index)
@@ -332,7 +320,7 @@ class _Loop:
                     self._receive(Batch((index,), alone=False), future)
 
     def results(self) -> Iterator[Result]:
-        """Process everything that is left; yield the sum now and then."""
+        """Process the chunks that are left, and yield partial results."""
         pace = _Pace()
         try:
             while True:
@@ -349,9 +337,9 @@ class _Loop:
                 if pace.result_is_due():
                     before = time.monotonic()
                     yield self._progress.result()
-                    pace.shown(time.monotonic() - before)
+                    pace.yielded(time.monotonic() - before)
         except SchedulerLostError as error:
-            raise SchedulerLostError(error.message, self._how_to_go_on()) from error
+            raise SchedulerLostError(error.message, self._resume_hint()) from error
         finally:
             with suppress(LedgerError, NondeterminismError):  # if these ended the run, they are being raised already
                 self._progress.write()
@@ -365,31 +353,31 @@ class _Loop:
             if batch is None:
                 return
             if self._ledger is not None:
-                if batch.alone:  # if it ends this process, nothing else must be lost or blamed
+                if batch.alone:  # if it ends this process, nothing else is lost or suspected
                     self._progress.commit()
                 keys = [self._plan.keys[index] for index in batch.chunks]
                 self._ledger.begin(keys, alone=batch.alone and not self._executor.isolates)
             chunks = tuple(self._plan.chunks[index] for index in batch.chunks)
-            future = self._executor.submit(tasks.process_chunks, chunks, self._job)
+            future = self._executor.submit(process_chunks, chunks, self._job)
             self._in_flight[future] = batch
             future.add_done_callback(self._completed.put)
 
     def _batch_size(self) -> int:
-        """Return how many chunks to send together: enough to be worth it, few enough that little can be lost."""
+        """Return how many chunks to send together: as many as fill `batch_seconds`, few enough that little is lost."""
         if not self._seconds_per_chunk:
             return 1
         fair = self._queue.remaining // (BATCHES_PER_WORKER * max(1, self._executor.workers)) + 1
         return max(1, min(BATCH_CHUNKS, fair, int(self._executor.batch_seconds / self._seconds_per_chunk)))
 
     def _wait(self, timeout: float) -> Iterator[Future[list[ChunkResult]]]:
-        """Wait for the first batch to come back, and yield all that have."""
+        """Wait for the first batch to be completed, and yield all that are."""
         with suppress(Empty):
             yield self._completed.get(timeout=timeout) if timeout > 0 else self._completed.get_nowait()
             while True:
                 yield self._completed.get_nowait()
 
     def _receive(self, batch: Batch, future: Future[list[ChunkResult]]) -> None:
-        """Note what came of a batch."""
+        """Process the results of a batch, or the loss of its worker."""
         try:
             results = future.result()
         except CancelledError:  # the connection was cut
@@ -415,15 +403,15 @@ class _Loop:
         self._seconds_per_chunk = (self._seconds_per_chunk + mean) / 2 if self._seconds_per_chunk else mean
 
     def _is_new(self, index: int, sha256: bytes) -> bool:
-        """Whether a record is the first of its chunk; a second one must be equal."""
+        """Return whether a record is the first of its chunk; NondeterminismError if it differs from the first."""
         try:
             return self._queue.complete(index, sha256)
         except NondeterminismError:
             chunk = self._plan.chunks[index]
             raise nondeterminism(chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop) from None
 
-    def _how_to_go_on(self) -> str:
-        """Return the hint for a lost cluster: what is not lost with it."""
+    def _resume_hint(self) -> str:
+        """Return the hint for a lost cluster: how much is in the ledger."""
         if self._ledger is None:
             return "Nothing was recorded; with ledger=PATH the same call would resume."
         total = len(self._plan.chunks)
@@ -433,7 +421,7 @@ class _Loop:
 
 @dataclass
 class _Pace:
-    """When to write to the ledger and when to show a result, so that neither takes much of the time."""
+    """When to write to the ledger and when to yield a result, so that neither takes much of the time."""
 
     commit_due: float = 0.0
     result_due: float = field(default_factory=lambda: time.monotonic() + SECONDS_BETWEEN_RESULTS)
@@ -457,15 +445,15 @@ class _Pace:
         self.commit_due = now + min((now - before) / COMMIT_SHARE, SECONDS_BETWEEN_RESULTS)
 
     def result_is_due(self) -> bool:
-        """Whether to show a result now."""
+        """Whether to yield a result now."""
         return time.monotonic() >= self._due()
 
     def _due(self) -> float:
         """Return when the next result is due; a heartbeat does not wait for news."""
         return min(self.result_due, self.heartbeat_due) if self.news else self.heartbeat_due
 
-    def shown(self, seconds: float) -> None:
-        """Set the time of the next result after one that took ``seconds``."""
+    def yielded(self, seconds: float) -> None:
+        """Set the time of the next result, after one that took ``seconds``."""
         now, self.news = time.monotonic(), False
         self.result_due = now + max(SECONDS_BETWEEN_RESULTS, seconds / SHARE_OF_TIME)
         self.heartbeat_due = now + HEARTBEAT_SECONDS

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import datasets, errors, events, provenance
 from higgsnb.datasets import counted_tries, redact
-from higgsnb.engine.ledger import unit_keys
+from higgsnb.engine.ledger import chunk_keys
 from higgsnb.errors import FileError, OptionError
 from higgsnb.results import Failure, FileKey, Tally
 from higgsnb.selection import PRIMARY_DATASET_CHANNELS
@@ -72,7 +72,7 @@ class Plan:
     @cached_property
     def keys(self) -> list[bytes]:
         """The ledger's key of each chunk."""
-        return unit_keys(self.chunks, {key: self._identity(key) for key in self.files})
+        return chunk_keys(self.chunks, {key: self._identity(key) for key in self.files})
 
     def _identity(self, key: FileKey) -> dict[str, Any]:
         """Return everything but the range of entries that can change what is counted in a chunk of a file."""

@@ -12,7 +12,6 @@ from higgsnb.errors import VersionError
 
 COMMUNICATION = ("python", "dask", "distributed", "msgpack", "cloudpickle")
 """What client, scheduler and workers of a Dask cluster need to understand each other."""
-SAME_ENVIRONMENT = "Use the same image or environment for both, so that they give the same numbers."
 
 
 @cache
@@ -35,11 +34,11 @@ def check(mine: dict[str, str], theirs: dict[str, str] | BaseException, host: st
         For the message, which names the packages with both versions.
     """
     if isinstance(theirs, BaseException):
-        raise VersionError(f"{host} cannot run this package: {type(theirs).__name__}: {theirs}", SAME_ENVIRONMENT)
+        raise VersionError(f"{host} cannot run this package: {type(theirs).__name__}: {theirs}")
     names = [name for name in mine if theirs.get(name) not in (None, mine[name])]
     if names:
         found = ", ".join(f"{name} {mine[name]} here and {theirs[name]} there" for name in names)
-        raise VersionError(f"{host} has other versions than this process: {found}", SAME_ENVIRONMENT)
+        raise VersionError(f"{host} has other versions than this process: {found}")
 
 
 def check_cluster_versions(

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from higgsnb.results.analysis import analyse, sections_of
-from higgsnb.results.tally import Tally, Sum, Record, Table, FileKey, ChunkKey, pack
-from higgsnb.results.result import Result, Failure
-from higgsnb.results.yields import Yield
-from higgsnb.results.spectrum import Spectrum, stack_order
+from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
+from higgsnb.results.directory import document, prepare, write
 from higgsnb.results.histograms import axis
-from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CHANNEL_PRIMARY_DATASETS
 from higgsnb.results.n_minus_one import cut_quantity, legs_of
-from higgsnb.results.reselect import PreselectedEvents, Reselection, DatasetEvents, AXES
-from higgsnb.results.directory import write, document, prepare
+from higgsnb.results.reselect import AXES, DatasetEvents, PreselectedEvents, Reselection
+from higgsnb.results.result import Failure, Result
+from higgsnb.results.spectrum import Spectrum, stack_order
+from higgsnb.results.tally import ChunkKey, FileKey, Record, Sum, Table, Tally, pack
+from higgsnb.results.yields import Yield
 
 __all__ = [
     "analyse",

@@ -7,14 +7,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import provenance
-from higgsnb import events
-from higgsnb.results import histograms
-from higgsnb import datasets
-from higgsnb.selection import select
+from higgsnb import datasets, events, provenance
 from higgsnb.datasets import Segments
-from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities
+from higgsnb.results import histograms
 from higgsnb.results.tally import Integers, Span, Table, Tally
+from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities, select
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -54,7 +51,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     table = _table(chunk, read, candidates)
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
     return Tally(
-        units={file: ((chunk.start, chunk.stop),)},
+        ranges={file: ((chunk.start, chunk.stop),)},
         counts={index: histograms.fill(table.variables)},
         cutflow={index: candidates.cutflow},
         invalid_values={index: candidates.invalid_values},

@@ -69,15 +69,6 @@ class CampaignProgress:
                 primary_datasets[dataset.primary_dataset].append(index)
         return dict(primary_datasets)
 
-    @property
-    def all_datasets(self) -> range:
-        """The index of every dataset of the campaign."""
-        return range(len(self.campaign.datasets))
-
-    def keys(self, datasets: Iterable[int]) -> list[FileKey]:
-        """Return the keys of the files of some datasets."""
-        return [(index, file) for index in datasets for file in range(len(self.campaign.datasets[index].files))]
-
     def entries(self, key: FileKey) -> int | None:
         """Return the number of entries of a file: as it says itself, else as the catalogue says, else None."""
         if key in self.files:
@@ -85,53 +76,56 @@ class CampaignProgress:
         return self.campaign.datasets[key[0]].files[key[1]].events
 
     @cached_property
-    def done(self) -> frozenset[FileKey]:
-        """The files of which all entries have been counted."""
-        units = self.tally.units
-        return frozenset(key for key, ranges in units.items() if ranges == ((0, self.entries(key)),))
+    def events_done(self) -> list[int]:
+        """How many entries of each dataset have been counted."""
+        done = [0] * len(self.campaign.datasets)
+        for (index, _), ranges in self.tally.ranges.items():
+            for start, stop in ranges:
+                done[index] += stop - start
+        return done
 
-    def is_done(self, key: FileKey) -> bool:
-        """Whether all entries of a file have been counted."""
-        return key in self.done
+    @cached_property
+    def files_done(self) -> list[int]:
+        """How many files of each dataset have been counted from the first to the last entry."""
+        done = [0] * len(self.campaign.datasets)
+        for key, ranges in self.tally.ranges.items():
+            done[key[0]] += ranges == ((0, self.entries(key)),)
+        return done
 
-    def total(self, datasets: Iterable[int]) -> float:
-        """Return the number of entries of some datasets; a file of unknown length counts as the average one."""
-        stated = {index: self.campaign.datasets[index].stated_events for index in datasets}
-        return sum(
-            len(self.campaign.datasets[index].files) * self._average(index) if events is None else events
-            for index, events in stated.items()
-        )
+    @cached_property
+    def events(self) -> list[float]:
+        """The number of entries of each dataset; a file of unknown length counts as the average one."""
+        known = [
+            [n for file in range(len(dataset.files)) if (n := self.entries((index, file))) is not None]
+            for index, dataset in enumerate(self.campaign.datasets)
+        ]
+        totals: list[float] = []
+        for dataset, mine in zip(self.campaign.datasets, known, strict=True):
+            some = mine or [n for others in known for n in others] or [0]
+            estimated = len(dataset.files) * (sum(some) / len(some))
+            totals.append(estimated if dataset.stated_events is None else dataset.stated_events)
+        return totals
 
-    def _average(self, dataset: int) -> float:
-        """Return the mean number of entries of a dataset's files of known length, else of all such files."""
-        for keys in (self.keys([dataset]), self.keys(self.all_datasets)):
-            known = [entries for key in keys if (entries := self.entries(key)) is not None]
-            if known:
-                return sum(known) / len(known)
-        return 0.0
+    def complete(self, datasets: Iterable[int] | None = None) -> bool:
+        """Whether every entry of some datasets (default: all) has been counted."""
+        indices = range(len(self.campaign.datasets)) if datasets is None else datasets
+        return all(self.files_done[index] == len(self.campaign.datasets[index].files) for index in indices)
 
     def fraction(self, datasets: list[int]) -> float:
         """Return which part of the events of some datasets has been counted."""
-        if all(self.is_done(key) for key in self.keys(datasets)):
+        if self.complete(datasets):
             return 1.0
-        total = self.total(datasets)
-        return sum(self.tally.events(index) for index in datasets) / total if total else 0.0
+        total = sum(self.events[index] for index in datasets)
+        return sum(self.events_done[index] for index in datasets) / total if total else 0.0
 
+    def coverage(self, luminosity_share: float) -> Coverage:
+        """Return files, events and luminosity done, and their totals.
 
-def coverage(progress: CampaignProgress, luminosity_share: float) -> Coverage:
-    """Return files, events and luminosity done, and their totals.
-
-    Parameters
-    ----------
-    progress
-        How far the files are; those of unknown length count as the average one.
-    luminosity_share
-        Which part of the luminosity has been processed, see `lumi_sections.Luminosity.share`.
-    """
-    keys, luminosity_fb = progress.keys(progress.all_datasets), progress.campaign.luminosity_fb
-    done = sum(stop - start for ranges in progress.tally.units.values() for start, stop in ranges)
-    return Coverage(
-        files=(sum(map(progress.is_done, keys)), len(keys)),
-        events=(done, round(progress.total(progress.all_datasets))),
-        luminosity_fb=(luminosity_fb * luminosity_share, luminosity_fb),
-    )
+        ``luminosity_share`` is the processed part of the luminosity, see `lumi_sections.Luminosity.share`.
+        """
+        luminosity_fb = self.campaign.luminosity_fb
+        return Coverage(
+            files=(sum(self.files_done), len(self.campaign.files)),
+            events=(sum(self.events_done), round(sum(self.events))),
+            luminosity_fb=(luminosity_fb * luminosity_share, luminosity_fb),
+        )

@@ -8,8 +8,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgsnb.results import histograms
 from higgsnb.errors import OptionError
+from higgsnb.results import histograms
 from higgsnb.selection import CHANNELS
 from higgsnb.storage import atomic_write
 

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, NamedTuple, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
 from higgsnb.datasets import LumiData, LumiList, LumiMask, kept_mask, kept_table
-from higgsnb.selection import CHANNELS
+from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
 from higgsnb.results.tally import ChunkKey, Integers, Span
+from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.selection import Selection
@@ -133,7 +133,7 @@ class Luminosity:
             return {}
         found: dict[int, LumiStatus] = {}
         for indices in self.progress.primary_datasets.values():
-            complete = all(self.progress.is_done(key) for key in self.progress.keys(indices))
+            complete = self.progress.complete(indices)
             sections = {index: self._sections_of(index) for index in indices}
             found |= lumi_accounting(self._catalogue.sections, sections, complete=complete)
         return {index: found[index] for index in sorted(found)}
@@ -142,13 +142,13 @@ class Luminosity:
         """Return which sections have been seen of a dataset, and which of them are not finished."""
         tally, failed, ranges = self.progress.tally, [], defaultdict(list)
         for (index, file, start, stop), keys in self.failed_sections.items():
-            counted = tally.units.get((index, file), ())
+            counted = tally.ranges.get((index, file), ())
             if index == dataset and not any(first <= start and stop <= last for first, last in counted):
                 failed.append(keys)
                 ranges[file].append((start, stop))
         files = [
             FileSections(self.progress.entries(key), tally.spans.get(key, ()), ranges[key[1]], tally.scattered.get(key))
-            for key in self.progress.keys([dataset])
+            for key in ((dataset, file) for file in range(len(self.progress.campaign.datasets[dataset].files)))
         ]
         seen = [tally.sections.get(dataset, np.empty(0, np.int64)), *failed]
         return DatasetSections(union(map(LumiList, seen)), unfinished(files, failed))
@@ -194,9 +194,9 @@ class Luminosity:
         sparse = [
             campaign.datasets[index].name
             for index, keys in tally.sections.items()
-            if tally.events(index) - tally.rejected_by_golden_json.get(index, 0) < FEW_EVENTS * len(keys)
+            if self.progress.events_done[index] - tally.rejected_by_golden_json.get(index, 0) < FEW_EVENTS * len(keys)
         ]
-        if sparse and not all(map(self.progress.is_done, self.progress.keys(self.progress.all_datasets))):
+        if sparse and not self.progress.complete():
             notes.append(
                 f"{', '.join(sparse)}: fewer than {FEW_EVENTS} events in a lumi section on average. Sections without "
                 "any event count as lost until the run is complete, so that the luminosity is too low until then. "

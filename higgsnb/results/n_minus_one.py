@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.results.reselect import Reselection, DatasetEvents
+from higgsnb.results.reselect import DatasetEvents, Reselection
 from higgsnb.selection import ELECTRON, MUON, TWO_EACH, Preselected, Selection
 
 Floats = npt.NDArray[np.float64]

@@ -1,7 +1,7 @@
-"""A campaign preselected in memory, to be selected again and again within the blink of an eye.
+"""A campaign's preselected events in memory, so that other cuts can be applied in milliseconds.
 
-`PreselectedEvents.select` gives what `engine.run` would: the same counts in the histograms, the same cutflow. The events are read
-once; what not even the loosest cuts on leptons accept is not kept. What makes it fast is in `pairings`.
+`PreselectedEvents.select` gives the counts and the cutflow that `engine.run` would. The events are read once, and only
+those that pass the loosest cuts on leptons are kept. The compiled loops are in `selection.pairings`.
 """
 
 from __future__ import annotations
@@ -16,19 +16,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import provenance
-from higgsnb import events
-from higgsnb.results import histograms
-from higgsnb.selection import pairings
-from higgsnb.selection import rules
-from higgsnb.results.analysis import certified
+from higgsnb import events, provenance
 from higgsnb.datasets import Chunk
-from higgsnb.errors import SelectionError
-from higgsnb.selection import Pairings, Preselected
+from higgsnb.errors import OptionError, SelectionError
+from higgsnb.results import histograms
+from higgsnb.results.analysis import certified
 from higgsnb.results.result import Result
-from higgsnb.selection import CHANNELS, Cut, Selection
 from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import Table, empty_table, find_duplicates
+from higgsnb.selection import CHANNELS, Cut, Pairings, Preselected, Selection, pairings, rules
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -41,9 +37,9 @@ Floats = npt.NDArray[np.float64]
 CHUNK_EVENTS = 250_000
 """Events read at a time."""
 EVENTS_PER_TASK = 25_000
-"""Fewer preselected events are not split over threads."""
+"""Least number of events for each thread."""
 AXES = tuple(histograms.axis(name) for name in ("mass_4l", "mass_4l_wide", "mass_z1", "mass_z2"))
-"""The spectra that can be looked at."""
+"""The histograms of a `Reselection`."""
 _WIDTHS = np.array([axis.bins + 2 for axis in AXES])
 _STARTS = np.concatenate(([0], np.cumsum(_WIDTHS)))
 _EDGES = np.concatenate([axis.edges for axis in AXES])
@@ -55,7 +51,7 @@ class DatasetEvents(NamedTuple):
     """The preselected events of one dataset.
 
     ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``duplicate`` (n_events,) whether an event of
-    data is preselected elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.preselect`.
+    data occurs elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.preselect`.
     """
 
     dataset: int
@@ -122,7 +118,7 @@ class Reselection:
 
 @dataclass
 class _Memory:
-    """What the last selection of one dataset has worked out, and for which cuts."""
+    """What the last selection of one dataset computed, and for which cuts."""
 
     flags: npt.NDArray[np.uint8]
     pairings: Pairings | None = None
@@ -138,7 +134,7 @@ class PreselectedEvents:
     """
 
     def __init__(self, basis: Result, parts: Iterable[DatasetEvents], loosest: Selection, workers: int | None = None) -> None:
-        """Keep the parts; `load` is what to call."""
+        """Keep the events of each dataset; use `load` instead."""
         self.basis = basis
         self.campaign = basis.campaign
         self.parts = _mark_duplicates(self.campaign, list(parts))
@@ -174,13 +170,13 @@ class PreselectedEvents:
 
         Raises
         ------
-        ValueError
+        OptionError
             If the result has counted no events.
         OSError
             If a file cannot be read any more.
         """
-        if not result.tally.units:
-            raise ValueError("this result has counted no events; let the run go on, or look at result.failed")
+        if not result.tally.ranges:
+            raise OptionError("this result has counted no events", "Let the run go on, or look at result.failed.")
         loosest = result.selection if loosest is None else loosest
         with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
             chunks = list(_chunks(result))
@@ -190,7 +186,7 @@ class PreselectedEvents:
         return cls(replace(result, tally=tally), parts, loosest, workers)
 
     def __repr__(self) -> str:
-        """Describe in one line what is preselected."""
+        """Return one line with the number of events."""
         preselected = sum(len(part.preselected.muons) for part in self.parts)
         read = sum(part.n_events for part in self.parts)
         return f"PreselectedEvents of campaign {self.campaign.name!r}: {preselected:,} of {read:,} events preselected"
@@ -232,7 +228,7 @@ class PreselectedEvents:
         selection
             Not looser, in its cuts on leptons, than ``loosest``.
         slot
-            Any name: selections made in turn in slots of their own do not spoil each other's memory.
+            Any name. Each slot keeps what the next selection in it can reuse.
 
         Raises
         ------
@@ -295,7 +291,7 @@ class PreselectedEvents:
         return found
 
     def _without_duplicates(self, found: Reselection) -> Reselection:
-        """Take out events of data that are selected twice, as `Result` does; only duplicates need to be compared."""
+        """Remove events of data that are selected twice, as `Result` does; only `duplicate` events are compared."""
         rows = [
             (part, np.flatnonzero(part.duplicate[found.selected[part.dataset][:, 0]]))
             for part in self.parts
@@ -323,7 +319,7 @@ class PreselectedEvents:
 
 
 class _Counted(NamedTuple):
-    """What one task has found."""
+    """What one task counted."""
 
     dataset: int
     counts: Integers
@@ -333,7 +329,7 @@ class _Counted(NamedTuple):
 
 @dataclass(frozen=True)
 class _Work:
-    """How one part is selected; threads share it, each for events of its own."""
+    """How the events of one dataset are selected; threads share it, each for a range of events."""
 
     part: DatasetEvents
     selection: Selection
@@ -342,7 +338,7 @@ class _Work:
     memory: _Memory
 
     def run(self, first: int, last: int, *, flag: bool, pair: bool) -> _Counted:
-        """Select the events [first, last); flags and pairings that are still right are not made again."""
+        """Select the events [first, last); flags and pairings that are still valid are kept."""
         preselected, memory, paired = self.part.preselected, self.memory, cast("Pairings", self.memory.pairings)
         if flag and last > first:
             measured = (preselected.leptons, preselected.isolation, preselected.dxy, preselected.dz, preselected.sip)
@@ -367,7 +363,7 @@ class _Work:
 def _chunks(result: Result) -> Iterator[Chunk]:
     """Yield what a result has counted, in pieces that begin and end where those of the engine do."""
     golden_json = result.campaign.golden_json
-    for (d, f), ranges in result.tally.units.items():
+    for (d, f), ranges in result.tally.ranges.items():
         dataset = result.campaign.datasets[d]
         mask = golden_json if dataset.is_data else None
         for start, stop in ranges:
@@ -414,7 +410,7 @@ def _join(pieces: Iterable[tuple[Chunk, DatasetEvents]]) -> Iterator[DatasetEven
 
 
 def _mark_duplicates(campaign: Campaign, parts: list[DatasetEvents]) -> list[DatasetEvents]:
-    """Mark the events of data that are preselected more than once."""
+    """Mark the events of data that occur more than once."""
     data = [part for part in parts if campaign.datasets[part.dataset].is_data]
     if not data:
         return parts
@@ -443,5 +439,5 @@ def _table(part: DatasetEvents, found: Reselection, places: Integers) -> Table:
 
 
 def _join_tables(tables: list[Table]) -> Table:
-    """Put tables behind each other."""
+    """Concatenate tables."""
     return Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))

@@ -12,17 +12,15 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import provenance
-from higgsnb.results import coverage
-from higgsnb.results import histograms
-from higgsnb.results import yields
 from higgsnb.datasets import Address
-from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
 from higgsnb.errors import OptionError
+from higgsnb.results import histograms, yields
+from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
 from higgsnb.results.lumi_sections import Luminosity
-from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, Cut, Selection
 from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
 from higgsnb.results.yields import Yield
+from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, Cut, Selection
 
 if TYPE_CHECKING:
     import hist
@@ -122,10 +120,7 @@ class Result:
         )
 
     def __add__(self, other: Result) -> Result:
-        """Add a part that counted other events.
-
-        ValueError if campaign or selection differ or events were counted twice.
-        """
+        """Add a part that counted other events; OptionError if campaign or selection differ, or an event is in both."""
         for name in ("campaign", "selection"):
             mine, theirs = getattr(self, name), getattr(other, name)
             if mine.digest != theirs.digest:
@@ -159,7 +154,7 @@ class Result:
     @cached_property
     def coverage(self) -> Coverage:
         """Files, events and luminosity done, and their totals."""
-        return coverage.coverage(self._progress, self.luminosity.share)
+        return self._progress.coverage(self.luminosity.share)
 
     @cached_property
     def luminosity(self) -> Luminosity:
@@ -279,7 +274,7 @@ class Result:
     @cached_property
     def weights(self) -> dict[str, dict[str, float]]:
         """Expected events per counted event, by dataset and channel, see `yields.weights`."""
-        return yields.weights(self.campaign, self.tally, self.luminosity.shares)
+        return yields.weights(self.campaign, self._progress.events_done, self.luminosity.shares)
 
     @property
     def missing_simulation(self) -> tuple[str, ...]:
@@ -337,7 +332,7 @@ class Result:
             "file": Address.of(file.url).public_name, "entries": info.entries,
             "kind": info.kind or (KINDS.get(readers[0]) if readers else None),
             "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
-            "counted": [list(pair) for pair in self.tally.units.get(key, ())],
+            "counted": [list(pair) for pair in self.tally.ranges.get(key, ())],
             "readers": readers,
             "integrity": sorted({integrity for _, integrity in self.tally.readers.get(key, ())}),
         }  # fmt: skip

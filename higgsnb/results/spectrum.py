@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.errors import OptionError
-from higgsnb.selection import CHANNELS
 from higgsnb.results.yields import Yield
+from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset
@@ -89,7 +89,7 @@ class Spectrum:
                 )
             found.append(nearest)
         if found[0] >= found[1]:
-            raise OptionError(f"low = {low} is not below high = {high}")
+            raise OptionError(f"low = {low} is not below high = {high}", "Give the lower edge first.")
         return slice(*found)
 
     def between(self, low: float | None = None, high: float | None = None) -> Spectrum:

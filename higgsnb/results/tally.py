@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.errors import OptionError
 from higgsnb.results import histograms
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
 
@@ -90,15 +91,15 @@ class Span(NamedTuple):
 class Tally:
     """What has been counted, per dataset (by its index in the catalogue); ``a + b`` for disjoint chunks.
 
-    ``units`` are the entry ranges done of each file, ``counts`` as in `histograms`, ``cutflow`` (3, len(Cut)),
+    ``ranges`` are the entry ranges counted of each file, ``counts`` as in `histograms`, ``cutflow`` (3, len(Cut)),
     ``invalid_values`` (2, len(QUANTITIES)), ``rejected_by_golden_json`` events in lumi sections that are not certified,
     ``not_applied`` columns that the schema does not have. Only of data of a campaign with lumi sections: ``sections``,
-    the certified ones as packed by `luminosity.pack`, sorted and unique, ``spans`` the ranges of ``units`` with the
+    the certified ones as packed by `luminosity.pack`, sorted and unique, ``spans`` the ranges with the
     section at either end, and ``scattered`` the certified sections of chunks in which a section is left and entered
     again.
     """
 
-    units: Mapping[FileKey, tuple[tuple[int, int], ...]] = field(default_factory=dict)
+    ranges: Mapping[FileKey, tuple[tuple[int, int], ...]] = field(default_factory=dict)
     counts: Mapping[int, Integers] = field(default_factory=dict)
     cutflow: Mapping[int, Integers] = field(default_factory=dict)
     invalid_values: Mapping[int, Integers] = field(default_factory=dict)
@@ -111,12 +112,8 @@ class Tally:
     scattered: Mapping[FileKey, Integers] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
-        """Add the tally of other chunks; ValueError if some events were counted in both."""
+        """Add the tally of other chunks; OptionError if some events were counted in both."""
         return merge((self, other))
-
-    def events(self, dataset: int) -> int:
-        """Return the number of events of a dataset that have been counted."""
-        return sum(stop - start for key, ranges in self.units.items() if key[0] == dataset for start, stop in ranges)
 
 
 class Record(NamedTuple):
@@ -154,7 +151,7 @@ class Record(NamedTuple):
 
 def pack(tally: Tally) -> Record:
     """Return the tally of one chunk in bytes."""
-    (((dataset, file), ((start, stop),)),) = tally.units.items()
+    (((dataset, file), ((start, stop),)),) = tally.ranges.items()
     ((reader, integrity),) = tally.readers[dataset, file]
     (table,) = tally.blocks or (empty_table(),)
     rows = np.empty(len(table.run), ROW)
@@ -188,16 +185,18 @@ def unpack(records: Iterable[Record]) -> list[Tally]:
 
 def _unpack(dataset: int, records: list[Record]) -> Tally:
     """Return what is in some records of one dataset."""
-    units: dict[FileKey, list[tuple[int, int]]] = defaultdict(list)
+    ranges: dict[FileKey, list[tuple[int, int]]] = defaultdict(list)
     readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
+    ways: dict[tuple[str, str], frozenset[tuple[str, str]]] = {}
     spans: dict[FileKey, list[Span]] = defaultdict(list)
     sections: list[Integers] = []
     scattered: dict[FileKey, list[Integers]] = defaultdict(list)
     for record in records:
         file = (dataset, record.file)
-        units[file].append((record.start, record.stop))
-        how, known = frozenset({(record.reader, record.integrity)}), readers.get(file)
-        readers[file] = how if known is None else known | how
+        ranges[file].append((record.start, record.stop))
+        pair, known = (record.reader, record.integrity), readers.get(file)
+        how = ways.setdefault(pair, frozenset({pair}))  # one object for all records: there may be 250,000
+        readers[file] = how if known is None or known is how else known | how
         if record.edges:
             first, last, is_scattered = np.frombuffer(record.edges, NUMBER).tolist()
             spans[file].append(Span(record.start, record.stop, first, last))
@@ -211,7 +210,7 @@ def _unpack(dataset: int, records: list[Record]) -> Tally:
     rows = np.frombuffer(b"".join([record.rows for record in records]), ROW)
     names = {name for joined in {record.not_applied for record in records} for name in joined.split(",") if name}
     return Tally(
-        units={file: tuple(some) for file, some in units.items()},
+        ranges={file: tuple(some) for file, some in ranges.items()},
         **{name: {dataset: array} for name, array in arrays.items()},
         rejected_by_golden_json={dataset: sum(record.rejected_by_golden_json for record in records)},
         not_applied={dataset: frozenset(names)},
@@ -242,7 +241,7 @@ class Sum:
     """The running sum of tallies; adding some costs what these take, however much is in it already."""
 
     def __init__(self) -> None:
-        self._units: dict[FileKey, tuple[tuple[int, int], ...]] = {}
+        self._ranges: dict[FileKey, tuple[tuple[int, int], ...]] = {}
         self._arrays: dict[str, dict[int, Integers]] = {name: {} for name in SHAPES}
         self._rejected: Counter[int] = Counter()
         self._not_applied: dict[int, frozenset[str]] = {}
@@ -257,7 +256,7 @@ class Sum:
 
         Raises
         ------
-        ValueError
+        OptionError
             If some events are counted in it already. Nothing is added then.
         """
         tallies: list[Tally] = []
@@ -270,17 +269,17 @@ class Sum:
         tallies += unpack(records)
         ranges: dict[FileKey, list[tuple[int, int]]] = {}
         for tally in tallies:
-            for file, some in tally.units.items():
+            for file, some in tally.ranges.items():
                 if file in ranges:
                     ranges[file] += some
                 else:
-                    ranges[file] = [*self._units.get(file, ()), *some]
-        self._units |= {file: join_ranges(file, some) for file, some in ranges.items()}
+                    ranges[file] = [*self._ranges.get(file, ()), *some]
+        self._ranges |= {file: join_ranges(file, some) for file, some in ranges.items()}
         for tally in tallies:
             self._add(tally)
 
     def _add(self, tally: Tally) -> None:
-        """Add everything but the units of a tally."""
+        """Add everything but the ranges of a tally."""
         for name, totals in self._arrays.items():
             for dataset, array in getattr(tally, name).items():
                 if dataset in totals:
@@ -313,7 +312,7 @@ class Sum:
             self._scattered[file] = [_union(keys)]
         arrays = {name: {d: totals[d].copy() for d in sorted(totals)} for name, totals in self._arrays.items()}
         return Tally(
-            units=dict(sorted(self._units.items())),
+            ranges=dict(sorted(self._ranges.items())),
             **arrays,
             rejected_by_golden_json=dict(sorted(self._rejected.items())),
             not_applied=dict(sorted(self._not_applied.items())),
@@ -330,7 +329,7 @@ def merge(parts: Iterable[Tally | Record]) -> Tally:
 
     Raises
     ------
-    ValueError
+    OptionError
         If two of them counted the same events.
     """
     total = Sum()
@@ -339,14 +338,17 @@ def merge(parts: Iterable[Tally | Record]) -> Tally:
 
 
 def join_ranges(key: FileKey, ranges: list[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Join ranges of entries that touch; ValueError if any overlap."""
+    """Join ranges of entries that touch; OptionError if any overlap."""
     if len(ranges) == 1:
         return (ranges[0],)
     joined: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
         if joined and start < joined[-1][1]:
             end = min(stop, joined[-1][1])
-            raise ValueError(f"entries {start} to {end} of file {key[1]} of dataset {key[0]} were counted twice")
+            raise OptionError(
+                f"entries {start} to {end} of file {key[1]} of dataset {key[0]} were counted twice",
+                "Add results of different events only.",
+            )
         if joined and start == joined[-1][1]:
             joined[-1] = (joined[-1][0], stop)
         else:

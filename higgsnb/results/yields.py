@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from higgsnb.selection import CHANNELS
-from higgsnb.results.tally import Tally
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -33,10 +32,10 @@ class Yield(NamedTuple):
         return f"<span>{self}</span>"
 
 
-def weights(campaign: Campaign, tally: Tally, shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def weights(campaign: Campaign, events_done: Sequence[int], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return expected events per counted event, by dataset and channel: 1 for data, L·σ·k / N for simulation.
 
-    L is the luminosity processed so far in that channel (``shares`` of all), N the number of events processed: a
+    L is the luminosity processed so far in that channel (``shares`` of all), N the number of events processed (``events_done``): a
     partial result is normalised like a complete one. A simulated dataset of which nothing has been processed is left
     out.
     """
@@ -44,7 +43,7 @@ def weights(campaign: Campaign, tally: Tally, shares: Mapping[str, float]) -> di
     for index, dataset in enumerate(campaign.datasets):
         if dataset.is_data:
             found[dataset.name] = dict.fromkeys(CHANNELS, 1.0)
-        elif n_events := tally.events(index):
+        elif n_events := events_done[index]:
             found[dataset.name] = {}
             for channel in CHANNELS:
                 luminosity_fb = (dataset.luminosity_fb or campaign.luminosity_fb) * shares[channel]

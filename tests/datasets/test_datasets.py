@@ -538,7 +538,7 @@ def test_same_file_under_two_addresses_is_counted_once_and_named(three_files: Pa
     (failure,) = result.failed
     assert (failure.dataset, failure.error) == ("y", "DuplicateFileError")
     assert re.search(r"copy\.root in dataset 'y' is the same file as .*a\.root in dataset 'x'", failure.message)
-    assert result.tally.units == {(0, 0): ((0, 30),)}
+    assert result.tally.ranges == {(0, 0): ((0, 30),)}
     assert not result.complete
 
 
@@ -549,7 +549,7 @@ def test_same_address_in_two_datasets_is_counted_once(three_files: Path) -> None
     ))  # fmt: skip
     (*_, result) = engine.run(both, selection.load("open2012"))
     assert [failure.error for failure in result.failed] == ["DuplicateFileError"]
-    assert result.tally.units == {(0, 0): ((0, 30),)}
+    assert result.tally.ranges == {(0, 0): ((0, 30),)}
 
 
 def test_run_of_a_catalogue_whose_total_is_wrong_stops_before_any_event(three_files: Path) -> None:

@@ -10,9 +10,9 @@ import pytest
 from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
-from higgsnb import plots, results, selection
+from higgsnb import engine, errors, plots, results, selection
 from higgsnb.datasets import Campaign
-from higgsnb.engine import loop as engine
+from higgsnb.engine import loop
 from higgsnb.results import Result
 from higgsnb.selection import Selection, pairings
 
@@ -55,8 +55,8 @@ def test_chunk_size_and_number_of_workers_do_not_change_a_byte(one: Campaign, na
 
 
 def test_every_partial_result_is_a_part_of_the_last(one: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
-    monkeypatch.setattr(engine, "SHARE_OF_TIME", 1e9)  # a result whenever something has landed
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESULTS", 0.0)
+    monkeypatch.setattr(loop, "SHARE_OF_TIME", 1e9)  # a result whenever something has landed
     partial = list(engine.run(one, OPEN, chunk_events=20, workers=2))
     assert len(partial) > 10
     events = [result.coverage.events[0] for result in partial]
@@ -64,7 +64,7 @@ def test_every_partial_result_is_a_part_of_the_last(one: Campaign, monkeypatch: 
     assert events[-1] == 6 * 700
     for result in partial[:-1:5]:
         assert all((counts <= partial[-1].tally.counts[d]).all() for d, counts in result.tally.counts.items())
-        assert set(result.tally.units) <= set(partial[-1].tally.units)
+        assert set(result.tally.ranges) <= set(partial[-1].tally.ranges)
 
 
 def test_bad_files_are_reported_and_the_good_ones_counted(one: Campaign, tmp_path: Path) -> None:
@@ -90,7 +90,7 @@ def test_bad_files_are_reported_and_the_good_ones_counted(one: Campaign, tmp_pat
 
 def test_strict_stops_at_the_bad_file(tmp_path: Path) -> None:
     (tmp_path / "page.root").write_text("<html>404</html>")
-    with pytest.raises(engine.FileError, match="HTML or XML page"):
+    with pytest.raises(errors.FileError, match="HTML or XML page"):
         last(campaign(dataset("mu", "data", tmp_path / "page.root")), on_error="strict")
 
 
@@ -105,7 +105,7 @@ def test_damage_in_the_middle_of_a_file_loses_only_what_is_damaged(one: Campaign
     result = last(campaign(dataset("mu", "data", tmp_path / "f.root")), chunk_events=211)
     assert [failure.error for failure in result.failed] == ["UnreadableError"]
     assert not result.complete
-    assert result.tally.units == {(0, 0): ((0, 211), (422, 700))}
+    assert result.tally.ranges == {(0, 0): ((0, 211), (422, 700))}
 
 
 def test_primary_dataset_that_the_selection_does_not_know_is_refused(one: Campaign) -> None:
@@ -166,7 +166,7 @@ def test_fraction_takes_the_first_part_of_each_file(one: Campaign) -> None:
     result = last(one, fraction=0.1, chunk_events=50)
     assert not result.complete
     assert result.coverage == ((0, 6), (6 * 70, 6 * 700), (pytest.approx(1.0), 10.0))
-    assert all(ranges == ((0, 70),) for ranges in result.tally.units.values())
+    assert all(ranges == ((0, 70),) for ranges in result.tally.ranges.values())
 
 
 @pytest.mark.parametrize(

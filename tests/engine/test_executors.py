@@ -16,10 +16,9 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import errors, results, selection
+from higgsnb import engine, errors, results, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.engine import executors, versions, worker
-from higgsnb.engine import loop as engine
+from higgsnb.engine import executors, loop, versions, worker
 from higgsnb.results import Result
 
 KIT = Path(__file__).resolve().parents[1] / "kit"
@@ -89,7 +88,7 @@ def test_poison_is_named_and_its_neighbours_are_counted(
     assert failure.error == "PoisonUnitError"
     assert "0.root: entries 300 to 400 ended the worker each time" in failure.message
     assert result.coverage.events == (3500, 3600)
-    assert result.tally.units[0, 0] == ((0, 300), (400, 900))
+    assert result.tally.ranges[0, 0] == ((0, 300), (400, 900))
 
 
 _CRASHING = """
@@ -105,7 +104,7 @@ print([failure.message for failure in result.failed])
 """
 
 
-def test_threads_blame_a_unit_only_after_it_ended_the_process_alone_three_times(one: Campaign, tmp_path: Path) -> None:
+def test_threads_blame_a_chunk_only_after_it_ended_the_process_alone_three_times(one: Campaign, tmp_path: Path) -> None:
     command = [sys.executable, "-c", _CRASHING, str(KIT), str(to_toml(one, tmp_path / "c.toml"))]
     environment = {**os.environ, "POISON_START": "300", "CALLS": str(tmp_path)}
     done = []
@@ -133,12 +132,12 @@ def test_file_that_fails_in_run_after_run_is_no_poison(
     assert results.document(last(one, **options)) == results.document(last(one))
 
 
-def test_unit_during_which_the_process_was_ended_from_outside_is_counted_in_the_end(
+def test_chunk_during_which_the_process_was_ended_from_outside_is_counted_in_the_end(
     one: Campaign, tmp_path: Path
 ) -> None:
     command = [sys.executable, "-c", _CRASHING, str(KIT), str(to_toml(one, tmp_path / "c.toml"))]
     run, done = [*command, str(tmp_path / "l.sqlite")], []
-    for poison in ("300",) * 4 + ("-1",):  # four times something else ends it there; the unit itself is good
+    for poison in ("300",) * 4 + ("-1",):  # four times something else ends it there; the chunk itself is good
         environment = {**os.environ, "POISON_START": poison, "CALLS": str(tmp_path)}
         done.append(subprocess.run(run, env=environment, capture_output=True, text=True, check=False))
     assert [finished.returncode for finished in done] == [-11, -11, -11, -11, 0]
@@ -148,7 +147,7 @@ def test_unit_during_which_the_process_was_ended_from_outside_is_counted_in_the_
 def test_inputs_that_change_during_a_run_are_named_and_not_recorded(
     one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESULTS", 0.0)
     golden, source = tmp_path / "golden.json", Path(one.datasets[0].files[0].url)
     golden.write_text('{"1": [[1, 1000]]}')
     copy = tmp_path / "copy.root"
@@ -249,7 +248,7 @@ def test_lost_cluster_is_named_and_the_ledger_goes_on_elsewhere(one: Campaign, t
     partial = engine.run(one, OPEN, client=client, chunk_events=5, ledger=tmp_path / "l.sqlite")
     first = next(partial)
     cluster.close()
-    with pytest.raises(engine.SchedulerLostError, match=r"of 720 chunks are in the ledger: the same call .* resumes"):
+    with pytest.raises(errors.SchedulerLostError, match=r"of 720 chunks are in the ledger: the same call .* resumes"):
         list(partial)
     client.close()
     resumed = last(one, chunk_events=5, ledger=tmp_path / "l.sqlite")
@@ -259,15 +258,15 @@ def test_lost_cluster_is_named_and_the_ledger_goes_on_elsewhere(one: Campaign, t
 
 def test_other_versions_are_named_with_both_numbers() -> None:
     mine = versions.installed_versions()
-    with pytest.raises(engine.VersionError, match=r"a worker has other versions .*: numpy \S+ here and 1\.0 there"):
+    with pytest.raises(errors.VersionError, match=r"a worker has other versions .*: numpy \S+ here and 1\.0 there"):
         versions.check(mine, {**mine, "numpy": "1.0"}, "a worker")
-    with pytest.raises(engine.VersionError, match="distributed"):
+    with pytest.raises(errors.VersionError, match="distributed"):
         versions.check_cluster_versions({"the scheduler": {"distributed": "2020.1", "python": "3.11.0.final.0"}})
 
 
 def test_worker_with_other_code_refuses_the_work() -> None:
     job = worker.Job(OPEN, None, analyses.dying, None, {**versions.installed_versions(), "higgsnb": "another"})
-    with pytest.raises(engine.VersionError, match=r"higgsnb another here and \S+ \(code"):
+    with pytest.raises(errors.VersionError, match=r"higgsnb another here and \S+ \(code"):
         worker.process_chunks((), job)
 
 

@@ -17,11 +17,10 @@ import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
 
-from higgsnb import datasets, plots, provenance, results, selection
+from higgsnb import datasets, engine, plots, provenance, results, selection
 from higgsnb.datasets import Campaign
 from higgsnb.datasets.chunks import plan_chunks
-from higgsnb.engine import Ledger, ledger
-from higgsnb.engine import loop as engine
+from higgsnb.engine import Ledger, ledger, loop
 from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.results import Result, Tally, analyse
 from higgsnb.results.tally import NUMBER, Record, merge, pack
@@ -54,7 +53,7 @@ def tallies(one: Campaign) -> list[Tally]:
 
 
 def finished(opened: Ledger, keys: list[bytes]) -> set[bytes]:
-    """Which of these units are finished; a row whose content is damaged is not."""
+    """Which of these chunks are finished; a row whose content is damaged is not."""
     return {key for some in opened.records(keys) for key in some}
 
 
@@ -96,7 +95,7 @@ def test_second_run_does_nothing_again_and_gives_the_same(
     assert results.document(again) == results.document(first) == results.document(last(one))
 
 
-def test_two_results_of_a_unit_in_one_commit_are_an_alarm(one: Campaign, tmp_path: Path) -> None:
+def test_two_results_of_a_chunk_in_one_commit_are_an_alarm(one: Campaign, tmp_path: Path) -> None:
     record = pack(tallies(one)[0])
     with Ledger(tmp_path / "l.sqlite") as opened:
         with pytest.raises(NondeterminismError, match="gave two different results"):
@@ -112,7 +111,7 @@ def test_fresh_does_everything_again(one: Campaign, tmp_path: Path, monkeypatch:
 
 
 def test_interrupted_run_resumes_where_it_was(one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
+    monkeypatch.setattr(loop, "SECONDS_BETWEEN_RESULTS", 0.0)
     partial = engine.run(one, OPEN, chunk_events=100, workers=1, ledger=tmp_path / "l.sqlite")
     done = next(partial).coverage.events[0] // 100
     partial.close()
@@ -182,7 +181,7 @@ def test_damaged_row_is_not_believed(one: Campaign, tmp_path: Path, monkeypatch:
     assert len(seen) == 1
 
 
-def test_same_unit_with_another_result_is_an_alarm(one: Campaign, tmp_path: Path) -> None:
+def test_same_chunk_with_another_result_is_an_alarm(one: Campaign, tmp_path: Path) -> None:
     record = pack(tallies(one)[0])
     with Ledger(tmp_path / "l.sqlite") as opened:
         opened.commit([(b"key", record)])
@@ -333,7 +332,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, 
         assert path.read_bytes() == (tmp_path / "resumed" / path.name).read_bytes()
 
 
-def test_many_units_are_resumed_exactly(tmp_path: Path) -> None:
+def test_many_chunks_are_resumed_exactly(tmp_path: Path) -> None:
     n, pairs = 5000, np.array([[7, 1], [20, 2]], NUMBER).tobytes()
     records = [
         (number.to_bytes(4, "big"), Record(0, 0, number, number + 1, pairs, pairs, b"", 1, "", "r", "i", b""))
@@ -342,7 +341,7 @@ def test_many_units_are_resumed_exactly(tmp_path: Path) -> None:
     with Ledger(tmp_path / "l.sqlite") as opened:
         opened.commit(records)
         found = merge(record for some in opened.records(key for key, _ in records) for record in some.values())
-    assert found.units == {(0, 0): ((0, n),)}
+    assert found.ranges == {(0, 0): ((0, n),)}
     assert found.counts[0].ravel()[[7, 20]].tolist() == [n, 2 * n]
     assert found.rejected_by_golden_json == {0: n}
 

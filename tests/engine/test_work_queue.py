@@ -150,7 +150,7 @@ def test_lost_batch_is_split_and_only_the_poison_is_blamed() -> None:
     assert set(queue.done) == {0, 1, 2, 3, 5}
 
 
-def test_same_unit_with_another_content_is_an_alarm() -> None:
+def test_same_chunk_with_another_content_is_an_alarm() -> None:
     queue = WorkQueue(range(2))
     queue.next_batch(2)
     assert queue.complete(0, b"a")

@@ -29,7 +29,6 @@ from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
 
 from higgsnb import datasets, engine, errors, provenance, results, selection
-from higgsnb import engine as engines
 from higgsnb.datasets import Campaign, Chunk
 from higgsnb.engine import loop, versions
 from higgsnb.results import Result, Tally, analyse, histograms
@@ -124,7 +123,7 @@ def nothing(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:  # noqa: 
     zeros = {name: np.zeros(shape, np.int64) for name, shape in SHAPES.items()}
     zeros["cutflow"][:, 0] = chunk.stop - chunk.start
     return Tally(
-        units={file: ((chunk.start, chunk.stop),)}, counts={index: zeros["counts"]}, cutflow={index: zeros["cutflow"]},
+        ranges={file: ((chunk.start, chunk.stop),)}, counts={index: zeros["counts"]}, cutflow={index: zeros["cutflow"]},
         invalid_values={index: zeros["invalid_values"]}, rejected_by_golden_json={index: 0},
         not_applied={index: frozenset()},
         readers={file: frozenset({("none", "none")})},
@@ -133,7 +132,7 @@ def nothing(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:  # noqa: 
 
 def nondeterministic(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:
     """Count as the package does, but one event more is outside the golden JSON each time a chunk is counted again."""
-    times = Counter(units_in(Path(os.environ[LOG])))[place(chunk)]
+    times = Counter(chunks_in(Path(os.environ[LOG])))[place(chunk)]
     _note(chunk)
     tally = analyse(chunk, chosen, **options)
     index = chunk.dataset_index
@@ -153,7 +152,7 @@ def _note(chunk: Chunk) -> None:
         os.close(number)
 
 
-def units_in(log: Path) -> list[str]:
+def chunks_in(log: Path) -> list[str]:
     """The chunks that were started, in order."""
     return log.read_text().split() if log.exists() else []
 
@@ -384,7 +383,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 def _arm(kill: dict[str, Any] | None) -> Counter[str]:
     """Count the commits of the ledger; kill some processes at one of them: before, inside its transaction, or after."""
-    real, counts = engines.Ledger.commit, Counter[str]()
+    real, counts = engine.Ledger.commit, Counter[str]()
     when, number, pids = ("", 0, []) if kill is None else (kill["when"], kill["commit"], kill["pids"])
 
     def shoot() -> None:
@@ -396,7 +395,7 @@ def _arm(kill: dict[str, Any] | None) -> Counter[str]:
         if statement.strip().upper().startswith("COMMIT") and counts["n"] == number:
             shoot()
 
-    def wrapped(self: engines.Ledger, finished: Any, *arguments: Any, **options: Any) -> Any:
+    def wrapped(self: engine.Ledger, finished: Any, *arguments: Any, **options: Any) -> Any:
         rows = list(finished)
         counts["n"] += bool(rows)
         mine = when if rows and counts["n"] == number else ""
@@ -408,7 +407,7 @@ def _arm(kill: dict[str, Any] | None) -> Counter[str]:
             shoot()
         return answer
 
-    engines.Ledger.commit = wrapped  # type: ignore[method-assign]
+    engine.Ledger.commit = wrapped  # type: ignore[method-assign]
     return counts
 
 
@@ -438,7 +437,7 @@ def plan(one: Campaign, chunk_events: int) -> set[tuple[int, int, int, int]]:
     }
 
 
-def unit_of(record: Record) -> tuple[int, int, int, int]:
+def chunk_of(record: Record) -> tuple[int, int, int, int]:
     """The chunk of a record."""
     return record.dataset, record.file, record.start, record.stop
 
@@ -449,7 +448,7 @@ def same(one: Tally, other: Tally) -> bool:
     sides = [Result(campaign(), empty, tally) for tally in (one, other)]
     tables = [[column.tobytes() for column in side._all_rows] for side in sides]
     plain = [
-        (dict(t.units), dict(t.rejected_by_golden_json), dict(t.not_applied), dict(t.readers)) for t in (one, other)
+        (dict(t.ranges), dict(t.rejected_by_golden_json), dict(t.not_applied), dict(t.readers)) for t in (one, other)
     ]
     arrays = [{(name, d): a.tobytes() for name in SHAPES for d, a in getattr(t, name).items()} for t in (one, other)]
     return tables[0] == tables[1] and plain[0] == plain[1] and arrays[0] == arrays[1]
@@ -458,7 +457,7 @@ def same(one: Tally, other: Tally) -> bool:
 def inside(tally: Tally, chunk: tuple[int, int, int, int]) -> bool:
     """Whether a chunk is among what a tally has counted."""
     index, file, start, stop = chunk
-    return any(first <= start and stop <= end for first, end in tally.units.get((index, file), ()))
+    return any(first <= start and stop <= end for first, end in tally.ranges.get((index, file), ()))
 
 
 def checked(partial: Iterator[Result], one: Campaign, chunk_events: int, path: Path) -> list[Result]:
@@ -471,17 +470,17 @@ def checked(partial: Iterator[Result], one: Campaign, chunk_events: int, path: P
     planned, found = plan(one, chunk_events), []
     total = sum(stop - start for _, _, start, stop in planned)
     while True:
-        before = {unit_of(record) for record in committed(path)}
+        before = {chunk_of(record) for record in committed(path)}
         result = next(partial, None)
         if result is None:
             return found
         after = committed(path)
         done = {chunk for chunk in planned if inside(result.tally, chunk)}
-        mine = [record for record in after if unit_of(record) in done]
+        mine = [record for record in after if chunk_of(record) in done]
         events = sum(stop - start for _, _, start, stop in done)
         problems = {
             "a committed chunk is missing": before - done,
-            "a chunk was shown before it was committed": done - {unit_of(record) for record in after},
+            "a chunk was shown before it was committed": done - {chunk_of(record) for record in after},
             "events that are no whole chunk of the plan": result.coverage.events[0] - events,
             "done + failed + pending is not the plan": result.coverage.events[1] - total,
             "not the sum of the ledger": not same(result.tally, merge(mine)),

@@ -119,7 +119,7 @@ def test_command_line_says_incomplete_everywhere(good: list[File], shop: Worksho
     assert done.returncode == 3
     assert document["complete"] is False
     assert len(document["failed"]) == len(bad)
-    assert f"INCOMPLETE: 20 of {20 + len(bad)} files" in done.stderr
+    assert f"incomplete: 20 of {20 + len(bad)} files" in done.stderr
     svg = (shop.folder / "out" / "mass_4l.svg").read_text()
     assert "partial" in svg.lower() or "incomplete" in svg.lower()
     figure("G10", "report: exit code, files named", f"{done.returncode}, {len(document['failed'])} of {len(bad)}")

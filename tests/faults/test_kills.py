@@ -11,7 +11,7 @@ from typing import Any
 
 import killers
 import pytest
-from killers import LOG, SCHEDULER_LOST, WORK, Cluster, numbers, units_in
+from killers import LOG, SCHEDULER_LOST, WORK, Cluster, chunks_in, numbers
 from zygote import NOTHING, Child, Zygote, forking, poll
 
 SEED = 20_120_704
@@ -114,7 +114,7 @@ def test_killed_at_any_moment_then_the_same_command_gives_the_same_bytes(
             again = start(setting, cluster, out)
             assert again.join(DEADLINE) == 0, f"point {index}\n{client.text}\n{again.text}"
         assert killers.digests(out) == setting.digests, f"point {index}"
-        assert set(units_in(Path(environment[LOG]))) == planned
+        assert set(chunks_in(Path(environment[LOG]))) == planned
         if codes.total() == n_points:
             break
     assert codes.total() == n_points
@@ -132,14 +132,14 @@ def test_kill_of_the_client_costs_little(setting: Setting, tmp_path: Path, long:
             client = start(setting, cluster, out, chunk_events=events)
             client.said("begun")
             stop = len(planned) * (0.2 + 0.6 * numbers(SEED, 1000 + index, 1)[0])
-            assert poll(lambda log=log, stop=stop: len(units_in(log)) > stop, 10 * DEADLINE)
+            assert poll(lambda log=log, stop=stop: len(chunks_in(log)) > stop, 10 * DEADLINE)
             client.kill()
             assert client.wait(DEADLINE) == -9
             assert 0 < len(killers.committed(out / "ledger.sqlite")) < len(planned)
             again = start(setting, cluster, out, chunk_events=events)
             assert again.join(10 * DEADLINE) == 0
         assert killers.digests(out) == setting.digests
-        begun = units_in(log)
+        begun = chunks_in(log)
         assert set(begun) == planned
         redone += len(begun) - len(planned)
     share, lost = 100 * redone / (n_points * len(planned)), redone * seconds / n_points / workers
@@ -150,7 +150,7 @@ def test_kill_of_the_client_costs_little(setting: Setting, tmp_path: Path, long:
 def test_worker_processes_end_with_a_killed_client(setting: Setting, tmp_path: Path, figure: Figure) -> None:
     options: dict[str, Any] = {"toml": str(setting.toml), "out": str(tmp_path / "out"), "at": "processes", "workers": 2}
     client = setting.forks.fork("killers:drive", **options, environment={WORK: "0.05", LOG: str(tmp_path / "log")})
-    assert poll(lambda: units_in(tmp_path / "log"), DEADLINE)
+    assert poll(lambda: chunks_in(tmp_path / "log"), DEADLINE)
     client.kill()
     assert client.wait(DEADLINE) == -9
     assert setting.forks.left(within=30.0) == NOTHING

@@ -16,10 +16,9 @@ import pytest
 from bad_files import contents
 from outreach import campaign, dataset, to_toml
 
-from higgsnb import results, selection
+from higgsnb import engine, results, selection
 from higgsnb.datasets import Campaign
-from higgsnb.engine import Ledger
-from higgsnb.engine import loop as engine
+from higgsnb.engine import Ledger, loop
 from higgsnb.errors import LedgerError
 
 OPEN = selection.load("open2012")
@@ -45,7 +44,7 @@ def half(one: Campaign, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, kept = tmp_path_factory.mktemp("ledger"), tmp_path_factory.mktemp("kept")
     list(engine.run(campaign(one.datasets[0]), OPEN, chunk_events=CHUNK_EVENTS, ledger=folder / NAMES[0]))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(engine, "SECONDS_BETWEEN_RESULTS", 0.0)
+        patch.setattr(loop, "SECONDS_BETWEEN_RESULTS", 0.0)
         run = engine.run(one, OPEN, chunk_events=CHUNK_EVENTS, workers=1, ledger=folder / NAMES[0])
         next(run)
         next(run)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import killers
 import pytest
-from killers import LOG, POISON, Cluster, committed, units_in
+from killers import LOG, POISON, Cluster, chunks_in, committed
 from zygote import NOTHING, Zygote, forking
 
 from higgsnb import datasets
@@ -60,7 +60,7 @@ def test_poison_is_named_and_its_neighbours_are_counted(
     assert code == 3, run.text
     one = datasets.load(toml)
     planned = killers.plan(one, CHUNK)
-    done = {killers.unit_of(record) for record in committed(out / "ledger.sqlite")}
+    done = {killers.chunk_of(record) for record in committed(out / "ledger.sqlite")}
     missing = {f"{d}:{f}:{start}" for d, f, start, _ in planned - done}
     assert len(planned) == 200
     assert missing == set(poison)
@@ -75,7 +75,7 @@ def test_poison_is_named_and_its_neighbours_are_counted(
     text = json.dumps(named)
     for _, _, start in places:
         assert f"{int(start)} to {int(start) + CHUNK}" in text, text
-    begun = units_in(tmp_path / "log")
+    begun = chunks_in(tmp_path / "log")
     figure("G15", f"{at}: done and named", f"{len(done)} and {len(missing)} of 200; begun {len(begun)} times")
     assert forks.left(within=30.0) == NOTHING
 
@@ -89,4 +89,4 @@ def test_chunk_that_killed_its_worker_is_tried_again_by_the_next_run(forks: Zygo
     assert run.join(DEADLINE) == 3, run.text
     again = forks.fork("killers:drive", environment={LOG: str(tmp_path / "log")}, **options)
     assert again.join(DEADLINE) == 0, again.text
-    assert units_in(tmp_path / "log") == ["0:0:100"]
+    assert chunks_in(tmp_path / "log") == ["0:0:100"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import killers
 import pytest
-from killers import LOG, units_in
+from killers import LOG, chunks_in
 
 from higgsnb import engine, selection
 
@@ -38,10 +38,12 @@ def test_large_campaign_is_run_and_resumed_exactly(
     assert last.complete
     assert last.coverage.events == (events, events)
     assert last.coverage.files == (n_files, n_files)
-    assert all(ranges == ((0, file.events),) for ranges, file in zip(last.tally.units.values(), one.files, strict=True))
+    assert all(
+        ranges == ((0, file.events),) for ranges, file in zip(last.tally.ranges.values(), one.files, strict=True)
+    )
     assert len(killers.committed(tmp_path / "l.sqlite")) == n_chunks
     monkeypatch.setenv(LOG, str(tmp_path / "log"))
     (*_, resumed) = engine.run(one, chosen, analyse=killers.nothing, **options)
-    assert Counter(units_in(tmp_path / "log")) == {}
+    assert Counter(chunks_in(tmp_path / "log")) == {}
     assert killers.same(resumed.tally, last.tally)
     figure("G21", "files and chunks resumed exactly", f"{n_files:,} and {n_chunks:,}; {n_first:,} at the stop")

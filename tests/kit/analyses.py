@@ -57,7 +57,7 @@ def nothing(chunk: Chunk, _: Selection, **__: Any) -> Tally:
     """Count the events of a chunk without reading any: for campaigns of files that do not exist."""
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
     return Tally(
-        units={file: ((chunk.start, chunk.stop),)},
+        ranges={file: ((chunk.start, chunk.stop),)},
         counts={index: np.zeros((len(CHANNELS), histograms.SIZE), np.int64)},
         cutflow={index: np.full((len(CHANNELS), len(Cut)), chunk.stop - chunk.start, np.int64)},
         invalid_values={index: np.zeros((2, len(QUANTITIES)), np.int64)},

@@ -78,7 +78,7 @@ def result_of(
         one,
         selection.load("open2012"),
         Tally(
-            units={(i, 0): ((0, N_SIMULATED),) for i in index.values()},
+            ranges={(i, 0): ((0, N_SIMULATED),) for i in index.values()},
             counts={i: counts(channel, masses.get(name, [])) for name, i in index.items()},
         ),
         {(i, 0): FileInfo(N_SIMULATED, "TTree", 1, None) for i in range(len(one.datasets))},

@@ -81,7 +81,7 @@ def a_result(
     campaign = a_campaign(processes, **changes)
     read = [index for index, dataset in enumerate(campaign.datasets) if dataset.name != left_out and share]
     tally = Tally(
-        units={(index, 0): ((0, round(EVENTS * share)),) for index in read},
+        ranges={(index, 0): ((0, round(EVENTS * share)),) for index in read},
         counts={index: some_counts(campaign.datasets[index].process, share, index) for index in read},
     )
     failures = {(index, 0): Failure("any", "any.root", "OSError", "gone", "Fetch it again.") for index in range(failed)}

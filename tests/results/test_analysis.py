@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 from outreach import campaign, dataset, events_of, write
 
 from higgsnb import selection
-from higgsnb import selection as selections
 from higgsnb.datasets import Campaign, Chunk, File, luminosity
 from higgsnb.datasets.chunks import plan_chunks
 from higgsnb.events.schema import FileInfo
@@ -67,7 +66,7 @@ def identity(of: Result) -> tuple[object, ...]:
     """Everything that is public of a result, as plain values that can be compared."""
     tables = tuple(column.tobytes() for column in of.candidates)
     counts = tuple((name, array.tobytes()) for name, array in of.counts.items())
-    return tables, counts, of.cutflow, of.yields, of.windows, of.coverage, of.invalid_values, of.tally.units
+    return tables, counts, of.cutflow, of.yields, of.windows, of.coverage, of.invalid_values, of.tally.ranges
 
 
 @settings(max_examples=12, deadline=None)
@@ -115,7 +114,7 @@ def test_event_in_both_primary_datasets_is_counted_once_and_for_double_mu(
     leptons: Leptons, two_primary_datasets: Campaign
 ) -> None:
     found = result(two_primary_datasets, run(two_primary_datasets))
-    truth = selections.select(leptons, OPEN)
+    truth = selection.select(leptons, OPEN)
     data = found.candidates.rows(found.candidates.dataset < 2)
     assert sorted(data.event.tolist()) == sorted(leptons.event[truth.event_index].tolist())
     mine = truth.event_index
@@ -126,12 +125,12 @@ def test_event_in_both_primary_datasets_is_counted_once_and_for_double_mu(
 
 def test_simulation_is_never_compared_with_data(two_primary_datasets: Campaign, leptons: Leptons) -> None:
     found = result(two_primary_datasets, run(two_primary_datasets))
-    assert found.yields["higgs"]["4e"].events == np.count_nonzero(selections.select(leptons, OPEN).channel == 1)
+    assert found.yields["higgs"]["4e"].events == np.count_nonzero(selection.select(leptons, OPEN).channel == 1)
 
 
 def test_cutflow_counts_before_duplicates_and_unique_after(two_primary_datasets: Campaign, leptons: Leptons) -> None:
     found = result(two_primary_datasets, run(two_primary_datasets))
-    expected = selections.select(events_of(leptons, 1000, 3000), OPEN).cutflow
+    expected = selection.select(events_of(leptons, 1000, 3000), OPEN).cutflow
     for channel, name in enumerate(CHANNELS):
         flow = dict(found.cutflow["e"][name])
         assert list(flow) == list(CUT_NAMES)
@@ -167,7 +166,7 @@ def test_same_event_twice_in_one_file_is_counted_once(leptons: Leptons, tmp_path
     one = campaign(dataset("mu", "data", write(tmp_path / "f.root", doubled), primary_dataset="DoubleMu"))
     tally = analyse(Chunk("mu", 0, 0, one.datasets[0].files[0], "outreach", "DoubleMu", True, 0, 6000, None), OPEN)
     found = Result(one, OPEN, tally, {(0, 0): FileInfo(6000, "TTree", 1, "u")})
-    assert len(found.candidates.event) == len(selections.select(leptons, OPEN).channel)
+    assert len(found.candidates.event) == len(selection.select(leptons, OPEN).channel)
 
 
 def test_channels_of_aod2012_come_from_their_primary_datasets(two_primary_datasets: Campaign) -> None:
@@ -257,7 +256,7 @@ def test_golden_json_leaves_events_out_and_counts_them(leptons: Leptons, tmp_pat
     one = campaign(dataset("d", "data", write(tmp_path / "f.root", marked)), golden_json=str(tmp_path / "cert.json"))
     tally = analyse(Chunk("d", 0, 0, one.datasets[0].files[0], "outreach", None, True, 0, 3000, one.golden_json), OPEN)
     certified = (run_number == 200000) & (marked.luminosity_block != 11) & (marked.luminosity_block <= 40)
-    truth = selections.select(leptons, OPEN).event_index
+    truth = selection.select(leptons, OPEN).event_index
     assert tally.rejected_by_golden_json == {0: np.count_nonzero(~certified)}
     assert tally.cutflow[0][0, 0] == np.count_nonzero(certified)
     assert tally.blocks[0].entry.tolist() == truth[certified[truth]].tolist()
@@ -540,7 +539,7 @@ def test_share_of_the_luminosity_is_that_of_the_recorded_luminosity(by_section: 
     for channel, sections in expected.items():
         share = sum(recorded[s] for s in sections) / total
         assert half.luminosity.shares[channel] == pytest.approx(share, rel=1e-12)
-        n = half.tally.events(3)
+        n = counted(half.tally, 3)
         assert half.weights["mc"][channel] == pytest.approx(10.0 * share * 500 / n, rel=1e-12)
     mean = (half.luminosity.shares["4mu"] + half.luminosity.shares["4e"]) / 2
     assert half.coverage.luminosity_fb == (pytest.approx(10 * mean), 10.0)
@@ -636,14 +635,14 @@ def test_partial_prediction_is_unbiased_for_data_spread_as_the_luminosity(tmp_pa
         result = Result(one, OPEN, found, infos)
         assert result.luminosity.source == source
         done = result.luminosity.processed["d"].keys if source == "lumi sections" else np.unique(sections)
-        inside = found.events(0) if source == "events" else int(np.isin(sections, done).sum())
+        inside = counted(found, 0) if source == "events" else int(np.isin(sections, done).sum())
         expected = result.yields["zz"]["4mu"]
         true = 0.2 * inside
         error = math.hypot(expected.stat_error, 0.2 * math.sqrt(inside))
         pulls.append((expected.expected - true) / error if error else 0.0)
         if source == "lumi sections":  # what is counted beyond it lies in the sections at the edges
             largest = np.sort(counts)[::-1]
-            assert 0 <= found.events(0) - inside <= largest[: 2 * n_done].sum()
+            assert 0 <= counted(found, 0) - inside <= largest[: 2 * n_done].sum()
     assert abs(np.mean(pulls)) < 1
     assert np.std(pulls) < 1.5
 
@@ -652,11 +651,16 @@ def data_chunk(sections: np.ndarray, start: int, stop: int) -> Tally:
     """The tally of data without candidates."""
     keys = sections[start:stop]
     span = Span(start, stop, int(keys[0]), int(keys[-1]))
-    return Tally(units={(0, 0): ((start, stop),)}, sections={0: np.unique(keys)}, spans={(0, 0): (span,)})
+    return Tally(ranges={(0, 0): ((start, stop),)}, sections={0: np.unique(keys)}, spans={(0, 0): (span,)})
 
 
 def mc_chunk(passed: np.ndarray, start: int, stop: int) -> Tally:
     """The tally of simulation of which some events are selected, all in 4mu."""
     counts = np.zeros((3, histograms.SIZE), np.int64)
     histograms.total(counts)[0] = passed[start:stop].sum()
-    return Tally(units={(1, 0): ((start, stop),)}, counts={1: counts})
+    return Tally(ranges={(1, 0): ((start, stop),)}, counts={1: counts})
+
+
+def counted(tally: Tally, dataset: int) -> int:
+    """Return the number of events of a dataset in a tally."""
+    return sum(stop - start for (d, _), ranges in tally.ranges.items() if d == dataset for start, stop in ranges)

@@ -36,7 +36,7 @@ def chunk(
     """The tally of a chunk of a file in which nothing but lumi sections was noted."""
     noted = np.array(keys, np.int64)
     return Tally(
-        units={file: (entries,)},
+        ranges={file: (entries,)},
         **{name: {file[0]: np.zeros(shape, np.int64)} for name, shape in SHAPES.items()},
         rejected_by_golden_json={file[0]: 0}, not_applied={file[0]: frozenset()},
         readers={file: frozenset({("baskets", "blocks")})},
@@ -96,7 +96,7 @@ def test_events_that_are_counted_already_change_nothing_in_a_sum() -> None:
         with pytest.raises(ValueError, match="of file 0 of dataset 0 were counted twice"):
             total.add([chunk((0, 1), (0, 10), [3], (3, 3)), again])
     assert sections_in(total.tally()) == sections_in(chunk((0, 0), (0, 10), [1], (1, 1)))
-    assert total.tally().units == {(0, 0): ((0, 10),)}
+    assert total.tally().ranges == {(0, 0): ((0, 10),)}
 
 
 def test_spans_join_where_they_touch() -> None:
