@@ -1,4 +1,4 @@
-"""The cost of one update of the live histogram on the Python side: spectrum, state, message; at most 5 ms.
+"""The cost of one update of the live histogram on the Python side: spectrum, state, message; target 5 ms.
 
     python benchmarks/widgets.py --updates 50 --json widgets.json
 
@@ -30,7 +30,7 @@ def fresh(result: Result) -> Result:
 
 
 def enlarged(result: Result, times: int) -> Result:
-    """A result with so many times the candidates; the numbers are of no meaning."""
+    """A result with so many times the candidates; the numbers mean nothing."""
     return replace(result, tally=replace(result.tally, blocks=result.tally.blocks * times))
 
 
@@ -61,7 +61,7 @@ def measure(result: Result, updates: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, print one line per size, write a JSON if asked to."""
+    """Measure, print one line per size, write a JSON file if there is --json."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--updates", type=int, default=50)
     parser.add_argument("--times", type=int, default=20)

@@ -198,7 +198,7 @@ def _mass(vectors: Floats) -> Floats:
 def pair_masses(
     events: Events, flavour: str = "muon", *, same_charge: bool = False, selection: Selection | None = None
 ) -> Floats:
-    """Return the mass of every pair of leptons of one flavour and opposite (or the same) charge.
+    """Return the mass in GeV of every pair of leptons of one flavour and opposite (or the same) charge, (n_pairs,).
 
     Parameters
     ----------
@@ -208,11 +208,6 @@ def pair_masses(
         Pairs of the same charge instead, which cannot come from a Z boson.
     selection
         Use only leptons that pass the cuts of this selection; None: all.
-
-    Returns
-    -------
-    (n_pairs,) float64
-        In GeV.
     """
     if flavour not in FLAVOURS:
         raise OptionError(

@@ -47,12 +47,7 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
     histogram
         The name of a histogram in ``result.histograms``.
     ax
-        Axes to draw on, without a lower panel; None: a new figure.
-
-    Returns
-    -------
-    matplotlib.figure.Figure
-        The figure of `ax`, or a new one that pyplot does not manage.
+        Axes to draw on, without a lower panel; None: a new figure, which pyplot does not manage.
 
     Raises
     ------
@@ -82,17 +77,8 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
 def save(figure: Figure, folder: str | Path) -> list[Path]:
     """Write ``mass_4l.png`` and ``mass_4l.svg`` into an existing folder; the same figure gives the same bytes.
 
-    Existing files are replaced once the new ones are complete.
-
-    Returns
-    -------
-    list of Path
-        The two files, PNG first.
-
-    Raises
-    ------
-    FileNotFoundError
-        If the folder does not exist.
+    Return the two files, PNG first. Existing files are replaced once the new ones are complete. Raise FileNotFoundError
+    if the folder does not exist.
     """
     metadata: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
     written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]

@@ -112,19 +112,15 @@ def fit_signal_strength(
 
     Parameters
     ----------
-    result
-        A result, complete or not, or a `Model` made from one.
-    variable, low, high, signal, unconstrained, use_simulation_error
-        See `model`, also for the defaults; not with a `Model`, which has its own.
+    result, variable, low, high, signal, unconstrained, use_simulation_error
+        See `model`, also for the defaults; or a `Model`, which has its own, in place of all of them.
     scan_points
         Number of points of the profile.
 
     Raises
     ------
-    KeyError, OptionError
-        As `model` does.
-    TypeError
-        If such options come with a `Model`.
+    KeyError, OptionError, TypeError
+        As `model` does, and if options come with a `Model`.
     """
     if scan_points < 2:
         raise OptionError(f"scan_points = {scan_points}; expected at least 2", "The default, 41, gives a smooth curve.")

@@ -10,7 +10,7 @@ Floats = npt.NDArray[np.float64]
 
 
 def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Floats]:
-    """Return the exact central confidence interval of a Poisson mean.
+    """Return the exact central confidence interval of a Poisson mean: lower and upper limits in the shape of `counts`.
 
     Parameters
     ----------
@@ -18,11 +18,6 @@ def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Float
         Observed counts, any shape, not negative.
     level
         Confidence level; 0.6827 is one standard deviation.
-
-    Returns
-    -------
-    tuple of arrays
-        Lower and upper limits in the shape of `counts`; the lower limit of 0 counts is 0.
 
     Notes
     -----
@@ -38,19 +33,14 @@ def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Float
 def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.ArrayLike) -> Floats:
     """Return the deviation of counts from their expectation, in standard deviations with a sign.
 
-    The Poisson probability of a deviation at least as large, including the uncertainty of the expectation, expressed as
-    standard deviations of a normal distribution. Unlike a ratio or a pull it is valid for few events and empty bins.
+    Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where nothing is
+    expected. It is the Poisson probability of a deviation at least as large, including the uncertainty of the
+    expectation, as standard deviations of a normal distribution; valid also for few events and empty bins.
 
     Parameters
     ----------
     counts, expected, variance
         Observed counts, expected events, and the variance of the expectation; arrays of one shape.
-
-    Returns
-    -------
-    array
-        Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where nothing is
-        expected.
 
     Notes
     -----

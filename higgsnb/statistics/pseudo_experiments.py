@@ -81,21 +81,15 @@ def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **opti
 
     Parameters
     ----------
-    result
-        A result, or a `Model` made from one.
-    n
-        Number of toys.
-    strength
-        The signal strength to generate them with: 0 for background alone.
-    **options
-        Those of `model`; not with a `Model`, which has its own.
+    result, **options
+        Those of `model`; or a `Model`, which has its own options, in place of all of them.
+    n, strength
+        Number of toys, and the signal strength to generate them with: 0 for background alone.
 
     Raises
     ------
-    KeyError, OptionError
-        As `model` does, and if n is less than 1 or the strength negative.
-    TypeError
-        If there is no such option, or options come with a `Model`.
+    KeyError, OptionError, TypeError
+        As `model` does, if n is less than 1 or the strength negative, and if options come with a `Model`.
     """
     if n < 1:
         raise OptionError(f"n = {n}; expected at least one toy", "A p-value of 0.001 needs a few thousand toys.")

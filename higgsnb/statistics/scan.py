@@ -95,16 +95,10 @@ def scan_windows(
 
     Parameters
     ----------
-    result
-        A result; if it is partial, the note states it.
-    low, high
-        Range of the scan; bin edges, in GeV.
-    width
-        Width of the window in GeV, a multiple of the bin width.
-    variable
-        Name of a histogram.
-    signal
-        The process that does not count as background.
+    result, variable, signal
+        See `model`; all processes but the signal are background.
+    low, high, width
+        Range of the scan, both bin edges, and width of the window, a multiple of the bin width; in GeV.
     n_toys
         Number of toy spectra of background alone.
 

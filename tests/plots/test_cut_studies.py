@@ -29,7 +29,7 @@ def test_events_that_the_left_out_cut_keeps_are_the_selected_ones(
         assert 0.97 * selected < kept[process] < selected + 0.006
 
 
-def test_what_the_left_out_cut_looks_at_is_computed_as_the_kernel_does(toy: datasets.Campaign) -> None:
+def test_quantity_of_the_left_out_cut_is_that_of_the_kernel(toy: datasets.Campaign) -> None:
     tight = plots.n_minus_one(toy, OPEN.replace(sip_max=2), "sip")
     *_, cut = engine.run(toy, OPEN.replace(sip_max=2))
     kept = dict(zip(tight.table["process"], tight.table["kept"], strict=True))
@@ -45,7 +45,7 @@ def test_cuts_that_differ_for_muons_and_electrons_are_each_applied_to_their_own(
     assert kept["data"] == pytest.approx(sum(one.events for one in cut.yields["data"].values()), rel=0.03)
 
 
-def test_table_and_picture_of_a_partial_result_say_so(toy: datasets.Campaign, result: Result) -> None:
+def test_table_and_figure_of_a_partial_result_state_it(toy: datasets.Campaign, result: Result) -> None:
     lost = replace(toy.dataset("ZZTo4e"), files=(datasets.File("gone.root"),))
     rest = tuple(lost if one.name == lost.name else one for one in toy.datasets)
     *_, part = engine.run(replace(toy, datasets=rest), OPEN)
@@ -66,7 +66,7 @@ def test_quantity_that_does_not_exist_is_an_error(toy: datasets.Campaign) -> Non
         plots.n_minus_one(toy, OPEN, "pt")
 
 
-def test_every_picture_of_simulated_collisions_says_so(toy: datasets.Campaign, muons: Events) -> None:
+def test_every_figure_of_simulated_collisions_states_it(toy: datasets.Campaign, muons: Events) -> None:
     masses = plots.pair_masses(muons)
     for figure in (
         plots.plot_event(muons, 0),

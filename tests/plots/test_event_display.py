@@ -45,16 +45,16 @@ def test_muons_leave_the_detector_and_electrons_end_in_the_calorimeter(pt: float
         x, y, z = event_display.track(pt, eta, phi, 1, leaves=leaves)
         inside = (np.hypot(x, y) < radius) & (np.abs(z) < half)
         assert inside[:-1].all()
-        assert not inside[-1] or len(x) == 1000  # one of the softest may curl for ever
+        assert not inside[-1] or len(x) == 1000  # one of the softest may never leave
 
 
-def test_picture_of_real_collisions_does_not_say_simulated(muons: Events) -> None:
+def test_figure_of_real_collisions_is_not_called_simulated(muons: Events) -> None:
     assert "CMS Open Data" in texts(plots.plot_event(replace(muons, simulated=False), 0))
     assert "simulated" not in texts(plots.plot_event(replace(muons, simulated=False), 0))
 
 
-def test_picture_names_every_lepton_in_both_views() -> None:
+def test_figure_names_every_lepton_in_both_views() -> None:
     sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [(10.0, 1.0, 1.0, 1)])
-    said = texts(plots.plot_event(sample, 0))
+    shown = texts(plots.plot_event(sample, 0))
     for name in ("1 μ⁺ 45 GeV", "2 μ⁻ 45 GeV", "3 e⁺ 10 GeV"):
-        assert said.count(name) == 2
+        assert shown.count(name) == 2

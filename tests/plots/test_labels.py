@@ -23,7 +23,7 @@ def test_axes_carry_units_and_bin_width() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.0001, 0.37, 0.9999, 1.0])
-def test_partial_result_says_so_and_complete_one_does_not(share: float, tmp_path: Path) -> None:
+def test_partial_result_is_called_partial_and_complete_one_is_not(share: float, tmp_path: Path) -> None:
     svg = svg_of(a_result(share=share), tmp_path)
     assert ("PARTIAL" in svg) == (share < 1)
     assert "100 %" not in svg
@@ -48,7 +48,7 @@ def test_files_of_unknown_length_are_counted_as_files() -> None:
     assert "PARTIAL: 0 of 4 files" in plots.coverage_text(result)
 
 
-def test_prediction_that_lacks_a_sample_says_which() -> None:
+def test_prediction_that_lacks_a_sample_names_it() -> None:
     assert "prediction without ZZTo4mu" in texts(plots.mass_4l(a_result(left_out="ZZTo4mu")))
 
 

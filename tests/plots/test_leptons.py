@@ -18,13 +18,13 @@ from higgsnb.selection import Leptons, rules
 OPEN = selection.load("open2012")
 
 
-def test_back_to_back_muons_of_45_gev_weigh_90() -> None:
+def test_back_to_back_muons_of_45_gev_have_a_mass_of_90_gev() -> None:
     sample = made([(45.0, 0.0, 0.0, 1), (45.0, 0.0, math.pi, -1)], [])
     assert plots.pair_masses(sample) == pytest.approx([90.0], rel=1e-6)
     assert plots.invariant_mass(sample, 0) == pytest.approx(90.0, rel=1e-6)
 
 
-def test_event_table_says_what_is_good_and_shows_a_dash_for_what_does_not_exist() -> None:
+def test_event_table_marks_good_leptons_and_shows_a_dash_for_missing_quantities() -> None:
     sample = made([(30.0, 0.1, 0.2, 1), (4.0, 0.1, 0.2, -1)], [(20.0, -1.0, 3.0, -1)])
     leptons = sample.leptons._replace(electron_isolation=np.array([-999.0], np.float32))
     table = plots.event_table(replace(sample, leptons=leptons), 0, OPEN)
@@ -108,14 +108,14 @@ def test_lepton_counts_add_up_to_all_events(muons: Events) -> None:
     )
 
 
-def test_sample_reads_no_more_than_asked(toy: datasets.Campaign) -> None:
+def test_events_reads_no_more_than_most(toy: datasets.Campaign) -> None:
     few = plots.events(toy, "ZZTo4mu", most=100)
     assert (few.n_events, few.simulated) == (100, True)
     with pytest.raises(errors.CampaignError, match="no dataset 'ZZTo4mmu'"):
         plots.events(toy, "ZZTo4mmu")
 
 
-def test_sample_opens_its_own_file_only(toy: datasets.Campaign) -> None:
+def test_events_opens_only_the_file_of_its_dataset(toy: datasets.Campaign) -> None:
     gone = replace(toy.dataset("ZZTo4e"), files=(datasets.File("gone.root"),))
     first = toy.dataset("ZZTo4mu")
     two = replace(first, files=(replace(first.files[0], events=None), *gone.files))

@@ -43,7 +43,7 @@ def test_figures_are_not_kept_by_pyplot() -> None:
     assert plt.get_fignums() == []
 
 
-def test_notebook_shows_the_figure_as_a_picture() -> None:
+def test_notebook_shows_the_figure_as_png() -> None:
     shown, metadata = DisplayFormatter().format(plots.mass_4l(a_result()))
     assert shown["image/png"].startswith(b"\x89PNG")
     assert metadata["image/png"]["width"] == pytest.approx(560)

@@ -71,13 +71,13 @@ def test_cutflow_of_an_unknown_channel_names_the_known_ones(result: Result) -> N
         plots.cutflow(result, "4tau")
 
 
-def test_summary_says_when_a_result_is_partial(toy: datasets.Campaign, result: Result) -> None:
+def test_summary_states_whether_a_result_is_complete(toy: datasets.Campaign, result: Result) -> None:
     *_, part = engine.run(toy, OPEN, fraction=0.2)
     for one, complete in ((result, "yes"), (part, "no")):
-        said = dict(plots.summary(one).rows)
-        assert said["complete"] == complete
-        assert said["campaign"] == "toy (simulated)"
-        assert said["events"].startswith(f"{one.coverage.events[0]:,} of")
+        shown = dict(plots.summary(one).rows)
+        assert shown["complete"] == complete
+        assert shown["campaign"] == "toy (simulated)"
+        assert shown["events"].startswith(f"{one.coverage.events[0]:,} of")
 
 
 PUBLISHED = """

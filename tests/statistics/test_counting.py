@@ -97,7 +97,7 @@ def test_without_background_there_is_no_p_value() -> None:
         statistics.asimov_significance(3.0, 0.0)
 
 
-def test_window_counts_what_a_hand_would(excess: Result) -> None:
+def test_counting_test_agrees_with_a_calculation_by_hand(excess: Result) -> None:
     found = statistics.counting_test(excess)
     # weights: 10 /fb · 4 fb / 1000 = 0.04 a background event, of which 10 a GeV; 0.01 a signal event
     assert (found.observed, found.signal) == (9, pytest.approx(3.0))

@@ -14,7 +14,7 @@ from higgsnb.events.schema import FileInfo
 from higgsnb.results import Result
 
 
-def test_partial_result_is_tested_and_says_so(excess: Result) -> None:
+def test_partial_result_is_tested_and_called_partial(excess: Result) -> None:
     part = dataclasses.replace(excess, files={**excess.files, (0, 0): FileInfo(4 * N_SIMULATED, "TTree", 1, None)})
     found = statistics.counting_test(part)
     assert found.background == pytest.approx(statistics.counting_test(excess).background / 4)
@@ -25,7 +25,7 @@ def test_partial_result_is_tested_and_says_so(excess: Result) -> None:
 
 
 @pytest.mark.parametrize("test", [statistics.counting_test, statistics.fit_signal_strength, statistics.scan_windows])
-def test_what_cannot_be_tested_is_refused_by_name(test, mixed: Campaign) -> None:
+def test_result_that_cannot_be_tested_is_refused_with_the_reason(test, mixed: Campaign) -> None:
     data, higgs, zz = mixed.datasets
     with pytest.raises(ValueError, match="campaign 'test' has no data to test"):
         test(result_of(campaign(higgs, zz), {}))

@@ -11,7 +11,7 @@ from higgsnb import statistics
 
 
 @pytest.mark.parametrize("number", range(120))
-def test_fit_finds_the_smallest_deviance_of_all_strengths(number: int) -> None:
+def test_fit_finds_the_smallest_twice_nll_of_all_strengths(number: int) -> None:
     made = random_model(number)
     best = statistics.fit_signal_strength(made, scan_points=21)
     edge, none = lowest(made) * (1 - 1e-6), np.empty(0)
@@ -29,7 +29,7 @@ def test_fit_finds_the_smallest_deviance_of_all_strengths(number: int) -> None:
 
 
 @pytest.mark.parametrize("number", [*range(60), 217, 859])  # in the last two a single search gets stuck
-def test_fit_with_an_unconstrained_background_finds_the_smallest_deviance_of_all(number: int) -> None:
+def test_fit_with_an_unconstrained_background_finds_the_smallest_twice_nll_of_all(number: int) -> None:
     made = random_model(number, unconstrained=("zz",))
     best = statistics.fit_signal_strength(made, scan_points=3)
 

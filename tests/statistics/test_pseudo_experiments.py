@@ -58,11 +58,11 @@ def test_p_value_of_toys_agrees_with_the_exact_one_of_one_bin() -> None:
     observed, background = 12, 5.0
     made = dataclasses.replace(one_bin(observed, 4.0, background), key="one bin")
     fit = statistics.fit_signal_strength(made)
-    imagined = statistics.toys(made, 3000)
-    share, error = imagined.p_value(fit.q0)
+    pseudo = statistics.toys(made, 3000)
+    share, error = pseudo.p_value(fit.q0)
     assert share == pytest.approx(stats.poisson.sf(observed - 1, background), abs=4 * error)
-    assert imagined.p_value(fit.significance**2) == (share, error)
-    assert imagined.p_value(fit.significance**2 * (1 + 1e-9)) == (share, error)
+    assert pseudo.p_value(fit.significance**2) == (share, error)
+    assert pseudo.p_value(fit.significance**2 * (1 + 1e-9)) == (share, error)
 
 
 def test_goodness_of_fit_of_toys_is_the_share_at_least_as_bad_with_ties() -> None:
