@@ -20,7 +20,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 # From the ground floor to the top: a wing imports only from floors below its own.
 FLOORS = (
     {"errors"},
-    {"provenance", "constants", "storage"},
+    {"provenance", "storage"},
     {"datasets", "selection"},
     {"events"},
     {"results"},
@@ -48,7 +48,7 @@ LIBRARIES = {
     # counts and what they mean
     "hist": {"results"},
     "uhi": {"results.histograms"},
-    "scipy": {"statistics", "plots"},
+    "scipy": {"statistics"},
     "iminuit": {"statistics"},
     # many cores
     "distributed": {"engine.executors", "engine.versions", "cluster", "__main__"},
