@@ -127,7 +127,7 @@ class Campaign:
             "energy_tev": self.energy_tev,
             "simulated": self.simulated,
             "normalisation": self.normalisation,
-            "primary_dataset_precedence": self.primary_dataset_precedence,
+            "stream_precedence": self.primary_dataset_precedence,  # as it was called: digests stay comparable
             "golden_json": _content(self.golden_json),
             "luminosity_table": _content(self.luminosity_table),
             "datasets": [_identity(dataset) for dataset in self.datasets],
@@ -195,9 +195,10 @@ def _total(numbers: Iterable[int | None]) -> int | None:
 
 def _identity(dataset: Dataset) -> dict[str, Any]:
     """Return what of a dataset can change a result; a file is identified by size and checksum, or else by address."""
-    keys = ("name", "process", "primary_dataset", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
+    keys = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
     return {
         **{key: getattr(dataset, key) for key in keys},
+        "stream": dataset.primary_dataset,  # as it was called: digests stay comparable
         **({} if dataset.stated_events is None else {"events": dataset.stated_events}),
         "files": [
             [file.url if file.bytes is None or file.adler32 is None else None, file.events, file.bytes, file.adler32]

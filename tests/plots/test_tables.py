@@ -12,7 +12,7 @@ from generators import read_record5200
 from higgsnb import datasets, engine, plots, selection
 from higgsnb.plots import Events, Table
 from higgsnb.results import Result
-from higgsnb.selection.cuts import CHANNELS
+from higgsnb.selection import CHANNELS
 
 OPEN = selection.load("open2012")
 

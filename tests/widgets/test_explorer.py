@@ -17,7 +17,7 @@ from higgsnb import engine, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
 from higgsnb.results import Result, histograms
-from higgsnb.selection.cuts import CHANNELS
+from higgsnb.selection import CHANNELS
 from higgsnb.widgets import explorer, explorer_data, sliders
 from higgsnb.widgets.view import static
 
