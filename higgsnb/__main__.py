@@ -117,10 +117,10 @@ fraction_option = click.option(
 )
 @click.option(
     "--chunk-seconds",
-    "--unit-seconds",
     type=click.FloatRange(0, min_open=True),
     help="Time limit for one chunk, after which its process is ended (default: 900; not with threads).",
 )
+@click.option("--unit-seconds", "chunk_seconds", type=click.FloatRange(0, min_open=True), hidden=True)
 @click.option(
     "--on-error",
     type=click.Choice(["strict", "report"]),
@@ -258,17 +258,18 @@ def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
     """Yield the lines of one table: expected events ± statistical error, and the data."""
     from higgsnb.selection import CHANNELS
 
-    yield f"\n{title:<52}" + "".join(f"{channel:>16}" for channel in (*CHANNELS, "all"))
+    yield f"\n{title}"
+    yield " " * 16 + "".join(f"{channel:>16}" for channel in (*CHANNELS, "all"))
     predicted = {process: per for process, per in yields.items() if process != "data"}
     rows = dict(predicted)
     if len(predicted) > 1:
         rows["prediction"] = {channel: _sum([per[channel] for per in predicted.values()]) for channel in CHANNELS}
     for process, per in rows.items():
         values = [*(per[channel] for channel in CHANNELS), _sum(list(per.values()))]
-        yield f"  {process:<50}" + "".join(f"{f'{v.expected:.2f} ± {v.stat_error:.2f}':>16}" for v in values)
+        yield f"  {process:<14}" + "".join(f"{f'{v.expected:.2f} ± {v.stat_error:.2f}':>16}" for v in values)
     if "data" in yields:
         counts = [yields["data"][channel].events for channel in CHANNELS]
-        yield f"  {'data':<50}" + "".join(f"{n:>16}" for n in (*counts, sum(counts)))
+        yield f"  {'data':<14}" + "".join(f"{n:>16}" for n in (*counts, sum(counts)))
 
 
 def _sum(yields: list[Yield]) -> Yield:

@@ -331,12 +331,12 @@ def test_fraction_is_flagged_everywhere(folder: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "tooy"], "no campaign is called 'tooy'"),
+        (["run", "tooy"], "unknown campaign 'tooy'"),
         (["run", "toy", "--selection", "opne2012"], "Did you mean open2012?"),
         (["run", "nowhere/mine.toml"], "no campaign file at"),
         (["run", "--fraction", "2"], "--fraction"),
         (["fetch", "toy", "ZZTo4m"], "ZZTo4mu"),
-        (["plan", "tooy"], "no campaign is called 'tooy'"),
+        (["plan", "tooy"], "unknown campaign 'tooy'"),
     ],
 )
 def test_bad_usage_is_named_with_exit_code_2(arguments: list[str], message: str) -> None:

@@ -75,7 +75,7 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     if text in PLANNED:
         raise CampaignError(f"the campaign '{text}' is not shipped yet", f"Give {choices}.")
     raise CampaignError(
-        f"no campaign is called '{text}'; shipped: {', '.join(names())}",
+        f"unknown campaign '{text}'; shipped: {', '.join(names())}",
         f"{did_you_mean(text, names())} Other data: describe the files in a TOML file and give its path.",
     )
 
@@ -210,14 +210,15 @@ class _TomlTable:
         shown = repr(redact(got) if isinstance(got, str) else got)
         kinds = {str: "string", bool: "true/false", int: "whole number", float: "number", dict: "table"}
         found = f"{shown if len(shown) <= 80 else shown[:77] + '...'} ({kinds.get(type(got), type(got).__name__)})"
-        if got is _MISSING:
-            found = "nothing: the key is missing"
         unread = sorted(set(self.values) - set(self.known))
         misspelt = difflib.get_close_matches(key, unread, n=1, cutoff=0.7) if got is _MISSING else []
-        return CampaignError(
-            f"{self.file}: {self.label}: {key}: expected {expected}; got {found}",
-            f"Is '{misspelt[0]}' meant to be '{key}'?" if misspelt else hint or f"Correct `{key}` in this file.",
-        )
+        if got is _MISSING:
+            message, remedy = f"{key} is missing (expected {expected})", f"Add `{key} = …` to this file."
+        else:
+            message, remedy = f"{key}: expected {expected}; got {found}", f"Correct `{key}` in this file."
+        if misspelt:
+            remedy = f"Is '{misspelt[0]}' meant to be '{key}'?"
+        return CampaignError(f"{self.file}: {self.label}: {message}", remedy if misspelt else hint or remedy)
 
     def get(self, key: str, default: object = _MISSING) -> Any:
         self.known.append(key)

@@ -80,7 +80,7 @@ class Estimate:
         share = READ_SHARE[self.schema]
         found.append(("to read", f"{volume(self.read_bytes)}, {share:.0%} of the bytes in the files"))
         if self.transfer_bytes:
-            how = "small files whole, of larger ones what is read"
+            how = "small files are downloaded whole, larger ones only in part"
             found.append(("transfer", f"{volume(self.transfer_bytes)}: {how}"))
         if self.seconds is not None:
             found.append(("time", self._time()))
@@ -146,9 +146,11 @@ def estimate_cluster(
     total = workers * cores
     lines = [("cores", f"{workers} × {cores} = {total}")]
     if price_core_hour is not None:
-        lines.append(("while it is on", f"{money(total * price_core_hour)} per hour"))
-    lost = f"{core_hours(total * idle_timeout, price_core_hour)}, as it ends when idle for {span(idle_timeout)}"
-    lines.append(("if forgotten", "it ends with this session" if kind == "local" else lost))
+        lines.append(("cost while it runs", f"{money(total * price_core_hour)} per hour"))
+    lost = (
+        f"{core_hours(total * idle_timeout, price_core_hour)}, because it ends after {span(idle_timeout)} without work"
+    )
+    lines.append(("if left running", "it ends with this session" if kind == "local" else lost))
     if campaign is None:
         return lines
     return [*lines, *estimate_run(campaign, cores=total).lines(price_core_hour=price_core_hour, price_gb=price_gb)]

@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")
 
 
-def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
+def write(result: Result, folder: str | Path, *, run: dict[str, Any]) -> list[Path]:
     """Write a result directory.
 
     Parameters
@@ -39,6 +39,7 @@ def write(result: Result, folder: Path, *, run: dict[str, Any]) -> list[Path]:
     list of Path
         The files written: ``result.json``, ``histograms.json``, ``candidates.parquet``. `plots.save` adds the figure.
     """
+    folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     label = {"complete": result.complete, "coverage": coverage(result), "simulated": result.simulated}
     written = [folder / name for name in ("result.json", "histograms.json", "candidates.parquet")]

@@ -49,12 +49,12 @@ def test_estimate_agrees_with_arithmetic() -> None:
     one = of_files(File("https://example.org/x.root", events=72_000_000, bytes=10_000_000_000))
     assert dict(estimate.estimate_cluster(one, **PANEL, price_core_hour=0.05, price_gb=0.1)) == {
         "cores": "4 × 2 = 8",
-        "while it is on": "0.40 per hour",
-        "if forgotten": "2 core-hours (0.10), as it ends when idle for 15 min",
+        "cost while it runs": "0.40 per hour",
+        "if left running": "2 core-hours (0.10), because it ends after 15 min without work",
         "events": "72,000,000",
         "work": "0.01 core-hours (below 0.01) at 2,000,000 events per second and core",
         "to read": "9 GB, 90% of the bytes in the files",
-        "transfer": "9 GB: small files whole, of larger ones what is read",
+        "transfer": "9 GB: small files are downloaded whole, larger ones only in part",
         "time": "about 12 min: transfer at 100 Mbit/s in all (computing on 8 cores: 4 s)",  # 72 Gbit / 0.1 Gbit/s
         "egress": "at most 0.90 at 0.1 per GB; files in the cache or a mirror are free",
     }
@@ -85,7 +85,7 @@ def test_estimate_says_what_it_cannot_know(known: dict[str, Any]) -> None:
     lines = dict(
         estimate.estimate_cluster(of_files(File("x.root", **known)), kind="local", workers=1, cores=1, idle_timeout=60)
     )
-    assert lines["if forgotten"] == "it ends with this session"
+    assert lines["if left running"] == "it ends with this session"
     assert lines["events"] == ("5" if "events" in known else "unknown: give `events` of each file in the campaign")
     assert lines["to read"].startswith("unknown") == ("bytes" not in known)
     assert "time" not in lines
