@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -547,3 +548,17 @@ def test_pseudo_data_are_typical_of_the_expectation(selected: dict[str, dict[str
             seen = int(((masses > low) & (masses < high)).sum())
             assert stats.poisson.cdf(seen, mean) > 0.02, (channel, low, seen, mean)
             assert stats.poisson.sf(seen - 1, mean) > 0.02, (channel, low, seen, mean)
+
+
+def test_threads_that_need_the_campaign_at_once_make_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, original = [], writer.make
+
+    def counted(folder: str | Path, **options: Any) -> Path:
+        made.append(folder)
+        return original(folder, **options)
+
+    monkeypatch.setattr(writer, "make", counted)
+    with ThreadPoolExecutor(4) as pool:
+        paths = list(pool.map(lambda dataset: writer.ensure(dataset.name, tmp_path), writer.DATASETS))
+    assert all(path.is_file() for path in paths)
+    assert len(made) == 1

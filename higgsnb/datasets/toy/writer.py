@@ -8,6 +8,7 @@ import json
 import shutil
 import struct
 import tempfile
+import threading
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -275,6 +276,10 @@ def manifest(folder: str | Path) -> dict[str, Any]:
     return found if isinstance(found, dict) else {}
 
 
+_MAKING = threading.Lock()
+"""Held while the campaign is made: files are opened by several threads, and each would make it anew."""
+
+
 def ensure(name: str, folder: str | Path) -> Path:
     """Return ``folder/NAME.root`` of the default campaign, made if it is absent or differs from the manifest.
 
@@ -290,10 +295,11 @@ def ensure(name: str, folder: str | Path) -> Path:
         raise MissingFileError(f"the toy campaign has no dataset '{name}'", f"It has {', '.join(known)}.")
     folder = Path(folder)
     path = folder / f"{name}.root"
-    found = manifest(folder)
-    entry = found.get("files", {}).get(name)
-    if found.get("parameters") != _parameters(DEFAULT_SEED, None) or entry is None or not _holds(path, entry):
-        make(folder)
+    with _MAKING:
+        found = manifest(folder)
+        entry = found.get("files", {}).get(name)
+        if found.get("parameters") != _parameters(DEFAULT_SEED, None) or entry is None or not _holds(path, entry):
+            make(folder)
     return path
 
 
