@@ -309,11 +309,11 @@ def plan(
 
     campaign = datasets.load(name)
     size = chunk_events or engine.CHUNK_EVENTS
-    click.echo(f"{campaign.title}\n\n{'dataset':<28}{'process':<9}{'files':>8}{'chunks':>9}{'events':>15}{'bytes':>18}")
+    click.echo(f"{campaign.title}\n\n{'dataset':<26}{'process':<8}{'files':>7}{'chunks':>8}{'events':>14}{'bytes':>17}")
     chunks = [_plan_row(dataset, fraction, size) for dataset in campaign.datasets]
     total = None if None in chunks else sum(n for n in chunks if n is not None)
     click.echo(
-        f"{'total':<37}{len(campaign.files):>8}{_number(total):>9}{_number(campaign.events):>15}{_number(campaign.bytes):>18}\n"
+        f"{'total':<34}{len(campaign.files):>7}{_number(total):>8}{_number(campaign.events):>14}{_number(campaign.bytes):>17}\n"
     )
     found = engine.estimate_run(
         campaign,
@@ -332,8 +332,8 @@ def _plan_row(dataset: Dataset, fraction: float, chunk_events: int) -> int | Non
     if len(events) == len(dataset.files):
         chunks = sum(max(1, -(-round(fraction * n) // chunk_events)) for n in events)
     click.echo(
-        f"{dataset.name:<28}{dataset.process:<9}{len(dataset.files):>8}{_number(chunks):>9}"
-        f"{_number(dataset.events):>15}{_number(dataset.bytes):>18}"
+        f"{dataset.name:<26}{dataset.process:<8}{len(dataset.files):>7}{_number(chunks):>8}"
+        f"{_number(dataset.events):>14}{_number(dataset.bytes):>17}"
     )
     return chunks
 
