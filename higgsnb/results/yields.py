@@ -25,6 +25,8 @@ class Yield(NamedTuple):
 
     def __str__(self) -> str:
         """Return it in words."""
+        if self.expected == self.events:  # data, of which each event counts as one
+            return f"{self.events} events"
         return f"{self.events} events counted, {self.expected:.2f} ± {self.stat_error:.2f} expected"
 
     def _repr_html_(self) -> str:
