@@ -314,7 +314,7 @@ def test_results_of_this_test_differ_in_what_they_lack(parts: dict[str, Result])
 
 def test_skims_serve_as_well_as_the_files(sample: PreselectedEvents, tmp_path: Path) -> None:
     skimmed = [PreselectedEvents.load(sample.basis, loosest=sample.loosest, skims_folder=tmp_path) for _ in range(2)]
-    assert list(tmp_path.glob("*.arrow"))
+    assert list(tmp_path.rglob("*.arrow"))
     for again in skimmed:
         np.testing.assert_array_equal(again.select(OPEN).counts[0], sample.select(OPEN).counts[0])
 
