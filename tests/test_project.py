@@ -304,6 +304,19 @@ def test_table_of_wings_names_every_room() -> None:
     assert listed == {name: parts - {"__init__", "__main__"} for name, parts in rooms.items()}
 
 
+def test_places_to_begin_exist() -> None:
+    wings = "|".join(path.parent.name for path in (ROOT / "higgsnb").glob("*/__init__.py"))
+    places = re.findall(rf"`((?:{wings})/[\w/]+\.\w+)(?::(\w+))?`", read("CONTRIBUTING.md"))
+    missing = [
+        (file, name)
+        for file, name in places
+        if not (ROOT / "higgsnb" / file).is_file()
+        or (name and not re.search(rf"\b(def|class) {name}\b|^{name}\b.*=", read(f"higgsnb/{file}"), re.MULTILINE))
+    ]
+    assert len(places) > 20
+    assert missing == []
+
+
 WING = {
     "__init__.py": '__all__ = ["shops", "trains"]\n',
     "shops.py": "from .trains import arrive\n\n\ndef buy():\n    return arrive()\n",

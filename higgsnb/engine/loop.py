@@ -1,4 +1,4 @@
-"""Run `analyse.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
+"""Run `results.analyse` over the chunks of a campaign, here or on a Dask cluster, yielding partial results.
 
 One code path for every backend: the `plan` lists all chunks, the `queue` those that are left, `executors` run them,
 each in a `worker`, and the `ledger` records those that are finished. Workers, cluster and this process may die at any

@@ -1,4 +1,4 @@
-"""What a run has to do: which files can be read, the chunks they are split into, and the ledger's key of each."""
+"""What a run has to do: which files can be read, the chunks they are split into, and what identifies each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The numbers behind the cut explorer: the cuts that can be moved, their ranges, and the effect of moving them.
+"""The numbers that the cut explorer shows: spectra, yields, cutflow, distributions and single events.
 
 All functions return plain data that can be sent as JSON; the views are in `explorer`.
 """

@@ -57,7 +57,7 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
     result
         A result, complete or partial.
     histogram
-        One of the names in `results.AXES`.
+        The name of a histogram, one of the keys of `Result.histograms`.
 
     Returns
     -------
@@ -148,7 +148,7 @@ class LiveHistogram(View):
     campaign, selection
         What to analyse, and the cuts.
     histogram
-        One of the names in `results.AXES`.
+        The name of a histogram, one of the keys of `Result.histograms`.
     client
         As for `engine.run`; or a `ClusterControl`, a `Cluster` or a Dask cluster, whose ``get_client`` is called at
         each start, so that Resume uses the panel's current cluster.

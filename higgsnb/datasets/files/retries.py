@@ -1,4 +1,4 @@
-"""How long a remote source is waited for, and how often it is tried again."""
+"""The policy of retries: how long a source is waited for, and how often it is tried; the loops are in `transfer`."""
 
 from __future__ import annotations
 
