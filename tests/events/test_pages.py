@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import uproot
 from basket_files import CODECS, COLUMNS, Events, flat_fields, plainly, same, write_ntuple
+from flipped_bits import DATA, READABLE, outcomes, read
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_baskets import DATA, READABLE, outcomes, read
 
 from higgsnb.errors import DamagedFileError
 from higgsnb.events.fast.baskets import Columns

@@ -15,9 +15,9 @@ import pytest
 import uproot
 from bad_files import BAD, N_EVENTS, Workshop, many
 from basket_files import Events, write_tree
+from flipped_bits import outcomes
 from http_server import FileServer
 from outreach import campaign
-from test_baskets import outcomes
 
 from higgsnb import datasets, engine, errors, events, selection
 from higgsnb.datasets import Campaign, Dataset, File

@@ -1,4 +1,4 @@
-"""G1: the work queue over thousands of schedules of replies, deaths and cuts; the model is in test_work_queue.py."""
+"""G1: the work queue over thousands of schedules of replies, deaths and cuts; the model is in the kit."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from hypothesis import HealthCheck, settings
 from hypothesis.stateful import run_state_machine_as_test
-from test_work_queue import CHUNKS, Schedules
+from schedules import CHUNKS, Schedules
 
 
 def test_every_chunk_is_counted_once_or_listed_whatever_happens(long: bool, figure: Callable[..., None]) -> None:
