@@ -48,7 +48,7 @@ def other_code(folder: Path) -> None:
     """Copy the package, with one line more in the module that selects."""
     package = Path(higgsnb.__file__).parent
     shutil.copytree(package, folder / "higgsnb", ignore=shutil.ignore_patterns("__pycache__"))
-    with (folder / "higgsnb" / "kernel.py").open("a") as kernel:
+    with (folder / "higgsnb" / "selection" / "kernel.py").open("a") as kernel:
         kernel.write("\n# another line\n")
 
 
@@ -68,7 +68,7 @@ def test_worker_of_another_version_is_refused_before_the_first_chunk(
     STUBS[package](stub)
     monkeypatch.setenv(killers.LOG, str(tmp_path / "log"))
     root = HERE.parent.parent
-    paths = [str(stub), str(HERE), str(HERE.parent), str(root)]
+    paths = [str(stub), str(HERE), str(HERE.parent / "kit"), str(root)]
     variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     command = [sys.executable, "-c", WORKER, scheduler, str(tmp_path), *paths]
     one = datasets.load(killers.small_campaign(tmp_path, files=3, events=50))

@@ -122,7 +122,7 @@ class Zygote:
         self._census: dict[str, Any] | None = None
         self._ready = self._over = False
         self._socket, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        paths = [str(HERE), str(HERE.parent), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
+        paths = [str(HERE), str(HERE.parent / "kit"), str(HERE.parent.parent), os.environ.get("PYTHONPATH", "")]
         variables = {
             **os.environ, "PYTHONPATH": os.pathsep.join(p for p in paths if p), "OPENBLAS_NUM_THREADS": "1",
             "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg", "ARROW_DEFAULT_MEMORY_POOL": "system",
