@@ -288,10 +288,16 @@ def _open(path: Path) -> sqlite3.Connection:
 
 
 def _version(database: sqlite3.Connection) -> int | None:
-    """Return the version of a ledger's layout; None of a file without tables."""
+    """Return the version of a ledger's layout; None of a file without one, such as a ledger begun and interrupted."""
     if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]:
         return None
-    return int(database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()[0])
+    row = database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
+    if row is None:
+        return None
+    try:
+        return int(row[0])
+    except (TypeError, ValueError):
+        raise sqlite3.DatabaseError(f"its version is not a number ({row[0]!r})") from None
 
 
 def _move_aside(path: Path, version: int) -> None:
