@@ -282,8 +282,8 @@ class ClusterControl(View):
 def _keep_alive(action: threading.Thread, cancel: threading.Event | None = None) -> None:
     """Keep the interpreter alive until a cluster is removed: when it ends, cancel a start, complete a stop.
 
-    This is a thread because `atexit` is too late: by then Python 3.12 and later refuse to start the threads that the
-    removal needs.
+    This is a thread because `atexit` is too late: by then the interpreter starts no threads and runs no executors, and
+    the removal needs both. Python 3.12 starts none from the end of the main thread on: see `call_with_timeout`.
     """
 
     def wait() -> None:

@@ -745,6 +745,7 @@ import atexit
 import threading
 
 from higgsnb import cluster, errors, widgets
+from higgsnb.cluster.waiting import call_with_timeout
 
 begun = threading.Event()
 
@@ -763,7 +764,7 @@ def launch(*, cancel, **options):
         return Real()
     begun.set()
     cancel.wait(600)
-    threading.Thread(target=print, args=("removed",), kwargs={"flush": True}).start()  # what a removal needs
+    call_with_timeout(60, lambda: print("removed", flush=True), "removal")  # each step of a removal is one of these
     raise errors.ClusterError("start-up was cancelled", "Start again.")
 
 
