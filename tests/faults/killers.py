@@ -361,7 +361,7 @@ def _client(at: str, patience: float, chaos: dict[str, Any] | None) -> Iterator[
 
     with contextlib.ExitStack() as stack:
         if at == "local":
-            options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": None}
+            options: dict[str, Any] = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": ":0"}
             at = stack.enter_context(distributed.LocalCluster(host=LOOPBACK, processes=True, **options))
         client = stack.enter_context(distributed.Client(at, set_as_default=False, timeout=patience))
         if chaos is not None:

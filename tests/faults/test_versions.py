@@ -32,7 +32,7 @@ killers.worker(address=sys.argv[1], folder=sys.argv[2])
 def scheduler(tmp_path: Path) -> Iterator[str]:
     """A scheduler in this process, without workers."""
     with distributed.LocalCluster(
-        n_workers=0, processes=True, dashboard_address=None, host="127.0.0.1", local_directory=str(tmp_path)
+        n_workers=0, processes=True, dashboard_address=":0", host="127.0.0.1", local_directory=str(tmp_path)
     ) as cluster:
         yield cluster.scheduler_address
 
