@@ -63,8 +63,11 @@ def small_campaign(folder: Path, *, files: int = 6, events: int = 700) -> Path:
     """Write some small files and the campaign file that lists them: muon data, electron data, simulation in turn."""
     leptons = random_leptons(files * events, seed=8)
     blocks = [TOML]
-    names = {"mu": 'process = "data"\nstream = "DoubleMu"', "e": 'process = "data"\nstream = "DoubleElectron"',
-             "mc": 'process = "zz"\ncross_section_pb = 1.0'}  # fmt: skip
+    names = {
+        "mu": 'process = "data"\nprimary_dataset = "DoubleMu"',
+        "e": 'process = "data"\nprimary_dataset = "DoubleElectron"',
+        "mc": 'process = "zz"\ncross_section_pb = 1.0',
+    }
     urls: dict[str, list[str]] = {name: [] for name in names}
     for index in range(files):
         path = folder / f"{index}.root"

@@ -115,7 +115,7 @@ def here_and_there(package: str, stub: Path) -> tuple[str, str]:
 
 
 def test_worker_of_the_same_versions_is_accepted(scheduler: str, tmp_path: Path) -> None:
-    paths = [str(HERE), str(HERE.parent), str(HERE.parent.parent)]
+    paths = [str(HERE), str(HERE.parent / "kit"), str(HERE.parent.parent)]
     command = [sys.executable, "-c", WORKER, scheduler, str(tmp_path), *paths]
     one = datasets.load(killers.small_campaign(tmp_path, files=3, events=50))
     with (tmp_path / "worker.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as worker:
