@@ -90,8 +90,9 @@ def flat_fields(part: dict[str, Any]) -> dict[str, Any]:
     return fields | {f"{flavour}_{q}": part[flavour][q] for flavour in ("Muon", "Electron") for q in ("pt", "charge")}
 
 
-def _compression(codec: str) -> uproot.compression.Compression | None:
-    return uproot.compression.Compression.from_code(CODECS[codec])
+def _compression(codec: str) -> uproot.compression.Compression:
+    # Instead of None, which versions before 5.7.7 cannot write into an RNTuple.
+    return uproot.compression.Compression.from_code(CODECS[codec]) or uproot.ZLIB(0)
 
 
 def plainly(
