@@ -212,9 +212,7 @@ def empty(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.slow
 def test_environment_in_an_empty_one_runs_post_build_and_the_first_notebook(empty: Path, tmp_path: Path) -> None:
     """Takes minutes and needs a package index."""
-    shutil.copytree(
-        ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".git", "results", ".*_cache"), symlinks=True
-    )
+    shutil.copytree(ROOT, tmp_path / "copy", ignore=shutil.ignore_patterns(".git", ".*_cache"), symlinks=True)
     environment = {
         **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "PATH": f"{empty.parent}{os.pathsep}{os.environ['PATH']}",

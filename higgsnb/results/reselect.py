@@ -50,8 +50,9 @@ _EDGE_ENDS = np.stack([_EDGE_STARTS, _EDGE_STARTS + _WIDTHS - 2], axis=1)
 class DatasetEvents(NamedTuple):
     """The preselected events of one dataset.
 
-    ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``duplicate`` (n_events,) whether an event of
-    data occurs elsewhere, too; ``n_events`` and ``possible`` count all that were read, see `pairings.preselect`.
+    ``file``, ``entry``, ``run``, ``luminosity_block``, ``event`` (n_events,); ``duplicate`` (n_events,) whether an
+    event of data occurs elsewhere, too; ``n_events`` and ``possible`` count all that were read, see
+    `pairings.preselect`.
     """
 
     dataset: int
@@ -133,7 +134,9 @@ class PreselectedEvents:
     Not safe to use from several threads at once.
     """
 
-    def __init__(self, basis: Result, parts: Iterable[DatasetEvents], loosest: Selection, workers: int | None = None) -> None:
+    def __init__(
+        self, basis: Result, parts: Iterable[DatasetEvents], loosest: Selection, workers: int | None = None
+    ) -> None:
         """Keep the events of each dataset; use `load` instead."""
         self.basis = basis
         self.campaign = basis.campaign

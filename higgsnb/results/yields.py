@@ -37,9 +37,9 @@ class Yield(NamedTuple):
 def weights(campaign: Campaign, events_done: Sequence[int], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return expected events per counted event, by dataset and channel: 1 for data, L·σ·k / N for simulation.
 
-    L is the luminosity processed so far in that channel (``shares`` of all), N the number of events processed (``events_done``): a
-    partial result is normalised like a complete one. A simulated dataset of which nothing has been processed is left
-    out.
+    L is the luminosity processed so far in that channel (``shares`` of all), N the number of events processed
+    (``events_done``): a partial result is normalised like a complete one. A simulated dataset of which nothing has been
+    processed is left out.
     """
     found: dict[str, dict[str, float]] = {}
     for index, dataset in enumerate(campaign.datasets):

@@ -24,8 +24,7 @@ from higgsnb.results import Result, Tally, analyse, histograms
 from higgsnb.results.analysis import sections_of
 from higgsnb.results.tally import Span, Table, empty_table, find_duplicates, merge
 from higgsnb.results.tally import pack as pack_record
-from higgsnb.selection import Leptons
-from higgsnb.selection import CHANNELS, CUT_NAMES
+from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
 
 OPEN = selection.load("open2012")
 

@@ -18,9 +18,7 @@ from outreach import campaign, dataset
 from higgsnb import datasets, engine, events, selection
 from higgsnb.results import analyse
 from higgsnb.results.tally import merge
-from higgsnb.selection import Cut, Leptons
-from higgsnb import selection as hs
-from higgsnb.selection import Candidates
+from higgsnb.selection import Candidates, Cut, Leptons
 
 SELECTED = {"aod2012": 278, "open2012": 255, "df103": 277}
 CSV_FILES = [f"{channel}_{year}.csv" for year in (2011, 2012) for channel in ("2e2mu", "4e", "4mu")]
@@ -51,7 +49,7 @@ def test_record_holds_278_different_events_of_three_channels(published: list[Pub
 
 def test_aod2012_selects_all_278_in_their_channels(published: list[Published], found: Candidates) -> None:
     assert found.event_index.tolist() == list(range(278))
-    assert [hs.CHANNELS[c] for c in found.channel] == [row.channel for row in published]
+    assert [selection.CHANNELS[c] for c in found.channel] == [row.channel for row in published]
     assert found.cutflow[:, Cut.BEST_CANDIDATE].tolist() == [113, 48, 117]
 
 
@@ -133,9 +131,9 @@ def test_decoy_fails_the_cut_it_is_made_for(decoy: made.Decoy, name: str) -> Non
     (outcome,) = oracle.select(chunk, cuts)
     assert oracle.STAGES[outcome.furthest[decoy.channel]] == reached
     found = selection.select(chunk, cuts)
-    passed = found.cutflow[hs.CHANNELS.index(decoy.channel), : Cut.UNIQUE].sum()
-    assert hs.CUT_NAMES[passed - 1] == reached
-    assert [hs.CHANNELS[c] for c in found.channel] == ([decoy.channel] if reached == PASSES else [])
+    passed = found.cutflow[selection.CHANNELS.index(decoy.channel), : Cut.UNIQUE].sum()
+    assert selection.CUT_NAMES[passed - 1] == reached
+    assert [selection.CHANNELS[c] for c in found.channel] == ([decoy.channel] if reached == PASSES else [])
 
 
 @pytest.mark.parametrize("name", SELECTED)
@@ -144,7 +142,9 @@ def test_decoy_fails_the_cut_it_is_made_for(decoy: made.Decoy, name: str) -> Non
 )
 def test_decoy_fails_that_cut_only(decoy: made.Decoy, name: str) -> None:
     relaxed = selection.load(name).replace(**(decoy.relaxed or {}))
-    assert [hs.CHANNELS[c] for c in selection.select(one_event(*decoy.leptons), relaxed).channel] == [decoy.channel]
+    assert [selection.CHANNELS[c] for c in selection.select(one_event(*decoy.leptons), relaxed).channel] == [
+        decoy.channel
+    ]
 
 
 # Through files
@@ -173,7 +173,7 @@ def chunk_of(path: Path, schema: str, start: int, stop: int, primary_dataset: st
 def selected(chunk: Leptons, name: str, primary_dataset: str | None) -> set[tuple[int, int, int, str]]:
     found = selection.select(chunk, selection.load(name), primary_dataset)
     return {
-        (int(chunk.run[i]), int(chunk.luminosity_block[i]), int(chunk.event[i]), hs.CHANNELS[c])
+        (int(chunk.run[i]), int(chunk.luminosity_block[i]), int(chunk.event[i]), selection.CHANNELS[c])
         for i, c in zip(found.event_index, found.channel, strict=True)
     }
 
@@ -255,4 +255,4 @@ def test_run_over_both_primary_datasets_keeps_exactly_the_expected_events_once(o
     kept = list(zip(rows.run.tolist(), rows.luminosity_block.tolist(), rows.event.tolist(), rows.channel, strict=True))
     expected = outreach.expected[name]
     assert len(kept) == len(expected)
-    assert {(run, block, event, hs.CHANNELS[channel]) for run, block, event, channel in kept} == expected
+    assert {(run, block, event, selection.CHANNELS[channel]) for run, block, event, channel in kept} == expected
