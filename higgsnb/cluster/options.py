@@ -171,8 +171,8 @@ def jobqueue() -> Any:
     """Return the module dask_jobqueue, imported without its handler of Ctrl-C.
 
     ``dask_jobqueue.runner``, which its package always imports, sets a handler that ends the process without closing
-    anything, and there is no option against it. Outside the main thread the import fails, since Python sets no handlers
-    there. So this thread, and no other, sets no handlers during the import.
+    anything, and no option prevents this. Outside the main thread the import fails, because Python allows signal
+    handlers to be set only in the main thread. So during the import this thread, and no other, sets none.
     """
     with _IMPORTING:
         importing, set_handler = threading.current_thread(), signal.signal

@@ -184,7 +184,7 @@ def check_weights(chunk: Chunk) -> None:
     """
     source = _locate(chunk.file)
     with open_tree(source) as tree:
-        if GENERATOR_WEIGHT not in tree.keys():  # noqa: SIM118 - a tree is no dict
+        if GENERATOR_WEIGHT not in tree.keys():  # noqa: SIM118 - a tree is not a dict
             return
         weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
     other = int(np.count_nonzero(weights != weights[:1])) if len(weights) else 0
