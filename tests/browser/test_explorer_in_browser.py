@@ -249,7 +249,7 @@ def test_everything_can_be_done_with_the_keyboard(visit: Visit) -> None:
         if page.evaluate("document.activeElement.dataset.event"):
             break
     page.keyboard.press("Enter")
-    visit.wait(".hgx .event h3")
+    visit.wait(".hgx .event tbody tr:nth-child(4)")
     assert page.locator(".hgx .event tbody tr").count() == 4
 
 
