@@ -27,24 +27,10 @@ class Batch(NamedTuple):
     alone: bool
 
 
-class Counts(NamedTuple):
-    """Number of chunks in each state; the sum is the number of chunks in the plan."""
-
-    waiting: int
-    in_flight: int
-    done: int
-    failed: int
-
-
 class WorkQueue:
-    """The state of every chunk of one run.
+    """The state of every chunk of one run: ``chunks``, in the order in which to send them.
 
-    Parameters
-    ----------
-    chunks
-        Indices of the chunks, in the order in which to send them.
-    suspects
-        Those of them that may have killed an earlier run: they are sent last, each alone.
+    ``suspects`` are those of them that may have killed an earlier run: they are sent last, each alone.
     """
 
     def __init__(self, chunks: Iterable[int], suspects: Collection[int] = ()) -> None:
@@ -58,11 +44,6 @@ class WorkQueue:
         self._failures: Counter[int] = Counter()
         self.done: dict[int, bytes] = {}
         self.failed: set[int] = set()
-
-    def counts(self) -> Counts:
-        """Count the chunks in each state."""
-        in_flight = len(self._in_flight)
-        return Counts(len(self._open) - in_flight, in_flight, len(self.done), len(self.failed))
 
     @property
     def remaining(self) -> int:
@@ -96,28 +77,14 @@ class WorkQueue:
                 queue.popleft()
 
     def complete(self, chunk: int, content: bytes) -> bool:
-        """Record a result; return whether it is to be counted.
+        """Record a result; return whether it is to be counted: not if the chunk is done already, or has failed.
 
-        Parameters
-        ----------
-        content
-            Identifies the result, such as its sha256.
-
-        Returns
-        -------
-        bool
-            False if the chunk is done already, or has failed.
-
-        Raises
-        ------
-        NondeterminismError
-            If the chunk is done already, with other content.
+        ``content`` identifies the result, such as its sha256. Raises NondeterminismError if the chunk is done already,
+        with other content.
         """
-        if chunk in self.done:
-            if self.done[chunk] != content:
-                raise NondeterminismError(f"chunk {chunk} gave two different results")
-            return False
-        if chunk not in self._open:  # failed for good
+        if self.done.get(chunk, content) != content:
+            raise NondeterminismError(f"chunk {chunk} gave two different results")
+        if chunk not in self._open:
             return False
         self._settle(chunk)
         self.done[chunk] = content
@@ -144,10 +111,7 @@ class WorkQueue:
                 (self._last if batch.alone else self._waiting).appendleft(chunk)
 
     def worker_lost(self, batch: Batch, failures: int = 1) -> list[int]:
-        """Record that the worker of a batch died; return the chunks that have failed because of it.
-
-        ``failures`` is the number of deaths that this report stands for.
-        """
+        """Record so many deaths of the worker of a batch; return the chunks that have failed because of it."""
         failed = []
         for chunk in batch.chunks:
             if not self._no_longer_in_flight(chunk):

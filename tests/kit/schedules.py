@@ -74,10 +74,8 @@ class Schedules(RuleBasedStateMachine):
 
     @invariant()
     def plan_is_kept(self) -> None:
-        counts = self.queue.counts()
-        assert sum(counts) == CHUNKS
-        assert min(counts) >= 0
-        assert self.queue.remaining == counts.waiting + counts.in_flight
+        assert self.queue.remaining + len(self.queue.done) + len(self.queue.failed) == CHUNKS
+        assert self.queue._in_flight.keys() <= self.queue._open
 
     @invariant()
     def each_is_counted_once(self) -> None:
