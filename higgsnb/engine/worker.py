@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -64,12 +64,7 @@ def unseen(paths: tuple[str, ...]) -> list[str]:
 
 
 def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
-    """Count some chunks, one after the other.
-
-    Returns
-    -------
-    list of ChunkResult
-        One for each chunk, in their order.
+    """Count some chunks, one after the other; an error of a file becomes part of the result of its chunk.
 
     Raises
     ------
@@ -78,37 +73,25 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
     """
     versions.check(job.versions, versions.installed_versions(), "a worker")
     warm_up(job.selection.algorithm)  # not counted as time that a chunk took
-    return [_process(chunk, job) for chunk in chunks]
+    results = []
+    for chunk in chunks:
+        before = time.perf_counter()
+        record, error, message, hint = None, "", "", ""
+        sections: npt.NDArray[np.int64] | None = None
+        with counted_tries() as tries:
+            try:
+                with _time_limit(job.chunk_seconds):
+                    record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
+            except (OSError, ValueError, MemoryError) as caught:
+                error = type(caught).__name__
+                message, hint = (redact(text) for text in errors.describe(caught))
+                with suppress(OSError, ValueError, MemoryError), _time_limit(job.chunk_seconds):
+                    sections = sections_of(chunk)
+        sha256 = b"" if record is None else record.sha256()
+        seconds = time.perf_counter() - before
+        results.append(ChunkResult(record, sha256, error, message, hint, sections, seconds, tries))
+    return results
 
-
-def _process(chunk: Chunk, job: Job) -> ChunkResult:
-    """Count one chunk; an error of its file becomes part of the result."""
-    before = time.perf_counter()
-    record, error, message, hint = None, "", "", ""
-    sections: npt.NDArray[np.int64] | None = None
-    with counted_tries() as tries:
-        try:
-            with _time_limit(job.chunk_seconds):
-                record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
-        except (OSError, ValueError, MemoryError) as caught:
-            error = type(caught).__name__
-            message, hint = (redact(text) for text in errors.describe(caught))
-            sections = _lost_sections(chunk, job)
-    sha256 = b"" if record is None else record.sha256()
-    seconds = time.perf_counter() - before
-    return ChunkResult(record, sha256, error, message, hint, sections, seconds, tries)
-
-
-def _lost_sections(chunk: Chunk, job: Job) -> npt.NDArray[np.int64] | None:
-    """Return the lumi sections of a chunk that failed, None if they cannot be read either."""
-    try:
-        with _time_limit(job.chunk_seconds):
-            return sections_of(chunk)
-    except (OSError, ValueError, MemoryError):
-        return None
-
-
-# --- A limit on time -----------------------------------------------------------------------------------------
 
 _deadlines: dict[int, float] = {}
 _watched = threading.Lock()
