@@ -1,8 +1,8 @@
 """The durable record of finished chunks, on which resuming, exactly-once counting and the sum are based.
 
-One SQLite file in WAL mode holds a row per finished chunk of one selection. Its key covers
-everything that can change the result, see `chunk_keys`, so that after a change of a cut, file, library or line of code
-no old row is found. A row is written in one transaction together with the sha256 of its content: after a kill it is
+One SQLite file in WAL mode holds a row per finished chunk of one selection. Its key covers everything that can change
+the result, see `chunk_keys`, so that after a change of a cut, file, library or line of code no old row is found. A row
+is written in one transaction together with the sha256 of its content: after a kill it is
 either complete or absent, and a row damaged on disk is ignored. The same key with other content raises
 NondeterminismError.
 
@@ -22,8 +22,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from types import TracebackType
-from typing import IO, TYPE_CHECKING, Any, NamedTuple, Self
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb.errors import LedgerError, NondeterminismError
 from higgsnb.results import FileKey, Record
@@ -36,8 +35,6 @@ except ImportError:  # Windows has no flock; there SQLite's own lock is the only
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
-
-__all__ = ["Attempts", "Ledger", "LedgerError", "NondeterminismError", "export_ledger", "chunk_keys"]
 
 log = logging.getLogger(__name__)
 SCHEMA_VERSION = 3
@@ -84,13 +81,8 @@ class Attempts(NamedTuple):
     alone: int
 
 
-class Ledger:
-    """The ledger in one file; a context manager.
-
-    Parameters
-    ----------
-    path
-        The SQLite file; made if it does not exist. One of an older version is renamed to ``….old-vN`` first.
+class Ledger(contextlib.AbstractContextManager["Ledger"]):
+    """The ledger in one SQLite file, made if it does not exist; one of an older version is renamed to ``….old-vN``.
 
     Raises
     ------
@@ -101,28 +93,30 @@ class Ledger:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        self._lock = _lock_beside(self.path)
-        try:
+        with contextlib.ExitStack() as stack:
+            self._lock = stack.enter_context(_lock_beside(self.path))
             with _translated_errors(self.path):
-                self._database = _open(self.path)
-        except BaseException:
-            _unlock(self._lock)
-            raise
+                database = stack.enter_context(contextlib.closing(_connect(self.path, "rwc")))
+                version = _version(database)
+                if version is not None and version < SCHEMA_VERSION:
+                    database.close()
+                    _move_aside(self.path, version)
+                    database = stack.enter_context(contextlib.closing(_connect(self.path, "rwc")))
+                elif version is not None:
+                    _check_version(database, self.path)
+                database.execute("PRAGMA journal_mode = WAL")
+                database.execute("PRAGMA synchronous = FULL")
+                with database:
+                    database.executescript(_CREATE)
+                    database.execute("INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
+            self._database, self._opened = database, stack.pop_all()
 
-    def __enter__(self) -> Self:
-        """Return the ledger."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close it."""
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
         """Close the file and release its lock."""
-        self._database.close()
-        _unlock(self._lock)
+        self._opened.close()
 
     def __len__(self) -> int:
         """Return the number of finished chunks, of any campaign and selection."""
@@ -140,38 +134,32 @@ class Ledger:
         LedgerError
             If the disk is full or read-only. Nothing is written then.
         """
-        self._insert([(key, _seal(key, record), *record) for key, record in finished])
-
-    def _insert(self, rows: list[tuple[Any, ...]]) -> None:
-        """Write rows, all in one transaction, and note that these chunks have ended."""
-        _check_not_replaced(self._lock, self.path)
+        rows = [(key, _seal(key, record), *record) for key, record in finished]
+        try:  # if the folder was removed or replaced, SQLite would go on writing to an unlinked file
+            replaced = not os.path.samestat(os.fstat(self._lock.fileno()), Path(self._lock.name).stat())
+        except OSError:
+            replaced = True
+        if replaced:
+            message = f"{self.path}: was removed or replaced while it was in use"
+            raise LedgerError(message, "Run the same command again: it starts again there.")
         with _translated_errors(self.path), self._database:
-            self._check(rows)
+            known: dict[bytes, bytes] = {}
+            for some in self.records(row[0] for row in rows):
+                known |= {key: _seal(key, record) for key, record in some.items()}
+            for key, sha256, dataset, file, start, stop, *_ in rows:
+                if known.setdefault(key, sha256) != sha256:  # written already, or among the rows
+                    raise nondeterminism(dataset, file, start, stop)
             self._database.executemany(f"INSERT OR REPLACE INTO units VALUES ({_PLACEHOLDERS})", rows)  # noqa: S608 - only placeholders
             self._database.executemany(_END, [(row[0],) for row in rows])
-
-    def _check(self, rows: Sequence[tuple[Any, ...]]) -> None:
-        """Raise NondeterminismError if the content of a chunk differs from what is written, or among the rows."""
-        seen: dict[bytes, bytes] = {}
-        for key, sha256, dataset, file, start, stop, *_ in rows:
-            known = next(iter(self._sound([key])), None)
-            if seen.setdefault(key, sha256 if known is None else _seal(*known)) != sha256:
-                raise nondeterminism(dataset, file, start, stop)
 
     def records(self, keys: Iterable[bytes]) -> Iterator[dict[bytes, Record]]:
         """Yield the finished ones of these chunks, some at a time; a row whose content is damaged is left out."""
         wanted = list(keys)
         for first in range(0, len(wanted), KEYS_AT_ONCE):
+            some = wanted[first : first + KEYS_AT_ONCE]
             with _translated_errors(self.path):
-                found = dict(self._sound(wanted[first : first + KEYS_AT_ONCE]))
+                found = dict(_sound(self._database, f"WHERE key IN ({', '.join('?' * len(some))})", some))
             yield found
-
-    def _sound(self, keys: list[bytes]) -> Iterator[tuple[bytes, Record]]:
-        """Yield the rows of these chunks whose content is not damaged."""
-        query = f"SELECT {_COLUMNS} FROM units WHERE key IN ({', '.join('?' * len(keys))})"  # noqa: S608 - names only
-        for key, sha256, *values in self._database.execute(query, keys):
-            if _seal(key, record := Record(*values)) == sha256:
-                yield key, record
 
     def forget(self, keys: Iterable[bytes]) -> None:
         """Delete chunks, so that they are computed again."""
@@ -227,8 +215,8 @@ class Ledger:
         before = len(self)
         with _translated_errors(path), contextlib.closing(_connect(path, "ro")) as other:
             _check_version(other, path)
-            rows = other.execute(f"SELECT {_COLUMNS} FROM units").fetchall()  # noqa: S608 - only names
-        self._insert([row for row in rows if _seal(row[0], Record(*row[2:])) == row[1]])
+            found = list(_sound(other))
+        self.commit(found)
         return len(self) - before
 
 
@@ -265,26 +253,11 @@ def chunk_keys(chunks: Iterable[Chunk], identities: Mapping[FileKey, Mapping[str
     return keys
 
 
-def _open(path: Path) -> sqlite3.Connection:
-    """Open the database and make its tables; one of an older version is moved aside before."""
-    database = _connect(path, "rwc")
-    try:
-        version = _version(database)
-        if version is not None and version < SCHEMA_VERSION:
-            database.close()
-            _move_aside(path, version)
-            database = _connect(path, "rwc")
-        elif version is not None:
-            _check_version(database, path)
-        database.execute("PRAGMA journal_mode = WAL")
-        database.execute("PRAGMA synchronous = FULL")
-        with database:
-            database.executescript(_CREATE)
-            database.execute("INSERT OR IGNORE INTO meta VALUES ('schema_version', ?)", (str(SCHEMA_VERSION),))
-    except BaseException:
-        database.close()
-        raise
-    return database
+def _sound(database: sqlite3.Connection, where: str = "", keys: Sequence[bytes] = ()) -> Iterator[tuple[bytes, Record]]:
+    """Yield the rows, all or those of some keys, whose content is not damaged."""
+    for key, sha256, *values in database.execute(f"SELECT {_COLUMNS} FROM units {where}", keys):  # noqa: S608 - only names
+        if _seal(key, record := Record(*values)) == sha256:
+            yield key, record
 
 
 def _version(database: sqlite3.Connection) -> int | None:
@@ -292,10 +265,8 @@ def _version(database: sqlite3.Connection) -> int | None:
     if not database.execute("SELECT count(*) FROM sqlite_master WHERE name = 'meta'").fetchone()[0]:
         return None
     row = database.execute("SELECT value FROM meta WHERE name = 'schema_version'").fetchone()
-    if row is None:
-        return None
     try:
-        return int(row[0])
+        return None if row is None else int(row[0])
     except (TypeError, ValueError):
         raise sqlite3.DatabaseError(f"its version is not a number ({row[0]!r})") from None
 
@@ -348,8 +319,9 @@ def _translated_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _lock_beside(path: Path) -> IO[str] | None:
-    """Take the lock file beside the ledger; LedgerError names the process that holds it."""
+@contextlib.contextmanager
+def _lock_beside(path: Path) -> Iterator[IO[str]]:
+    """Hold the lock file beside the ledger, which stays, empty; LedgerError names the process that holds it already."""
     lock = path.with_name(f".{path.name}.lock")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -358,48 +330,25 @@ def _lock_beside(path: Path) -> IO[str] | None:
         raise LedgerError(
             f"cannot write to {path.parent}: {error.strerror}", "Name another directory with --out."
         ) from error
-    if fcntl is not None:
+    with stream:
         try:
-            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if fcntl is not None:
+                fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             stream.seek(0)
-            holder = stream.read().strip() or "unknown"
-            stream.close()
+            message = f"{path} is in use by {stream.read().strip() or 'unknown'}"
             raise LedgerError(
-                f"{path} is in use by {holder}",
-                "Wait until it is done, stop it, or name another directory with --out.",
+                message, "Wait until it is done, stop it, or name another directory with --out."
             ) from None
         except OSError as error:
-            stream.close()
-            raise LedgerError(
-                f"{lock} cannot be locked: {error.strerror}", "Name a directory on a local disk with --out."
-            ) from error
-    stream.seek(0)
-    stream.truncate()
-    stream.write(f"process {os.getpid()} on {socket.gethostname()}")
-    stream.flush()
-    return stream
-
-
-def _check_not_replaced(lock: IO[str] | None, path: Path) -> None:
-    """Raise LedgerError if the folder was removed or replaced: SQLite would go on writing to an unlinked file."""
-    if lock is None:
-        return
-    held = os.fstat(lock.fileno())
-    try:
-        found = Path(lock.name).stat()
-    except OSError:
-        found = None
-    if found is None or (found.st_dev, found.st_ino) != (held.st_dev, held.st_ino):
-        raise LedgerError(
-            f"{path}: was removed or replaced while it was in use",
-            "Run the same command again: it starts again there.",
-        )
-
-
-def _unlock(lock: IO[str] | None) -> None:
-    """Release the lock; the file stays, empty when nobody holds it."""
-    if lock is not None:
-        lock.seek(0)
-        lock.truncate()
-        lock.close()
+            message = f"{lock} cannot be locked: {error.strerror}"
+            raise LedgerError(message, "Name a directory on a local disk with --out.") from error
+        stream.seek(0)
+        stream.truncate()
+        stream.write(f"process {os.getpid()} on {socket.gethostname()}")
+        stream.flush()
+        try:
+            yield stream
+        finally:
+            stream.seek(0)
+            stream.truncate()
