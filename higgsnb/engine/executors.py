@@ -36,7 +36,7 @@ WORKERS_SECONDS = 120.0
 NEW_CLUSTER = "Start a new cluster, then run the same call again."
 
 
-class Threads:
+class Threads(ThreadPoolExecutor):
     """Threads of this process: quick to start, with shared memory; a crash ends all of them."""
 
     name = "threads"
@@ -46,20 +46,13 @@ class Threads:
     """About how long a batch should take, so that sending it costs little in comparison."""
 
     def __init__(self, workers: int) -> None:
+        super().__init__(workers, thread_name_prefix="higgsnb")
         self.workers = workers
         self.max_in_flight = 2 * workers
-        self._pool = ThreadPoolExecutor(workers, thread_name_prefix="higgsnb")
-
-    def submit(self, call: Callable[..., Value], *arguments: Any) -> Future[Value]:
-        """Start a call in a thread."""
-        return self._pool.submit(call, *arguments)
-
-    def wait_until_connected(self) -> None:
-        """Return at once: there is no connection to wait for."""
 
     def close(self) -> None:
         """Shut down without waiting for threads blocked on network I/O."""
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self.shutdown(wait=False, cancel_futures=True)
 
 
 class Processes:
@@ -87,11 +80,9 @@ class Processes:
         while True:
             with self._lock:
                 broken, self._broken = self._broken, []
-                pool = (
-                    self._idle.pop()
-                    if self._idle
-                    else ProcessPoolExecutor(1, self._context, initializer=_follow, initargs=(os.getpid(),))
-                )
+                if not self._idle:
+                    self._idle.append(ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),)))
+                pool = self._idle.pop()
                 self._busy.add(pool)
             for dead in broken:
                 dead.shutdown(wait=False)
@@ -124,9 +115,6 @@ class Processes:
             outer.set_exception(error)
         else:
             outer.set_result(inner.result())
-
-    def wait_until_connected(self) -> None:
-        """Return at once: there is no connection to wait for."""
 
     def close(self) -> None:
         """End all processes, including those that are working."""
@@ -225,13 +213,7 @@ class DaskCluster:
             outer.set_exception(error)
 
     def wait_until_connected(self) -> None:
-        """Wait until the client is connected again, and until there is a worker.
-
-        Raises
-        ------
-        SchedulerLostError
-            If that takes too long.
-        """
+        """Wait until the client is connected again; SchedulerLostError if that, or a worker, takes too long to come."""
         deadline = time.monotonic() + RECONNECT_SECONDS
         while self._client.status != "running":
             if self._client.status in ("closed", "closing") or time.monotonic() > deadline:
@@ -289,14 +271,7 @@ Executor: TypeAlias = Threads | Processes | DaskCluster
 
 @contextlib.contextmanager
 def open_executor(client: Any, workers: int | None) -> Iterator[Executor]:
-    """Return the executor for the ``client`` of `engine.run`; it is closed on exit.
-
-    Raises
-    ------
-    OptionError
-        If ``client`` is neither "threads", "processes" nor a Dask client, or ``workers`` is below 1 or
-        given with a Dask client.
-    """
+    """Return the executor for two options of `engine.run`, closed on exit; OptionError if they do not fit together."""
     if workers is not None and workers < 1:
         raise OptionError(f"workers = {workers}", "Give a whole number of at least 1.")
     if client in (None, "threads", "processes"):

@@ -27,13 +27,7 @@ from higgsnb.engine.ledger import Ledger, nondeterminism
 from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
 from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
 from higgsnb.engine.worker import ChunkResult, Job, process_chunks, unseen
-from higgsnb.errors import (
-    LedgerError,
-    NondeterminismError,
-    OptionError,
-    SchedulerLostError,
-    WorkerLostError,
-)
+from higgsnb.errors import LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
 from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
 
 if TYPE_CHECKING:
@@ -59,7 +53,6 @@ CHUNK_SECONDS = 900.0
 """Default time limit for one chunk, in a process or on a cluster."""
 PATHS_CHECKED = 100
 """Number of local paths that are looked up on every worker before the run."""
-ON_ERROR = ("report", "strict")
 KILLER_HINT = "The others are counted. Look at this part of the file, or give workers more memory."
 
 
@@ -131,8 +124,8 @@ def run(
     SchedulerLostError
         If the Dask cluster is gone; the same call with a new cluster resumes.
     """
-    if on_error not in ON_ERROR:
-        raise OptionError(f"on_error = {on_error!r}", f"Give one of {', '.join(ON_ERROR)}.")
+    if on_error not in {"report", "strict"}:
+        raise OptionError(f"on_error = {on_error!r}", "Give one of report, strict.")
     plans.check_primary_datasets(campaign, selection)
     datasets.check_inputs(campaign)
     strict = on_error == "strict"
@@ -167,9 +160,8 @@ def _time_limit(chunk_seconds: float | None, executor: Executor) -> float | None
     if executor.isolates:
         return CHUNK_SECONDS if chunk_seconds is None else chunk_seconds
     if chunk_seconds is not None:
-        raise OptionError(
-            "chunk_seconds is given, but a thread cannot be ended", 'Give client="processes" or a Dask client.'
-        )
+        message = "chunk_seconds is given, but a thread cannot be ended"
+        raise OptionError(message, 'Give client="processes" or a Dask client.')
     return None
 
 
@@ -199,63 +191,36 @@ class _Progress:
 
     def __init__(self, plan: Plan, executor: Executor, ledger: Ledger | None, tries: Mapping[str, int]) -> None:
         self._plan, self._executor, self._ledger = plan, executor, ledger
-        self._sum = Sum()
-        self._uncommitted: list[tuple[int, Record]] = []
+        self.sum = Sum()
+        self.uncommitted: list[tuple[int, Record]] = []
+        """Finished chunks, by their index, that wait to be written to the ledger and counted."""
+        self.tries = dict(tries)
+        """How often each remote file was requested: the largest number of tries."""
         self._failures: dict[FileKey, Failure] = dict(plan.failures)
         self._failed_sections: dict[ChunkKey, npt.NDArray[np.int64]] = {}
         self._killers: dict[FileKey, list[str]] = {}
-        self._tries = dict(tries)
-
-    @property
-    def has_uncommitted(self) -> bool:
-        """Whether finished chunks wait to be written to the ledger."""
-        return bool(self._uncommitted)
 
     def result(self) -> Result:
         """Commit, and return what has been counted so far."""
         self.commit()
         return Result(
-            self._plan.campaign,
-            self._plan.selection,
-            self._sum.tally(),
-            self._plan.files,
-            dict(self._failures),
-            failed_sections=dict(self._failed_sections),
-            run=_run_block(self._executor, self._tries),
-        )
+            self._plan.campaign, self._plan.selection, self.sum.tally(), self._plan.files, dict(self._failures),
+            failed_sections=dict(self._failed_sections), run=_run_block(self._executor, self.tries),
+        )  # fmt: skip
 
     def commit(self) -> None:
         """Write finished chunks to the ledger, and only then count them."""
-        self.write()
-        finished, self._uncommitted = self._uncommitted, []
-        self._sum.add(record for _, record in finished)
-
-    def write(self) -> None:
-        """Write finished chunks to the ledger."""
-        if self._ledger is not None and self._uncommitted:
-            self._ledger.commit((self._plan.keys[index], record) for index, record in self._uncommitted)
-
-    def restore(self, records: Mapping[bytes, Record]) -> None:
-        """Count records that the ledger holds."""
-        self._sum.add(records.values())
-
-    def add(self, index: int, record: Record) -> None:
-        """Add the record of a chunk, to be committed and counted."""
-        self._uncommitted.append((index, record))
-
-    def add_tries(self, tries: Mapping[str, int]) -> None:
-        """Note how often each remote file was requested: the largest number of tries."""
-        for name, count in tries.items():
-            self._tries[name] = max(count, self._tries.get(name, 0))
+        if self._ledger is not None and self.uncommitted:
+            self._ledger.commit((self._plan.keys[index], record) for index, record in self.uncommitted)
+        finished, self.uncommitted = self.uncommitted, []
+        self.sum.add(record for _, record in finished)
 
     def fail(self, index: int, result: ChunkResult) -> None:
         """List the file of a chunk that failed; raise FileError in strict mode."""
         chunk = self._plan.chunks[index]
         key = (chunk.dataset_index, chunk.file_index)
-        found = plans.failure(
-            self._plan.campaign, key, result.error, result.message, result.hint, strict=self._plan.strict
-        )
-        self._failures.setdefault(key, found)
+        what, strict = (result.error, result.message, result.hint), self._plan.strict
+        self._failures.setdefault(key, plans.failure(self._plan.campaign, key, *what, strict=strict))
         if result.sections is not None:
             self._failed_sections[*key, chunk.start, chunk.stop] = result.sections
 
@@ -294,20 +259,17 @@ class _Loop:
         finished: set[bytes] = set()
         for records in self._ledger.records(keys):
             finished.update(records)
-            self._progress.restore(records)
+            self._progress.sum.add(records.values())
         waiting = [index for index, key in enumerate(keys) if key not in finished]
         attempts = {} if self._executor.isolates else self._ledger.attempts(keys)
         begun = {index: attempts[keys[index]] for index in waiting if keys[index] in attempts}
         self._queue = WorkQueue(waiting, {index for index, before in begun.items() if before.open})
         log.info("%d of %d chunks are in the ledger", len(finished), len(keys))
-        if suspects := [index for index, before in begun.items() if before.alone >= MAX_FAILURES]:
-            self._try_apart(suspects)
-
-    def _try_apart(self, suspects: list[int]) -> None:
-        """Run chunks during which this process ended again and again in a process of their own.
-
-        Something else may have ended this process each time, such as a limit of a batch system.
-        """
+        suspects = [index for index, before in begun.items() if before.alone >= MAX_FAILURES]
+        if not suspects:
+            return
+        # This process ended again and again during these. Something else may have ended it each time, such as a limit
+        # of a batch system: so they are run in a process of their own.
         job = self._job._replace(chunk_seconds=CHUNK_SECONDS)
         with open_executor("processes", 1) as executor:
             for index in suspects:
@@ -324,32 +286,42 @@ class _Loop:
         pace = _Pace()
         try:
             while True:
-                self._executor.wait_until_connected()
+                if isinstance(self._executor, DaskCluster):
+                    self._executor.wait_until_connected()
                 self._send()
                 if not self._in_flight:
                     return
-                for future in self._wait(pace.timeout(uncommitted=self._progress.has_uncommitted)):
+                for future in self._wait(pace.timeout(uncommitted=bool(self._progress.uncommitted))):
                     self._receive(self._in_flight[future], future)
                     del self._in_flight[future]
                     pace.news = True
-                if self._progress.has_uncommitted and pace.commit_is_due():
+                if self._progress.uncommitted and time.monotonic() >= pace.commit_due:
                     pace.committed(self._progress.commit)
-                if pace.result_is_due():
+                if time.monotonic() >= pace.due:
                     before = time.monotonic()
                     yield self._progress.result()
                     pace.yielded(time.monotonic() - before)
         except SchedulerLostError as error:
-            raise SchedulerLostError(error.message, self._resume_hint()) from error
+            total = len(self._plan.chunks)
+            done = total - self._queue.remaining - len(self._queue.failed)
+            hint = f"{done} of {total} chunks are in the ledger: the same call with a new cluster resumes."
+            if self._ledger is None:
+                hint = "Nothing was recorded; with ledger=PATH the same call would resume."
+            raise SchedulerLostError(error.message, hint) from error
         finally:
             with suppress(LedgerError, NondeterminismError):  # if these ended the run, they are being raised already
-                self._progress.write()
+                self._progress.commit()
                 if self._ledger is not None:  # nothing is in flight any more
                     self._ledger.end(self._plan.keys[i] for batch in self._in_flight.values() for i in batch.chunks)
 
     def _send(self) -> None:
         """Send as many batches as the executor takes."""
         while len(self._in_flight) < self._executor.max_in_flight:
-            batch = self._queue.next_batch(self._batch_size())
+            most = 1
+            if self._seconds_per_chunk:  # as many as fill `batch_seconds`, few enough that little is lost
+                fair = self._queue.remaining // (BATCHES_PER_WORKER * max(1, self._executor.workers)) + 1
+                most = max(1, min(BATCH_CHUNKS, fair, int(self._executor.batch_seconds / self._seconds_per_chunk)))
+            batch = self._queue.next_batch(most)
             if batch is None:
                 return
             if self._ledger is not None:
@@ -362,17 +334,10 @@ class _Loop:
             self._in_flight[future] = batch
             future.add_done_callback(self._completed.put)
 
-    def _batch_size(self) -> int:
-        """Return how many chunks to send together: as many as fill `batch_seconds`, few enough that little is lost."""
-        if not self._seconds_per_chunk:
-            return 1
-        fair = self._queue.remaining // (BATCHES_PER_WORKER * max(1, self._executor.workers)) + 1
-        return max(1, min(BATCH_CHUNKS, fair, int(self._executor.batch_seconds / self._seconds_per_chunk)))
-
     def _wait(self, timeout: float) -> Iterator[Future[list[ChunkResult]]]:
         """Wait for the first batch to be completed, and yield all that are."""
         with suppress(Empty):
-            yield self._completed.get(timeout=timeout) if timeout > 0 else self._completed.get_nowait()
+            yield self._completed.get(timeout=timeout)
             while True:
                 yield self._completed.get_nowait()
 
@@ -392,31 +357,22 @@ class _Loop:
         pairs = list(zip(batch.chunks, results, strict=True))
         if self._ledger is not None:  # a chunk that failed did not end its process
             self._ledger.end(self._plan.keys[index] for index, result in pairs if result.record is None)
+        tries = self._progress.tries
         for index, result in pairs:
+            tries |= {name: max(count, tries.get(name, 0)) for name, count in result.tries.items()}
             if result.record is None:
                 if self._queue.fail(index):
                     self._progress.fail(index, result)
-            elif self._is_new(index, result.sha256):
-                self._progress.add(index, result.record)
-            self._progress.add_tries(result.tries)
+                continue
+            try:
+                is_new = self._queue.complete(index, result.sha256)
+            except NondeterminismError:
+                chunk = self._plan.chunks[index]
+                raise nondeterminism(chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop) from None
+            if is_new:
+                self._progress.uncommitted.append((index, result.record))
         mean = sum(result.seconds for result in results) / len(results)
         self._seconds_per_chunk = (self._seconds_per_chunk + mean) / 2 if self._seconds_per_chunk else mean
-
-    def _is_new(self, index: int, sha256: bytes) -> bool:
-        """Return whether a record is the first of its chunk; NondeterminismError if it differs from the first."""
-        try:
-            return self._queue.complete(index, sha256)
-        except NondeterminismError:
-            chunk = self._plan.chunks[index]
-            raise nondeterminism(chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop) from None
-
-    def _resume_hint(self) -> str:
-        """Return the hint for a lost cluster: how much is in the ledger."""
-        if self._ledger is None:
-            return "Nothing was recorded; with ledger=PATH the same call would resume."
-        total = len(self._plan.chunks)
-        done = total - self._queue.remaining - len(self._queue.failed)
-        return f"{done} of {total} chunks are in the ledger: the same call with a new cluster resumes."
 
 
 @dataclass
@@ -430,12 +386,8 @@ class _Pace:
 
     def timeout(self, *, uncommitted: bool) -> float:
         """Return how long to wait for a result from a worker; ``uncommitted``: some wait to be written."""
-        due = min(self._due(), self.commit_due if uncommitted else float("inf"))
+        due = min(self.due, self.commit_due if uncommitted else float("inf"))
         return min(max(due - time.monotonic(), 0.0), 1.0)
-
-    def commit_is_due(self) -> bool:
-        """Whether to write to the ledger now."""
-        return time.monotonic() >= self.commit_due
 
     def committed(self, commit: Callable[[], None]) -> None:
         """Call ``commit``, and set the time of the next one."""
@@ -444,12 +396,9 @@ class _Pace:
         now = time.monotonic()
         self.commit_due = now + min((now - before) / COMMIT_SHARE, SECONDS_BETWEEN_RESULTS)
 
-    def result_is_due(self) -> bool:
-        """Whether to yield a result now."""
-        return time.monotonic() >= self._due()
-
-    def _due(self) -> float:
-        """Return when the next result is due; a heartbeat does not wait for news."""
+    @property
+    def due(self) -> float:
+        """When the next result is due; a heartbeat does not wait for news."""
         return min(self.result_due, self.heartbeat_due) if self.news else self.heartbeat_due
 
     def yielded(self, seconds: float) -> None:
