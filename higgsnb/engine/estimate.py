@@ -26,18 +26,9 @@ BANDWIDTH_MBIT = 100.0
 class Estimate:
     """What a run will take; None where the campaign does not say how many events or bytes there are.
 
-    Attributes
-    ----------
-    schema
-        Of the campaign; speed and share of bytes depend on it.
-    events, core_seconds
-        The events to analyse, and the seconds that one core would take.
-    read_bytes
-        What is read from the files, wherever they are.
-    transfer_bytes
-        What comes from remote servers, if nothing is in the cache.
-    cores, bandwidth_mbit
-        What is assumed: number of cores, and Mbit/s for all transfers together.
+    ``core_seconds`` are those that one core would take, ``read_bytes`` what is read from the files, wherever they are,
+    ``transfer_bytes`` what comes from remote servers if nothing is in the cache. ``cores`` and ``bandwidth_mbit``
+    (Mbit/s for all transfers together) are assumed.
     """
 
     schema: str
@@ -66,7 +57,7 @@ class Estimate:
 
     def lines(self, *, price_core_hour: float | None = None, price_gb: float | None = None) -> list[tuple[str, str]]:
         """Describe the estimate as pairs (what, how much) with its assumptions; prices may be in any currency."""
-        found = []
+        found, compute, transferring = [], self.compute_seconds, self.transfer_seconds
         if self.events is None or self.core_seconds is None:
             found.append(("events", "unknown: give `events` of each file in the campaign"))
         else:
@@ -82,37 +73,26 @@ class Estimate:
         if self.transfer_bytes:
             how = "small files are downloaded whole, larger ones only in part"
             found.append(("transfer", f"{volume(self.transfer_bytes)}: {how}"))
-        if self.seconds is not None:
-            found.append(("time", self._time()))
+        if compute is not None and transferring is not None:
+            parts = [(compute, f"computing on {self.cores} core{'s' if self.cores > 1 else ''}")]
+            if transferring:
+                parts.append((transferring, f"transfer at {self.bandwidth_mbit:g} Mbit/s in all"))
+            (seconds, longest), *rest = sorted(parts, reverse=True)
+            others = "".join(f" ({what}: {span(less)})" for less, what in rest)
+            found.append(("time", f"about {span(max(1.0, seconds))}: {longest}{others}"))
         if price_gb is not None:
             cost = money(self.transfer_bytes / 1e9 * price_gb)
             found.append(("egress", f"at most {cost} at {price_gb:g} per GB; files in the cache or a mirror are free"))
         return found
 
-    def _time(self) -> str:
-        """Return the time, and what takes it."""
-        compute, transferring, seconds = self.compute_seconds or 0.0, self.transfer_seconds or 0.0, self.seconds or 0.0
-        cores = f"{self.cores} core{'s' if self.cores > 1 else ''}"
-        parts = [(compute, f"computing on {cores}")]
-        if transferring:
-            parts.append((transferring, f"transfer at {self.bandwidth_mbit:g} Mbit/s in all"))
-        (_, longest), *rest = sorted(parts, reverse=True)
-        return f"about {span(max(1.0, seconds))}: {longest}" + "".join(f" ({what}: {span(s)})" for s, what in rest)
-
 
 def estimate_run(
     campaign: Campaign, *, cores: int, fraction: float = 1.0, bandwidth_mbit: float = BANDWIDTH_MBIT
 ) -> Estimate:
-    """Estimate what a run will take.
+    """Estimate what a run will take, with so many cores of all workers and so many Mbit/s of all transfers together.
 
-    Parameters
-    ----------
-    cores
-        Number of cores of all workers together.
-    fraction
-        The first part of each file, as in `engine.run`. A file that is fetched whole is transferred whole all the same.
-    bandwidth_mbit
-        Mbit/s of all transfers together.
+    ``fraction`` is the first part of each file, as in `engine.run`; a file that is fetched whole is transferred whole
+    all the same.
     """
     events, read, transferred = campaign.events, None, None
     if campaign.bytes is not None:
@@ -136,12 +116,8 @@ def estimate_cluster(
 ) -> list[tuple[str, str]]:
     """Describe what a cluster takes as pairs (what, how much), and what a campaign takes on it.
 
-    Parameters
-    ----------
-    kind, workers, cores, idle_timeout
-        As in `cluster.launch`.
-    price_core_hour, price_gb
-        Prices of a core-hour and of a GB of egress, in any currency.
+    ``kind``, ``workers``, ``cores`` and ``idle_timeout`` are as in `cluster.launch`; the prices of a core-hour and of a
+    GB of egress are in any currency.
     """
     total = workers * cores
     lines = [("cores", f"{workers} × {cores} = {total}")]

@@ -47,18 +47,10 @@ class Inspection(NamedTuple):
 class Plan:
     """What a run has to do.
 
-    Attributes
-    ----------
-    files
-        Number of entries and identity of every file that is analysed, by its place in the catalogue.
-    failures
-        The files that are not: those that could not be opened, and duplicates.
-    chunks
-        In the order in which to count them. A chunk carries by what a worker recognises its file and golden JSON.
-    analyse
-        The function that counts a chunk.
-    strict
-        Whether the first failure ends the run.
+    ``files`` holds number of entries and identity of every file that is analysed, by its place in the catalogue;
+    ``failures`` those that are not: they could not be opened, or are duplicates. ``chunks`` are in the order in which
+    to count them, each with that by which a worker recognises its file and golden JSON; ``analyse`` counts one of them.
+    If ``strict``, the first failure ends the run.
     """
 
     campaign: Campaign
@@ -117,15 +109,8 @@ def check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
 def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
     """Find the number of entries and the identity of every file: from the campaign if it says all, else by opening it.
 
-    Yields
-    ------
-    Inspection
-        What is known every `HEARTBEAT_SECONDS`, and once at the end, then ``complete``.
-
-    Raises
-    ------
-    FileError
-        If ``strict``, for the first file that cannot be opened.
+    Yields what is known every `HEARTBEAT_SECONDS`, and once at the end, then ``complete``. Raises FileError for the
+    first file that cannot be opened, if ``strict``.
     """
     files: dict[FileKey, FileInfo] = {}
     failures: dict[FileKey, Failure] = {}
@@ -177,15 +162,9 @@ def _inspected(
 
 
 def make(
-    campaign: Campaign,
-    selection: Selection,
-    inspection: Inspection,
-    *,
-    chunk_events: int = CHUNK_EVENTS,
-    fraction: float = 1.0,
-    analyse: Callable[..., Tally],
-    strict: bool = False,
-) -> Plan:
+    campaign: Campaign, selection: Selection, inspection: Inspection, *,
+    chunk_events: int, fraction: float, analyse: Callable[..., Tally], strict: bool,
+) -> Plan:  # fmt: skip
     """Leave out duplicate files, and split the others into chunks.
 
     Raises

@@ -23,15 +23,9 @@ def installed_versions() -> dict[str, str]:
 
 
 def check(mine: dict[str, str], theirs: dict[str, str] | BaseException, host: str) -> None:
-    """Raise VersionError if a host runs other versions than the client, or could not tell them.
+    """Raise VersionError, with the packages and both versions, if a host runs other versions than the client.
 
-    Parameters
-    ----------
-    mine, theirs
-        Versions by package; ``theirs`` may be the error with which the host answered. A package that the host does not
-        report is not compared.
-    host
-        For the message, which names the packages with both versions.
+    ``theirs`` may be the error with which the host answered. A package that the host does not report is not compared.
     """
     if isinstance(theirs, BaseException):
         raise VersionError(f"{host} cannot run this package: {type(theirs).__name__}: {theirs}")
@@ -46,12 +40,8 @@ def check_cluster_versions(
 ) -> None:
     """Raise VersionError for the first host of a Dask cluster that runs other versions than this process.
 
-    Parameters
-    ----------
-    reported
-        The packages that Dask reports for each host, by the host's name.
-    answers
-        What `installed_versions` returned on each worker, or the error that it raised there, by the worker's address.
+    ``reported`` are the packages that Dask reports for each host, by its name; ``answers`` what `installed_versions`
+    returned on each worker, or the error that it raised there, by the worker's address.
     """
     from distributed.versions import get_versions
 
