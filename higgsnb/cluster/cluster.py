@@ -15,17 +15,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from higgsnb import engine
 from higgsnb.cluster.kubernetes.operated import OperatedCluster
 from higgsnb.cluster.managed import ManagedCluster
 from higgsnb.cluster.options import ClusterSpec, check_workers
 from higgsnb.cluster.prepare import prepare
-from higgsnb.cluster.provider import Problem, ProblemTimer, Provider, close_client, not_ready
+from higgsnb.cluster.provider import Problem, ProblemTimer, close_client, not_ready
 from higgsnb.cluster.waiting import CLOSE_SECONDS, POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 from higgsnb.datasets import redact
 from higgsnb.errors import ClusterError, HiggsnbError, OptionError, VersionError
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Provider: TypeAlias = OperatedCluster | ManagedCluster
+"""What makes, queries, scales and removes a cluster; both kinds have the same methods."""
 PREFLIGHT_SECONDS = 60.0
 _CLIENT = "a client of the scheduler"
 _CLEAN = "Close it again, or run `higgsnb clean`; without work the cluster is removed after its idle timeout."
@@ -127,20 +129,21 @@ def launch(
     return cluster
 
 
-class Cluster:
-    """A Dask cluster from its start to its end; made by `launch`. Closes itself when the process ends."""
+class Cluster(AbstractContextManager["Cluster"]):
+    """A Dask cluster from its start to its end; made by `launch`. Closes itself when the process ends.
+
+    ``state`` is what it is doing now.
+    """
 
     def __init__(
-        self,
-        spec: ClusterSpec,
-        on_state: Callable[[ClusterState], None] | None = None,
+        self, spec: ClusterSpec, on_state: Callable[[ClusterState], None] | None = None,
         cancel: threading.Event | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         self._spec = spec
         self._on_state = on_state
         self._cancel = cancel or threading.Event()
         why = "" if spec.kind == "auto" else "asked for"
-        self._state = ClusterState(spec.kind, why=why, started=time.time(), workers_wanted=spec.workers)
+        self.state = ClusterState(spec.kind, why=why, started=time.time(), workers_wanted=spec.workers)
         self._note = ""
         self._lock = threading.RLock()
         self._removing = threading.RLock()  # one thread at a time; reentered if `on_state` closes the cluster
@@ -151,19 +154,9 @@ class Cluster:
         self._monitor = threading.Thread(target=self._observe, name="higgsnb-cluster", daemon=True)
         self._adaptive = False
 
-    @property
-    def state(self) -> ClusterState:
-        """What the cluster is doing now."""
-        return self._state
-
     def __repr__(self) -> str:
-        state = self._state
-        return (
-            f"<Cluster {state.kind} {state.name}: {state.phase}, {state.workers_ready}/{state.workers_wanted} workers>"
-        )
-
-    def __enter__(self) -> Self:
-        return self
+        now = self.state
+        return f"<Cluster {now.kind} {now.name}: {now.phase}, {now.workers_ready}/{now.workers_wanted} workers>"
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -171,8 +164,8 @@ class Cluster:
     def _update(self, **changes: Any) -> None:
         """Change the state, and report it if it differs."""
         with self._lock:
-            before, self._state = self._state, replace(self._state, **changes)
-            changed = self._state != before
+            before, self.state = self.state, replace(self.state, **changes)
+            changed = self.state != before
         if changed:
             self._report()
 
@@ -181,9 +174,9 @@ class Cluster:
         if self._on_state is None:
             return
         try:
-            self._on_state(self._state)
+            self._on_state(self.state)
         except Exception:
-            log.exception("on_state failed for %r", self._state.phase)
+            log.exception("on_state failed for %r", self.state.phase)
 
     def start(self) -> None:
         """Check, start and wait; remove everything and raise `ClusterError` if that fails. `launch` calls this."""
@@ -212,10 +205,8 @@ class Cluster:
 
     def _start(self, until: float) -> None:
         """Go from preflight to ready."""
-        cancel = self._cancel
-        prepared = call_with_timeout(
-            PREFLIGHT_SECONDS, partial(prepare, self._spec), "the checks before the start", cancel=cancel
-        )
+        cancel, what = self._cancel, "the checks before the start"
+        prepared = call_with_timeout(PREFLIGHT_SECONDS, partial(prepare, self._spec), what, cancel=cancel)
         spec = self._spec = prepared.spec
         self._note = prepared.note
         self._update(kind=spec.kind, why=prepared.why)
@@ -224,21 +215,23 @@ class Cluster:
             raise ClusterError(f"{bad.name}: {bad.found}", bad.hint)
         make: Callable[[ClusterSpec], Provider] = OperatedCluster if spec.kind == "kubernetes" else ManagedCluster
         provider = self._provider = call_with_timeout(
-            PREFLIGHT_SECONDS,
-            partial(make, spec),
-            "the preparation",
+            PREFLIGHT_SECONDS, partial(make, spec), "the preparation", cancel=cancel,
             on_late=lambda made: made.close(CLOSE_SECONDS),
-            cancel=cancel,
-        )
+        )  # fmt: skip
         self._update(phase="starting", name=provider.name, workers_wanted=spec.workers, reason=self._note)
         provider.start(until, self._show, cancel)
         seconds = max(until - time.monotonic(), 5)
-        self._observer = call_with_timeout(
-            seconds, lambda: provider.client(default=False), _CLIENT, on_late=close_client, cancel=cancel
-        )
+        connect = partial(provider.client, default=False)
+        client = call_with_timeout(seconds, connect, _CLIENT, on_late=close_client, cancel=cancel)
+        self._observer = client
         self._update(dashboard=provider.dashboard(), name=provider.name)
         self._wait_for_workers(until)
-        self._check_versions()
+        ask, what = partial(engine.DaskCluster(client).ask, engine.installed_versions), "the versions of the workers"
+        try:
+            engine.check_cluster_versions(*call_with_timeout(PREFLIGHT_SECONDS, ask, what, cancel=cancel))
+        except VersionError as error:
+            hint = "Use the image of this session for the workers (image=), or install the same versions here."
+            raise ClusterError(error.message, hint) from error
         self._update(phase="ready")
         self._monitor.start()
 
@@ -248,7 +241,7 @@ class Cluster:
 
     def _wait_for_workers(self, until: float) -> None:
         """Wait for all workers until the deadline; one is enough then."""
-        provider, wanted = self._need_provider(), self._state.workers_wanted
+        provider, wanted = self._need_provider(), self.state.workers_wanted
         timer = ProblemTimer()
         while (ready := self._count()) < wanted:
             self._update(workers_ready=ready)
@@ -271,28 +264,12 @@ class Cluster:
             raise ClusterError("the cluster is not started", "Use higgsnb.cluster.launch().")
         return len(client.sync(client.scheduler.ncores, callback_timeout=10))
 
-    def _check_versions(self) -> None:
-        """Raise `ClusterError` if the software of a worker is not that of this session."""
-        client = self._observer
-        if client is None:
-            return
-        ask = partial(engine.DaskCluster(client).ask, engine.installed_versions)
-        what = "the versions of the workers"
-        try:
-            engine.check_cluster_versions(*call_with_timeout(PREFLIGHT_SECONDS, ask, what, cancel=self._cancel))
-        except VersionError as error:
-            raise ClusterError(
-                error.message,
-                "Use the image of this session for the workers (image=), or install the same versions here.",
-            ) from error
-
     def _need_provider(self) -> Provider:
         """Return the provider of a cluster that is alive."""
-        if self._provider is None or self._state.phase in {"closing", "closed", "failed"}:
-            raise ClusterError(
-                f"the cluster is {self._state.phase}{f': {self._state.reason}' if self._state.reason else ''}",
-                "Start another one with higgsnb.cluster.launch().",
-            )
+        if self._provider is None or self.state.phase in {"closing", "closed", "failed"}:
+            why = f": {self.state.reason}" if self.state.reason else ""
+            message = f"the cluster is {self.state.phase}{why}"
+            raise ClusterError(message, "Start another one with higgsnb.cluster.launch().")
         return self._provider
 
     def get_client(self) -> Client:
@@ -328,10 +305,8 @@ class Cluster:
             If the cluster is not alive, or refuses.
         """
         if not 0 <= minimum <= maximum or maximum < 1:
-            raise OptionError(
-                f"minimum = {minimum}, maximum = {maximum}; expected 0 ≤ minimum ≤ maximum, maximum ≥ 1",
-                "Correct them and try again.",
-            )
+            message = f"minimum = {minimum}, maximum = {maximum}; expected 0 ≤ minimum ≤ maximum, maximum ≥ 1"
+            raise OptionError(message, "Correct them and try again.")
         self._request(lambda provider: provider.adapt(minimum, maximum))
         self._adaptive = True
         note = f"adaptive: {minimum} to {maximum} workers, as the work needs"
@@ -367,9 +342,9 @@ class Cluster:
                     return
                 continue
             self._update(workers_ready=ready)
-            if self._adaptive or self._state.phase not in {"ready", "scaling"}:
+            if self._adaptive or self.state.phase not in {"ready", "scaling"}:
                 continue
-            if ready == self._state.workers_wanted:
+            if ready == self.state.workers_wanted:
                 self._update(phase="ready")
                 self._show(None)
             elif provider is not None:
@@ -417,7 +392,7 @@ class Cluster:
         with self._removing:
             if self._provider is None:
                 return
-            lost = self._state.phase == "failed" and self._state.hint != _CLEAN  # the state keeps the reason
+            lost = self.state.phase == "failed" and self.state.hint != _CLEAN  # the state keeps the reason
             if not lost:
                 self._update(phase="closing", reason="", hint="")
             left = self._remove()

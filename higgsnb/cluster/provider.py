@@ -1,16 +1,14 @@
-"""The interface between a `Cluster` and what runs it: Dask's own classes, or the Dask operator on Kubernetes."""
+"""What the two providers of a `Cluster` share: Dask's own classes, and the Dask operator on Kubernetes."""
 
 from __future__ import annotations
 
 import os
-import threading
 import time
 import warnings
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import util
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from higgsnb.cluster.waiting import call_with_timeout
 from higgsnb.errors import ClusterError
@@ -45,50 +43,12 @@ class ProblemTimer:
         return found is not None and time.monotonic() - self._since >= found.timeout
 
 
-class Provider(Protocol):
-    """What differs between the kinds: how a cluster is made, queried, scaled and removed."""
-
-    name: str
-
-    def start(self, until: float, report: Callable[[Problem | None], None], cancel: threading.Event) -> None:
-        """Start the cluster and return when its scheduler answers.
-
-        ``until`` is a time of `time.monotonic`. Raises `ClusterError` by then, or soon after ``cancel`` is set.
-        """
-
-    def client(self, *, default: bool) -> Client:
-        """Return a new client; ``default``: Dask uses it where no client is named."""
-
-    def dashboard(self) -> str:
-        """Return the address of the dashboard for the browser; empty if there is none."""
-
-    def problem(self) -> Problem | None:
-        """Return what keeps workers from being ready, if it is known."""
-
-    def gone(self) -> str:
-        """Return why the cluster is no longer there; empty while it is."""
-
-    def scale(self, workers: int) -> None:
-        """Ask for a number of workers."""
-
-    def adapt(self, minimum: int, maximum: int) -> None:
-        """Let the number of workers follow the load."""
-
-    def logs(self) -> dict[str, str]:
-        """Return the end of each log, by name."""
-
-    def close(self, seconds: float) -> None:
-        """Remove everything; may be called again if that failed."""
-
-
 def not_ready(found: Problem | None, deadline: float, name: str) -> ClusterError:
     """Return the error of a cluster that is not ready by its deadline (s)."""
     if found:
         return ClusterError(found.reason, found.hint)
-    return ClusterError(
-        f"{name} was not ready in {deadline:.0f} s, for no known reason",
-        "Allow more time (deadline=), or look at its pods or jobs.",
-    )
+    message = f"{name} was not ready in {deadline:.0f} s, for no known reason"
+    return ClusterError(message, "Allow more time (deadline=), or look at its pods or jobs.")
 
 
 def connect(address: str, *, default: bool) -> Client:
@@ -108,10 +68,7 @@ def close_client(client: Client) -> None:
 
 
 def dashboard_link(address: str) -> str:
-    """Return the dashboard's address for a browser: through the hub's proxy in a hub; empty without bokeh.
-
-    ``address`` is host and port.
-    """
+    """Return the dashboard at host:port for a browser, in a hub through its proxy; empty without address or bokeh."""
     if not address or util.find_spec("bokeh") is None:
         return ""
     prefix = os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
