@@ -43,14 +43,6 @@ def check_machine() -> Iterator[Check]:
     if missing:
         found = f"missing: {', '.join(missing)}"
     yield Check("libraries", not missing, found, "Install the package again: pip install -e .")
-    yield from _resources()
-    yield from _surroundings()
-    missing_xrootd = "not installed; https is used (pip install 'higgsnb[xrootd]' adds root://)"
-    yield Check("xrootd", True, "installed" if util.find_spec("XRootD") else missing_xrootd)
-
-
-def _resources() -> Iterator[Check]:
-    """Check memory, cores, and the folders for data and compiled code."""
     limit = memory_limit()
     found = "limit not known" if limit is None else f"{limit / 1e9:.1f} GB"
     hint = "Close other programs, or run with --workers 1 --chunk-events 50000."
@@ -65,6 +57,9 @@ def _resources() -> Iterator[Check]:
     compiled = selection.COMPILED_FOLDER
     found = f"kept in {compiled}" if compiled else "not kept, so that each process compiles for itself"
     yield Check("compiled code", bool(compiled), found, "Set NUMBA_CACHE_DIR to a folder that you may write to.")
+    yield from _surroundings()
+    missing_xrootd = "not installed; https is used (pip install 'higgsnb[xrootd]' adds root://)"
+    yield Check("xrootd", True, "installed" if util.find_spec("XRootD") else missing_xrootd)
 
 
 def memory_limit() -> int | None:

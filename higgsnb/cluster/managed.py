@@ -38,12 +38,14 @@ class ManagedCluster:
         self._ending = threading.Lock()
 
     def start(self, until: float, report: Callable[[Problem | None], None], cancel: threading.Event) -> None:
-        """Start the scheduler, and ask for the workers."""
+        """Start the scheduler, and ask for the workers.
+
+        ``until`` is a time of `time.monotonic`; raises ClusterError by then, or soon after ``cancel`` is set.
+        """
         report(None)
-        make = {"local": self._local, "gateway": self._by_gateway}.get(self._spec.kind, self._batch)
         what, seconds = f"the start of a {self.name} cluster", max(until - time.monotonic(), 1)
         try:
-            self._dask = call_with_timeout(seconds, make, what, on_late=self._end, cancel=cancel)
+            self._dask = call_with_timeout(seconds, self._make, what, on_late=self._end, cancel=cancel)
         except ClusterError:
             raise
         except (TimeoutError, RuntimeError) as error:  # Dask: "Nanny failed to start."
@@ -56,26 +58,22 @@ class ManagedCluster:
             return "In a script, start the cluster under `if __name__ == '__main__':`; or ask for fewer workers."
         return "Look at the queue; allow more time (deadline=), or ask for fewer or smaller workers."
 
-    def _local(self) -> DaskCluster:
-        """Start processes of this machine, on its loopback only."""
-        from distributed import LocalCluster
+    def _make(self) -> DaskCluster:
+        """Start processes of this machine, on its loopback only, or ask a gateway or batch system for a cluster."""
+        spec = self._spec
+        if spec.kind == "local":
+            from distributed import LocalCluster
 
-        return LocalCluster(
-            n_workers=self._spec.workers,
-            threads_per_worker=self._spec.cores,
-            memory_limit=self._spec.memory,
-            processes=True,
-            host="127.0.0.1",
-            dashboard_address="127.0.0.1:0",
-            worker_dashboard_address="127.0.0.1:0",
-            **self._spec.options,
-        )
-
-    def _by_gateway(self) -> DaskCluster:
-        """Ask a dask-gateway for a cluster."""
-        options = {key: value for key, value in self._spec.options.items() if key not in GATEWAY_OPTIONS}
-        cluster: DaskCluster = gateway(self._spec).new_cluster(shutdown_on_close=True, **options)
-        cluster.scale(self._spec.workers)
+            return LocalCluster(
+                n_workers=spec.workers, threads_per_worker=spec.cores, memory_limit=spec.memory, processes=True,
+                host="127.0.0.1", dashboard_address="127.0.0.1:0", worker_dashboard_address="127.0.0.1:0",
+                **spec.options,
+            )  # fmt: skip
+        if spec.kind != "gateway":
+            return self._batch()
+        options = {key: value for key, value in spec.options.items() if key not in GATEWAY_OPTIONS}
+        cluster: DaskCluster = gateway(spec).new_cluster(shutdown_on_close=True, **options)
+        cluster.scale(spec.workers)
         return cluster
 
     def _batch(self) -> DaskCluster:
@@ -86,20 +84,12 @@ class ManagedCluster:
         options = {"shared_temp_directory": str(Path.cwd()), **spec.options}
         if spec.kind == "htcondor":
             options = {"disk": "4GB", **options}
+        scheduler = {"idle_timeout": f"{spec.idle_timeout} s", "dashboard_address": "127.0.0.1:0"}
+        scheduler |= options.pop("scheduler_options", {})
         made: DaskCluster = getattr(jobqueue(), BATCH[spec.kind][0])(
-            cores=spec.cores,
-            memory=str(spec.memory),
-            processes=1,
-            death_timeout=60,
-            protocol="tls://",
-            security=Security.temporary(),
-            scheduler_options={
-                "idle_timeout": f"{spec.idle_timeout} s",
-                "dashboard_address": "127.0.0.1:0",
-                **options.pop("scheduler_options", {}),
-            },
-            **options,
-        )
+            cores=spec.cores, memory=str(spec.memory), processes=1, death_timeout=60,
+            protocol="tls://", security=Security.temporary(), scheduler_options=scheduler, **options,
+        )  # fmt: skip
         made.scale(jobs=spec.workers)
         return made
 
@@ -118,9 +108,7 @@ class ManagedCluster:
     def dashboard(self) -> str:
         """Return the address of the dashboard for the browser."""
         link = str(self._need().dashboard_link or "")
-        if self._spec.kind == "gateway":
-            return link
-        return dashboard_link(link.partition("://")[2].partition("/")[0])
+        return link if self._spec.kind == "gateway" else dashboard_link(link.partition("://")[2].partition("/")[0])
 
     def problem(self) -> Problem | None:
         """Return that the workers have not come yet; nothing more is known."""
@@ -141,7 +129,14 @@ class ManagedCluster:
         if self._spec.kind == "gateway":
             cluster.adapt(active=False)
         elif self._adaptive is not None:
-            cluster.sync(_stop_adapting, self._adaptive, callback_timeout=10)
+            adaptive = self._adaptive
+
+            async def stop() -> None:  # in Dask's event loop, and wait until it has finished removing workers
+                adaptive.stop()
+                while adaptive._adapting:
+                    await asyncio.sleep(0.05)
+
+            cluster.sync(stop, callback_timeout=10)
             self._adaptive = None
         cluster.scale(workers)
 
@@ -154,11 +149,9 @@ class ManagedCluster:
         """Raise `ClusterError` if there is no memory for so many local workers; there is for those of the start."""
         spec, room = self._spec, room_for_workers()
         if spec.kind == "local" and workers > spec.workers and workers * spec.memory > room:
-            raise ClusterError(
-                f"{workers} workers of {spec.memory / 1e9:.1f} GB do not fit in this session's memory",
-                "Close this cluster and start one with smaller workers; "
-                f"{max(room // WORKER_LEAST, 0)} of 0.5 GB would fit.",
-            )
+            message = f"{workers} workers of {spec.memory / 1e9:.1f} GB do not fit in this session's memory"
+            fitting = f"{max(room // WORKER_LEAST, 0)} of 0.5 GB would fit."
+            raise ClusterError(message, f"Close this cluster and start one with smaller workers; {fitting}")
 
     def logs(self) -> dict[str, str]:
         """Return the logs that Dask keeps."""
@@ -189,13 +182,6 @@ def _ended(cluster: Any) -> str:
         if status in {"closed", "closing", "failed"}:
             return status
     return ""
-
-
-async def _stop_adapting(adaptive: Any) -> None:
-    """Stop Dask's Adaptive in its event loop, and wait until it has finished removing workers."""
-    adaptive.stop()
-    while adaptive._adapting:
-        await asyncio.sleep(0.05)
 
 
 def gateway(spec: ClusterSpec) -> Any:

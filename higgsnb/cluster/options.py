@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from importlib import util
 from inspect import Parameter, signature
+from itertools import chain
 from math import inf
 from numbers import Integral, Real
 from typing import Any, Self
@@ -40,22 +41,10 @@ SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
 class ClusterSpec:
     """What a cluster should be; checked when it is made.
 
-    Attributes
-    ----------
-    kind
-        One of `KINDS`.
-    workers
-        How many; 0: the default of the kind.
-    cores, memory
-        Threads and bytes of one worker.
-    image, namespace
-        On Kubernetes; empty: those of this session.
-    idle_timeout
-        Seconds without work after which the cluster removes itself.
-    deadline
-        Seconds until at least one worker must be ready.
-    options
-        Further options of the kind.
+    ``kind`` is one of `KINDS`; ``workers`` how many, 0 for the default of the kind, each with ``cores`` threads and
+    ``memory`` bytes; ``image`` and ``namespace`` are for Kubernetes, empty for those of this session. After
+    ``idle_timeout`` seconds without work the cluster removes itself; within ``deadline`` seconds at least one worker
+    must be ready. ``options`` are further ones of the kind.
 
     Raises
     ------
@@ -81,21 +70,19 @@ class ClusterSpec:
         check_number("idle_timeout", self.idle_timeout)
         check_number("deadline", self.deadline, kind=Real)
         if self.options and self.kind in {"auto", "kubernetes"}:
-            _check_kubernetes_options(self.options)
+            secrets, variables = self.options.get("pull_secrets", []), self.options.get("environment", {})
+            if not isinstance(secrets, list | tuple) or not all(isinstance(name, str) for name in secrets):
+                message = f"pull_secrets = {secrets!r}; expected a list of names"
+                raise OptionError(message, "For instance ['my-registry'].")
+            if not isinstance(variables, Mapping) or not all(isinstance(x, str) for x in chain(*variables.items())):
+                raise OptionError("environment must be a dict of str to str", "For instance {'OMP_NUM_THREADS': '1'}.")
+            check_number("user_id", self.options.get("user_id", 1))
         if self.options or self.kind in BATCH:
             _check_names(self.kind, self.options)
 
     @classmethod
     def parse(cls, kind: str = "auto", **given: Any) -> Self:
-        """Return the spec for the options of `cluster.launch`.
-
-        ``memory`` may be a text such as ``"2GiB"``.
-
-        Raises
-        ------
-        OptionError
-            If something is out of range, or an option is unknown.
-        """
+        """Return the spec for the options of `cluster.launch`, which take ``memory`` also as a text like ``"2GiB"``."""
         named = {item.name for item in fields(cls)} - {"options"}
         own = {name: value for name, value in given.items() if name in named}
         if "workers" in own:
@@ -119,16 +106,6 @@ def check_number(name: str, value: Any, *, kind: type = Integral, least: int = 1
         raise OptionError(f"{name} = {value!r}; expected a {what} {span}", "Correct it and try again.")
 
 
-def _check_kubernetes_options(options: Mapping[str, Any]) -> None:
-    """Raise `OptionError` if an option of Kubernetes has the wrong type."""
-    secrets, variables = options.get("pull_secrets", []), options.get("environment", {})
-    if not isinstance(secrets, list | tuple) or not all(isinstance(name, str) for name in secrets):
-        raise OptionError(f"pull_secrets = {secrets!r}; expected a list of names", "For instance ['my-registry'].")
-    if not isinstance(variables, Mapping) or not all(isinstance(x, str) for pair in variables.items() for x in pair):
-        raise OptionError("environment must be a dict of str to str", "For instance {'OMP_NUM_THREADS': '1'}.")
-    check_number("user_id", options.get("user_id", 1))
-
-
 def _check_names(kind: str, options: Mapping[str, Any]) -> None:
     """Raise `OptionError` if a kind has no such option; ``auto`` takes those of all kinds."""
     mine = set().union(*map(option_names, KINDS[1:])) if kind == "auto" else option_names(kind)
@@ -137,11 +114,9 @@ def _check_names(kind: str, options: Mapping[str, Any]) -> None:
     unknown = next((name for name in options if name not in mine), None)
     if unknown is None:
         return
-    owners = [other for other in KINDS[1:] if unknown in option_names(other)]
-    hint = did_you_mean(unknown, [item.name for item in fields(ClusterSpec)] + sorted(mine))
-    if owners:
-        hint = f"It belongs to {' and '.join(owners)}."
-    raise OptionError(f"unknown option {unknown} for kind {kind!r}", hint)
+    owners = " and ".join(other for other in KINDS[1:] if unknown in option_names(other))
+    nearest = did_you_mean(unknown, [item.name for item in fields(ClusterSpec)] + sorted(mine))
+    raise OptionError(f"unknown option {unknown} for kind {kind!r}", f"It belongs to {owners}." if owners else nearest)
 
 
 def option_names(kind: str) -> set[str]:
@@ -194,13 +169,10 @@ def jobqueue() -> Any:
 def parse_memory(text: str | int) -> int:
     """Return an amount of memory in bytes.
 
+    Raises OptionError if it is not an amount, or less than 100 MB.
+
     >>> parse_memory("2GiB"), parse_memory("500 MB"), parse_memory(1_000_000_000)
     (2147483648, 500000000, 1000000000)
-
-    Raises
-    ------
-    OptionError
-        If it is not an amount, or less than 100 MB.
     """
     amount = int(quantity(str(text).replace(" ", "").removesuffix("B").removesuffix("b")))
     if amount < 100_000_000:
@@ -209,15 +181,10 @@ def parse_memory(text: str | int) -> int:
 
 
 def quantity(text: str) -> float:
-    """Return a number with a unit prefix, as Kubernetes writes it.
+    """Return a number with a unit prefix, as Kubernetes writes it; raise OptionError if it is not one.
 
     >>> quantity("500m"), quantity("2Gi"), quantity("3")
     (0.5, 2147483648.0, 3.0)
-
-    Raises
-    ------
-    OptionError
-        If it is not one.
     """
     match = re.fullmatch(r"([0-9.]+)([a-zA-Z]{0,2})", str(text).strip())
     if match is None or (match[2] and match[2] not in SUFFIXES):

@@ -19,14 +19,6 @@ from higgsnb.datasets import redact
 from higgsnb.errors import describe
 
 
-class Choice(NamedTuple):
-    """The kind for this session, why in one sentence, and the checks of Kubernetes if that took any."""
-
-    kind: str
-    why: str
-    checks: tuple[Check, ...] = ()
-
-
 class Prepared(NamedTuple):
     """A spec with a definite kind and number of workers, why this kind, a note on the size, and the checks."""
 
@@ -44,18 +36,21 @@ def choose() -> tuple[str, str]:
     return choose_for(ClusterSpec())[:2]
 
 
-def choose_for(spec: ClusterSpec) -> Choice:
-    """Choose between Kubernetes and this machine; a quota that is too small for the spec does not decide it."""
+def choose_for(spec: ClusterSpec) -> tuple[str, str, tuple[Check, ...]]:
+    """Return Kubernetes or this machine, why in one sentence, and the checks of Kubernetes if that took any.
+
+    A quota that is too small for the spec does not decide it.
+    """
     if "mybinder.org" in os.environ.get("BINDER_LAUNCH_HOST", ""):
-        return Choice("local", "mybinder.org gives no access to Kubernetes, so the workers run in this session")
+        return "local", "mybinder.org gives no access to Kubernetes, so the workers run in this session", ()
     if not in_cluster():
-        return Choice("local", "this is not a hub session, so the workers run on this machine")
+        return "local", "this is not a hub session, so the workers run on this machine", ()
     checks = tuple(k8s_preflight.preflight(spec))
     bad = next((check for check in checks if not check.good and check.name != k8s_preflight.QUOTA), None)
     if bad is not None:
         why = f"Kubernetes cannot be used from here ({bad.name}: {bad.found}), so the workers run here"
-        return Choice("local", why, checks)
-    return Choice("kubernetes", "this hub session may start workers on Kubernetes", checks)
+        return "local", why, checks
+    return "kubernetes", "this hub session may start workers on Kubernetes", checks
 
 
 def prepare(spec: ClusterSpec) -> Prepared:
@@ -76,8 +71,14 @@ def prepare(spec: ClusterSpec) -> Prepared:
     spec = replace(spec, workers=spec.workers or DEFAULT_WORKERS)
     if spec.kind == "kubernetes":
         checks = checks or tuple(k8s_preflight.preflight(spec))
+    elif spec.kind == "gateway":
+        checks = tuple(_gateway_checks(spec))
     else:
-        checks = tuple(_gateway_checks(spec) if spec.kind == "gateway" else _batch_checks(spec.kind))
+        missing = [name for name in BATCH[spec.kind][1] if which(name) is None]
+        hint = f"Log in to a machine where the commands of {spec.kind} are installed, or use the kind 'local'."
+        found = f"not in PATH: {', '.join(missing)}" if missing else ", ".join(BATCH[spec.kind][1])
+        batch_system = Check("batch system", not missing, found, hint)
+        checks = (_library("dask_jobqueue", "dask-jobqueue"), batch_system)
     return Prepared(spec, why, note, checks)
 
 
@@ -91,12 +92,9 @@ def doctor() -> Iterator[Check]:
 
 
 def fit_local(spec: ClusterSpec) -> tuple[ClusterSpec, Check]:
-    """Fit local workers into the session's memory limit.
+    """Return the spec with the number of workers and the bytes for each that fit into the session's memory limit.
 
-    Returns
-    -------
-    ClusterSpec, Check
-        The spec with the number of workers and the bytes for each that fit; the check is bad if it is too little.
+    The check is bad if that is too little.
     """
     from dask.system import CPU_COUNT
 
@@ -130,12 +128,3 @@ def _gateway_checks(spec: ClusterSpec) -> Iterator[Check]:
         yield Check("gateway", False, redact(describe(error)[0]), hint)
         return
     yield Check("gateway", True, f"answers; you have {names} clusters there")
-
-
-def _batch_checks(kind: str) -> Iterator[Check]:
-    """Check that dask-jobqueue and the commands of the batch system are installed."""
-    yield _library("dask_jobqueue", "dask-jobqueue")
-    missing = [name for name in BATCH[kind][1] if which(name) is None]
-    hint = f"Log in to a machine where the commands of {kind} are installed, or use the kind 'local'."
-    found = f"not in PATH: {', '.join(missing)}" if missing else ", ".join(BATCH[kind][1])
-    yield Check("batch system", not missing, found, hint)
