@@ -64,10 +64,7 @@ def user_label() -> str:
 class Api:
     """The Kubernetes API, with a timeout on each request; its event loop runs in a thread of its own.
 
-    Parameters
-    ----------
-    namespace
-        Where everything is done. Empty: ``HIGGSNB_NAMESPACE``, otherwise that of the kubeconfig or of this pod.
+    Everything is done in ``namespace``; empty: ``HIGGSNB_NAMESPACE``, otherwise that of the kubeconfig or of this pod.
 
     Raises
     ------
@@ -80,27 +77,22 @@ class Api:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="higgsnb-kubernetes", daemon=True)
         self._thread.start()
+
+        async def connect() -> Any:  # reads the credentials and requests the server's version
+            import kr8s.asyncio
+
+            with warnings.catch_warnings():  # a version unknown to kr8s; the preflight checks what is needed of it
+                warnings.filterwarnings("ignore", message=r"(Unable to parse )?Kubernetes version")
+                return await kr8s.asyncio.api()
+
         try:
-            self._api = self._retry(self._connect, "GET /version", REQUEST_SECONDS)
+            self._api = self._retry(connect, "GET /version", REQUEST_SECONDS)
         except BaseException:
             self.close()
             raise
         own = own_namespace() if in_cluster() and "KUBECONFIG" not in os.environ else str(self._api.namespace)
         self.namespace = namespace or os.environ.get("HIGGSNB_NAMESPACE") or own
-
-    @staticmethod
-    async def _connect() -> Any:
-        """Read the credentials and request the server's version."""
-        import kr8s.asyncio
-
-        with warnings.catch_warnings():  # a version unknown to kr8s; the preflight checks what is needed of it
-            warnings.filterwarnings("ignore", message=r"(Unable to parse )?Kubernetes version")
-            return await kr8s.asyncio.api()
-
-    @property
-    def server(self) -> str:
-        """The address of the API server."""
-        return str(self._api.auth.server)
+        self.server = str(self._api.auth.server)
 
     def run(self, coroutine: Coroutine[Any, Any, Value], seconds: float) -> Value:
         """Run a coroutine in the event loop; raise `TimeoutError` after so many seconds."""
@@ -112,15 +104,9 @@ class Api:
             raise
 
     def call(
-        self,
-        method: str,
-        path: str,
-        *,
-        body: Object | None = None,
-        parameters: Mapping[str, str | int | bool] | None = None,
-        seconds: float = REQUEST_SECONDS,
-        allowed: Collection[int] = (),
-    ) -> Any:
+        self, method: str, path: str, *, body: Object | None = None, seconds: float = REQUEST_SECONDS,
+        parameters: Mapping[str, str | int | bool] | None = None, allowed: Collection[int] = (),
+    ) -> Any:  # fmt: skip
         """Make a request, retried while the server is busy; return the decoded JSON, or the text of a log.
 
         Returns None if it is answered with one of the ``allowed`` statuses.
@@ -133,9 +119,8 @@ class Api:
         base, _, last = path.rpartition("/") if path.count("/") > 1 else (path, "", "")
         options: Object = {"params": dict(parameters or {})}
         if body is not None:
-            patching = method == "PATCH"
-            options["content"] = json.dumps(body)
-            options["headers"] = {"Content-Type": f"application/{'merge-patch+' if patching else ''}json"}
+            kind = "merge-patch+json" if method == "PATCH" else "json"
+            options |= {"content": json.dumps(body), "headers": {"Content-Type": f"application/{kind}"}}
 
         async def request() -> Any:
             async with self._api.call_api(method, version="", base=base, url=last, **options) as response:
@@ -145,9 +130,9 @@ class Api:
         try:
             return self._retry(request, f"{method} {path}", seconds)
         except ApiError as error:
-            if error.status not in allowed:
-                raise
-            return None
+            if error.status in allowed:
+                return None
+            raise
 
     def _retry(self, attempt: Any, what: str, seconds: float) -> Any:
         """Repeat an attempt until it is answered; raise `ApiError` after ``seconds``."""

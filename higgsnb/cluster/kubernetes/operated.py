@@ -51,11 +51,17 @@ class OperatedCluster:
         self._phase = ""
 
     def start(self, until: float, report: Callable[[Problem | None], None], cancel: threading.Event) -> None:
-        """Make the object and wait until its scheduler can be reached."""
+        """Make the object and wait until its scheduler can be reached.
+
+        ``until`` is a time of `time.monotonic`; raises ClusterError by then, or soon after ``cancel`` is set.
+        """
         raise_if_cancelled(cancel)
         self.create()
-        timer = ProblemTimer()
-        while not self._scheduler_ready():
+        timer, service = ProblemTimer(), f"{self.name}-scheduler"
+        # The phase of the object does not matter here: the operator may overwrite ``Running`` with ``Pending``.
+        while not any(is_scheduler(pod) and is_ready(pod) for pod in self._pods()) or all(
+            item["metadata"]["name"] != service for item in self.api.list("services")
+        ):
             found = self.problem()
             report(found)
             if timer.is_final(found) or time.monotonic() > until:
@@ -71,15 +77,6 @@ class OperatedCluster:
         made = cluster_object(self.name, self.spec, owner_reference(self.api))
         self._created = time.monotonic()
         self.api.call("POST", self.api.path("daskclusters", group=GROUP), body=made, allowed={409})
-
-    def _scheduler_ready(self) -> bool:
-        """Whether the scheduler's pod is ready and has its service.
-
-        The phase of the object does not matter here: the operator may overwrite ``Running`` with ``Pending``.
-        """
-        if not any(is_scheduler(pod) and is_ready(pod) for pod in self._pods()):
-            return False
-        return f"{self.name}-scheduler" in {service["metadata"]["name"] for service in self.api.list("services")}
 
     def _find_scheduler(self, seconds: float) -> None:
         """Set the addresses: of the service inside Kubernetes, of forwarded ports of the loopback outside."""
@@ -103,10 +100,9 @@ class OperatedCluster:
                 return connect(self._address, default=default)
             except OSError as error:
                 if time.monotonic() > until:
-                    raise ClusterError(
-                        f"the scheduler runs, but {self._address} cannot be reached ({redact(str(error))})",
-                        "The network policy must let this session reach port 8786: binder/hub/README.md.",
-                    ) from error
+                    message = f"the scheduler runs, but {self._address} cannot be reached ({redact(str(error))})"
+                    hint = "The network policy must let this session reach port 8786: binder/hub/README.md."
+                    raise ClusterError(message, hint) from error
             time.sleep(POLL_SECONDS)
 
     def dashboard(self) -> str:
@@ -140,10 +136,8 @@ class OperatedCluster:
             return Problem(f"{found.reason}; the end of its log: {self._end_of_log(pods)}", found.hint, found.timeout)
         seconds = time.monotonic() - self._created
         if found is None and not pods and seconds > UP_TAKE_SECONDS and self._exists() and not self._phase:
-            return Problem(
-                f"no Dask operator has taken up the cluster in {seconds:.0f} s",
-                "Ask the platform engineer whether the operator runs and watches this namespace.",
-            )
+            hint = "Ask the platform engineer whether the operator runs and watches this namespace."
+            return Problem(f"no Dask operator has taken up the cluster in {seconds:.0f} s", hint)
         return found
 
     def _end_of_log(self, pods: Sequence[Object], lines: int = 5) -> str:
@@ -166,12 +160,9 @@ class OperatedCluster:
     def adapt(self, minimum: int, maximum: int) -> None:
         """Let the operator choose the number of workers according to the load."""
         limits = {"minimum": minimum, "maximum": maximum}
-        body = {
-            "apiVersion": f"{GROUP}/v1",
-            "kind": "DaskAutoscaler",
-            "metadata": {"name": self.name, "labels": {**labels(), "dask.org/cluster-name": self.name}},
-            "spec": {"cluster": self.name, **limits},
-        }
+        metadata = {"name": self.name, "labels": {**labels(), "dask.org/cluster-name": self.name}}
+        body = {"apiVersion": f"{GROUP}/v1", "kind": "DaskAutoscaler", "metadata": metadata}
+        body["spec"] = {"cluster": self.name, **limits}
         if self.api.call("POST", self.api.path("daskautoscalers", group=GROUP), body=body, allowed={409}) is None:
             self.api.call("PATCH", self.api.path("daskautoscalers", self.name, group=GROUP), body={"spec": limits})
 

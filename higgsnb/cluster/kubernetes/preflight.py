@@ -15,7 +15,12 @@ from higgsnb.cluster.options import DEFAULT_WORKERS, ClusterSpec, quantity
 from higgsnb.errors import ApiError
 
 QUOTA = "quota"
-
+API_HINTS = {
+    0: "Set KUBECONFIG to a file with which `kubectl get pods` works, or use the kind 'local'.",
+    401: "The token is not accepted: log in again (kubectl get pods must work), or restart the server of the hub.",
+    403: "Ask the platform engineer for the Role in binder/hub/manifests/dask-user.yaml.",
+}
+"""What to do about an API that answers with one of these statuses, or not at all."""
 RIGHTS: Mapping[tuple[str, str], tuple[str, ...]] = {
     (GROUP, "daskclusters"): ("get", "list", "watch", "create", "delete"),
     (GROUP, "daskworkergroups"): ("get", "list", "watch", "create", "patch", "delete"),
@@ -41,18 +46,8 @@ def preflight(spec: ClusterSpec) -> Iterator[Check]:
         with closing(Api(spec.namespace)) as api:
             yield from _check_api(api, spec)
     except ApiError as error:
-        yield Check("Kubernetes API", False, error.message, _hint(error))
-
-
-def _hint(error: ApiError) -> str:
-    """Return what to do about an API that cannot be used."""
-    if error.status == 401:
-        return "The token is not accepted: log in again (kubectl get pods must work), or restart the server of the hub."
-    if error.status == 403:
-        return "Ask the platform engineer for the Role in binder/hub/manifests/dask-user.yaml."
-    if error.status:
-        return "The API server is overloaded or restarting: try again in a minute, or use the kind 'local'."
-    return "Set KUBECONFIG to a file with which `kubectl get pods` works, or use the kind 'local'."
+        busy = "The API server is overloaded or restarting: try again in a minute, or use the kind 'local'."
+        yield Check("Kubernetes API", False, error.message, API_HINTS.get(error.status, busy))
 
 
 def _check_api(api: Api, spec: ClusterSpec) -> Iterator[Check]:
@@ -78,7 +73,15 @@ def _check_api(api: Api, spec: ClusterSpec) -> Iterator[Check]:
         found = f"{(ready or pods)[0]['metadata']['name']} is {'ready' if ready else 'not ready'}"
     hint = f"Ask the platform engineer: kubectl -n {api.namespace} describe pod."
     yield Check("Dask operator", bool(ready) or not pods, found, hint)
-    yield _quota(api, spec)
+    quotas = api.call("GET", api.path("resourcequotas"), allowed={403})
+    if quotas is None:
+        yield Check(QUOTA, True, "not visible with these rights; the start fails if it is too small")
+    else:
+        workers = spec.workers or DEFAULT_WORKERS
+        memory = workers * spec.memory + quantity(SCHEDULER_MEMORY)
+        needs = {"pods": workers + 1.0, "cpu": workers * spec.cores + 0.5, "memory": memory}
+        short = [text for quota in quotas.get("items", []) for text in shortage(quota, needs)]
+        yield Check(QUOTA, not short, "; ".join(short) or f"enough for {workers} workers", QUOTA_HINT)
     image = spec.image or default_image()
     hint = 'Name an image with this version of higgsnb in it: image="registry/name@sha256:…".'
     yield Check("image of the workers", bool(image), image or "not known outside a hub", hint)
@@ -113,23 +116,8 @@ def _rights(api: Api) -> Iterator[Check]:
         )
 
 
-def _quota(api: Api, spec: ClusterSpec) -> Check:
-    """Compare what is left of the namespace's quota with what is wanted, where it can be seen."""
-    found = api.call("GET", api.path("resourcequotas"), allowed={403})
-    if found is None:
-        return Check(QUOTA, True, "not visible with these rights; the start fails if it is too small")
-    workers = spec.workers or DEFAULT_WORKERS
-    memory = workers * spec.memory + quantity(SCHEDULER_MEMORY)
-    needs = {"pods": workers + 1.0, "cpu": workers * spec.cores + 0.5, "memory": memory}
-    short = [text for quota in found.get("items", []) for text in shortage(quota, needs)]
-    return Check(QUOTA, not short, "; ".join(short) or f"enough for {workers} workers", QUOTA_HINT)
-
-
 def shortage(quota: Object, needs: Mapping[str, float]) -> Iterator[str]:
-    """Yield, for each resource of a ResourceQuota that is too small, a sentence with the numbers.
-
-    ``needs`` has the keys ``pods``, ``cpu`` (cores) and ``memory`` (bytes).
-    """
+    """Yield each resource of a ResourceQuota that is too small for ``pods``, ``cpu`` (cores) and ``memory`` (bytes)."""
     status = quota.get("status", {})
     for name, most in status.get("hard", {}).items():
         need = needs.get(name.removeprefix("requests.").removeprefix("limits."))

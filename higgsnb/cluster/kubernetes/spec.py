@@ -50,26 +50,15 @@ def cluster_object(name: str, spec: ClusterSpec, owner: Object | None) -> Object
     sizes = {"cpu": "500m", "memory": SCHEDULER_MEMORY}, {"cpu": str(spec.cores), "memory": str(spec.memory)}
     for pod, size in zip((scheduler, worker), sizes, strict=True):
         pod["containers"][0]["resources"] = {"requests": dict(size), "limits": dict(size)}
-        _restrict(pod, spec)
+        pod["imagePullSecrets"] = [{"name": name} for name in spec.options.get("pull_secrets", ())]
+        # Every right that analysing files does not need is dropped.
+        pod.update(automountServiceAccountToken=False, enableServiceLinks=False)
+        user = {"runAsNonRoot": True, "runAsUser": spec.options.get("user_id", JOVYAN)}
+        pod["securityContext"] = {**user, "seccompProfile": {"type": "RuntimeDefault"}}
+        for container in pod["containers"]:
+            rights = {"allowPrivilegeEscalation": False, "privileged": False, "capabilities": {"drop": ["ALL"]}}
+            container["securityContext"] = rights
     return made
-
-
-def _restrict(pod: Object, spec: ClusterSpec) -> None:
-    """Drop every right of a pod that analysing files does not need."""
-    pod["automountServiceAccountToken"] = False
-    pod["enableServiceLinks"] = False
-    pod["imagePullSecrets"] = [{"name": name} for name in spec.options.get("pull_secrets", ())]
-    pod["securityContext"] = {
-        "runAsNonRoot": True,
-        "runAsUser": spec.options.get("user_id", JOVYAN),
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
-    for container in pod["containers"]:
-        container["securityContext"] = {
-            "allowPrivilegeEscalation": False,
-            "privileged": False,
-            "capabilities": {"drop": ["ALL"]},
-        }
 
 
 def environment(extra: Mapping[str, str]) -> dict[str, str]:
@@ -93,11 +82,9 @@ def environment(extra: Mapping[str, str]) -> dict[str, str]:
         if not value or (name == "HIGGSNB_MIRROR" and not Address.of(value).is_remote):
             continue
         if redact(value) != value:
-            raise OptionError(
-                f"{name} = {redact(value)} contains a secret, which everybody who may read the cluster's objects "
-                "would see",
-                "Use a mirror without a password, or unset it.",
-            )
+            who = "everybody who may read the cluster's objects"
+            message = f"{name} = {redact(value)} contains a secret, which {who} would see"
+            raise OptionError(message, "Use a mirror without a password, or unset it.")
         variables[name] = value
     return variables | dict(extra)
 
