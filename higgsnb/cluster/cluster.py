@@ -143,7 +143,7 @@ class Cluster(AbstractContextManager["Cluster"]):
         self._on_state = on_state
         self._cancel = cancel or threading.Event()
         why = "" if spec.kind == "auto" else "asked for"
-        self.state = ClusterState(spec.kind, why=why, started=time.time(), workers_wanted=spec.workers)
+        self.state = ClusterState(spec.kind, why=why, workers_wanted=spec.workers)
         self._note = ""
         self._lock = threading.RLock()
         self._removing = threading.RLock()  # one thread at a time; reentered if `on_state` closes the cluster
@@ -166,21 +166,15 @@ class Cluster(AbstractContextManager["Cluster"]):
         with self._lock:
             before, self.state = self.state, replace(self.state, **changes)
             changed = self.state != before
-        if changed:
-            self._report()
-
-    def _report(self) -> None:
-        """Call ``on_state``; its errors are logged, since they must not keep a cluster from being closed."""
-        if self._on_state is None:
-            return
-        try:
-            self._on_state(self.state)
-        except Exception:
-            log.exception("on_state failed for %r", self.state.phase)
+        if changed and self._on_state is not None:
+            try:
+                self._on_state(self.state)
+            except Exception:  # it must not keep a cluster from being closed
+                log.exception("on_state failed for %r", self.state.phase)
 
     def start(self) -> None:
         """Check, start and wait; remove everything and raise `ClusterError` if that fails. `launch` calls this."""
-        self._report()
+        self._update(started=time.time())
         atexit.register(self.close)
         try:
             self._start(time.monotonic() + self._spec.deadline)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import warnings
 from contextlib import suppress
 from dataclasses import dataclass
 from importlib import util
@@ -49,16 +48,6 @@ def not_ready(found: Problem | None, deadline: float, name: str) -> ClusterError
         return ClusterError(found.reason, found.hint)
     message = f"{name} was not ready in {deadline:.0f} s, for no known reason"
     return ClusterError(message, "Allow more time (deadline=), or look at its pods or jobs.")
-
-
-def connect(address: str, *, default: bool) -> Client:
-    """Return a client of the scheduler at an address; one that loses its connection reconnects for a minute."""
-    from distributed import Client
-    from distributed.versions import VersionMismatchWarning
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", VersionMismatchWarning)  # `Cluster.start` raises an error instead
-        return Client(address, timeout=60, set_as_default=default)
 
 
 def close_client(client: Client) -> None:

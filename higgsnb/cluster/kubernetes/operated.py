@@ -14,6 +14,7 @@ from __future__ import annotations
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
@@ -24,7 +25,7 @@ from higgsnb.cluster.kubernetes.api import GROUP, REQUEST_SECONDS, Api, Object, 
 from higgsnb.cluster.kubernetes.problems import crash, find_problem, is_ready, is_scheduler, short
 from higgsnb.cluster.kubernetes.spec import MANAGED, cluster_object, labels, owner_reference
 from higgsnb.cluster.options import ClusterSpec
-from higgsnb.cluster.provider import Problem, ProblemTimer, connect, dashboard_link, not_ready
+from higgsnb.cluster.provider import Problem, ProblemTimer, dashboard_link, not_ready
 from higgsnb.cluster.waiting import POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 from higgsnb.datasets import redact
 from higgsnb.errors import ApiError, ClusterError
@@ -94,10 +95,15 @@ class OperatedCluster:
 
     def client(self, *, default: bool) -> Client:
         """Return a new client; tries for 25 s, since a forwarded port may drop a connection."""
+        from distributed import Client
+        from distributed.versions import VersionMismatchWarning
+
         until = time.monotonic() + 25
         while True:
             try:
-                return connect(self._address, default=default)
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore", VersionMismatchWarning)  # `Cluster.start` raises an error instead
+                    return Client(self._address, timeout=60, set_as_default=default)  # it reconnects for a minute
             except OSError as error:
                 if time.monotonic() > until:
                     message = f"the scheduler runs, but {self._address} cannot be reached ({redact(str(error))})"
