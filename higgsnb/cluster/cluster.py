@@ -331,9 +331,18 @@ class Cluster(AbstractContextManager["Cluster"]):
                     self._observer = call_with_timeout(65, connect, _CLIENT, on_late=close_client, cancel=self._stop)
                 ready, silent_since = self._count(), None
             except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-                silent_since = silent_since or time.monotonic()
-                if self._stop.is_set() or self._lost(silent_since, error):
+                silent_since, gone = silent_since or time.monotonic(), ""
+                if self._stop.is_set():
                     return
+                with suppress(OSError, RuntimeError):
+                    gone = self._provider.gone() if self._provider else "closed"
+                if gone:
+                    hint = "Start another one; the ledger resumes."
+                    self._update(phase="failed", workers_ready=0, reason=gone, hint=hint)
+                    return
+                reason = f"the scheduler does not answer ({type(error).__name__}); trying again"
+                hint = "Check the network; otherwise close the cluster and start another one."
+                self._update(reason=reason, hint="" if time.monotonic() - silent_since < 60 else hint)
                 continue
             self._update(workers_ready=ready)
             if self._adaptive or self.state.phase not in {"ready", "scaling"}:
@@ -344,21 +353,6 @@ class Cluster(AbstractContextManager["Cluster"]):
             elif provider is not None:
                 with suppress(OSError, RuntimeError):  # reported the next time
                     self._show(provider.problem())
-
-    def _lost(self, since: float, error: Exception) -> bool:
-        """Report a scheduler that does not answer; return whether it is gone for good."""
-        gone = ""
-        with suppress(OSError, RuntimeError):
-            gone = self._provider.gone() if self._provider else "closed"
-        if gone:
-            self._update(phase="failed", workers_ready=0, reason=gone, hint="Start another one; the ledger resumes.")
-            return True
-        seconds = time.monotonic() - since
-        self._update(
-            reason=f"the scheduler does not answer ({type(error).__name__}); trying again",
-            hint="" if seconds < 60 else "Check the network; otherwise close the cluster and start another one.",
-        )
-        return False
 
     def _fail(self, error: ClusterError) -> None:
         """Remove everything, and keep the reason; if cancelled, leave to a thread what takes longer than a second."""
