@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -82,19 +82,9 @@ class NMinusOne:
 
 
 def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMinusOne:
-    """Apply every cut but those on one quantity, and return this quantity.
+    """Apply every cut but those on ``"sip"``, ``"isolation"``, ``"mass_z1"`` or ``"mass_z2"``; return this quantity.
 
-    Parameters
-    ----------
-    campaign, selection
-        What to analyse, and the cuts.
-    quantity
-        ``"sip"``, ``"isolation"``, ``"mass_z1"`` or ``"mass_z2"``: the cuts on it are left out.
-
-    Raises
-    ------
-    KeyError
-        If there is no such quantity; names the known ones.
+    Raise KeyError if there is no such quantity; names the known ones.
     """
     if quantity not in QUANTITIES:
         raise KeyError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
@@ -155,13 +145,6 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
             if low < edge < high:
                 axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
         axes.set(xlim=(low, high), yscale="log", ylim=(0.02, None))
-        axes.legend(
-            fontsize=9,
-            loc="upper right",
-            borderaxespad=1.3,
-            frameon=True,
-            facecolor="white",
-            edgecolor="none",
-            framealpha=1.0,
-        )
+        white: dict[str, Any] = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 1.0}
+        axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3, **white)
     return figure

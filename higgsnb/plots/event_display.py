@@ -62,24 +62,15 @@ def _draw_detector(front: Axes, side: Axes) -> None:
     inner = ((CALORIMETER, CALORIMETER_HALF_LENGTH, "#F3DDB3"), (TRACKER, 2.7, "white"))
     for radius, half, colour in (*layers, *inner):
         front.add_patch(Circle((0, 0), radius, facecolor=colour, edgecolor="0.6", linewidth=0.6))
-        side.add_patch(
-            Rectangle((-half, -radius), 2 * half, 2 * radius, facecolor=colour, edgecolor="0.6", linewidth=0.6)
-        )
-    for axes, half in ((front, OUTSIDE), (side, OUTSIDE_HALF_LENGTH)):
+        box = Rectangle((-half, -radius), 2 * half, 2 * radius, facecolor=colour, edgecolor="0.6", linewidth=0.6)
+        side.add_patch(box)
+    from_the_side = "view from the side; labels give the transverse momentum"
+    for axes, half, text in ((front, OUTSIDE, "view along the beam"), (side, OUTSIDE_HALF_LENGTH, from_the_side)):
         axes.set(xlim=(-1.12 * half, 1.12 * half), ylim=(-1.28 * OUTSIDE, 1.17 * OUTSIDE), aspect="equal")
         axes.axis("off")
-    side.plot(
-        [-1.1 * OUTSIDE_HALF_LENGTH, 1.1 * OUTSIDE_HALF_LENGTH], [0, 0], color="0.5", linewidth=0.6, linestyle=":"
-    )
-    front.text(0, -1.26 * OUTSIDE, "view along the beam", ha="center", fontsize=10, color="0.35")
-    side.text(
-        0,
-        -1.26 * OUTSIDE,
-        "view from the side; labels give the transverse momentum",
-        ha="center",
-        fontsize=10,
-        color="0.35",
-    )
+        axes.text(0, -1.26 * OUTSIDE, text, ha="center", fontsize=10, color="0.35")
+    beam = 1.1 * OUTSIDE_HALF_LENGTH
+    side.plot([-beam, beam], [0, 0], color="0.5", linewidth=0.6, linestyle=":")
     for radius, text in ((0.6, "tracker"), (2.3, "magnet"), (5.0, "muon chambers")):
         side.text(-9.9 if radius > COIL else -2.5, -radius, text, fontsize=9, color="0.45", va="center")
 
@@ -87,30 +78,17 @@ def _draw_detector(front: Axes, side: Axes) -> None:
 def track(pt: float, eta: float, phi: float, charge: int, *, leaves: bool) -> tuple[Floats, Floats, Floats]:
     """Return the points of a lepton's path in metres, from the collision to the point where it leaves or stops.
 
-    Parameters
-    ----------
-    pt, eta, phi, charge
-        Transverse momentum in GeV, pseudorapidity, azimuth in radians, ±1.
-    leaves
-        Whether it leaves the detector (muon) or ends in the calorimeter (electron).
-
-    Notes
-    -----
-    Small straight steps; the field is 3.8 T inside the coil and −1.8 T in the iron yoke. In a field along +z a positive
-    charge turns clockwise, seen from +z.
+    ``pt`` in GeV, ``phi`` in radians, ``charge`` ±1; ``leaves``: whether it leaves the detector (muon) or ends in the
+    calorimeter (electron). Small straight steps; the field is 3.8 T inside the coil and −1.8 T in the iron yoke. In a
+    field along +z a positive charge turns clockwise, seen from +z.
     """
     radius, half = (OUTSIDE, OUTSIDE_HALF_LENGTH) if leaves else (CALORIMETER, CALORIMETER_HALF_LENGTH)
     step, points, direction = 0.05, [(0.0, 0.0, 0.0)], phi
     while math.hypot(*points[-1][:2]) < radius and abs(points[-1][2]) < half and len(points) < 1000:
         x, y, z = points[-1]
         inside = math.hypot(x, y) < COIL and abs(z) < COIL_HALF_LENGTH
-        direction -= (
-            charge
-            * constants.CURVATURE
-            * (constants.FIELD_TESLA if inside else constants.RETURN_FIELD_TESLA)
-            * step
-            / pt
-        )
+        field = constants.FIELD_TESLA if inside else constants.RETURN_FIELD_TESLA
+        direction -= charge * constants.CURVATURE * field * step / pt
         points.append((x + step * math.cos(direction), y + step * math.sin(direction), z + step * math.sinh(eta)))
     x, y, z = np.array(points).T
     return x, y, z

@@ -51,14 +51,7 @@ class Events:
 
 
 def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
-    """Read the leptons of the first events of a dataset.
-
-    Parameters
-    ----------
-    campaign, dataset
-        A campaign, and the name of one of its datasets, of which the first file is read.
-    most
-        Maximum number of events.
+    """Read the leptons of the first events, at most ``most``, in the first file of a dataset.
 
     Raises
     ------
@@ -77,17 +70,13 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
 
 @dataclass(frozen=True)
 class Lepton:
-    """One lepton: its index in the columns of its flavour, its charge, energy and momentum (4,) in GeV."""
+    """One lepton: its index in the columns of its flavour, charge, symbol, energy and momentum (4,) in GeV."""
 
     flavour: str
     index: int
     charge: int
+    name: str
     vector: Floats
-
-    @property
-    def name(self) -> str:
-        """Its symbol, such as μ⁺."""
-        return NAMES[self.flavour, self.charge]
 
 
 def leptons_of(leptons: Leptons, event: int) -> list[Lepton]:
@@ -99,7 +88,8 @@ def leptons_of(leptons: Leptons, event: int) -> list[Lepton]:
         column, offsets = rules.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
         for index in range(int(offsets[event]), int(offsets[event + 1])):
             vector = _vectors(column, np.array([index]))[:, 0]
-            found.append(Lepton(flavour, index, int(column.charge[index]), vector))
+            charge = int(column.charge[index])
+            found.append(Lepton(flavour, index, charge, NAMES[flavour, charge], vector))
     return found
 
 
@@ -136,10 +126,8 @@ def lepton_counts(events: Events) -> Table:
     """Return how many events have 0, 1, 2, … muons, and how many have that many electrons."""
     numbers = [np.bincount(np.diff(getattr(events.leptons, f"{flavour}_offsets"))) for flavour in FLAVOURS]
     muons, electrons = (np.pad(n, (0, max(map(len, numbers)) - len(n))).tolist() for n in numbers)
-    return Table(
-        ("leptons", "events with so many muons", "with so many electrons"),
-        tuple(zip(range(len(muons)), muons, electrons, strict=True)),
-    )
+    columns = ("leptons", "events with so many muons", "with so many electrons")
+    return Table(columns, tuple(zip(range(len(muons)), muons, electrons, strict=True)))
 
 
 def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: range | None = None) -> Flags:
@@ -198,41 +186,26 @@ def _mass(vectors: Floats) -> Floats:
 def pair_masses(
     events: Events, flavour: str = "muon", *, same_charge: bool = False, selection: Selection | None = None
 ) -> Floats:
-    """Return the mass in GeV of every pair of leptons of one flavour and opposite (or the same) charge, (n_pairs,).
+    """Return the mass in GeV of every pair of leptons of one flavour and opposite charge, (n_pairs,).
 
-    Parameters
-    ----------
-    events, flavour
-        The events, and ``"muon"`` or ``"electron"``.
-    same_charge
-        Pairs of the same charge instead, which cannot come from a Z boson.
-    selection
-        Use only leptons that pass the cuts of this selection; None: all.
+    ``flavour`` is ``"muon"`` or ``"electron"``. ``same_charge`` gives pairs of the same charge instead, which cannot
+    come from a Z boson; a selection limits them to leptons that pass its cuts.
     """
     if flavour not in FLAVOURS:
-        raise OptionError(
-            f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}", "Draw each flavour by itself."
-        )
+        problem = f"flavour = {flavour!r}; expected one of {', '.join(FLAVOURS)}"
+        raise OptionError(problem, "Draw each flavour by itself.")
     leptons = events.leptons
     column, offsets = rules.columns_of(leptons, flavour), getattr(leptons, f"{flavour}_offsets")
-    first, second = _pairs(offsets)
+    starts, counts = offsets[:-1], np.diff(offsets)
+    places = [(i, j) for j in range(1, int(counts.max(initial=0))) for i in range(j)]
+    found = [starts[counts > j] + np.array([[i], [j]]) for i, j in places]
+    first, second = np.hstack([np.empty((2, 0), np.int64), *found])  # both leptons of every pair within an event
     wanted = (column.charge[first] == column.charge[second]) == same_charge
     if selection is not None:
         good = good_leptons(leptons, flavour, selection)
         wanted &= good[first] & good[second]
     first, second = first[wanted], second[wanted]
     return _mass(_vectors(column, first) + _vectors(column, second))
-
-
-def _pairs(offsets: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    """Return the indices of both leptons of every pair within an event, given the offsets of the events."""
-    starts, counts = offsets[:-1], np.diff(offsets)
-    found = [
-        (starts[counts > j] + i, starts[counts > j] + j) for j in range(1, int(counts.max(initial=0))) for i in range(j)
-    ]
-    nothing = (np.empty(0, np.int64), np.empty(0, np.int64))
-    first, second = zip(*(found or [nothing]), strict=True)
-    return np.concatenate(first), np.concatenate(second)
 
 
 def plot_masses(

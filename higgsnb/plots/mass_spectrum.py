@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     from higgsnb.results import Result, Spectrum
 
 WARNING_COLOUR = "#8A1C00"
-SIZE_INCHES = (7.0, 6.2)
-DPI = 150
 SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; longer than the ticks
 
 
@@ -40,19 +38,8 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
     statistical uncertainty of the simulation hatched. Events outside the axis are not drawn. The lower panel shows the
     deviation of the data from the prediction in standard deviations, see `statistics.deviation`.
 
-    Parameters
-    ----------
-    result
-        A result; if it is incomplete, the figure states it.
-    histogram
-        The name of a histogram in ``result.histograms``.
-    ax
-        Axes to draw on, without a lower panel; None: a new figure, which pyplot does not manage.
-
-    Raises
-    ------
-    KeyError
-        If there is no such histogram; names the known ones.
+    If the result is incomplete, the figure states it. ``ax`` are axes to draw on, without a lower panel; None: a new
+    figure, which pyplot does not manage. Raise KeyError if there is no such histogram; names the known ones.
     """
     spectrum = result.spectrum(histogram).combined()
     with styled():
@@ -64,13 +51,27 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
         panel.set_xlim(spectrum.edges[0], spectrum.edges[-1])
         axis = results.axis(histogram)
         variable = SYMBOLS.get(axis.variable, axis.title)
-        _label_axes(panel, lower, variable, per_bin_label(spectrum.edges, histogram, variable), size)
+        for axes in filter(None, (panel, lower)):
+            axes.tick_params(labelsize=0.92 * size, pad=4, labelfontfamily=mpl.rcParams["font.family"])
+            axes.tick_params(which="major", length=0.6 * size)
+            axes.tick_params(which="minor", length=0.3 * size)
+        font = {"fontfamily": mpl.rcParams["font.family"], "fontsize": 1.1 * size}
+        panel.set_ylabel(per_bin_label(spectrum.edges, histogram, variable), **font)
+        (lower or panel).set_xlabel(variable, **font)
         above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
         panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
         panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], size)
         if lower is not None:
-            _draw_deviation(lower, spectrum)
+            lower.set_ylabel("Deviation [σ]", loc="center", **font)
+            panel.figure.align_ylabels([panel, lower])
+            sigmas = np.nan_to_num(deviation(np.asarray(spectrum.data), spectrum.total, spectrum.variance))
+            limit = max(3.4, 1.15 * np.abs(sigmas).max(initial=0.0))
+            lower.axhspan(-1, 1, facecolor="0.92", edgecolor="none")
+            lower.stairs(sigmas, spectrum.edges, fill=True, facecolor="0.35")
+            lower.axhline(0, color="black", linewidth=0.8)
+            lower.set_ylim(-limit, limit)
+            lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, symmetric=True))
     return figure
 
 
@@ -84,7 +85,7 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
     written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]
     for path, (kind, texts) in zip(written, metadata.items(), strict=True):
         with atomic_write(path) as temporary, styled():
-            figure.savefig(temporary, format=kind, dpi=DPI, metadata=texts)
+            figure.savefig(temporary, format=kind, dpi=150, metadata=texts)
     return written
 
 
@@ -95,13 +96,12 @@ def _panels(ax: Axes | None, spectrum: Spectrum) -> tuple[Figure, Axes, Axes | N
         if figure is None:
             raise OptionError("these axes belong to no figure", "Make them with figure.subplots().")
         return figure, ax, None
-    figure = ShownFigure(figsize=SIZE_INCHES)
+    figure = ShownFigure(figsize=(7.0, 6.2))
     margins = {"left": 0.105, "right": 0.975, "bottom": 0.1, "top": 0.94}
     if spectrum.data is None or not spectrum.stack:
         return figure, figure.subplots(gridspec_kw=margins), None
-    panel, lower = figure.subplots(
-        2, 1, sharex=True, gridspec_kw={"height_ratios": (3.6, 1), "hspace": 0.07, **margins}
-    )
+    heights = {"height_ratios": (3.6, 1), "hspace": 0.07}
+    panel, lower = figure.subplots(2, 1, sharex=True, gridspec_kw={**heights, **margins})
     return figure, panel, lower
 
 
@@ -142,39 +142,19 @@ def _draw_data(panel: Axes, spectrum: Spectrum, size: float, *, simulated: bool)
     return [(points, f"{'Simulated data' if simulated else 'Data'}  ({spectrum.data.sum()})")]
 
 
-def _label_axes(panel: Axes, lower: Axes | None, variable: str, per_bin: str, size: float) -> None:
-    for axes in (panel, lower):
-        if axes is not None:
-            axes.tick_params(labelsize=0.92 * size, pad=4, labelfontfamily=mpl.rcParams["font.family"])
-            axes.tick_params(which="major", length=0.6 * size)
-            axes.tick_params(which="minor", length=0.3 * size)
-    font = {"fontfamily": mpl.rcParams["font.family"], "fontsize": 1.1 * size}
-    panel.set_ylabel(per_bin, **font)
-    (lower or panel).set_xlabel(variable, **font)
-    if lower is not None:
-        lower.set_ylabel("Deviation [σ]", loc="center", **font)
-        panel.figure.align_ylabels([panel, lower])
-
-
 def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
     """Write inside the frame, from the top: coverage if partial, then campaign, selection and legend."""
     artists: list[Artist] = []
-    top = 1.0
+    top, right, left = 1.0, 1.0, _fraction(panel, SIDE_MARGIN * size)[0]
     if warning := coverage_text(result):
         artists.append(_draw_strip(panel, warning, size))
         top = _box(panel, artists[0]).y0
     top -= _fraction(panel, 0.7 * size)[1]
-    right = 1.0
     if entries:
         handles, labels = zip(*entries, strict=True)
-        corner = (1.0 - _fraction(panel, SIDE_MARGIN * size)[0], top)
-        none: dict[str, Any] = {"borderaxespad": 0.0, "borderpad": 0.0}
-        legend = panel.legend(
-            handles, labels, loc="upper right", bbox_to_anchor=corner, fontsize=0.92 * size, labelspacing=0.35, **none
-        )
-        artists.append(legend)
+        tight: dict[str, Any] = {"borderaxespad": 0.0, "borderpad": 0.0, "labelspacing": 0.35, "fontsize": 0.92 * size}
+        artists.append(panel.legend(handles, labels, loc="upper right", bbox_to_anchor=(1.0 - left, top), **tight))
         right = _box(panel, artists[-1]).x0
-    left = _fraction(panel, SIDE_MARGIN * size)[0]
     note = panel.text(left, top, "", fontsize=0.92 * size, va="top", linespacing=1.35, transform=panel.transAxes)
     lines = [result.campaign.title, f"selection {result.selection.name}"]
     for columns in range(60, 10, -2):
@@ -182,7 +162,16 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
         if _box(panel, note).x1 < right:
             break
     artists.append(note)
-    _make_room(panel, spectrum, [_box(panel, artist) for artist in artists])
+    # Raise the upper end of the axis until nothing drawn overlaps them.
+    upper = spectrum.total + np.sqrt(spectrum.variance)
+    if spectrum.data is not None:
+        upper = np.maximum(upper, np.where(spectrum.data > 0, garwood(spectrum.data)[1], 0.0))
+    position = (spectrum.edges - spectrum.edges[0]) / (spectrum.edges[-1] - spectrum.edges[0])
+    limit = 1.08 * upper.max(initial=0.0)
+    for box in (_box(panel, artist) for artist in artists):
+        below = upper[(position[1:] > box.x0) & (position[:-1] < box.x1)]
+        limit = max(limit, below.max(initial=0.0) / max(box.y0 - 0.04, 0.2))
+    panel.set_ylim(0, limit or 1.0)
     if not spectrum.total.any() and (spectrum.data is None or not spectrum.data.any()):
         text = "no events" if result.complete else "no events yet"
         panel.text(0.5, 0.3, text, fontsize=1.6 * size, ha="center", color="0.4", transform=panel.transAxes)
@@ -202,30 +191,6 @@ def _draw_strip(panel: Axes, text: str, size: float) -> Rectangle:
     strip.set(transform=panel.transAxes, zorder=4)
     panel.add_patch(strip)
     return strip
-
-
-def _make_room(panel: Axes, spectrum: Spectrum, boxes: list[Bbox]) -> None:
-    """Raise the upper end of the axis until nothing drawn overlaps the boxes, given in axes coordinates."""
-    upper = spectrum.total + np.sqrt(spectrum.variance)
-    if spectrum.data is not None:
-        upper = np.maximum(upper, np.where(spectrum.data > 0, garwood(spectrum.data)[1], 0.0))
-    position = (spectrum.edges - spectrum.edges[0]) / (spectrum.edges[-1] - spectrum.edges[0])
-    limit = 1.08 * upper.max(initial=0.0)
-    for box in boxes:
-        below = upper[(position[1:] > box.x0) & (position[:-1] < box.x1)]
-        limit = max(limit, below.max(initial=0.0) / max(box.y0 - 0.04, 0.2))
-    panel.set_ylim(0, limit or 1.0)
-
-
-def _draw_deviation(lower: Axes, spectrum: Spectrum) -> None:
-    data = 0 if spectrum.data is None else spectrum.data
-    sigmas = np.nan_to_num(deviation(data, spectrum.total, spectrum.variance))
-    limit = max(3.4, 1.15 * np.abs(sigmas).max(initial=0.0))
-    lower.axhspan(-1, 1, facecolor="0.92", edgecolor="none")
-    lower.stairs(sigmas, spectrum.edges, fill=True, facecolor="0.35")
-    lower.axhline(0, color="black", linewidth=0.8)
-    lower.set_ylim(-limit, limit)
-    lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, symmetric=True))
 
 
 def _box(panel: Axes, artist: Artist) -> Bbox:

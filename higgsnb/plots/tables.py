@@ -103,12 +103,10 @@ def cutflow(result: Result, channel: str = "4mu") -> Table:
     if channel not in CHANNELS:
         raise KeyError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
     none = [(name, 0) for name in CUT_NAMES]
-    flows = {
-        dataset.name: np.array(
-            [[n for _, n in result.cutflow.get(dataset.name, {}).get(one, none)] for one in CHANNELS], np.int64
-        )
-        for dataset in result.campaign.datasets
-    }
+    flows = {}
+    for dataset in result.campaign.datasets:
+        found = result.cutflow.get(dataset.name, {})
+        flows[dataset.name] = np.array([[n for _, n in found.get(one, none)] for one in CHANNELS], np.int64)
     left = result.normalised(range(len(CUT_NAMES) + 1), flows).by_process()
     index = CHANNELS.index(channel)
     rows = [
