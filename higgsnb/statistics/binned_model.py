@@ -34,24 +34,12 @@ TINY = 1e-12  # floor of a prediction, in events, that avoids log(0)
 class Model:
     """Observed counts and expected events in bins: strength × signal + Σ norm factor × background.
 
-    Attributes
-    ----------
-    observed
-        (n,) counts of the data.
-    signal, signal_variance
-        (n,) events expected at strength 1, and their variance from the finite simulation.
-    backgrounds, background_variances
-        The same for every background process.
-    unconstrained
-        Background processes whose normalisation is fitted.
-    use_simulation_error
-        Whether the finite number of simulated events is a source of uncertainty.
-    bins
-        For each bin the channel and its edges in GeV.
-    key
-        Seed of the random numbers: campaign, selection, variable.
-    note
-        What is missing from the result.
+    ``observed`` are the counts of the data, ``signal`` and ``signal_variance`` the events expected at strength 1 and
+    their variance from the finite simulation, all (n,); ``backgrounds`` and ``background_variances`` the same for every
+    background process. The normalisation of those in ``unconstrained`` is fitted. ``use_simulation_error`` is whether
+    the finite number of simulated events is a source of uncertainty. ``bins`` gives the channel of each bin and its
+    edges in GeV, ``key`` the seed of the random numbers (campaign, selection, variable), ``note`` what is missing from
+    the result.
     """
 
     observed: Floats
@@ -86,10 +74,21 @@ class Model:
             variance = variance + factor**2 * self.background_variances[process]
         return np.maximum(mean, TINY), variance if self.use_simulation_error else np.zeros_like(variance)
 
-    def twice_nll(self, strength: float, norm_factors: Floats) -> float:
-        """Return −2 ln of the likelihood ratio to a model that fits every bin exactly (the deviance)."""
-        mean, variance = self.expectation(strength, norm_factors)
-        return float(twice_nll_of_bins(self.observed, mean, variance).sum())
+    def twice_nll(self, strength: float | Floats, norm_factors: Floats) -> Floats:
+        """Return −2 ln of the likelihood ratio to a model that fits every bin exactly (the deviance).
+
+        A scalar, or (m,) for m points given as in `expectation`. Where the prediction has a variance, its true value is
+        a nuisance parameter with a Gaussian constraint, eliminated in closed form (Conway, eq. 8).
+        """
+        observed, (mean, variance) = self.observed, self.expectation(strength, norm_factors)
+        relative = variance / mean**2
+        shift = 1.0 - mean * relative
+        factor = np.where(relative > 0, 0.5 * (shift + np.sqrt(shift**2 + 4.0 * observed * relative)), 1.0)
+        factor = np.maximum(factor, TINY)  # a bin without data and with a wide constraint
+        best = factor * mean
+        penalty = np.divide((factor - 1.0) ** 2, relative, out=np.zeros_like(mean), where=relative > 0)
+        of_bins = 2.0 * (best - observed + xlogy(observed, observed) - xlogy(observed, best)) + penalty
+        return np.asarray(of_bins.sum(axis=-1))
 
     def with_observed(self, observed: Floats) -> Model:
         """Return the same model with other data, such as those of a toy."""
@@ -110,21 +109,6 @@ class Model:
         return float(100.0 * (events + 1.0) / self.signal.sum())
 
 
-def twice_nll_of_bins(observed: Floats, mean: Floats, variance: Floats) -> Floats:
-    """Return −2 ln of the likelihood ratio of each bin, see `Model.twice_nll`.
-
-    Where the prediction has a variance, its true value is a nuisance parameter with a Gaussian constraint, eliminated
-    in closed form (Conway, eq. 8).
-    """
-    relative = variance / mean**2
-    shift = 1.0 - mean * relative
-    factor = np.where(relative > 0, 0.5 * (shift + np.sqrt(shift**2 + 4.0 * observed * relative)), 1.0)
-    factor = np.maximum(factor, TINY)  # a bin without data and with a wide constraint
-    best = factor * mean
-    penalty = np.divide((factor - 1.0) ** 2, relative, out=np.zeros_like(mean), where=relative > 0)
-    return np.asarray(2.0 * (best - observed + xlogy(observed, observed) - xlogy(observed, best)) + penalty)
-
-
 def model(
     result: Result,
     variable: str = "mass_4l",
@@ -138,22 +122,15 @@ def model(
     """Return the binned model of a result: the bins of one histogram, each channel separately.
 
     Neighbouring bins of a channel are merged, from the left, until each holds `LEAST_SIMULATED` simulated background
-    events, independently of the data.
+    events, independently of the data. The strength of ``signal`` is fitted, and the normalisation of the background
+    processes in ``unconstrained``; see `Model`.
 
     Parameters
     ----------
-    result
-        A result; if it is partial, the note states it.
-    variable
-        Name of a histogram.
+    result, variable
+        A result, and the name of one of its histograms; if the result is partial, the note states it.
     low, high
         Range of the variable; both must be bin edges. Default: the whole axis.
-    signal
-        The process whose strength is fitted.
-    unconstrained
-        Background processes whose normalisation is fitted as well.
-    use_simulation_error
-        Whether the finite number of simulated events is a source of uncertainty.
 
     Raises
     ------
@@ -180,9 +157,8 @@ def model(
         return np.array([np.asarray(values)[channel, start:stop].sum() for channel, start, stop in groups], np.float64)
 
     if not merged(spectrum.stack[signal]).sum() > 0.0:
-        raise OptionError(
-            f"no {signal} events are expected in this range of {variable}", "Widen the range, or loosen the cuts."
-        )
+        problem = f"no {signal} events are expected in this range of {variable}"
+        raise OptionError(problem, "Widen the range, or loosen the cuts.")
     return Model(
         observed=merged(spectrum.data),
         signal=merged(spectrum.stack[signal]),

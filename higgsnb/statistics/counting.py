@@ -38,16 +38,9 @@ def p_value_of(sigmas: float) -> float:
 def poisson_p_value(observed: int, background: float, background_error: float = 0.0) -> float:
     """Return the probability of at least the observed number of events if there is only background.
 
-    Parameters
-    ----------
-    observed
-        Number of events.
-    background
-        Expected number of background events, above 0.
-    background_error
-        Its standard deviation. 0: the background is known. Otherwise it is taken as measured in a control region of
-        n = b²/σ² events, τ = b/σ² times as large as the signal region, and the p-value is the exact binomial one of
-        that pair of counts (Cousins, Linnemann, Tucker, eq. 14).
+    ``background_error`` is the standard deviation of the expected number of background events. 0: it is known.
+    Otherwise it is taken as measured in a control region of n = b²/σ² events, τ = b/σ² times as large as the signal
+    region, and the p-value is the exact binomial one of that pair of counts (Cousins, Linnemann, Tucker, eq. 14).
 
     Raises
     ------
@@ -79,9 +72,8 @@ def asimov_significance(signal: float, background: float, background_error: floa
     """
     check_not_negative(signal=signal, background=background, background_error=background_error)
     if background <= 0.0:
-        raise OptionError(
-            "no background is expected", "Give a background above 0: without one there is no significance."
-        )
+        hint = "Give a background above 0: without one there is no significance."
+        raise OptionError("no background is expected", hint)
     s, b, variance = signal, background, background_error**2
     if background_error <= 1e-6 * background:
         return math.sqrt(max(0.0, 2.0 * ((s + b) * math.log1p(s / b) - s)))
@@ -92,26 +84,12 @@ def asimov_significance(signal: float, background: float, background_error: floa
 
 @dataclass(frozen=True, repr=False)
 class WindowTest:
-    """The number of events in a mass window compared with background alone.
+    """The number of events in a mass window (in GeV) compared with background alone.
 
-    Attributes
-    ----------
-    window
-        Name of the window, in GeV.
-    observed
-        Events in the data.
-    background, signal
-        Events expected, from the simulation.
-    background_error
-        Standard deviation of `background`.
-    p_value, significance
-        With the background taken as known.
-    p_value_uncertain, significance_uncertain
-        With the uncertainty of the background.
-    expected_significance
-        Median if the signal is there (Asimov), with the uncertainty of the background.
-    note
-        What is missing from the result; empty if nothing is.
+    ``observed`` are the events in the data, ``background`` and ``signal`` those expected from the simulation.
+    ``p_value`` and ``significance`` take the background as known; ``p_value_uncertain``, ``significance_uncertain``
+    and ``expected_significance``, the median if the signal is there (Asimov), include ``background_error``, its
+    standard deviation. ``note`` states what is missing from the result; empty if nothing is.
     """
 
     window: str
@@ -141,18 +119,10 @@ class WindowTest:
 def counting_test(
     result: Result, window: str = "118-130", *, signal: str = SIGNAL, background_uncertainty: float = 0.0
 ) -> WindowTest:
-    """Compare the number of events in a mass window with the background, all channels together.
+    """Compare the number of events in one of ``result.windows`` with the background, all channels together.
 
-    Parameters
-    ----------
-    result
-        A result; if it is partial, the note states it.
-    window
-        Name of a window, one of ``result.windows``.
-    signal
-        The process to look for; all other simulated processes are background.
-    background_uncertainty
-        Relative uncertainty of the background, added in quadrature to that from the finite simulation.
+    All simulated processes but the signal are background. ``background_uncertainty`` is its relative uncertainty, added
+    in quadrature to that from the finite simulation. If the result is partial, the note states it.
 
     Raises
     ------
@@ -174,9 +144,8 @@ def counting_test(
     variance = sum(one.stat_error**2 for one in backgrounds)
     error = math.hypot(math.sqrt(variance), background_uncertainty * background)
     if background <= 0.0:
-        raise OptionError(
-            f"no background is expected in {window} GeV", "Choose a wider window, or simulate more events."
-        )
+        problem = f"no background is expected in {window} GeV"
+        raise OptionError(problem, "Choose a wider window, or simulate more events.")
     known, uncertain = poisson_p_value(observed, background), poisson_p_value(observed, background, error)
     return WindowTest(
         window=window,

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,30 +36,19 @@ Floats = npt.NDArray[np.float64]
 class FitResult:
     """The fitted signal strength, in units of the prediction.
 
-    Attributes
-    ----------
-    signal_strength, error_low, error_high
-        Best value, and how far below and above it −2 ln L rises by 1 (both positive). If the prediction becomes
-        negative before that, `error_low` ends there. `error_high` is infinite if −2 ln L never rises that far: with one
-        or two simulated signal events a strength of any size is possible.
-    q0
-        −2 ln(L(0) / L(best)), 0 where the best strength is negative: what `Toys.p_value` compares.
-    significance, p_value
-        Of the observed data against background alone: √q₀, asymptotic (Cowan et al.).
-    expected_significance
-        The same for data exactly as predicted with strength 1 (Asimov).
-    norm_factors
-        Best normalisation of each unconstrained background.
-    scan_strength, scan_twice_nll
-        (n,) The profile: −2 ln L above its minimum, with the norm factors fitted again at each strength.
-    twice_nll
-        −2 ln L of the best fit, see `Model.twice_nll`.
-    goodness_of_fit
-        p-value of `twice_nll` as a chi-squared: rough where bins hold few events, see `toys`.
-    degrees_of_freedom
-        Bins minus fitted parameters.
-    model
-        The model that was fitted.
+    ``error_low`` and ``error_high``, both positive, are how far below and above the best value −2 ln L rises by 1. If
+    the prediction becomes negative before that, ``error_low`` ends there. ``error_high`` is infinite if −2 ln L never
+    rises that far: with one or two simulated signal events a strength of any size is possible.
+
+    ``q0`` is −2 ln(L(0) / L(best)), 0 where the best strength is negative: what `Toys.p_value` compares.
+    ``significance`` and ``p_value`` are those of the observed data against background alone: √q₀, asymptotic (Cowan et
+    al.); ``expected_significance`` is the same for data exactly as predicted with strength 1 (Asimov).
+
+    ``norm_factors`` holds the best normalisation of each unconstrained background; ``scan_strength`` and
+    ``scan_twice_nll`` (n,) the profile: −2 ln L above its minimum, with the norm factors fitted again at each strength.
+    ``twice_nll`` is −2 ln L of the best fit, see `Model.twice_nll`, ``degrees_of_freedom`` the bins minus the fitted
+    parameters, and ``goodness_of_fit`` the p-value of both as a chi-squared: rough where bins hold few events, see
+    `toys`.
     """
 
     signal_strength: float
@@ -108,14 +98,8 @@ def fit_signal_strength(
     """Fit the signal strength with a binned likelihood in all three channels at once.
 
     Each bin is a Poisson count with expectation strength × signal + Σ background. The finite simulation is one Gaussian
-    nuisance parameter per bin.
-
-    Parameters
-    ----------
-    result, variable, low, high, signal, unconstrained, use_simulation_error
-        See `model`, also for the defaults; or a `Model`, which has its own, in place of all of them.
-    scan_points
-        Number of points of the profile.
+    nuisance parameter per bin. The options are those of `model`, also their defaults; a `Model` has its own, and takes
+    only ``scan_points``, the number of points of the profile.
 
     Raises
     ------
@@ -141,9 +125,8 @@ def fit_signal_strength(
 
     below, above = _crossings(rise, best.strength, lowest, fitted.highest_strength)
     up = above - best.strength if math.isfinite(above) else max(1.0, best.strength - below)
-    scan = np.linspace(
-        max(best.strength - 2.5 * (best.strength - below), lowest), best.strength + 2.5 * up, scan_points
-    )
+    start = max(best.strength - 2.5 * (best.strength - below), lowest)
+    scan = np.linspace(start, best.strength + 2.5 * up, scan_points)
     asimov = fitted.with_observed(fitted.expectation(1.0, np.ones(len(fitted.unconstrained)))[0])
     freedom = len(fitted.observed) - 1 - len(fitted.unconstrained)
     return FitResult(
@@ -165,14 +148,8 @@ def fit_signal_strength(
 
 
 def _crossings(rise: Callable[[float], float], best: float, lowest: float, highest: float) -> tuple[float, float]:
-    """Return the strengths below and above the best one where −2 ln L has risen by 1.
-
-    If it does not rise that far: the lowest strength below, infinity above.
-    """
-
-    def crossing(inside: float, outside: float) -> float:
-        return float(brentq(lambda strength: rise(strength) - 1.0, inside, outside, xtol=1e-4))
-
+    """Return the strengths below and above the best where −2 ln L has risen by 1, else the lowest one and infinity."""
+    crossing = partial(brentq, lambda strength: rise(strength) - 1.0, best, xtol=1e-4)
     step = max(0.1, 0.1 * abs(best))
     above = best + step
     while rise(above) < 1.0 and above < highest:
@@ -180,7 +157,5 @@ def _crossings(rise: Callable[[float], float], best: float, lowest: float, highe
     below = max(best - step, lowest)
     while rise(below) < 1.0 and below > lowest:
         below = max(below - 2.0 * (best - below), lowest)
-    return (
-        crossing(best, below) if rise(below) >= 1.0 else lowest,
-        crossing(best, above) if rise(above) >= 1.0 else math.inf,
-    )
+    low = crossing(below) if rise(below) >= 1.0 else lowest
+    return low, crossing(above) if rise(above) >= 1.0 else math.inf

@@ -19,9 +19,8 @@ def check_not_negative(**numbers: float) -> None:
     """Raise OptionError if a number is negative or not finite."""
     for name, number in numbers.items():
         if not (math.isfinite(number) and number >= 0.0):
-            raise OptionError(
-                f"{name} = {number}; expected a finite number that is not negative", "Check the numbers passed in."
-            )
+            problem = f"{name} = {number}; expected a finite number that is not negative"
+            raise OptionError(problem, "Check the numbers passed in.")
 
 
 def backgrounds_of(result: Result, signal: str) -> list[str]:
@@ -32,20 +31,15 @@ def backgrounds_of(result: Result, signal: str) -> list[str]:
 
 def check_testable(result: Result, signal: str) -> None:
     """Raise OptionError or KeyError if a result cannot be tested."""
-    backgrounds, campaign = backgrounds_of(result, signal), result.campaign
-    if not any(dataset.is_data for dataset in campaign.datasets):
-        raise OptionError(
-            f"campaign {campaign.name!r} has no data to test", "Use a campaign with data, or `asimov_significance`."
-        )
+    backgrounds, datasets = backgrounds_of(result, signal), result.campaign.datasets
+    campaign = f"campaign {result.campaign.name!r}"
+    if not any(dataset.is_data for dataset in datasets):
+        raise OptionError(f"{campaign} has no data to test", "Use a campaign with data, or `asimov_significance`.")
     if not backgrounds:
-        raise OptionError(
-            f"campaign {campaign.name!r} has no simulated background to compare with", "Add a dataset for it."
-        )
-    if not any(dataset.process == signal and not dataset.is_data for dataset in campaign.datasets):
+        raise OptionError(f"{campaign} has no simulated background to compare with", "Add a dataset for it.")
+    if not any(dataset.process == signal and not dataset.is_data for dataset in datasets):
         known = ", ".join(backgrounds)
-        raise KeyError(
-            f"no simulated process {signal!r} in campaign {campaign.name!r}; it has {known}: pass signal=..."
-        )
+        raise KeyError(f"no simulated process {signal!r} in {campaign}; it has {known}: pass signal=...")
     if not result.coverage.events[0]:
         raise OptionError("nothing has been read yet", "Wait until the run has read some events.")
     if result.missing_simulation:
@@ -55,9 +49,8 @@ def check_testable(result: Result, signal: str) -> None:
         )
     if not channels_with_luminosity(result):
         failed = f"; {len(result.failed)} files failed, see result.failed" if result.failed else ""
-        raise OptionError(
-            f"no data have been read yet, only simulation{failed}", "Wait until the run has read some data."
-        )
+        problem = f"no data have been read yet, only simulation{failed}"
+        raise OptionError(problem, "Wait until the run has read some data.")
 
 
 def channels_with_luminosity(result: Result) -> list[int]:

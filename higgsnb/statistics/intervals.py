@@ -12,12 +12,7 @@ Floats = npt.NDArray[np.float64]
 def garwood(counts: npt.ArrayLike, level: float = 0.6827) -> tuple[Floats, Floats]:
     """Return the exact central confidence interval of a Poisson mean: lower and upper limits in the shape of `counts`.
 
-    Parameters
-    ----------
-    counts
-        Observed counts, any shape, not negative.
-    level
-        Confidence level; 0.6827 is one standard deviation.
+    The counts are not negative; a confidence level of 0.6827 is one standard deviation.
 
     Notes
     -----
@@ -35,12 +30,8 @@ def deviation(counts: npt.ArrayLike, expected: npt.ArrayLike, variance: npt.Arra
 
     Positive for an excess, negative for a deficit, 0 where the probability is above one half, NaN where nothing is
     expected. It is the Poisson probability of a deviation at least as large, including the uncertainty of the
-    expectation, as standard deviations of a normal distribution; valid also for few events and empty bins.
-
-    Parameters
-    ----------
-    counts, expected, variance
-        Observed counts, expected events, and the variance of the expectation; arrays of one shape.
+    expectation, as standard deviations of a normal distribution; valid also for few events and empty bins. Observed
+    counts, expected events and the variance of the expectation are arrays of one shape.
 
     Notes
     -----

@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.errors import OptionError
-from higgsnb.statistics.binned_model import Model, twice_nll_of_bins
+from higgsnb.statistics.binned_model import Model
 
 Floats = npt.NDArray[np.float64]
 
@@ -41,11 +41,28 @@ def maximise(model: Model, strength: float | None = None) -> Best:
     starting point may end at the wrong one. Therefore it starts with a coarse grid over the whole range.
     """
     if not model.signal.sum() > 0.0:
-        raise OptionError(
-            "no signal is expected in any bin; its strength cannot be fitted", "Widen the range, or loosen the cuts."
-        )
+        problem = "no signal is expected in any bin; its strength cannot be fitted"
+        raise OptionError(problem, "Widen the range, or loosen the cuts.")
     points = _grid(model, strength)
-    return _search(model, points, strength) if model.unconstrained else _zoom(model, points[0])
+    twice_nll = model.twice_nll(points[0][:, None], points[1:][..., None])
+    if not model.unconstrained:  # the best strength, refined between its neighbours in finer and finer steps
+        strengths, none = points[0], np.empty(0)
+        for _ in range(_ZOOMS if len(strengths) > 1 else 0):
+            nearest = int(np.argmin(twice_nll))
+            strengths = np.linspace(strengths[max(nearest - 1, 0)], strengths[min(nearest + 1, len(strengths) - 1)], 12)
+            twice_nll = model.twice_nll(strengths[:, None], none)
+        nearest = int(np.argmin(twice_nll))
+        return Best(float(strengths[nearest]), none, float(twice_nll[nearest]))
+    order = np.argsort(twice_nll, kind="stable")
+    _, first = np.unique(points[1:, order], axis=1, return_index=True)
+    starts = order[np.sort(first)[:_SEARCHES]]
+    best = Best(float(points[0, starts[0]]), points[1:, starts[0]], float(twice_nll[starts[0]]))
+    for start in starts:
+        best = min(best, _descend(model, points[:, start], strength), key=lambda one: one.twice_nll)
+        # Near the lowest strength the prediction of a bin vanishes, and a search may get stuck.
+        if strength is not None or best.strength > 0.5 * model.lowest_strength(best.norm_factors):
+            break
+    return best
 
 
 def _grid(model: Model, strength: float | None) -> Floats:
@@ -62,35 +79,6 @@ def _grid(model: Model, strength: float | None) -> Floats:
     above = np.tile(model.highest_strength * np.geomspace(1e-5, 1.0, 35)[coarse], (len(lowest), 1))
     strengths = np.concatenate([below, above], axis=1)
     return np.concatenate([strengths.reshape(1, -1), norm_factors.repeat(strengths.shape[1], axis=1)])
-
-
-def _zoom(model: Model, strengths: Floats) -> Best:
-    """Return the best of some strengths, refined between its neighbours in finer and finer steps."""
-    twice_nll = _twice_nlls(model, strengths[None])
-    for _ in range(_ZOOMS if len(strengths) > 1 else 0):
-        best = int(np.argmin(twice_nll))
-        strengths = np.linspace(strengths[max(best - 1, 0)], strengths[min(best + 1, len(strengths) - 1)], 12)
-        twice_nll = _twice_nlls(model, strengths[None])
-    best = int(np.argmin(twice_nll))
-    return Best(float(strengths[best]), np.empty(0), float(twice_nll[best]))
-
-
-def _search(model: Model, points: Floats, strength: float | None) -> Best:
-    """Minimise −2 ln L, starting from the best points with different norm factors.
-
-    One search is enough, except near the lowest strength, where the prediction of a bin vanishes and it may get stuck.
-    """
-    twice_nll = _twice_nlls(model, points)
-    order = np.argsort(twice_nll, kind="stable")
-    _, first = np.unique(points[1:, order], axis=1, return_index=True)
-    starts = order[np.sort(first)[:_SEARCHES]]
-    best = Best(float(points[0, starts[0]]), points[1:, starts[0]], float(twice_nll[starts[0]]))
-    for start in starts:
-        found = _descend(model, points[:, start], strength)
-        best = min(best, found, key=lambda one: one.twice_nll)
-        if strength is not None or best.strength > 0.5 * model.lowest_strength(best.norm_factors):
-            break
-    return best
 
 
 def _descend(model: Model, start: Floats, strength: float | None) -> Best:
@@ -115,10 +103,4 @@ def _descend(model: Model, start: Floats, strength: float | None) -> Best:
     minuit.migrad()
     values = np.array(minuit.values)
     best = possible(values) if strength is None else strength
-    return Best(best, values[1:], model.twice_nll(best, values[1:]))
-
-
-def _twice_nlls(model: Model, points: Floats) -> Floats:
-    """Return −2 ln L at each of some strengths and norm factors, (1 + unconstrained, m)."""
-    mean, variance = model.expectation(points[0][:, None], points[1:][..., None])
-    return np.asarray(twice_nll_of_bins(model.observed, mean, variance).sum(axis=-1))
+    return Best(best, values[1:], float(model.twice_nll(best, values[1:])))

@@ -25,23 +25,12 @@ if TYPE_CHECKING:
 
 Floats = npt.NDArray[np.float64]
 
-TOYS = 1000
-
 
 @dataclass(frozen=True, repr=False, eq=False)
 class Toys:
-    """The test statistic in pseudo-experiments ("toys").
+    """The test statistic in pseudo-experiments ("toys"), generated with the signal strength ``true_strength``.
 
-    Attributes
-    ----------
-    true_strength
-        The signal strength the toys were generated with.
-    statistics
-        (n,) q₀ of each toy.
-    strengths
-        (n,) the fitted strength of each toy.
-    twice_nll
-        (n,) −2 ln L of each toy's best fit.
+    Of each toy, (n,): ``statistics`` is q₀, ``strengths`` the fitted strength, ``twice_nll`` −2 ln L of the best fit.
     """
 
     true_strength: float
@@ -73,18 +62,12 @@ class Toys:
         return _share_from(self.twice_nll, twice_nll)
 
 
-def toys(result: Result | Model, n: int = TOYS, *, strength: float = 0.0, **options: Any) -> Toys:
+def toys(result: Result | Model, n: int = 1000, *, strength: float = 0.0, **options: Any) -> Toys:
     """Return pseudo-experiments: the counts of every bin are drawn and fitted, and the test statistic is kept.
 
     If the finite simulation is a source of uncertainty, the prediction of each bin is drawn as well. Unconstrained
-    normalisations stay at the values fitted to the data with this strength.
-
-    Parameters
-    ----------
-    result, **options
-        Those of `model`; or a `Model`, which has its own options, in place of all of them.
-    n, strength
-        Number of toys, and the signal strength to generate them with: 0 for background alone.
+    normalisations stay at the values fitted to the data with this strength (0: background alone). The other options are
+    those of `model`; a `Model` has its own.
 
     Raises
     ------
@@ -120,13 +103,8 @@ def share_and_error(passed: int, number: int) -> tuple[float, float]:
 def generator(purpose: str, number: int = 0) -> np.random.Generator:
     """Return the random-number generator of a purpose and a number; counter-based, without global state.
 
-    Parameters
-    ----------
-    purpose
-        Any text; its sha256 is the key of numpy's Philox.
-    number
-        The upper half of the counter: each has 2¹²⁸ random numbers of its own.
+    The sha256 of the purpose is the key of numpy's Philox; the number is the upper half of the counter: each has 2¹²⁸
+    random numbers of its own.
     """
-    digest = hashlib.sha256(purpose.encode()).digest()
-    key = np.frombuffer(digest[:16], "<u8")
+    key = np.frombuffer(hashlib.sha256(purpose.encode()).digest()[:16], "<u8")
     return np.random.Generator(np.random.Philox(key=key, counter=[0, 0, number, 0]))

@@ -25,23 +25,11 @@ Integers = npt.NDArray[np.int64]
 class WindowScan:
     """The largest excess in any of many windows, and how often background alone gives one at least as large.
 
-    Attributes
-    ----------
-    low, high
-        (n,) edges of the windows in GeV.
-    observed, background
-        (n,) events in each.
-    local_p_values
-        (n,) probability of at least that many events in this window, background known.
-    best
-        Index of the window with the smallest one.
-    global_p_value, global_p_value_error
-        Probability that the smallest local p-value of background alone is at most that of the best window, from toys,
-        and its standard deviation.
-    n_toys
-        Number of toys.
-    note
-        What is missing from the result.
+    ``low`` and ``high`` are the edges of the windows in GeV, ``observed`` and ``background`` the events in each,
+    ``local_p_values`` the probability of at least that many events in this window, background known, all (n,); ``best``
+    is the index of the smallest one. ``global_p_value`` and ``global_p_value_error`` are the probability that the
+    smallest local p-value of background alone is at most that of the best window, from toys, and its standard
+    deviation. ``note`` states what is missing from the result.
     """
 
     low: Floats
@@ -91,16 +79,9 @@ def scan_windows(
 ) -> WindowScan:
     """Slide a window over the spectrum, bin by bin, all channels together, and find the largest excess.
 
-    The background is taken as known. Not included: windows of other widths, and the uncertainty of the background.
-
-    Parameters
-    ----------
-    result, variable, signal
-        See `model`; all processes but the signal are background.
-    low, high, width
-        Range of the scan, both bin edges, and width of the window, a multiple of the bin width; in GeV.
-    n_toys
-        Number of toy spectra of background alone.
+    All processes but the signal are background, which is taken as known. Not included: windows of other widths, and the
+    uncertainty of the background. ``low`` and ``high`` are bin edges and ``width`` is a multiple of the bin width, in
+    GeV; ``n_toys`` spectra of background alone give the global p-value.
 
     Raises
     ------
@@ -115,10 +96,8 @@ def scan_windows(
     edges, n_bins = spectrum.edges, bins.stop - bins.start
     span = round(width / (edges[1] - edges[0]))
     if not 1 <= span <= n_bins or abs(span * (edges[1] - edges[0]) - width) > 1e-9:
-        raise OptionError(
-            f"width = {width:g} is not possible",
-            f"Give a multiple of the bin width {edges[1] - edges[0]:g}, at most {high - low:g}.",
-        )
+        hint = f"Give a multiple of the bin width {edges[1] - edges[0]:g}, at most {high - low:g}."
+        raise OptionError(f"width = {width:g} is not possible", hint)
     read = channels_with_luminosity(result)
     observed = np.asarray(spectrum.data)[read].sum(axis=0)
     mean = sum(spectrum.stack[process][read].sum(axis=0) for process in backgrounds_of(result, signal))
