@@ -6,12 +6,7 @@ from higgsnb.widgets.control import ClusterControl
 from higgsnb.widgets.explorer import CutExplorer, EventDisplay
 from higgsnb.widgets.live import LiveHistogram
 
-__all__ = [
-    "LiveHistogram",
-    "ClusterControl",
-    "CutExplorer",
-    "EventDisplay",
-]
+__all__ = ["LiveHistogram", "ClusterControl", "CutExplorer", "EventDisplay"]
 
 
 def __dir__() -> list[str]:

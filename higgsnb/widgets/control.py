@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 from higgsnb import cluster as clusters
 from higgsnb import engine, errors
 from higgsnb.cluster import KINDS, ClusterSpec, check_workers, choose
-from higgsnb.widgets.view import State, View, describe_error, reporting_to, static
+from higgsnb.widgets.view import State, View, describe_error, error_of, static
 
 if TYPE_CHECKING:
     from higgsnb.cluster import Cluster, ClusterState
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
 
 SECONDS_BETWEEN_CHECKS = 0.2
 """How often the end of the interpreter is checked for while a cluster is being started or stopped."""
-GONE = ("closed", "failed")
-"""The phases of a cluster that no longer exists."""
 KIND_LABELS = {
     "auto": "automatic",
     "local": "this machine",
@@ -43,17 +41,10 @@ def web_address(text: str) -> str:
 class ClusterControl(View):
     """A panel that starts, scales, describes and stops a Dask cluster.
 
-    Parameters
-    ----------
-    campaign
-        For the estimate of time and data.
-    price_core_hour, price_gb
-        Prices in any currency, for the estimate of costs.
-    launch
-        Starts the cluster: `cluster.launch`, or a function like it that returns soon after ``cancel`` is set.
-    **options
-        Options of `cluster.launch`: ``kind``, ``workers``, ``cores`` and ``memory`` are the initial choice in the
-        panel; the others are passed on.
+    The campaign is for the estimate of time and data, the prices, in any currency, for that of costs. ``launch`` starts
+    the cluster: `cluster.launch`, or a function like it that returns soon after ``cancel`` is set. Of its options
+    ``kind``, ``workers``, ``cores`` and ``memory`` are the initial choice in the panel (OptionError if one is out of
+    range); the others are passed on.
 
     Attributes
     ----------
@@ -61,11 +52,6 @@ class ClusterControl(View):
         The `Cluster`, or None; one that has failed is kept until the next launch, for its state and reason.
     error
         The exception that ended the last action, or None; it is shown with its hint.
-
-    Raises
-    ------
-    OptionError
-        If the initial choice is out of range.
     """
 
     _esm = static("elements.js", "cluster_control.js")
@@ -82,15 +68,15 @@ class ClusterControl(View):
     ) -> None:
         self.cluster: Cluster | None = None
         self._launch = launch
-        choice = {"kind": "auto", "workers": 2, "cores": 1, "memory": "2GiB"}
+        choice: State = {"kind": "auto", "workers": 2, "cores": 1, "memory": "2GiB"}
         choice |= {name: options.pop(name) for name in choice if options.get(name) is not None}
         self._options = options
-        self._spec = self._checked(choice)
+        self._spec_of = partial(ClusterSpec.parse, idle_timeout=options.get("idle_timeout", 900))
+        self._spec = self._spec_of(**choice)
         self._campaign = campaign
         self._prices = {"price_core_hour": price_core_hour, "price_gb": price_gb}
         self._last: threading.Thread | None = None
         self._pending = 0
-        self._idle = threading.Event()
         self._cancel: threading.Event | None = None  # of a start that is queued or in progress
         self._closed = False
         self._best = "auto"
@@ -114,7 +100,7 @@ class ClusterControl(View):
     def launch(self) -> None:
         """Start the chosen cluster in a thread; do nothing if a cluster exists or is being started."""
         with self._changing:
-            alive = self.cluster is not None and self.cluster.state.phase not in GONE
+            alive = self.cluster is not None and self.cluster.state.phase not in ("closed", "failed")
             if self._cancel is None and not alive:
                 self._cancel = cancel = threading.Event()
                 _keep_alive(self._begin("starting the cluster", partial(self._start, cancel)), cancel)
@@ -122,10 +108,7 @@ class ClusterControl(View):
     def get_client(self) -> Any:
         """Return a new `distributed.Client`, which becomes Dask's default; it is closed with the cluster.
 
-        Raises
-        ------
-        ClusterError
-            If there is no cluster, or it has failed.
+        Raise ClusterError if there is no cluster, or it has failed.
         """
         cluster = self.cluster
         if cluster is None:
@@ -134,30 +117,16 @@ class ClusterControl(View):
 
     def scale(self, workers: int) -> None:
         """Scale to a number of workers, and stop automatic scaling."""
-
-        def scale() -> None:
-            if self.cluster is not None:
-                self.cluster.scale(workers)
-
-        self._begin(f"scaling to {workers} workers", scale)
+        self._begin_on_cluster(f"scaling to {workers} workers", lambda cluster: cluster.scale(workers))
 
     def adapt(self, minimum: int, maximum: int) -> None:
         """Scale automatically with the amount of work."""
-
-        def adapt() -> None:
-            if self.cluster is not None:
-                self.cluster.adapt(minimum, maximum)
-
-        self._begin(f"setting automatic scaling to {minimum}–{maximum} workers", adapt)
+        what = f"setting automatic scaling to {minimum}–{maximum} workers"
+        self._begin_on_cluster(what, lambda cluster: cluster.adapt(minimum, maximum))
 
     def show_logs(self) -> None:
         """Fetch the logs of the scheduler and the workers, and show them."""
-
-        def fetch() -> None:
-            if self.cluster is not None:
-                self._change(logs=self.cluster.logs())
-
-        self._begin("fetching the logs", fetch)
+        self._begin_on_cluster("fetching the logs", lambda cluster: self._change(logs=cluster.logs()))
 
     def stop(self) -> None:
         """Cancel a start or stop the cluster, in a thread; another one can be started afterwards."""
@@ -165,10 +134,6 @@ class ClusterControl(View):
             if self._cancel is not None:
                 self._cancel.set()
             _keep_alive(self._begin("stopping the cluster", self._stop))
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most ``timeout`` seconds for all actions to end; return whether they have ended."""
-        return self._idle.wait(timeout)
 
     def close(self) -> None:
         """Cancel a start, stop the cluster, wait until it is gone, and remove the panel from the page."""
@@ -206,6 +171,10 @@ class ClusterControl(View):
             cluster.close()
             self._follow(cluster.state)
 
+    def _begin_on_cluster(self, what: str, action: Callable[[Cluster], None]) -> None:
+        """Queue an action on the cluster that there is by then; without one it does nothing."""
+        self._begin(what, lambda: None if self.cluster is None else action(self.cluster))
+
     def _begin(self, what: str, action: Callable[[], None]) -> threading.Thread:
         """Queue an action behind the earlier ones and show that it is in progress."""
         with self._changing:
@@ -218,27 +187,22 @@ class ClusterControl(View):
             def perform() -> None:
                 if before is not None:
                     before.join()
-                with reporting_to(self._done):
-                    action()
+                error = error_of(action)
+                with self._changing:
+                    self.error = error
+                    self._pending -= 1
+                    try:
+                        busy = self.state["busy"] if self._pending else ""
+                        self._change(busy=busy, problem=None if error is None else describe_error(error))
+                    finally:
+                        if not self._pending:
+                            self._idle.set()
 
             self._last = threading.Thread(target=perform, name="higgsnb-panel", daemon=True)
             self._last.start()
             return self._last
 
-    def _done(self, error: BaseException | None) -> None:
-        """Show the end of an action."""
-        with self._changing:
-            self.error = error
-            self._pending -= 1
-            try:
-                busy = self.state["busy"] if self._pending else ""
-                self._change(busy=busy, problem=None if error is None else describe_error(error))
-            finally:
-                if not self._pending:
-                    self._idle.set()
-
     def _follow(self, state: ClusterState) -> None:
-        """Show the state of the cluster; called from any thread."""
         link = web_address(state.dashboard) if state.phase in ("ready", "scaling") else ""
         self._change(cluster=state.as_dict(), dashboard=link)
 
@@ -256,18 +220,13 @@ class ClusterControl(View):
         )
 
     def _choose(self, content: State) -> None:
-        """Take over the user's choice."""
         choice = {name: content.get(name, before) for name, before in self.state["choice"].items()}
         try:
-            self._spec = self._checked(choice)
+            self._spec = self._spec_of(**choice)
         except ValueError as error:
             self._change(problem=describe_error(error))
         else:
             self._change(choice=choice, costs=self._costs(), problem=None)
-
-    def _checked(self, choice: State) -> ClusterSpec:
-        """Return the choice as a spec; raise `OptionError` if something is out of range."""
-        return ClusterSpec.parse(**choice, idle_timeout=self._options.get("idle_timeout", 900))
 
     def _act_on(self, action: Callable[..., None], content: State, *names: str) -> None:
         """Run an action with numbers from a form, or show what is wrong with them."""

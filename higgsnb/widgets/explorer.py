@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import anywidget
 import traitlets
 
-from higgsnb import datasets, engine, storage
+from higgsnb import datasets, engine, results, storage
 from higgsnb import selection as selections
 from higgsnb.errors import SelectionError
 from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
@@ -75,37 +75,29 @@ class CutExplorer(anywidget.AnyWidget):
         skims_folder: Path | None = None,
         workers: int | None = None,
     ) -> None:
-        """Load the events and show them.
+        """Load the events and show them; raise ValueError or OSError as `engine.run` does.
 
-        Parameters
-        ----------
-        source
-            A result of `engine.run`, whose events are read again; or a campaign or its name, which is analysed first.
-        selection
-            The selection to start from, or its name; default: that of the result or of the campaign.
-        skims_folder
-            Folder of the skims kept between runs; default: in the cache.
-        workers
-            Number of threads; default: one per core.
-
-        Raises
-        ------
-        ValueError, OSError
-            As for `engine.run`.
+        The source is a result of `engine.run`, whose events are read again; or a campaign or its name, which is
+        analysed first. By default the first selection is that of the result or the campaign, the skims kept between
+        runs are in the cache, and there is one thread per core.
         """
         self._skims = storage.cache_folder() / "skims" if skims_folder is None else skims_folder
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection
-        self._bases = _bases(first)
+        self._bases = {name: selections.load(name) for name in selections.names()}
+        base = _base_of(self._bases, first)
+        if base is None:  # not a variant of a published selection
+            base = f"{first.name} (yours)" if first.name in self._bases else first.name
+            self._bases[base] = first
         reach = loosest(*self._bases.values(), first)
         self.sample = PreselectedEvents.load(result, loosest=reach, skims_folder=self._skims, workers=workers)
         self._campaign_code = explorer_data.campaign_code(result.campaign)
-        self._base, self._selected = _base_name(self._bases, first), first
+        self._base, self._selected = base, first
         self._found: Reselection | None = None
         self._kept_view: tuple[Any, dict[str, Any] | None] = ((), None)
         self._distributions: dict[tuple[str, str], dict[str, Any]] = {}
-        super().__init__(setup=_setup(result, self._bases, reach), base=self._base, cuts=_cuts(first))
+        super().__init__(setup=_setup(result, self._bases, reach), base=base, cuts=_cuts(first))
         self._update()
         self._show_distribution()
         self.observe(self._update, ["cuts", "base", "asked"])
@@ -117,26 +109,23 @@ class CutExplorer(anywidget.AnyWidget):
 
     @property
     def selection(self) -> Selection:
-        """The current selection.
-
-        Raises
-        ------
-        SelectionError
-            If the cuts contradict each other.
-        """
+        """The current selection; SelectionError if the cuts contradict each other."""
         return self._selection_of(self.base, self.cuts)
 
     def select(self, selection: Selection | str | None = None, **cuts: float) -> None:
         """Set a selection, or some cuts of the current one (of the last valid one if that is invalid).
 
-        Raises
-        ------
-        SelectionError
-            If there is no such selection or cut, or a value is invalid or looser than the events in memory allow.
+        Raise SelectionError if there is no such selection or cut, or a value is invalid or looser than the events in
+        memory allow.
         """
         wanted = (self._selected if selection is None else _selection(selection)).replace(**cuts)
         self.sample.check(wanted)
-        base = _base_name(self._bases, wanted)
+        base = _base_of(self._bases, wanted)
+        if base is None:
+            raise SelectionError(
+                f"selection {wanted.name!r} differs from {', '.join(self._bases)} in more than the cuts with a slider",
+                "Create a CutExplorer that starts from it.",
+            )
         with self.hold_trait_notifications():
             self.base, self.cuts, self.asked = base, _cuts(wanted), self.asked + 1
 
@@ -155,14 +144,12 @@ class CutExplorer(anywidget.AnyWidget):
         return explorer_data.snippet(self._campaign_code, self.selection)
 
     def _analyse(self, source: Campaign | str, selection: Selection | str | None) -> Result:
-        """Run the analysis to its end."""
         campaign = datasets.load(source) if isinstance(source, str) else source
         chosen = _selection(campaign.selection if selection is None else selection)
         *_, result = engine.run(campaign, chosen, skims_folder=self._skims, workers=self._workers)
         return result
 
     def _selection_of(self, base: str, cuts: dict[str, Any]) -> Selection:
-        """Return the selection that the view has set; raise SelectionError if its base is unknown."""
         if base not in self._bases:
             raise SelectionError(f"no selection {base!r}", f"Choose one of {', '.join(self._bases)}.")
         known = {one.cut for one in CONTROLS}
@@ -182,9 +169,8 @@ class CutExplorer(anywidget.AnyWidget):
             self.view = {**self.view, "error": text, "asked": self.asked, "key": key}
             return
         self._base, self._selected, self._found = self.base, chosen, None
-        self._distributions = {
-            k: v for k, v in self._distributions.items() if k[1] == self._without_digest(chosen, k[0])
-        }
+        known = self._distributions.items()
+        self._distributions = {key: one for key, one in known if key[1] == self._without_digest(chosen, key[0])}
         self.view = self._view(started) | {"key": key}
         self._show_distribution()
         self._list()
@@ -210,7 +196,7 @@ class CutExplorer(anywidget.AnyWidget):
         }
 
     def _chosen(self) -> Reselection:
-        """Return the events kept by the last valid selection."""
+        """Return the events kept by the last valid selection, also after an interruption."""
         if self._found is None:
             self._found = self.sample.select(self._selected, slot="view")
         return self._found
@@ -237,7 +223,6 @@ class CutExplorer(anywidget.AnyWidget):
         return self._kept_view[1]
 
     def _without_digest(self, chosen: Selection, cut: str) -> str:
-        """Return the digest of the selection without one cut."""
         return without(chosen, cut, self.sample.loosest).digest
 
     def _distribution(self, cut: str) -> dict[str, Any]:
@@ -249,7 +234,6 @@ class CutExplorer(anywidget.AnyWidget):
         return self._distributions[key]
 
     def _show_distribution(self, _change: Any = None) -> None:
-        """Show the distribution of the cut in focus."""
         if self.focus in {one.cut for one in CONTROLS}:
             self.distribution = self._distribution(self.focus)
 
@@ -267,8 +251,7 @@ class CutExplorer(anywidget.AnyWidget):
         self.without = {"rows": rows, "complete": len(rows) == len(active), "rest": self.rest, "asked": self.asked}
 
     def _list(self, _change: Any = None) -> None:
-        """List the candidates in the chosen bin."""
-        axis = next(axis for axis in AXES if axis.name == self.variable)
+        axis = results.axis(self.variable)
         if not 0 <= self.bin < axis.bins:
             self.listing = {}
             return
@@ -294,25 +277,13 @@ class EventDisplay(anywidget.AnyWidget):
     event = traitlets.Dict(help="The event that is shown").tag(sync=True)
 
     def __init__(self, result: Result, row: int = 0) -> None:
-        """Show a row of ``result.candidates``.
-
-        Raises
-        ------
-        IndexError
-            If there is no such row.
-        """
+        """Show a row of ``result.candidates``; raise IndexError if there is no such row."""
         self._result = result
         super().__init__(setup={"kind": "event", "simulated": result.simulated, "note": _note(result)})
         self.show(row)
 
     def show(self, row: int) -> None:
-        """Show another row.
-
-        Raises
-        ------
-        IndexError
-            If there is no such row.
-        """
+        """Show another row; raise IndexError if there is no such row."""
         processes = [dataset.process for dataset in self._result.campaign.datasets]
         self.event = explorer_data.event_of(self._result.candidates, row, processes)
 
@@ -326,37 +297,16 @@ def _cuts(selection: Selection) -> dict[str, float]:
     return {one.cut: getattr(selection, one.cut) for one in CONTROLS}
 
 
-def _bases(first: Selection) -> dict[str, Selection]:
-    """Return the published selections, and the user's if it is not a variant of one of them."""
-    bases = {name: selections.load(name) for name in selections.names()}
-    if _base_of(bases, first) is None:
-        bases[f"{first.name} (yours)" if first.name in bases else first.name] = first
-    return bases
-
-
 def _base_of(bases: dict[str, Selection], one: Selection) -> str | None:
     """Return the name of a selection from which this one differs only in controls, preferably its own."""
-    for name in sorted(bases, key=lambda name: name != one.name):
-        if bases[name].replace(**_cuts(one)).digest == one.digest:
-            return name
-    return None
-
-
-def _base_name(bases: dict[str, Selection], one: Selection) -> str:
-    """Return the name of the selection that this one is a variant of."""
-    found = _base_of(bases, one)
-    if found is None:
-        raise SelectionError(
-            f"selection {one.name!r} differs from {', '.join(bases)} in more than the cuts with a slider",
-            "Create a CutExplorer that starts from it.",
-        )
-    return found
+    ordered = sorted(bases, key=lambda name: name != one.name)
+    return next((name for name in ordered if bases[name].replace(**_cuts(one)).digest == one.digest), None)
 
 
 def _note(result: Result) -> str:
     """Return the warnings: simulated data, incomplete result."""
-    notes = ["Simulated collisions, no real data"] if result.simulated else []
-    return " — ".join(filter(None, [*notes, coverage_text(result)]))
+    simulated = "Simulated collisions, no real data" if result.simulated else ""
+    return " — ".join(filter(None, [simulated, coverage_text(result)]))
 
 
 def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dict[str, Any]:
@@ -364,6 +314,10 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
     campaign = result.campaign
     luminosity = f"{result.coverage.luminosity_fb[0]:.3g} fb⁻¹"
     energy = " and ".join(f"{energy:g}" for energy in campaign.energies_tev)
+    lacking = [set(result.not_applied.get(dataset.name, ())) for dataset in campaign.datasets]
+    off = [cut for cut, columns in _NEEDS.items() if lacking and all(set(columns) <= names for names in lacking)]
+    ordered = stack_order({dataset.process for dataset in campaign.datasets if not dataset.is_data})
+    others = [name for name in ordered if name not in COLOURS]
     return {
         "kind": "explorer",
         "title": campaign.title,
@@ -371,29 +325,14 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
         "simulated": result.simulated,
         "note": _note(result),
         "controls": [asdict(one) | range_of(one, reach) for one in CONTROLS],
-        "off": _off(result),
+        "off": dict.fromkeys(off, "not in these data"),
         "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],
-        "processes": _processes(campaign),
+        "processes": [
+            {"name": name, "label": LABELS.get(name, name), "colour": colour(name, others)} for name in ordered
+        ],
         "channels": list(CHANNELS),
         "variables": [
             {"name": axis.name, "label": f"{axis.label} ({axis.start:g}–{axis.stop:g} {axis.unit})"} for axis in AXES
         ],
         "window": f"{explorer_data.WINDOW[0]:g}–{explorer_data.WINDOW[1]:g}",
     }
-
-
-def _off(result: Result) -> dict[str, str]:
-    """Return the cuts that cannot be applied to these data, with the reason."""
-    lacking = [set(result.not_applied.get(dataset.name, ())) for dataset in result.campaign.datasets]
-    return {
-        cut: "not in these data"
-        for cut, columns in _NEEDS.items()
-        if lacking and all(set(columns) <= names for names in lacking)
-    }
-
-
-def _processes(campaign: Campaign) -> list[dict[str, str]]:
-    """Return the simulated processes from the bottom of the stack to its top, with labels and colours."""
-    ordered = stack_order({dataset.process for dataset in campaign.datasets if not dataset.is_data})
-    others = [name for name in ordered if name not in COLOURS]
-    return [{"name": name, "label": LABELS.get(name, name), "colour": colour(name, others)} for name in ordered]

@@ -33,11 +33,6 @@ MOST_CANDIDATES = 100
 """At most this many candidates are listed."""
 PLACE = ("dataset", "held", "channel")
 """Identifies a candidate independently of the selection: the arguments of `event`."""
-SPOKEN = {"higgs": "Higgs bosons"}
-"""Names of processes in sentences."""
-
-
-# --- Spectra and tables --------------------------------------------------------------------------------------------
 
 
 def spectrum(found: Reselection, name: str) -> dict[str, Any]:
@@ -72,39 +67,28 @@ def yields(found: Reselection) -> list[dict[str, Any]]:
     return rows
 
 
-def expected_significance(
-    rows: list[dict[str, Any]], signal: str = statistics.SIGNAL, *, lacking: Sequence[str] = ()
-) -> float | None:
+def expected_significance(rows: list[dict[str, Any]], *, lacking: Sequence[str] = ()) -> float | None:
     """Return the expected significance in the window; None without a prediction or if it lacks datasets."""
     if lacking:
         return None
-    background = sum(row["window"] for row in rows if row["process"] not in (signal, "data"))
-    expected = sum(row["window"] for row in rows if row["process"] == signal)
+    background = sum(row["window"] for row in rows if row["process"] not in (statistics.SIGNAL, "data"))
+    expected = sum(row["window"] for row in rows if row["process"] == statistics.SIGNAL)
     return statistics.asimov_significance(expected, background) if background > 0 and expected > 0 else None
 
 
-def summary(
-    rows: list[dict[str, Any]],
-    expected: float | None,
-    signal: str = statistics.SIGNAL,
-    *,
-    lacking: Sequence[str] = (),
-) -> str:
+def summary(rows: list[dict[str, Any]], expected: float | None, *, lacking: Sequence[str] = ()) -> str:
     """Return the yields in two sentences for screen readers, and a third one if the prediction lacks datasets."""
-    window = _compared(rows, "window", signal)
+    texts = []
+    for column in ("all", "window"):
+        found = [f"{row[column]:.0f} events found" for row in rows if row["process"] == "data"]
+        predicted = sum(row[column] for row in rows if row["process"] != "data")
+        higgs = sum(row[column] for row in rows if row["process"] == statistics.SIGNAL)
+        if len(rows) > len(found):
+            found.append(f"{predicted:.1f} expected, {higgs:.1f} of them Higgs bosons")
+        texts.append(", ".join(found))
     significance = "" if expected is None else f", expected significance {expected:.1f} σ"
     lack = f" The prediction lacks {', '.join(lacking)}." if lacking else ""
-    return f"{_compared(rows, 'all', signal)}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {window}{significance}.{lack}"
-
-
-def _compared(rows: list[dict[str, Any]], column: str, signal: str) -> str:
-    """Return observed and expected events in words."""
-    found = [f"{row[column]:.0f} events found" for row in rows if row["process"] == "data"]
-    expected = sum(row[column] for row in rows if row["process"] != "data")
-    higgs = sum(row[column] for row in rows if row["process"] == signal)
-    if len(rows) > len(found):
-        found.append(f"{expected:.1f} expected, {higgs:.1f} of them {SPOKEN.get(signal, signal)}")
-    return ", ".join(found)
+    return f"{texts[0]}. From {WINDOW[0]:g} to {WINDOW[1]:g} GeV: {texts[1]}{significance}.{lack}"
 
 
 def cutflow(found: Reselection) -> list[dict[str, Any]]:
@@ -120,9 +104,6 @@ def cutflow(found: Reselection) -> list[dict[str, Any]]:
         {"cut": CUT_NAMES[cut], "events": {process: float(events[cut]) for process, events in left.items()}}
         for cut in Cut
     ]
-
-
-# --- Without one cut -----------------------------------------------------------------------------------------------
 
 
 def n_minus_one(sample: PreselectedEvents, selection: Selection, cut: str) -> dict[str, Any]:
@@ -143,9 +124,6 @@ def n_minus_one(sample: PreselectedEvents, selection: Selection, cut: str) -> di
         "keeps": "above" if one.is_lower_limit else "below",
         "yields": {row["process"]: row["all"] for row in yields(found)},
     }
-
-
-# --- Single events -------------------------------------------------------------------------------------------------
 
 
 def candidates(found: Reselection, name: str, number: int) -> dict[str, Any]:
@@ -181,12 +159,7 @@ def _listed(part: DatasetEvents, found: Reselection, n: int) -> dict[str, Any]:
 def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str, Any] | None:
     """Return one candidate with its four leptons for the event display; None if the selection rejects it.
 
-    Parameters
-    ----------
-    found
-        The events kept by a selection.
-    dataset, held, channel
-        Indices of the dataset, of the event in memory, and of the channel.
+    ``dataset``, ``held`` and ``channel`` are the indices of the dataset, of the event in memory, and of the channel.
     """
     for part in found.events.parts:
         picked = found.selected[part.dataset]
@@ -203,17 +176,13 @@ def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str
 def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
     """Return one row of ``result.candidates`` in the form of `event`; ``processes`` are those of the datasets.
 
-    Raises
-    ------
-    IndexError
-        If there is no such row.
+    Raise IndexError if there is no such row.
     """
     n = len(table.run)
     if not 0 <= row < n:
         raise IndexError(f"row = {row}; this result has {n} candidates, numbered from 0")
-    leptons = zip(
-        table.pt[row], table.eta[row], table.phi[row], table.charge[row], np.abs(table.pdg_id[row]), strict=True
-    )
+    columns = (table.pt, table.eta, table.phi, table.charge, np.abs(table.pdg_id))
+    leptons = zip(*(column[row] for column in columns), strict=True)
     return {
         "place": [int(table.dataset[row]), row],
         "process": processes[table.dataset[row]],
@@ -233,16 +202,10 @@ def _lepton(index: int, pt: float, eta: float, phi: float, charge: float, flavou
     }  # fmt: skip
 
 
-# --- Sharing -------------------------------------------------------------------------------------------------------
-
-
 def changes(base: Selection, selection: Selection) -> dict[str, float]:
     """Return the cuts in which a selection differs from the one it started from."""
-    return {
-        one.cut: getattr(selection, one.cut)
-        for one in CONTROLS
-        if getattr(selection, one.cut) != getattr(base, one.cut)
-    }
+    values = {one.cut: getattr(selection, one.cut) for one in CONTROLS}
+    return {cut: value for cut, value in values.items() if value != getattr(base, cut)}
 
 
 def campaign_code(campaign: Campaign) -> str:
@@ -259,22 +222,19 @@ def _shipped() -> tuple[Selection, ...]:
     return tuple(map(load, names()))
 
 
-def selection_code(selection: Selection) -> str:
-    """Return the line of Python that makes a selection from the closest shipped one."""
+def snippet(loading: str, selection: Selection) -> str:
+    """Return Python code that repeats the analysis with a selection, made from the closest shipped one.
+
+    ``loading`` is from `campaign_code`.
+    """
     same = [one for one in _shipped() if one.algorithm == selection.algorithm]
     base = min(same, key=lambda one: one.name != selection.name)
-    changed = {name: getattr(selection, name) for name in ("name", *NUMBERS)}
-    changed = {name: value for name, value in changed.items() if value != getattr(base, name)}
-    arguments = ", ".join(f"{name}={value!r}" for name, value in changed.items())
-    return f"selection = hn.selection.load({base.name!r})" + (f".replace({arguments})" if arguments else "")
-
-
-def snippet(loading: str, selection: Selection) -> str:
-    """Return Python code that repeats the analysis with a selection; ``loading`` is from `campaign_code`."""
+    values = {name: getattr(selection, name) for name in ("name", *NUMBERS)}
+    changed = ", ".join(f"{name}={value!r}" for name, value in values.items() if value != getattr(base, name))
     return (
         "import higgsnb as hn\n\n"
         f"{loading}\n"
-        f"{selection_code(selection)}\n"
+        f"selection = hn.selection.load({base.name!r}){f'.replace({changed})' if changed else ''}\n"
         "*_, result = hn.engine.run(campaign, selection)\n"
         "hn.plots.mass_4l(result)\n"
     )

@@ -10,6 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -20,7 +21,7 @@ import numpy.typing as npt
 from higgsnb import datasets, engine, errors, plots, results, statistics
 from higgsnb.results import Result
 from higgsnb.widgets.control import ClusterControl
-from higgsnb.widgets.view import State, View, describe_error, reporting_to, static
+from higgsnb.widgets.view import State, View, describe_error, error_of, static
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -52,30 +53,22 @@ Floats = npt.NDArray[np.float64]
 def spectrum(result: Result, histogram: str = "mass_4l") -> State:
     """Return what `LiveHistogram` draws of a result, as plain JSON.
 
-    Parameters
-    ----------
-    result
-        A result, complete or partial.
-    histogram
-        The name of a histogram, one of the keys of `Result.histograms`.
+    ``edges`` (bins + 1); ``data``: counts and central 68.27 % Poisson intervals, None without data; ``stack``: the
+    expected events of each process, from bottom to top; ``total`` and ``error`` (bins): their sum and its statistical
+    uncertainty; ``coverage``, ``percent`` and ``warning`` (empty if the result is complete).
 
-    Returns
-    -------
-    dict
-        ``edges`` (bins + 1); ``data``: counts and central 68.27 % Poisson intervals, None without data; ``stack``:
-        the expected events of each process, from bottom to top; ``total`` and ``error`` (bins): their sum and its
-        statistical uncertainty; ``coverage``, ``percent`` and ``warning`` (empty if the result is complete).
-
-    Raises
-    ------
-    KeyError
-        If there is no such histogram; the message lists the known ones.
+    Raise KeyError if there is no such histogram; the message lists the known ones.
     """
     axis, found = results.axis(histogram), result.spectrum(histogram).combined()
     processes = results.stack_order(found.stack)
     others = [process for process in processes if process not in plots.COLOURS]
     done, total = result.coverage.events
     failed = [failure.as_dict() for failure in result.failed[:MOST_FAILURES_SHOWN]]
+    data = None
+    if found.data is not None:
+        label, (low, high) = "Simulated data" if result.simulated else "Data", statistics.garwood(found.data)
+        bars = {"counts": found.data.tolist(), "low": _rounded(low), "high": _rounded(high)}
+        data = {"label": label, "sum": int(found.data.sum()), **bars}
     return {
         "heading": plots.heading(result),
         "luminosity": plots.luminosity_label(result),
@@ -84,7 +77,7 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
         "percent": "100 %" if result.complete else plots.percent(done, total) if total else "0 %",
         "axis": {"variable": axis.title, "heights": plots.per_bin_label(axis.edges, histogram, axis.title)},
         "edges": axis.edges.tolist(),
-        "data": None if found.data is None else _data(found.data, simulated=result.simulated),
+        "data": data,
         "stack": [
             {
                 "process": process,
@@ -103,23 +96,16 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
     }
 
 
-def _data(counts: npt.NDArray[np.int64], *, simulated: bool) -> State:
-    """Return counts per bin with their Poisson intervals."""
-    low, high = statistics.garwood(counts)
-    bars = {"counts": counts.tolist(), "low": _rounded(low), "high": _rounded(high)}
-    return {"label": "Simulated data" if simulated else "Data", "sum": int(counts.sum()), **bars}
-
-
 def _rounded(values: Floats) -> list[float]:
     """Return values rounded to 1e-5 events: far finer than a pixel, at a third of the bytes."""
     return cast("list[float]", np.round(values, 5).tolist())
 
 
+@dataclass
 class Pace:
     """The event rate over the last `SECONDS_OF_PACE`."""
 
-    def __init__(self) -> None:
-        self._marks: deque[tuple[float, int]] = deque()
+    _marks: deque[tuple[float, int]] = field(default_factory=deque)
 
     def add(self, now: float, done: int) -> None:
         """Record that ``done`` events have been counted at the time ``now`` in seconds."""
@@ -143,19 +129,11 @@ class Pace:
 class LiveHistogram(View):
     """A stacked spectrum that grows while a campaign is analysed, with buttons to start, stop and resume.
 
-    Parameters
-    ----------
-    campaign, selection
-        What to analyse, and the cuts.
-    histogram
-        The name of a histogram, one of the keys of `Result.histograms`.
-    client
-        As for `engine.run`; or a `ClusterControl`, a `Cluster` or a Dask cluster, whose ``get_client`` is called at
-        each start, so that Resume uses the panel's current cluster.
-    **options
-        Other options of `engine.run`. By default the ledger is in a temporary folder, and a stopped run can be resumed
-        until this process ends; with ``ledger=None`` a stopped run starts over. ``fresh`` applies to the first start
-        only.
+    ``histogram`` is one of the keys of `Result.histograms`. The client is that of `engine.run`; or a `ClusterControl`,
+    a `Cluster` or a Dask cluster, whose ``get_client`` is called at each start, so that Resume uses the panel's current
+    cluster. The other options are those of `engine.run`: by default the ledger is in a temporary folder, and a stopped
+    run can be resumed until this process ends; with ``ledger=None`` a stopped run starts over. ``fresh`` applies to the
+    first start only.
 
     Attributes
     ----------
@@ -191,14 +169,11 @@ class LiveHistogram(View):
         self._fresh = options.pop("fresh", False)
         self._options = options
         self._stopping = threading.Event()
-        self._idle = threading.Event()
-        self._idle.set()
         self._pace = Pace()
         state = {**self._blank(), "phase": "ready", "problem": None, "rate": None, "seconds_left": None}
-        state["resumable"] = self.ledger is not None
-        super().__init__(
-            {**state, "words": _words(state)}, {"start": lambda _: self.start(), "stop": lambda _: self.stop()}
-        )
+        state |= {"resumable": self.ledger is not None, "words": _words(state)}
+        super().__init__(state, {"start": lambda _: self.start(), "stop": lambda _: self.stop()})
+        self._idle.set()
 
     def __repr__(self) -> str:
         state = self.state
@@ -219,7 +194,7 @@ class LiveHistogram(View):
             fresh = self._fresh or (self.state["phase"] == "complete" and self._own_ledger)
             shown = self._blank() if fresh or not self.state["resumable"] else {}
             self._enter("starting", **shown, problem=None, rate=None, seconds_left=None)
-        for target in (partial(self._run, fresh), self._keep_alive):
+        for target in (lambda: self._finish(error_of(partial(self._run, fresh))), self._keep_alive):
             threading.Thread(target=target, name="higgsnb-live", daemon=True).start()
 
     def stop(self) -> None:
@@ -228,10 +203,6 @@ class LiveHistogram(View):
             if not self._idle.is_set():
                 self._stopping.set()
                 self._enter("stopping")
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait at most ``timeout`` seconds for the run to end; return whether it has ended."""
-        return self._idle.wait(timeout)
 
     def close(self) -> None:
         """Stop the run and remove the widget from the page."""
@@ -245,12 +216,18 @@ class LiveHistogram(View):
 
     def _run(self, fresh: bool) -> None:
         """Show the results of the engine as they arrive, until the last one or until `stop`."""
-        with reporting_to(self._finish), _opened(self._client) as client:
+        with _opened(self._client) as client:
             self._fresh = False  # only now: without a cluster, the next start is the first one
             results = engine.run(self._campaign, self._selection, client=client, fresh=fresh, **self._options)
             with contextlib.closing(results):
                 for result in results:
-                    self._show(result)
+                    self._pace.add(time.monotonic(), result.coverage.events[0])
+                    left = self._pace.seconds_left(result.coverage.events[1] * self._options.get("fraction", 1.0))
+                    self.result = result
+                    with self._changing:
+                        phase = "stopping" if self._stopping.is_set() else "running"
+                        shown = spectrum(result, self._histogram)
+                        self._enter(phase, **shown, rate=self._pace.rate, seconds_left=left)
                     if self._stopping.is_set():
                         break
 
@@ -260,23 +237,17 @@ class LiveHistogram(View):
             with self._changing:
                 self.heartbeat += 1
 
-    def _show(self, result: Result) -> None:
-        """Show a result."""
-        self._pace.add(time.monotonic(), result.coverage.events[0])
-        total = result.coverage.events[1] * self._options.get("fraction", 1.0)
-        left = self._pace.seconds_left(total)
-        self.result = result
-        with self._changing:
-            phase = "stopping" if self._stopping.is_set() else "running"
-            self._enter(phase, **spectrum(result, self._histogram), rate=self._pace.rate, seconds_left=left)
-
     def _finish(self, error: BaseException | None) -> None:
         """Show how the run ended."""
         self.error = error
         with self._changing:
             try:
                 if isinstance(error, errors.SchedulerLostError):
-                    self._enter("lost", problem=self._describe_loss(error))
+                    panel = isinstance(self._client, ClusterControl)
+                    another = "Launch a cluster, then press Resume."
+                    hint = another if panel else "Start another cluster and call start(client=…)."
+                    kept = "" if self.ledger is None else f" Finished chunks are kept in {self.ledger}."
+                    self._enter("lost", problem={"what": datasets.redact(error.message), "hint": f"{hint}{kept}"})
                 elif error is not None:
                     self._enter("failed", problem=describe_error(error))
                 else:
@@ -284,13 +255,6 @@ class LiveHistogram(View):
                     self._enter("complete" if self.result.complete else ended, problem=None)
             finally:
                 self._idle.set()
-
-    def _describe_loss(self, error: errors.SchedulerLostError) -> dict[str, str]:
-        """Return why there is no cluster, and how to resume with another one."""
-        panel = isinstance(self._client, ClusterControl)
-        hint = "Launch a cluster, then press Resume." if panel else "Start another cluster and call start(client=…)."
-        kept = f" Finished chunks are kept in {self.ledger}." if self.ledger is not None else ""
-        return {"what": datasets.redact(error.message), "hint": f"{hint}{kept}"}
 
     def _enter(self, phase: str, **changes: Any) -> None:
         """Change the phase and other entries in one message."""
@@ -300,13 +264,7 @@ class LiveHistogram(View):
 
 @contextlib.contextmanager
 def _opened(client: Any) -> Iterator[Any]:
-    """Yield the given client, or a new one of the given cluster or panel, which is closed at the end.
-
-    Raises
-    ------
-    SchedulerLostError
-        If there is no cluster.
-    """
+    """Yield the given client, or a new one of a cluster or panel, closed at the end; raise SchedulerLostError."""
     if not hasattr(client, "get_client"):
         yield client
         return

@@ -26,11 +26,6 @@ class Control:
         """Whether the quantity has to exceed the cut."""
         return not self.cut.endswith("_max")
 
-    @property
-    def loosest(self) -> float:
-        """The looser end of the range."""
-        return self.low if self.is_lower_limit else self.high
-
 
 _PT, _ETA, _ISO = "transverse momentum", "pseudorapidity |η|", "isolation"
 CONTROLS = (
@@ -71,8 +66,8 @@ def loosest(first: Selection, *others: Selection) -> Selection:
     """Return the first selection with each cut as loose as its control and all the selections allow."""
     ends = {}
     for one in CONTROLS:
-        choose = min if one.is_lower_limit else max
-        ends[one.cut] = choose(float(one.loosest), *(getattr(selection, one.cut) for selection in (first, *others)))
+        choose, end = (min, one.low) if one.is_lower_limit else (max, one.high)
+        ends[one.cut] = choose(float(end), *(getattr(selection, one.cut) for selection in (first, *others)))
     return first.replace(**ends)
 
 

@@ -7,9 +7,8 @@ is done in background threads, and nothing blocks the kernel.
 
 from __future__ import annotations
 
-import contextlib
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,15 +37,13 @@ def describe_error(error: BaseException) -> dict[str, str]:
     return {"what": what, "hint": hint}
 
 
-@contextlib.contextmanager
-def reporting_to(report: Callable[[BaseException | None], None]) -> Iterator[None]:
-    """Suppress any exception, and report it (None without one) at the end."""
-    error: BaseException | None = None
+def error_of(action: Callable[[], object]) -> BaseException | None:
+    """Run an action; return the exception that ended it, or None."""
     try:
-        yield
-    except BaseException as caught:  # noqa: BLE001 - shown in the widget: a thread has nobody to raise it to
-        error = caught
-    report(error)
+        action()
+    except BaseException as error:  # noqa: BLE001 - shown in the widget: a thread has nobody to raise it to
+        return error
+    return None
 
 
 class View(anywidget.AnyWidget):
@@ -58,19 +55,18 @@ class View(anywidget.AnyWidget):
     def __init__(self, state: State, actions: Mapping[str, Callable[[State], None]]) -> None:
         super().__init__(state=state)
         self.error: BaseException | None = None
-        self._actions = actions
         self._changing = threading.RLock()
-        self.on_msg(self._act)
+        self._idle = threading.Event()
+        # Unknown messages are ignored.
+        self.on_msg(lambda _, content, __: actions[content["do"]](content) if content.get("do") in actions else None)
 
     def __del__(self) -> None:
         """Close the connection to the page; a widget that is garbage-collected has nothing running."""
         anywidget.AnyWidget.close(self)
 
-    def _act(self, _: View, content: State, __: list[bytes]) -> None:
-        """Run the action that a message names; unknown messages are ignored."""
-        action = self._actions.get(content.get("do", ""))
-        if action is not None:
-            action(content)
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait at most ``timeout`` seconds for everything in progress to end; return whether it has ended."""
+        return self._idle.wait(timeout)
 
     def _change(self, **changes: Any) -> None:
         """Replace some entries of the state and send all of it."""

@@ -417,19 +417,23 @@ def test_cut_that_has_no_meaning_in_the_data_is_off(tmp_path: Path) -> None:
     lacking = frozenset(f"{flavour}_isolation" for flavour in ("muon", "electron"))
     assert leptons.muon_isolation is None
     partial = dataclasses.replace(result, tally=dataclasses.replace(result.tally, not_applied={0: lacking}))
-    assert explorer._off(partial) == {
+
+    def off(result: Result) -> dict[str, str]:
+        return explorer._setup(result, {}, OPEN)["off"]
+
+    assert off(partial) == {
         "muon_isolation_max": "not in these data",
         "electron_isolation_max": "not in these data",
     }
-    assert explorer._off(result) == {}
+    assert off(result) == {}
     for some in ({"muon_dxy"}, {"muon_dxy", "electron_dxy_error"}, {"electron_isolation"}):
         other = dataclasses.replace(result, tally=dataclasses.replace(result.tally, not_applied={0: frozenset(some)}))
         expected = {"electron_isolation_max": "not in these data"} if "electron_isolation" in some else {}
-        assert explorer._off(other) == expected
+        assert off(other) == expected
     two = dataclasses.replace(
         result.campaign, datasets=(*result.campaign.datasets, dataset("e", "data", primary_dataset="e"))
     )
-    assert explorer._off(dataclasses.replace(partial, campaign=two)) == {}  # the other dataset has it
+    assert off(dataclasses.replace(partial, campaign=two)) == {}  # the other dataset has it
 
 
 def test_partial_and_simulated_results_say_so(one: Campaign, tmp_path: Path) -> None:
