@@ -80,11 +80,7 @@ def main(ctx: click.Context, debug: bool, log_level: str | None, verbose: bool) 
 
 campaign_argument = click.argument("name", metavar="[CAMPAIGN]", default="toy")
 selection_option = click.option(
-    "--selection",
-    "-s",
-    "selection_name",
-    metavar="NAME|FILE.toml",
-    help="Selection (default: the campaign's).",
+    "--selection", "-s", "selection_name", metavar="NAME|FILE.toml", help="Selection (default: the campaign's)."
 )
 chunk_option = click.option(
     "--chunk-events",
@@ -92,12 +88,9 @@ chunk_option = click.option(
     help="Maximum number of events in a chunk; affects memory and speed, never the result.",
 )
 fraction_option = click.option(
-    "--fraction",
-    type=click.FloatRange(0, 1, min_open=True),
-    default=1.0,
-    show_default=True,
+    "--fraction", type=click.FloatRange(0, 1, min_open=True), default=1.0, show_default=True,
     help="Read only this fraction of each file, from its beginning.",
-)
+)  # fmt: skip
 
 
 @main.command()
@@ -201,16 +194,13 @@ def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
     """Show the progress of a run and return its last result."""
     from tqdm import tqdm
 
-    with tqdm(
-        unit=" events", unit_scale=True, disable=quiet, file=sys.stderr, dynamic_ncols=True, desc="events"
-    ) as bar:
+    shown = {"unit": " events", "unit_scale": True, "dynamic_ncols": True, "desc": "events"}
+    with tqdm(file=sys.stderr, disable=quiet, **shown) as bar:
         for result in partial_results:
             (files, all_files), (events, all_events), _ = result.coverage
             bar.total = all_events
-            bar.set_postfix_str(
-                f"{files}/{all_files} files" + (f", {len(result.failed)} failed" if result.failed else ""),
-                refresh=False,
-            )
+            failed = f", {len(result.failed)} failed" if result.failed else ""
+            bar.set_postfix_str(f"{files}/{all_files} files{failed}", refresh=False)
             bar.update(events - bar.n)
     return result
 
@@ -276,12 +266,8 @@ def _sum(yields: list[Yield]) -> Yield:
     """Add up independent yields."""
     from higgsnb.results import Yield
 
-    return Yield(
-        sum(y.events for y in yields), sum(y.expected for y in yields), sum(y.stat_error**2 for y in yields) ** 0.5
-    )
-
-
-# --- plan ----------------------------------------------------------------------------------------------------
+    variance = sum(y.stat_error**2 for y in yields)
+    return Yield(sum(y.events for y in yields), sum(y.expected for y in yields), variance**0.5)
 
 
 @main.command()
@@ -295,11 +281,9 @@ def _sum(yields: list[Yield]) -> Yield:
     "--price", type=click.FloatRange(0), metavar="PER_GB", help="Price of a GB transferred, for the egress cost."
 )
 @click.option(
-    "--bandwidth",
-    type=click.FloatRange(0, min_open=True),
-    metavar="MBIT/S",
+    "--bandwidth", type=click.FloatRange(0, min_open=True), metavar="MBIT/S",
     help="Bandwidth of all transfers together (default: 100).",
-)
+)  # fmt: skip
 def plan(
     name: str, fraction: float, chunk_events: int | None, workers: int | None, price: float | None,
     bandwidth: float | None,
@@ -310,11 +294,17 @@ def plan(
     campaign = datasets.load(name)
     size = chunk_events or engine.CHUNK_EVENTS
     click.echo(f"{campaign.title}\n\n{'dataset':<26}{'process':<8}{'files':>7}{'chunks':>8}{'events':>14}{'bytes':>17}")
-    chunks = [_plan_row(dataset, fraction, size) for dataset in campaign.datasets]
-    total = None if None in chunks else sum(n for n in chunks if n is not None)
-    click.echo(
-        f"{'total':<34}{len(campaign.files):>7}{_number(total):>8}{_number(campaign.events):>14}{_number(campaign.bytes):>17}\n"
-    )
+    total: int | None = 0  # None: the campaign does not state the events of every file
+    for dataset in campaign.datasets:
+        events = [file.events for file in dataset.files if file.events is not None]
+        chunks = None
+        if len(events) == len(dataset.files):
+            chunks = sum(max(1, -(-round(fraction * n) // size)) for n in events)
+        total = None if total is None or chunks is None else total + chunks
+        row = f"{dataset.name:<26}{dataset.process:<8}{len(dataset.files):>7}"
+        click.echo(f"{row}{_number(chunks):>8}{_number(dataset.events):>14}{_number(dataset.bytes):>17}")
+    row = f"{'total':<34}{len(campaign.files):>7}"
+    click.echo(f"{row}{_number(total):>8}{_number(campaign.events):>14}{_number(campaign.bytes):>17}\n")
     found = engine.estimate_run(
         campaign,
         cores=workers or provenance.available_cores(),
@@ -325,25 +315,9 @@ def plan(
         click.echo(f"{what:<10}{how_much}")
 
 
-def _plan_row(dataset: Dataset, fraction: float, chunk_events: int) -> int | None:
-    """Print the row of one dataset; return its number of chunks, None if the campaign does not state its events."""
-    events = [file.events for file in dataset.files if file.events is not None]
-    chunks = None
-    if len(events) == len(dataset.files):
-        chunks = sum(max(1, -(-round(fraction * n) // chunk_events)) for n in events)
-    click.echo(
-        f"{dataset.name:<26}{dataset.process:<8}{len(dataset.files):>7}{_number(chunks):>8}"
-        f"{_number(dataset.events):>14}{_number(dataset.bytes):>17}"
-    )
-    return chunks
-
-
 def _number(number: int | None) -> str:
     """Format a number that the campaign may not state."""
     return "unknown" if number is None else f"{number:,}"
-
-
-# --- fetch ---------------------------------------------------------------------------------------------------
 
 
 @main.command()
@@ -381,20 +355,14 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
     with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
         try:
             path = datasets.fetch(
-                file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32,
-                progress=advance,
-            )  # fmt: skip
-        except (OSError, ValueError) as error:
-            message, hint = describe(error)
-            return Failure(
-                dataset.name, file.url, type(error).__name__, datasets.redact(message), datasets.redact(hint)
+                file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32, progress=advance
             )
+        except (OSError, ValueError) as error:
+            message, hint = map(datasets.redact, describe(error))
+            return Failure(dataset.name, file.url, type(error).__name__, message, hint)
     if not quiet:
         click.echo(str(path))
     return None
-
-
-# --- ledger --------------------------------------------------------------------------------------------------
 
 
 @main.group()
@@ -444,9 +412,6 @@ def _ledger_of(folder: Path) -> Path:
     return folder / LEDGER
 
 
-# --- doctor --------------------------------------------------------------------------------------------------
-
-
 @main.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
@@ -459,15 +424,9 @@ def doctor(ctx: click.Context) -> None:
         if not check.good:
             problems += 1
             click.echo(f"    {'':<14} {check.hint}")
-    click.echo(
-        "no problem found"
-        if not problems
-        else f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above"
-    )
+    found = f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above" if problems else ""
+    click.echo(found or "no problem found")
     ctx.exit(COMPLETE)
-
-
-# --- clean ---------------------------------------------------------------------------------------------------
 
 
 @main.command()

@@ -181,13 +181,13 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (
-    (MemoryError, "Give workers more memory, or use smaller chunks (--chunk-events)."),
-    (FileNotFoundError, "Check the path or address in the campaign."),
+    (MemoryError, WorkerLostError.default_hint),
+    (FileNotFoundError, MissingFileError.default_hint),
     (PermissionError, "Check the permissions of the file."),
-    (ConnectionError, "Check the network, then run the same command again: it resumes."),
-    (TimeoutError, "Check the network, then run the same command again: it resumes."),
-    (OSError, "Check that the file can be read, or fetch it again."),
-    (ValueError, "Check the file against the schema of its campaign."),
+    (ConnectionError, TransferError.default_hint),
+    (TimeoutError, TransferError.default_hint),
+    (OSError, UnreadableError.default_hint),
+    (ValueError, SchemaError.default_hint),
 )
 
 

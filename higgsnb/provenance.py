@@ -26,7 +26,19 @@ _PACKAGE = Path(__file__).resolve().parent
 @cache
 def code() -> dict[str, Any]:
     """Return the version of this package, the sha256 of its sources, and the git commit if it runs from a checkout."""
-    return {"package": "higgsnb", "version": version(), "sources_sha256": sources_sha256(), **_git()}
+
+    def git(*arguments: str) -> str | None:
+        try:
+            command = ["git", *arguments]
+            done = subprocess.run(command, cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=True)
+        except (OSError, subprocess.SubprocessError):
+            return None
+        return done.stdout.strip()
+
+    commit = git("rev-parse", "HEAD") if (_PACKAGE.parent / ".git").exists() else None
+    dirty = None if commit is None else bool(git("status", "--porcelain", "--untracked-files=no"))
+    found = {"package": "higgsnb", "version": version(), "sources_sha256": sources_sha256()}
+    return {**found, "git_commit": commit, "git_dirty": dirty}
 
 
 @cache
@@ -39,10 +51,7 @@ def version() -> str:
 def sources_sha256(*names: str) -> str:
     """Return the sha256 (hex) over sources of this package.
 
-    Parameters
-    ----------
-    names
-        Modules, or folders of which every Python file counts; none: all Python and TOML files of the package.
+    Names are those of modules, or of folders of which every Python file counts; without any, all Python and TOML files.
     """
     paths = {path for path in _PACKAGE.rglob("*") if path.suffix in (".py", ".toml")} if not names else set()
     for name in names:
@@ -52,23 +61,6 @@ def sources_sha256(*names: str) -> str:
     for path in sorted(paths):
         digest.update(path.relative_to(_PACKAGE).as_posix().encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
-
-
-def _git() -> dict[str, Any]:
-    """Return commit and dirtiness of the checkout, or None for both."""
-
-    def run(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", *arguments], cwd=_PACKAGE, capture_output=True, text=True, timeout=10, check=True
-            )
-        except (OSError, subprocess.SubprocessError):
-            return None
-        return done.stdout.strip()
-
-    commit = run("rev-parse", "HEAD") if (_PACKAGE.parent / ".git").exists() else None
-    dirty = None if commit is None else bool(run("status", "--porcelain", "--untracked-files=no"))
-    return {"git_commit": commit, "git_dirty": dirty}
 
 
 @cache
