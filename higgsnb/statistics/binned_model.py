@@ -88,7 +88,8 @@ class Model:
         best = factor * mean
         penalty = np.divide((factor - 1.0) ** 2, relative, out=np.zeros_like(mean), where=relative > 0)
         of_bins = 2.0 * (best - observed + xlogy(observed, observed) - xlogy(observed, best)) + penalty
-        return np.asarray(of_bins.sum(axis=-1))
+        total: Floats = of_bins.sum(axis=-1)
+        return total
 
     def with_observed(self, observed: Floats) -> Model:
         """Return the same model with other data, such as those of a toy."""
