@@ -42,10 +42,7 @@ def poisson_p_value(observed: int, background: float, background_error: float = 
     Otherwise it is taken as measured in a control region of n = b²/σ² events, τ = b/σ² times as large as the signal
     region, and the p-value is the exact binomial one of that pair of counts (Cousins, Linnemann, Tucker, eq. 14).
 
-    Raises
-    ------
-    OptionError
-        If there is no background, or a number is negative or not finite.
+    Raise OptionError if there is no background, or a number is negative or not finite.
     """
     check_not_negative(observed=observed, background=background, background_error=background_error)
     if background <= 0.0:
@@ -63,12 +60,7 @@ def asimov_significance(signal: float, background: float, background_error: floa
 
     √(2((s + b) ln(1 + s/b) − s)) for a known background (Cowan et al., eq. 97), otherwise with its uncertainty as in
     `poisson_p_value` (G. Cowan, "Discovery sensitivity for a counting experiment with background uncertainty", 2012,
-    eq. 20).
-
-    Raises
-    ------
-    OptionError
-        If there is no background, or a number is negative or not finite.
+    eq. 20). Raise OptionError if there is no background, or a number is negative or not finite.
     """
     check_not_negative(signal=signal, background=background, background_error=background_error)
     if background <= 0.0:

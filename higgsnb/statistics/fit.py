@@ -99,12 +99,8 @@ def fit_signal_strength(
 
     Each bin is a Poisson count with expectation strength × signal + Σ background. The finite simulation is one Gaussian
     nuisance parameter per bin. The options are those of `model`, also their defaults; a `Model` has its own, and takes
-    only ``scan_points``, the number of points of the profile.
-
-    Raises
-    ------
-    KeyError, OptionError, TypeError
-        As `model` does, and if options come with a `Model`.
+    only ``scan_points``, the number of points of the profile. Raise KeyError, OptionError and TypeError as `model`
+    does, and if options come with a `Model`.
     """
     if scan_points < 2:
         raise OptionError(f"scan_points = {scan_points}; expected at least 2", "The default, 41, gives a smooth curve.")

@@ -67,12 +67,8 @@ def toys(result: Result | Model, n: int = 1000, *, strength: float = 0.0, **opti
 
     If the finite simulation is a source of uncertainty, the prediction of each bin is drawn as well. Unconstrained
     normalisations stay at the values fitted to the data with this strength (0: background alone). The other options are
-    those of `model`; a `Model` has its own.
-
-    Raises
-    ------
-    KeyError, OptionError, TypeError
-        As `model` does, if n is less than 1 or the strength negative, and if options come with a `Model`.
+    those of `model`; a `Model` has its own. Raise KeyError, OptionError and TypeError as `model` does, if n is less
+    than 1 or the strength negative, and if options come with a `Model`.
     """
     if n < 1:
         raise OptionError(f"n = {n}; expected at least one toy", "A p-value of 0.001 needs a few thousand toys.")

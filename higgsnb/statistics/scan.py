@@ -81,12 +81,8 @@ def scan_windows(
 
     All processes but the signal are background, which is taken as known. Not included: windows of other widths, and the
     uncertainty of the background. ``low`` and ``high`` are bin edges and ``width`` is a multiple of the bin width, in
-    GeV; ``n_toys`` spectra of background alone give the global p-value.
-
-    Raises
-    ------
-    KeyError, OptionError
-        As `model` does, and if the width is not a multiple of the bin width or a window expects no background.
+    GeV; ``n_toys`` spectra of background alone give the global p-value. Raise KeyError and OptionError as `model` does,
+    and if the width is not a multiple of the bin width or a window expects no background.
     """
     check_testable(result, signal)
     if n_toys < 1:

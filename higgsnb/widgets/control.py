@@ -203,6 +203,7 @@ class ClusterControl(View):
             return self._last
 
     def _follow(self, state: ClusterState) -> None:
+        """Show the state of the cluster; called from any thread."""
         link = web_address(state.dashboard) if state.phase in ("ready", "scaling") else ""
         self._change(cluster=state.as_dict(), dashboard=link)
 
