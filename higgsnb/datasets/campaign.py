@@ -28,11 +28,8 @@ class File:
     adler32: str | None = None
 
     def __repr__(self) -> str:
-        known = "".join(
-            f", {key}={getattr(self, key)!r}"
-            for key in ("alternatives", "events", "bytes", "adler32")
-            if getattr(self, key)
-        )
+        keys = ("alternatives", "events", "bytes", "adler32")
+        known = "".join(f", {key}={getattr(self, key)!r}" for key in keys if getattr(self, key))
         return redact(f"File({self.url!r}{known})")
 
 
@@ -119,19 +116,26 @@ class Campaign:
     @property
     def digest(self) -> str:
         """sha256 (hex) of everything that can change a result: not titles, nor where a file with a checksum lies."""
-        content = {
-            "name": self.name,
-            "schema": self.schema,
-            "luminosity_fb": self.luminosity_fb,
-            "luminosity_uncertainty": self.luminosity_uncertainty,
-            "energy_tev": self.energy_tev,
-            "simulated": self.simulated,
-            "normalisation": self.normalisation,
-            "stream_precedence": self.primary_dataset_precedence,  # as it was called: digests stay comparable
-            "golden_json": _content(self.golden_json),
-            "luminosity_table": _content(self.luminosity_table),
-            "datasets": [_identity(dataset) for dataset in self.datasets],
-        }
+        keys = ("name", "schema", "luminosity_fb", "luminosity_uncertainty", "energy_tev", "simulated", "normalisation")
+        content: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        content["stream_precedence"] = self.primary_dataset_precedence  # as it was called: digests stay comparable
+        for key in ("golden_json", "luminosity_table"):
+            location = getattr(self, key)
+            if location is not None and Path(location).is_file():  # it may change under the same name
+                location = hashlib.sha256(Path(location).read_bytes()).hexdigest()
+            content[key] = location
+        content["datasets"] = []
+        for dataset in self.datasets:
+            own = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
+            identity: dict[str, Any] = {key: getattr(dataset, key) for key in own}
+            identity["stream"] = dataset.primary_dataset  # likewise
+            if dataset.stated_events is not None:
+                identity["events"] = dataset.stated_events
+            identity["files"] = [  # a file is identified by size and checksum, or else by its address
+                [file.url if None in (file.bytes, file.adler32) else None, file.events, file.bytes, file.adler32]
+                for file in dataset.files
+            ]
+            content["datasets"].append(identity)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
 
@@ -144,13 +148,17 @@ class Campaign:
         raise CampaignError(f"campaign '{self.name}' has no dataset '{name}'", did_you_mean(name, known))
 
     def _repr_html_(self) -> str:
-        """Return a table of the datasets for notebooks."""
-        totals = "all", "", len(self.files), self.events, self.bytes, self.luminosity_fb
+        """Return a table of the datasets for notebooks; a dash stands for what the campaign does not state."""
         rows = [
             (d.name, d.process, len(d.files), d.events, d.bytes, d.luminosity_fb or self.luminosity_fb)
             for d in self.datasets
         ]
-        body = "".join(_html_row(*row) for row in [*rows, totals])
+        rows.append(("all", "", len(self.files), self.events, self.bytes, self.luminosity_fb))
+        body = ""
+        for name, process, files, events, size, luminosity in rows:
+            stated = ("–" if events is None else f"{events:,}", "–" if size is None else f"{size / 1e6:,.1f} MB")
+            cells = (escape(name), escape(process), f"{files:,}", *stated, f"{luminosity:g} /fb")
+            body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         head = "".join(f"<th>{name}</th>" for name in ("dataset", "process", "files", "events", "size", "luminosity"))
         energies = ", ".join(f"{energy:g}" for energy in self.energies_tev)
         simulated = ", simulated collisions" if self.simulated else ""
@@ -185,46 +193,9 @@ class Chunk:
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:
-    total = 0
-    for number in numbers:
-        if number is None:
-            return None
-        total += number
-    return total
-
-
-def _identity(dataset: Dataset) -> dict[str, Any]:
-    """Return what of a dataset can change a result; a file is identified by size and checksum, or else by address."""
-    keys = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
-    return {
-        **{key: getattr(dataset, key) for key in keys},
-        "stream": dataset.primary_dataset,  # as it was called: digests stay comparable
-        **({} if dataset.stated_events is None else {"events": dataset.stated_events}),
-        "files": [
-            [file.url if file.bytes is None or file.adler32 is None else None, file.events, file.bytes, file.adler32]
-            for file in dataset.files
-        ],
-    }
-
-
-def _content(location: str | None) -> str | None:
-    """Identify a local file by its sha256, as it may change under the same name, and a remote one by its address."""
-    if location is None or not Path(location).is_file():
-        return location
-    return hashlib.sha256(Path(location).read_bytes()).hexdigest()
-
-
-def _html_row(name: str, process: str, files: int, events: int | None, size: int | None, luminosity: float) -> str:
-    """Return one row of a campaign's table; a dash stands for what the campaign does not state."""
-    cells = (
-        escape(name),
-        escape(process),
-        f"{files:,}",
-        "–" if events is None else f"{events:,}",
-        "–" if size is None else f"{size / 1e6:,.1f} MB",
-        f"{luminosity:g} /fb",
-    )
-    return f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+    found = tuple(numbers)
+    known = [number for number in found if number is not None]
+    return sum(known) if len(known) == len(found) else None
 
 
 def short_name(url: str) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol
 
-from higgsnb.datasets.campaign import Campaign, Chunk, Dataset, File, short_name
+from higgsnb.datasets.campaign import Campaign, Chunk, File, short_name
 from higgsnb.datasets.files.addresses import redact
 from higgsnb.errors import CampaignError, OptionError
 
@@ -16,8 +16,9 @@ def plan_chunks(
     """Split a campaign into chunks, ordered so that all datasets progress in step.
 
     Chunks are ordered by their relative position in their dataset, then as in the campaign: at any moment about the
-    same share of every dataset has been processed. Chunks start at multiples of ``chunk_events`` whatever the
-    fraction, so that a larger fraction repeats the smaller one's chunks.
+    same share of every dataset has been processed. They start at multiples of ``chunk_events`` whatever the fraction,
+    so that a larger fraction repeats the smaller one's chunks. A file without entries has one empty chunk, so that it
+    is opened and reported like the others.
 
     Parameters
     ----------
@@ -28,11 +29,6 @@ def plan_chunks(
     fraction
         The first ``round(fraction * entries)`` entries of each file are taken; 0 < fraction <= 1.
 
-    Returns
-    -------
-    list of Chunk
-        A file without entries has one empty chunk, so that it is opened and reported like the others.
-
     Raises
     ------
     OptionError
@@ -42,7 +38,7 @@ def plan_chunks(
         raise OptionError(f"chunk_events must be at least 1, got {chunk_events}", "The default is a good choice.")
     if not 0 < fraction <= 1:
         raise OptionError(f"fraction must be above 0 and at most 1, got {fraction}", "1 stands for all events.")
-    placed: list[tuple[float, int, int, int, Chunk]] = []
+    placed: list[tuple[float, Chunk]] = []
     for index, dataset in enumerate(campaign.datasets):
         counts = [_entries(file, entries) for file in dataset.files]
         total, before = max(1, sum(counts)), 0
@@ -63,10 +59,9 @@ def plan_chunks(
                     entries=count,
                     sections=dataset.is_data and campaign.has_sections,
                 )
-                placed.append(((before + start) / total, index, number, start, chunk))
+                placed.append(((before + start) / total, chunk))
             before += count
-    placed.sort(key=lambda item: item[:4])
-    return [item[4] for item in placed]
+    return [chunk for _, chunk in sorted(placed, key=lambda item: item[0])]
 
 
 def _entries(file: File, entries: Mapping[str, int]) -> int:
@@ -95,7 +90,7 @@ class Opened(Protocol):
 
 
 def check_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], tuple[str, str]]:
-    """Find duplicate files (see `same_files`), and compare the others with what the campaign states.
+    """Find duplicate files (same UUID, entries and size), and compare the others with what the campaign states.
 
     Parameters
     ----------
@@ -105,14 +100,26 @@ def check_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) ->
     Returns
     -------
     dict of (int, int) to (str, str)
-        For each file to leave out, a message and a hint.
+        For each file to leave out, a message that names it and the one it repeats, and a hint.
 
     Raises
     ------
     CampaignError
         If a file or a dataset does not have the number of events that the campaign states.
     """
-    duplicates = same_files(campaign, opened)
+    duplicates: dict[tuple[int, int], tuple[str, str]] = {}
+    seen: dict[tuple[object, ...], str] = {}
+    for (index, number), info in sorted(opened.items(), key=lambda item: item[0]):
+        if info.uuid is None:
+            continue
+        dataset = campaign.datasets[index]
+        name = f"{redact(dataset.files[number].url)} in dataset '{dataset.name}'"
+        first = seen.setdefault((info.uuid, info.entries, info.bytes), name)
+        if first != name:
+            duplicates[index, number] = (
+                f"{name} is the same file as {first} (UUID {info.uuid}, {info.entries:,} events)",
+                "Remove one, or give the other as one of its `alternatives`.",
+            )
     check_totals(campaign, {key: info.entries for key, info in opened.items() if key not in duplicates})
     return duplicates
 
@@ -151,42 +158,15 @@ def check_totals(campaign: Campaign, entries: Mapping[tuple[int, int], int], *, 
             for file, count in zip(dataset.files, counts, strict=True)
         ]
         more = f" and {len(listed) - 8} more" if len(listed) > 8 else ""
+        surplus = found - stated
+        fitting = [short_name(file.url) for file, count in zip(dataset.files, counts, strict=True) if count == surplus]
+        hint = f"{surplus:,} too many: a file may belong to another dataset, or `events` is wrong."
+        if surplus < 0:
+            hint = f"A file with {-surplus:,} events may be missing from the list, or `events` is wrong."
+        elif fitting:
+            hint = f"The total would agree without {' or '.join(fitting)}: remove that file, or correct `events`."
         raise CampaignError(
             f"{label}: dataset '{dataset.name}' should have {stated:,} events, its files have {found:,}: "
             f"{', '.join(listed[:8])}{more}",
-            _likely_cause(dataset, counts, found - stated),
+            hint,
         )
-
-
-def _likely_cause(dataset: Dataset, counts: list[int | None], surplus: int) -> str:
-    """Return what would make the files of a dataset agree with its total."""
-    if surplus < 0:
-        return f"A file with {-surplus:,} events may be missing from the list, or `events` is wrong."
-    fitting = [short_name(file.url) for file, count in zip(dataset.files, counts, strict=True) if count == surplus]
-    if fitting:
-        return f"The total would agree without {' or '.join(fitting)}: remove that file, or correct `events`."
-    return f"{surplus:,} too many: a file may belong to another dataset, or `events` is wrong."
-
-
-def same_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) -> dict[tuple[int, int], tuple[str, str]]:
-    """Find files that are listed under two addresses: same UUID, number of entries and size.
-
-    Returns
-    -------
-    dict of (int, int) to (str, str)
-        For each repeated file, by (dataset, file): a message that names both addresses, and a hint.
-    """
-    problems: dict[tuple[int, int], tuple[str, str]] = {}
-    seen: dict[tuple[object, ...], str] = {}
-    for (index, number), info in sorted(opened.items(), key=lambda item: item[0]):
-        if info.uuid is None:
-            continue
-        dataset = campaign.datasets[index]
-        name = f"{redact(dataset.files[number].url)} in dataset '{dataset.name}'"
-        first = seen.setdefault((info.uuid, info.entries, info.bytes), name)
-        if first != name:
-            problems[index, number] = (
-                f"{name} is the same file as {first} (UUID {info.uuid}, {info.entries:,} events)",
-                "Remove one, or give the other as one of its `alternatives`.",
-            )
-    return problems
