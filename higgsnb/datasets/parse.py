@@ -12,8 +12,10 @@ import math
 import os
 import re
 import tomllib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
+from dataclasses import dataclass, field
 from importlib import resources
+from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,17 +38,14 @@ Value = TypeVar("Value")
 def names() -> tuple[str, ...]:
     """Return the names of the shipped campaigns, ``toy`` first."""
     folder = resources.files("higgsnb.datasets") / "campaigns"
-    found = sorted(entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
-    return tuple(sorted(found, key=lambda name: name != "toy"))
+    found = (entry.name[:-5] for entry in folder.iterdir() if entry.name.endswith(".toml"))
+    return tuple(sorted(found, key=lambda name: (name != "toy", name)))
 
 
 def load(name_or_path: str | os.PathLike[str]) -> Campaign:
-    """Read a shipped campaign by name, or a campaign TOML file by path.
+    """Read a shipped campaign by name (see `names`), or a campaign TOML file by path.
 
-    Parameters
-    ----------
-    name_or_path
-        One of `names`, or the path of a TOML file. A `str` without a folder and without ``.toml`` is a name.
+    A `str` without a folder and without ``.toml`` is a name.
 
     Raises
     ------
@@ -56,22 +55,19 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and text in names():
         shipped = resources.files("higgsnb.datasets") / "campaigns" / f"{text}.toml"
-        return _parse(shipped.read_text(encoding="utf-8"), label=f"{text}.toml", folder=Path.cwd())
+        return _parse(shipped, label=f"{text}.toml", folder=Path.cwd())
     choices = f"one of {', '.join(names())}, or the path of a TOML file"
     if not text.strip():
         raise CampaignError("the name of the campaign is empty", f"Give {choices}.")
     path = Path(text).expanduser()
     if path.is_file():
-        return _parse(_read(path), label=str(path), folder=path.resolve().parent)
+        return _parse(path, label=str(path), folder=path.resolve().parent)
     if Address.of(text).scheme:
-        raise CampaignError(
-            f"{redact(text)}: a campaign cannot be read from an address",
-            "Download the TOML file first and give its path.",
-        )
+        hint = "Download the TOML file first and give its path."
+        raise CampaignError(f"{redact(text)}: a campaign cannot be read from an address", hint)
     if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
-        raise CampaignError(
-            f"no campaign file at {path}{' (it is a folder)' if path.is_dir() else ''}", f"Give {choices}."
-        )
+        folder = " (it is a folder)" if path.is_dir() else ""
+        raise CampaignError(f"no campaign file at {path}{folder}", f"Give {choices}.")
     if text in PLANNED:
         raise CampaignError(f"the campaign '{text}' is not shipped yet", f"Give {choices}.")
     raise CampaignError(
@@ -80,20 +76,15 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     )
 
 
-def _read(path: Path) -> str:
+def _parse(source: Path | Traversable, *, label: str, folder: Path) -> Campaign:
     try:
-        return path.read_text(encoding="utf-8")
+        document = tomllib.loads(source.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
-        raise CampaignError(
-            f"{path}: not UTF-8 text (byte {error.start})", "A campaign is a TOML file: check the path."
-        ) from None
+        hint = "A campaign is a TOML file: check the path."
+        raise CampaignError(f"{label}: not UTF-8 text (byte {error.start})", hint) from None
     except OSError as error:
-        raise CampaignError(f"{path}: cannot be read: {error.strerror}", "Check the permissions of the file.") from None
-
-
-def _parse(text: str, *, label: str, folder: Path) -> Campaign:
-    try:
-        document = tomllib.loads(text)
+        hint = "Check the permissions of the file."
+        raise CampaignError(f"{label}: cannot be read: {error.strerror}", hint) from None
     except tomllib.TOMLDecodeError as error:
         raise CampaignError(f"{label}: not valid TOML: {error}", "Correct this line.") from None
     top = _TomlTable(document, label, "top level")
@@ -102,14 +93,16 @@ def _parse(text: str, *, label: str, folder: Path) -> Campaign:
     if not bodies:
         raise CampaignError(f"{label}: no dataset", "Add at least one [[dataset]] with name, process and file.")
     campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder) for body in bodies))
-    _check_names(campaign, label)
-    _check_files(campaign, label)
+    _check_datasets(campaign, label)
     check_totals(campaign, {}, label=label)
     return campaign
 
 
 def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Dataset, ...]) -> Campaign:
-    name, schema = table.text("name"), table.choice("schema", DEFAULT_SELECTION)
+    name, schema = table.text("name"), table.text("schema")
+    if schema not in DEFAULT_SELECTION:
+        hint = did_you_mean(schema, DEFAULT_SELECTION)
+        raise table.error("schema", f"one of {', '.join(DEFAULT_SELECTION)}", schema, hint)
     if not re.fullmatch(CAMPAIGN_NAME, name):
         expected = "letters, digits and _ . + - only, at most 100 and no dot first, as a folder is called so"
         raise table.error("name", expected, name)
@@ -121,7 +114,7 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
         luminosity_fb=table.number("luminosity_fb", above=0),
         luminosity_uncertainty=table.number("luminosity_uncertainty", least=0, below=1),
         energy_tev=table.number("energy_tev", above=0),
-        selection=str(_absolute(selection, folder)) if selection.endswith(".toml") else selection,
+        selection=_absolute(selection, folder) if selection.endswith(".toml") else selection,
         datasets=datasets,
         golden_json=table.optional(table.location, "golden_json", folder),
         luminosity_table=table.optional(table.location, "luminosity_table", folder),
@@ -137,9 +130,15 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
 def _dataset(table: _TomlTable, folder: Path) -> Dataset:
     name = table.text("name")
     table.label += f" '{name}'"
+    process = table.text("process")
+    plain = process.strip().casefold()
+    if plain == "prediction":  # the results use this key themselves
+        raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
+    if plain == "data" and process != "data":
+        raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
     dataset = Dataset(
         name=name,
-        process=_process(table),
+        process=process,
         primary_dataset=table.optional(table.text, table.renamed("stream", "primary_dataset")),
         cross_section_pb=table.optional(table.number, "cross_section_pb", above=0),
         scale=table.number("scale", 1.0, above=0),
@@ -153,38 +152,15 @@ def _dataset(table: _TomlTable, folder: Path) -> Dataset:
     )
     if not dataset.files:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", _MISSING)
-    _check_weight(dataset, table)
-    table.finish()
-    return dataset
-
-
-def _process(table: _TomlTable) -> str:
-    """Return the process; refuse a key that the results use themselves, and what looks like data but is not."""
-    process = table.text("process")
-    plain = process.strip().casefold()
-    if plain == "prediction":
-        raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
-    if plain == "data" and process != "data":
-        raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
-    return process
-
-
-def _check_weight(dataset: Dataset, table: _TomlTable) -> None:
-    """Raise `CampaignError` for data with a weight, and for simulation without a cross section."""
     if dataset.is_data and (dataset.cross_section_pb is not None or dataset.scale != 1.0):
         key = "scale" if dataset.cross_section_pb is None else "cross_section_pb"
-        raise table.error(
-            key,
-            'no such key: data has weight 1 (for simulation give another process than "data")',
-            dataset.scale if dataset.cross_section_pb is None else dataset.cross_section_pb,
-        )
+        expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
+        raise table.error(key, expected, getattr(dataset, key))
     if not dataset.is_data and dataset.cross_section_pb is None:
-        raise table.error(
-            "cross_section_pb",
-            f"the cross section in pb, as process '{dataset.process}' is simulation "
-            '(collision data: process = "data")',
-            _MISSING,
-        )
+        why = f"as process '{process}' is simulation (collision data: process = \"data\")"
+        raise table.error("cross_section_pb", f"the cross section in pb, {why}", _MISSING)
+    table.finish()
+    return dataset
 
 
 def _file(table: _TomlTable, folder: Path) -> File:
@@ -199,12 +175,14 @@ def _file(table: _TomlTable, folder: Path) -> File:
     return file
 
 
+@dataclass
 class _TomlTable:
     """One TOML table: returns checked values by key; `finish` raises for keys that were not read."""
 
-    def __init__(self, values: dict[str, Any], file: str, label: str) -> None:
-        self.values, self.file, self.label = values, file, label
-        self.known: list[str] = []
+    values: dict[str, Any]
+    file: str
+    label: str
+    known: list[str] = field(default_factory=list)
 
     def error(self, key: str, expected: str, got: object, hint: str = "") -> CampaignError:
         shown = repr(redact(got) if isinstance(got, str) else got)
@@ -229,9 +207,8 @@ class _TomlTable:
         if old not in self.values:
             return new
         if new in self.values:
-            raise CampaignError(
-                f"{self.file}: {self.label}: both '{new}' and '{old}', its old name", f"Remove '{old}'."
-            )
+            both = f"both '{new}' and '{old}', its old name"
+            raise CampaignError(f"{self.file}: {self.label}: {both}", f"Remove '{old}'.")
         log.warning("%s: %s: the key '%s' is now called '%s'; please rename it.", self.file, self.label, old, new)
         self.known.append(new)
         return old
@@ -239,9 +216,8 @@ class _TomlTable:
     def finish(self) -> None:
         unknown = sorted(set(self.values) - set(self.known))
         if unknown:
-            raise CampaignError(
-                f"{self.file}: {self.label}: unknown key '{unknown[0]}'", did_you_mean(unknown[0], sorted(self.known))
-            )
+            hint = did_you_mean(unknown[0], sorted(self.known))
+            raise CampaignError(f"{self.file}: {self.label}: unknown key '{unknown[0]}'", hint)
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self.get(key, _MISSING if default is None else default)
@@ -260,12 +236,6 @@ class _TomlTable:
         if len(set(value)) < len(value):
             raise self.error(key, "a list without repetitions", value)
         return tuple(value)
-
-    def choice(self, key: str, allowed: Iterable[str]) -> str:
-        value = self.text(key)
-        if value not in allowed:
-            raise self.error(key, f"one of {', '.join(allowed)}", value, did_you_mean(value, allowed))
-        return value
 
     def flag(self, key: str) -> bool:
         value = self.get(key, False)
@@ -307,7 +277,7 @@ class _TomlTable:
         text = self.text(key) if text is None else text
         address = Address.of(text)
         if not address.scheme:
-            return str(_absolute(text, folder))
+            return _absolute(text, folder)
         if address.scheme not in SCHEMES or not address.valid:
             raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text)
         return text
@@ -326,42 +296,34 @@ class _TomlTable:
         return [_TomlTable(item, self.file, f"{label} number {number}") for number, item in enumerate(value, 1)]
 
 
-def _check_names(campaign: Campaign, label: str) -> None:
-    """Raise `CampaignError` for datasets of the same name, and for primary datasets that are not in the precedence."""
-    seen: set[str] = set()
+def _check_datasets(campaign: Campaign, label: str) -> None:
+    """Raise `CampaignError` for a name or file that is listed twice, or a primary dataset not in the precedence.
+
+    Files are the same if they share an address, or size and checksum.
+    """
+    names: set[str] = set()
     order = campaign.primary_dataset_precedence
     for dataset in campaign.datasets:
-        if dataset.name in seen:
-            raise CampaignError(
-                f"{label}: two datasets are called '{dataset.name}'",
-                "Give each its own name, or list all files under one.",
-            )
-        seen.add(dataset.name)
+        if dataset.name in names:
+            hint = "Give each its own name, or list all files under one."
+            raise CampaignError(f"{label}: two datasets are called '{dataset.name}'", hint)
+        names.add(dataset.name)
         if order and dataset.is_data and dataset.primary_dataset is not None and dataset.primary_dataset not in order:
             raise CampaignError(
                 f"{label}: dataset '{dataset.name}': primary dataset '{dataset.primary_dataset}' is not in "
                 f"primary_dataset_precedence ({', '.join(order)})",
                 did_you_mean(dataset.primary_dataset, order),
             )
-
-
-def _check_files(campaign: Campaign, label: str) -> None:
-    """Raise `CampaignError` for a file that is listed twice: by its address, or by size and checksum."""
     seen: dict[object, str] = {}
-    for dataset in campaign.datasets:
-        for file in dataset.files:
-            marks: set[object] = {Address.of(url).canonical for url in (file.url, *file.alternatives)}
-            if file.bytes and file.adler32:
-                marks.add((file.bytes, file.adler32))
-            for mark in marks:
-                if mark in seen:
-                    raise CampaignError(
-                        f"{label}: the same file is listed twice: {short_name(file.url)} in dataset "
-                        f"'{dataset.name}' and {seen[mark]}",
-                        "Remove one.",
-                    )
-            seen |= {mark: f"{short_name(file.url)} in '{dataset.name}'" for mark in marks}
+    for name, file in ((dataset.name, file) for dataset in campaign.datasets for file in dataset.files):
+        marks: set[object] = {Address.of(url).canonical for url in (file.url, *file.alternatives)}
+        if file.bytes and file.adler32:
+            marks.add((file.bytes, file.adler32))
+        for mark in marks & seen.keys():
+            here = f"{short_name(file.url)} in dataset '{name}'"
+            raise CampaignError(f"{label}: the same file is listed twice: {here} and {seen[mark]}", "Remove one.")
+        seen |= dict.fromkeys(marks, f"{short_name(file.url)} in '{name}'")
 
 
-def _absolute(text: str, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / Path(text).expanduser()))
+def _absolute(text: str, folder: Path) -> str:
+    return os.path.normpath(folder / Path(text).expanduser())
