@@ -11,30 +11,19 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.datasets.campaign import Campaign
 from higgsnb.datasets.files.addresses import redact
 from higgsnb.datasets.files.sources import fetch
 from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
-
-__all__ = [
-    "LumiData",
-    "LumiList",
-    "LumiMask",
-    "Segments",
-    "check_inputs",
-    "kept_mask",
-    "kept_table",
-    "pack",
-    "read_table",
-]
 
 Ints = npt.NDArray[np.int64]
 SECTION_SECONDS = 2**18 / 11245.5  # 2^18 turns of the LHC, at its frequency of revolution in Hz
@@ -151,9 +140,20 @@ class LumiMask:
         """Make a mask from the content of a golden JSON; overlapping ranges are joined."""
         if not isinstance(ranges, Mapping):
             raise LumiMaskError(f'expected {{"run": [[first, last], …]}}, got a {type(ranges).__name__}', GOLDEN_JSON)
-        pairs = sorted(pair for run, spans in ranges.items() for pair in _intervals(run, spans))
+        pairs = []
+        for run, spans in ranges.items():
+            if not re.fullmatch(r"\d{1,10}", run) or not 0 < int(run) <= LARGEST:
+                raise LumiMaskError(f"expected a run number as key, got '{run[:40]}'", GOLDEN_JSON)
+            if not isinstance(spans, list):
+                raise LumiMaskError(f"run {run}: expected a list of [first, last], got {str(spans)[:40]}", GOLDEN_JSON)
+            for span in spans:
+                whole = isinstance(span, list) and len(span) == 2 and all(type(number) is int for number in span)
+                if not whole or not 0 <= span[0] <= span[1] <= LARGEST:
+                    expected = f"run {run}: expected [first, last] with 0 <= first <= last"
+                    raise LumiMaskError(f"{expected}, got {str(span)[:40]}", GOLDEN_JSON)
+                pairs.append((int(run) << 32 | span[0], int(run) << 32 | span[1]))
         joined: list[list[int]] = []
-        for start, stop in pairs:
+        for start, stop in sorted(pairs):
             if joined and start <= joined[-1][1] + 1:
                 joined[-1][1] = max(joined[-1][1], stop)
             else:
@@ -191,21 +191,6 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _intervals(run: str, spans: Any) -> Iterator[tuple[int, int]]:
-    """Yield the ranges of a run as pairs of packed sections."""
-    if not re.fullmatch(r"\d{1,10}", run) or not 0 < int(run) <= LARGEST:
-        raise LumiMaskError(f"expected a run number as key, got '{run[:40]}'", GOLDEN_JSON)
-    if not isinstance(spans, list):
-        raise LumiMaskError(f"run {run}: expected a list of [first, last], got {str(spans)[:40]}", GOLDEN_JSON)
-    for span in spans:
-        whole = isinstance(span, list) and len(span) == 2 and all(type(number) is int for number in span)
-        if not whole or not 0 <= span[0] <= span[1] <= LARGEST:
-            raise LumiMaskError(
-                f"run {run}: expected [first, last] with 0 <= first <= last, got {str(span)[:40]}", GOLDEN_JSON
-            )
-        yield int(run) << 32 | span[0], int(run) << 32 | span[1]
-
-
 @dataclass(frozen=True, eq=False)
 class LumiData:
     """Luminosity by section in 1/fb: ``delivered`` and ``recorded``, float64 (n,), in their order."""
@@ -234,31 +219,37 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
         lines = path.read_text(encoding="utf-8").splitlines()
     except UnicodeDecodeError:
         raise LumiDataError(f"{label}: not a text file", BRILCALC) from None
-    columns = _header(lines, label)
-    rows = [_row(text, number, columns, label) for number, text in enumerate(lines, 1) if text and text[0] != "#"]
-    keys = np.array([row[0] for row in rows], dtype=np.int64)
+    at, factors = _header(lines, label)
+    packed, luminosity = [], []
+    for number, text in enumerate(lines, 1):
+        if not text or text[0] == "#":
+            continue
+        try:
+            cells = next(csv.reader([text]))
+            run = int(cells[at["run"]].partition(":")[0])
+            first, _, second = cells[at["ls"]].partition(":")  # "section:cms section", the latter 0 if not recorded
+            section = int(second or 0) or int(first)
+            delivered, recorded = float(cells[at["delivered"]]), float(cells[at["recorded"]])
+        except (ValueError, IndexError, csv.Error):
+            raise LumiDataError(f"{label}: line {number} cannot be read: {text[:80]}", BRILCALC) from None
+        if not (0 < run <= LARGEST and 0 <= section <= LARGEST):
+            raise LumiDataError(f"{label}: line {number}: run {run}, section {section} are out of range", BRILCALC)
+        if not (0 <= delivered < math.inf and 0 <= recorded < math.inf):
+            raise LumiDataError(f"{label}: line {number}: luminosity must not be negative: {text[:80]}", BRILCALC)
+        packed.append(run << 32 | section)
+        luminosity.append((delivered * factors[0], recorded * factors[1]))
+    keys = np.array(packed, dtype=np.int64)
     order = np.argsort(keys, kind="stable")
     twice = np.flatnonzero(np.diff(keys[order]) == 0)
     if len(twice):
         run, section = divmod(int(keys[order][twice[0]]), 2**32)
         raise LumiDataError(f"{label}: run {run}, section {section} is there twice", "Give each section one line.")
-    values = np.array([row[1:] for row in rows], dtype=np.float64).reshape(-1, 2)[order]
+    values = np.array(luminosity, dtype=np.float64).reshape(-1, 2)[order]
     return LumiData(LumiList(keys[order]), values[:, 0].copy(), values[:, 1].copy())
 
 
-@dataclass(frozen=True)
-class _Columns:
-    """Where a table has its columns; ``factors`` turn delivered and recorded into 1/fb."""
-
-    run: int
-    section: int
-    delivered: int
-    recorded: int
-    factors: tuple[float, float]
-
-
-def _header(lines: list[str], label: str) -> _Columns:
-    """Find the columns in the header of a table."""
+def _header(lines: list[str], label: str) -> tuple[dict[str, int], list[float]]:
+    """Find the columns of a table, and the factors that turn delivered and recorded into 1/fb."""
     for line in lines:
         names = [name.strip().lower() for name in line.lstrip("#").split(",")]
         if not line.startswith("#") or not names[0].startswith("run"):
@@ -267,36 +258,16 @@ def _header(lines: list[str], label: str) -> _Columns:
         lacking = [name for name in ("ls", "delivered", "recorded") if name not in found]
         if lacking:
             raise LumiDataError(f"{label}: no column '{lacking[0]}' among {', '.join(names)}", BRILCALC)
-        delivered, recorded = found["delivered"], found["recorded"]
-        factors = (_to_fb(names[delivered], label), _to_fb(names[recorded], label))
-        return _Columns(found["run"], found["ls"], delivered, recorded, factors)
+        factors = []
+        for column in (names[found["delivered"]], names[found["recorded"]]):  # such as "recorded(1e3/pb)"
+            unit = re.fullmatch(r"\w+\((\d+(?:\.\d+)?(?:e[+-]?\d+)?)?(hz)?/([munpfa]?b)\)", column)
+            if unit is None:
+                expected = f"no unit in '{column}'; expected one as (/pb), (/ub) or (hz/ub)"
+                raise LumiDataError(f"{label}: {expected}", BRILCALC)
+            factor = float(unit[1] or 1) * (SECTION_SECONDS if unit[2] else 1.0)
+            factors.append(factor * 10.0 ** UNITS[unit[3]])
+        return found, factors
     raise LumiDataError(f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'", BRILCALC)
-
-
-def _to_fb(column: str, label: str) -> float:
-    """Find the factor that turns a column into 1/fb from the unit in its name, as ``recorded(1e3/pb)``."""
-    match = re.fullmatch(r"\w+\((\d+(?:\.\d+)?(?:e[+-]?\d+)?)?(hz)?/([munpfa]?b)\)", column)
-    if match is None:
-        raise LumiDataError(f"{label}: no unit in '{column}'; expected one as (/pb), (/ub) or (hz/ub)", BRILCALC)
-    factor = float(match[1] or 1) * (SECTION_SECONDS if match[2] else 1.0)
-    return factor * 10.0 ** UNITS[match[3]]
-
-
-def _row(text: str, number: int, columns: _Columns, label: str) -> tuple[int, float, float]:
-    """Read one line. ``ls`` is ``section:cms section``, of which the second is 0 where CMS did not record."""
-    try:
-        cells = next(csv.reader([text]))
-        run = int(cells[columns.run].partition(":")[0])
-        first, _, second = cells[columns.section].partition(":")
-        section = int(second or 0) or int(first)
-        delivered, recorded = float(cells[columns.delivered]), float(cells[columns.recorded])
-    except (ValueError, IndexError, csv.Error):
-        raise LumiDataError(f"{label}: line {number} cannot be read: {text[:80]}", BRILCALC) from None
-    if not (0 < run <= LARGEST and 0 <= section <= LARGEST):
-        raise LumiDataError(f"{label}: line {number}: run {run}, section {section} are out of range", BRILCALC)
-    if not (0 <= delivered < math.inf and 0 <= recorded < math.inf):
-        raise LumiDataError(f"{label}: line {number}: luminosity must not be negative: {text[:80]}", BRILCALC)
-    return run << 32 | section, delivered * columns.factors[0], recorded * columns.factors[1]
 
 
 def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
@@ -336,16 +307,7 @@ def _stamp(location: str) -> tuple[int, int] | None:
     return found.st_size, found.st_mtime_ns
 
 
-class Inputs(Protocol):
-    """What `check_inputs` looks at of a campaign: paths or addresses, None where there is none."""
-
-    @property
-    def golden_json(self) -> str | None: ...
-    @property
-    def luminosity_table(self) -> str | None: ...
-
-
-def check_inputs(campaign: Inputs) -> None:
+def check_inputs(campaign: Campaign) -> None:
     """Load golden JSON and luminosity table once, so that a bad one is reported before any event is read.
 
     Raises
