@@ -262,8 +262,14 @@ def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pyt
 
 
 def test_backoff_doubles_up_to_its_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    delays: list[float] = []
     monkeypatch.setattr(retries, "BACKOFF", 1.0)
-    delays = [retries._delay(failed, None) for failed in range(1, 12)]
+    monkeypatch.setattr(retries, "TRIES", 12)
+    monkeypatch.setattr(retries.time, "sleep", delays.append)
+    source = Address.of("https://host/a.root")
+    tries = retries.Retries(source, request.FileRequest.of(source.text))
+    for _ in range(11):
+        tries.failed(request.SourceError("transient", "busy"))
     assert all(bound / 2 <= delay <= bound for delay, bound in zip(delays, [1, 2, 4, 8, 16] + 6 * [30], strict=True))
 
 

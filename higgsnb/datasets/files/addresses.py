@@ -11,8 +11,6 @@ from urllib.parse import unquote, urlsplit, urlunsplit
 from higgsnb.errors import TransferError
 from higgsnb.storage import expanded
 
-__all__ = ["Address", "redact"]
-
 NETWORK = frozenset({"http", "https", "root"})
 SECRET_NAME = re.compile(r"auth|token|sig|secret|pass|pwd|cred|key|jwt|session|x-amz|x-goog", re.IGNORECASE)
 
@@ -23,35 +21,23 @@ def redact(text: str) -> str:
     >>> redact("https://me:pw@host/f.root?authz=abc&download=1")
     'https://***@host/f.root?authz=***&download=1'
     """
-
-    def redact_parameter(match: re.Match[str]) -> str:
-        secret = SECRET_NAME.search(unquote(match[1])) or len(match[2]) >= 24
-        return f"{match[1]}=***" if secret else match[0]
-
     text = re.sub(r"(?<=://)[^/?#\s]*@", "***@", text)
-    return re.sub(r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s'\"<>)]+)", redact_parameter, text)
+    return re.sub(
+        r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s'\"<>)]+)",
+        lambda found: f"{found[1]}=***" if SECRET_NAME.search(unquote(found[1])) or len(found[2]) >= 24 else found[0],
+        text,
+    )
 
 
 @dataclass(frozen=True, repr=False)
 class Address:
     """Where a file is: a path or a URL. `str` and `repr` show it without its secrets.
 
-    Attributes
-    ----------
-    text : str
-        As given, secrets included.
-    scheme : str
-        In lower case, empty for a path; a single letter is a drive of Windows, not a scheme.
-    authority : str
-        User, password, host and port as given.
-    host : str
-        In lower case; empty unless the scheme is http, https or root.
-    path : str
-        The path of a URL, percent-encoded as given; of a path all of it.
-    query : str
-        What follows the question mark of a URL.
-    valid : bool
-        False if the text cannot be parsed, or is the URL of a remote file without a host.
+    ``text`` is as given, secrets included. ``scheme`` is in lower case, empty for a path; a single letter is a drive of
+    Windows, not a scheme. ``authority`` has user, password, host and port as given; ``host`` is in lower case, empty
+    unless the scheme is http, https or root. ``path`` is percent-encoded as given, of a path all of it; ``query`` is
+    what follows the question mark. ``valid`` is False if the text cannot be parsed, or is the URL of a remote file
+    without a host.
     """
 
     text: str

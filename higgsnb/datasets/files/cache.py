@@ -27,8 +27,6 @@ try:
 except ImportError:  # Windows: there every download has a temporary name of its own and does not resume
     fcntl = None
 
-__all__ = ["checksum", "claim", "path_in_cache", "problem_with", "remember_checksum", "writable"]
-
 log = logging.getLogger(__name__)
 
 CLAIM_TIMEOUT = 300.0  # s without progress of another process that downloads the same file
@@ -68,9 +66,16 @@ def checksum(path: Path) -> str:
     """Return the adler32 of a file, eight hexadecimal digits; remembered by path, size and time of modification."""
     path = path.absolute()
     state = path.stat()
-    known = _known_checksum(path, state)
-    if known is not None:
-        return known
+    known = (os.fsencode(path), state.st_size, state.st_mtime_ns)
+    try:
+        if (cache_folder() / "verified.sqlite").exists():
+            with _database() as database:
+                found = "SELECT adler32 FROM verified WHERE path = ? AND size = ? AND mtime_ns = ?"
+                row = database.execute(found, known).fetchone()
+            if row is not None:
+                return str(row[0])
+    except (sqlite3.Error, OSError) as error:
+        log.info("checksums cannot be looked up in the cache: %s", error)
     text, after = adler32_of(path), path.stat()
     if (after.st_size, after.st_mtime_ns) == (state.st_size, state.st_mtime_ns):
         remember_checksum(path, state, text)
@@ -86,30 +91,13 @@ def _database() -> Iterator[sqlite3.Connection]:
         yield database
 
 
-def _known_checksum(path: Path, state: os.stat_result) -> str | None:
-    try:
-        if not (cache_folder() / "verified.sqlite").exists():
-            return None
-        with _database() as database:
-            row = database.execute(
-                "SELECT adler32 FROM verified WHERE path = ? AND size = ? AND mtime_ns = ?",
-                (os.fsencode(path), state.st_size, state.st_mtime_ns),
-            ).fetchone()
-    except (sqlite3.Error, OSError) as error:
-        log.info("checksums cannot be looked up in the cache: %s", error)
-        return None
-    return None if row is None else str(row[0])
-
-
 def remember_checksum(path: Path, state: os.stat_result, adler32: str) -> None:
     """Remember the checksum of a file; a cache that cannot be written costs time, nothing else."""
     try:
         cache_folder().mkdir(parents=True, exist_ok=True)
         with _database() as database:
-            database.execute(
-                "INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?)",
-                (os.fsencode(path), state.st_size, state.st_mtime_ns, adler32),
-            )
+            row = (os.fsencode(path), state.st_size, state.st_mtime_ns, adler32)
+            database.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?)", row)
     except (sqlite3.Error, OSError) as error:
         log.info("the checksum of %s cannot be stored in the cache: %s", path.name, error)
 

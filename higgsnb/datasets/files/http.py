@@ -16,6 +16,7 @@ import time
 from base64 import b64encode
 from collections.abc import Iterator
 from functools import lru_cache
+from http.client import HTTPResponse
 from urllib.error import URLError
 from urllib.parse import quote, unquote, urljoin, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
@@ -30,8 +31,6 @@ from higgsnb.datasets.files.request import (
     SourceError,
     UnknownHostError,
 )
-
-__all__ = ["download", "probe", "read_range"]
 
 log = logging.getLogger(__name__)
 
@@ -56,9 +55,22 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
     if offset and validator:
         headers["If-Range"] = validator
     with _open(source, headers, request.hosts) as (response, _):
-        if response.status == 416 and _content_range(response)[1] == offset:
+        start, total = _content_range(response)
+        if response.status == 416 and total == offset:
             return
-        total = _begin(response, offset, partial, request)
+        if response.status == 416:
+            partial.reset()
+            raise SourceError("transient", "cannot resume there")
+        _check_answer(response)
+        if response.status != 206:
+            if offset:
+                log.info("%s: the server does not resume, starting again", request.address.name)
+            partial.reset()
+            length = response.headers.get("Content-Length", "")
+            total = int(length) if length.isdigit() else None
+        elif start != offset:
+            partial.reset()
+            raise SourceError("transient", f"sent bytes from {start}, requested from {offset}")
         head = response.read(512)
         if partial.size == 0:
             _check_head(head, total, response, request)
@@ -98,33 +110,8 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest) ->
 # --- Answers -------------------------------------------------------------------------------------------------
 
 
-def _begin(
-    response: http.client.HTTPResponse, offset: int, partial: PartialDownload, request: FileRequest
-) -> int | None:
-    """Check an answer before its body is read; return the size of the whole file, None if it is not given."""
-    if response.status == 416:
-        partial.reset()
-        raise SourceError("transient", "cannot resume there")
-    _check_answer(response)
-    if response.status != 206:
-        if offset:
-            log.info("%s: the server does not resume, starting again", request.address.name)
-        partial.reset()
-        length = response.headers.get("Content-Length", "")
-        return int(length) if length.isdigit() else None
-    start, total = _content_range(response)
-    if start != offset:
-        partial.reset()
-        raise SourceError("transient", f"sent bytes from {start}, requested from {offset}")
-    return total
-
-
 def _copy(
-    response: http.client.HTTPResponse,
-    block: bytes,
-    partial: PartialDownload,
-    total: int | None,
-    request: FileRequest,
+    response: HTTPResponse, block: bytes, partial: PartialDownload, total: int | None, request: FileRequest
 ) -> None:
     """Write ``block``, then the rest of the body."""
     done = partial.size
@@ -144,7 +131,7 @@ def _copy(
         raise SourceError("transient", f"sent {done} bytes, announced {total}")
 
 
-def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int | None]:
+def _content_range(response: HTTPResponse) -> tuple[int | None, int | None]:
     """Return first byte and size of the whole file from ``Content-Range: bytes 5-9/10`` or ``bytes */10``."""
     match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", "").strip())
     if match is None:
@@ -152,7 +139,7 @@ def _content_range(response: http.client.HTTPResponse) -> tuple[int | None, int 
     return (None if match[1] is None else int(match[1])), (None if match[2] is None else int(match[2]))
 
 
-def _check_answer(response: http.client.HTTPResponse) -> None:
+def _check_answer(response: HTTPResponse) -> None:
     """Raise `SourceError` for a status other than 200 and 206, or a body in another encoding."""
     status, reason = response.status, _status(response)
     if status in (404, 410):
@@ -160,7 +147,10 @@ def _check_answer(response: http.client.HTTPResponse) -> None:
     if status in REFUSED_STATUS:
         raise SourceError("refused", reason, REFUSED_HINT)
     if status in TRANSIENT_STATUS:
-        wait = _retry_after(response.headers.get("Retry-After", ""))
+        wait, text = None, response.headers.get("Retry-After", "")
+        with contextlib.suppress(ValueError):  # it holds seconds or a date; anything else is ignored
+            date = None if text.strip().isdigit() else email.utils.parsedate_to_datetime(text).timestamp()
+            wait = float(text) if date is None else max(0.0, date - time.time())
         raise SourceError("transient", reason, "The server is busy or down: run the same command again later.", wait)
     if status not in (200, 206):
         raise SourceError("permanent", reason, "Check the address in a browser.")
@@ -169,21 +159,11 @@ def _check_answer(response: http.client.HTTPResponse) -> None:
         raise SourceError("permanent", f"sent compressed as {encoding}", "The server must send the file as it is.")
 
 
-def _status(response: http.client.HTTPResponse) -> str:
+def _status(response: HTTPResponse) -> str:
     return f"{response.status} {http.client.responses.get(response.status, '')}".strip()
 
 
-def _retry_after(text: str) -> float | None:
-    """Return the seconds from a Retry-After header, which holds seconds or a date; None for anything else."""
-    try:
-        if text.strip().isdigit():
-            return float(text)
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return None
-
-
-def _check_head(head: bytes, total: int | None, response: http.client.HTTPResponse, request: FileRequest) -> None:
+def _check_head(head: bytes, total: int | None, response: HTTPResponse, request: FileRequest) -> None:
     """Raise `SourceError` for an empty file, or for the web page that a portal sends for a login or an error."""
     if not head and total == 0:
         raise SourceError("permanent", "an empty file", "The file is empty at its source: contact its provider.")
@@ -191,26 +171,33 @@ def _check_head(head: bytes, total: int | None, response: http.client.HTTPRespon
     announced = response.headers.get_content_type() in ("text/html", "application/xhtml+xml")
     is_page = begin.startswith((b"<!doctype", b"<html")) or (announced and not head.startswith(b"root"))
     if is_page and suffix not in (".html", ".htm"):
-        raise SourceError(
-            "permanent",
-            f"an HTML page came instead of {suffix or 'the file'}",
-            "Open the address in a browser: it may ask for a login or show an error.",
-        )
+        hint = "Open the address in a browser: it may ask for a login or show an error."
+        raise SourceError("permanent", f"an HTML page came instead of {suffix or 'the file'}", hint)
 
 
 # --- Requests ------------------------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager
-def _open(
-    source: Address, headers: dict[str, str], hosts: frozenset[str]
-) -> Iterator[tuple[http.client.HTTPResponse, Address]]:
-    """Send a request and follow its redirects; yield the answer and the address that gave it.
+def _open(source: Address, headers: dict[str, str], hosts: frozenset[str]) -> Iterator[tuple[HTTPResponse, Address]]:
+    """Send a request and follow its redirects, each only to an allowed host; yield the answer and where it came from.
 
     An exception of the network becomes a `SourceError`; its own message is dropped, as it may hold secrets.
     """
+    address = source
     try:
-        response, address = _follow(source, headers, hosts)
+        for redirects in range(MAX_REDIRECTS):
+            response = _request(address, headers)
+            target = response.headers.get("Location")
+            if redirects and response.status in REFUSED_STATUS:  # a signed address is valid for minutes only
+                response.close()
+                raise SourceError("transient", f"{_status(response)} after a redirect", REFUSED_HINT)
+            if response.status not in REDIRECT_STATUS or target is None:
+                break
+            response.close()
+            address = _redirected(address, target, hosts)
+        else:
+            raise SourceError("permanent", f"more than {MAX_REDIRECTS} redirects", "Check the address in a browser.")
         with contextlib.closing(response):
             yield response, address
     except (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
@@ -220,36 +207,16 @@ def _open(
 def _network_failure(error: BaseException, host: str) -> SourceError:
     cause = error.reason if isinstance(error, URLError) and isinstance(error.reason, BaseException) else error
     if isinstance(cause, ssl.SSLCertVerificationError):
-        return SourceError(
-            "permanent",
-            f"certificate not accepted: {cause.verify_message}",
-            "Check the clock and the certificates of this machine (SSL_CERT_FILE).",
-        )
+        hint = "Check the clock and the certificates of this machine (SSL_CERT_FILE)."
+        return SourceError("permanent", f"certificate not accepted: {cause.verify_message}", hint)
     if isinstance(cause, http.client.InvalidURL | ValueError):
         return SourceError("permanent", "not a valid address", "Correct the address.")
     if isinstance(cause, socket.gaierror):
-        return UnknownHostError(host)
+        return UnknownHostError("transient", f"host {host} not known", "Check the network, or set HIGGSNB_MIRROR.")
     if isinstance(cause, TimeoutError):
         return SourceError("transient", f"no byte for {retries.TIMEOUT:g} s", "Check the network, then run again.")
     words = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
     return SourceError("transient", redact(words), "Check the network, or set HIGGSNB_MIRROR.")
-
-
-def _follow(
-    address: Address, headers: dict[str, str], hosts: frozenset[str]
-) -> tuple[http.client.HTTPResponse, Address]:
-    """Send a request and follow its redirects, each only to an allowed host."""
-    for redirects in range(MAX_REDIRECTS):
-        response = _request(address, headers)
-        target = response.headers.get("Location")
-        if redirects and response.status in REFUSED_STATUS:  # a signed address is valid for minutes only
-            response.close()
-            raise SourceError("transient", f"{_status(response)} after a redirect", REFUSED_HINT)
-        if response.status not in REDIRECT_STATUS or target is None:
-            return response, address
-        response.close()
-        address = _redirected(address, target, hosts)
-    raise SourceError("permanent", f"more than {MAX_REDIRECTS} redirects", "Check the address in a browser.")
 
 
 def _redirected(old: Address, target: str, hosts: frozenset[str]) -> Address:
@@ -259,24 +226,18 @@ def _redirected(old: Address, target: str, hosts: frozenset[str]) -> Address:
     except ValueError:
         new = Address(target, valid=False)
     if not new.valid or new.scheme not in ("http", "https") or (old.scheme, new.scheme) == ("https", "http"):
-        raise SourceError(
-            "permanent",
-            f"redirected from {old.scheme}: to {f'{new.scheme}:' if new.valid else 'an invalid address'}, refused",
-            "Give the address to which it leads, if you trust it.",
-        )
+        leads = f"redirected from {old.scheme}: to {f'{new.scheme}:' if new.valid else 'an invalid address'}, refused"
+        raise SourceError("permanent", leads, "Give the address to which it leads, if you trust it.")
     if new.host not in hosts:
-        raise SourceError(
-            "permanent",
-            f"redirected to host {new.host}, refused",
-            f"If you trust that host, set HIGGSNB_ALLOW_HOSTS={new.host}.",
-        )
+        hint = f"If you trust that host, set HIGGSNB_ALLOW_HOSTS={new.host}."
+        raise SourceError("permanent", f"redirected to host {new.host}, refused", hint)
     user, _, _ = old.authority.rpartition("@")
     if user and "@" not in new.authority and (old.scheme, old.server) == (new.scheme, new.server):
         return Address.of(new.text.replace("://", f"://{user}@", 1))
     return new
 
 
-def _request(address: Address, headers: dict[str, str]) -> http.client.HTTPResponse:
+def _request(address: Address, headers: dict[str, str]) -> HTTPResponse:
     """Send one request, no redirects. A password in the address goes into a header, for this host only."""
     user, _, host = address.authority.rpartition("@")
     path, query = quote(address.path, safe="/%:=&+,;~!$'()*@"), address.query.replace(" ", "%20")
@@ -288,7 +249,7 @@ def _request(address: Address, headers: dict[str, str]) -> http.client.HTTPRespo
     for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=_tls())):
         opener.add_handler(handler)
     response = opener.open(request, timeout=retries.TIMEOUT)
-    if not isinstance(response, http.client.HTTPResponse):
+    if not isinstance(response, HTTPResponse):
         raise SourceError("permanent", "not an http address", "Correct the address.")
     return response
 

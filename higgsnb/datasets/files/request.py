@@ -17,19 +17,6 @@ from urllib.parse import quote
 from higgsnb.datasets.files.addresses import Address, redact
 from higgsnb.errors import ChecksumError, MissingFileError, TransferError
 
-__all__ = [
-    "FileRequest",
-    "OtherSizeError",
-    "PartialDownload",
-    "Progress",
-    "RemoteInfo",
-    "SourceError",
-    "UnknownHostError",
-    "active_tries",
-    "adler32_of",
-    "counted_tries",
-]
-
 BLOCK = 2**18  # bytes read at a time
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
 AGAIN = "Run the same command again: it resumes."
@@ -74,19 +61,9 @@ class SourceError(Exception):
 class UnknownHostError(SourceError):
     """A host name that cannot be resolved: another source of the file is a better next try."""
 
-    def __init__(self, host: str) -> None:
-        super().__init__("transient", f"host {host} not known", "Check the network, or set HIGGSNB_MIRROR.")
-
 
 class OtherSizeError(SourceError):
     """A source that offers a file of another size; it is not retried."""
-
-    def __init__(self, total: int, expected: int) -> None:
-        super().__init__(
-            "checksum",
-            f"offers {total} bytes, expected {expected}",
-            "Check the address, or bytes and adler32 in the campaign.",
-        )
 
 
 class RemoteInfo(NamedTuple):
@@ -161,7 +138,8 @@ class FileRequest:
     def check_offered_size(self, total: int | None) -> None:
         """Raise `OtherSizeError` if a source offers a file of another size than the one requested."""
         if total is not None and self.size is not None and total != self.size:
-            raise OtherSizeError(total, self.size)
+            hint = "Check the address, or bytes and adler32 in the campaign."
+            raise OtherSizeError("checksum", f"offers {total} bytes, expected {self.size}", hint)
 
     def difference(self, size: int, adler32: Callable[[], str], hint: str) -> SourceError | None:
         """Compare a whole file with what was requested; return None if it agrees. ``adler32`` computes its checksum."""

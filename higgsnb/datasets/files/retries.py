@@ -10,8 +10,6 @@ import time
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import FileRequest, SourceError, UnknownHostError, active_tries
 
-__all__ = ["Retries"]
-
 log = logging.getLogger(__name__)
 
 TIMEOUT = 20.0  # s without a single byte
@@ -39,7 +37,10 @@ class Retries:
         self.failures, self.seconds, self.started = 0, 0.0, time.monotonic()
 
     def failed(self, failure: SourceError, *, received: int = 0) -> None:
-        """Wait before the next try; raise a permanent `SourceError` if there is none. ``received`` is in bytes."""
+        """Wait before the next try; raise a permanent `SourceError` if there is none. ``received`` is in bytes.
+
+        The wait is Retry-After if the server gave it, else it doubles with each failure, with random jitter.
+        """
         if received >= GOOD_PROGRESS:
             self.failures, self.seconds = 0, 0.0
         else:
@@ -51,13 +52,7 @@ class Retries:
         with _counting:
             self.tries[self.file] = max(self.failures + 1, self.tries.get(self.file, 0))
         log.info("%s: %s, trying %s again", self.name, failure.reason, self.source)
-        time.sleep(_delay(self.failures, failure.wait))
+        jitter = random.uniform(0.5, 1.0)  # noqa: S311 # nosec B311: no secret depends on it
+        wait = min(BACKOFF * 2.0 ** max(self.failures - 1, 0), BACKOFF_MAX) * jitter
+        time.sleep(wait if failure.wait is None else min(failure.wait, RETRY_AFTER_MAX))
         self.started = time.monotonic()
-
-
-def _delay(failures: int, wait: float | None) -> float:
-    """Return the seconds before the next try: Retry-After if given, else doubling, with random jitter."""
-    if wait is not None:
-        return min(wait, RETRY_AFTER_MAX)
-    jitter = random.uniform(0.5, 1.0)  # noqa: S311 # nosec B311: no secret depends on it
-    return min(BACKOFF * 2.0 ** max(failures - 1, 0), BACKOFF_MAX) * jitter

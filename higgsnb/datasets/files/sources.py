@@ -32,13 +32,6 @@ from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
 from higgsnb.errors import OptionError, TransferError
 from higgsnb.storage import cache_folder
 
-__all__ = [
-    "Source",
-    "fetch",
-    "locate",
-    "transferred_bytes",
-]
-
 log = logging.getLogger(__name__)
 
 STREAM_ABOVE = 10**9  # bytes
@@ -154,10 +147,8 @@ def _stream_above() -> int:
     if not given:
         return STREAM_ABOVE
     if not re.fullmatch("[0-9]{1,18}", given):
-        raise OptionError(
-            f"HIGGSNB_STREAM_ABOVE must be a whole number of bytes, got '{given[:40]}'",
-            f"Set it to {STREAM_ABOVE} for 1 GB, or unset it.",
-        )
+        message = f"HIGGSNB_STREAM_ABOVE must be a whole number of bytes, got '{given[:40]}'"
+        raise OptionError(message, f"Set it to {STREAM_ABOVE} for 1 GB, or unset it.")
     return int(given)
 
 
@@ -165,7 +156,10 @@ def _stream_above() -> int:
 
 
 def _without_download(request: FileRequest) -> Source | None:
-    """Find a file that is on this machine already, or is made here; None if it has to be downloaded."""
+    """Find a file that is on this machine already, or is made here; None if it has to be downloaded.
+
+    In a mirror that is a folder it is used in place.
+    """
     address = request.address
     if address.is_local:
         return _checked([address.local_path], "local", replace(request, mirror=None))
@@ -185,21 +179,15 @@ def _without_download(request: FileRequest) -> Source | None:
         return _source(path, "cache", request)
     if problem.kind == "checksum":
         log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
-    return None if request.mirror is None else _in_mirror(request, request.mirror)
-
-
-def _in_mirror(request: FileRequest, mirror: Address) -> Source | None:
-    """Find the file in a mirror that is a folder, where it is used in place; None if the mirror is an address."""
-    if mirror.is_remote and mirror.valid:
+    mirror = request.mirror
+    if mirror is None or (mirror.is_remote and mirror.valid):
         return None
     if mirror.is_local and mirror.valid and mirror.local_path.is_dir():
         paths = [mirror.local_path / path for path in request.mirror_paths]
         return _checked([path.absolute() for path in paths], "mirror", request)
     what = "no such folder" if mirror.is_local else "not a valid address"
-    raise TransferError(
-        f"HIGGSNB_MIRROR = {mirror}: {what}",
-        "Set it to a folder that exists or to an address such as https://host/path, or unset it.",
-    )
+    hint = "Set it to a folder that exists or to an address such as https://host/path, or unset it."
+    raise TransferError(f"HIGGSNB_MIRROR = {mirror}: {what}", hint)
 
 
 def _checked(paths: Sequence[Path], origin: str, request: FileRequest) -> Source:

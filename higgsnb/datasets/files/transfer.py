@@ -13,8 +13,6 @@ from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import FileRequest, OtherSizeError, PartialDownload, RemoteInfo, SourceError
 from higgsnb.datasets.files.retries import Retries
 
-__all__ = ["RemoteFile", "download", "probe"]
-
 MAX_ORIGINS = 10_000  # signed addresses remembered
 
 
@@ -70,14 +68,9 @@ def probe(source: Address, request: FileRequest) -> RemoteInfo:
 
 
 class RemoteFile(io.RawIOBase):
-    """A remote file read piecewise, as a binary file object; transient errors are retried.
+    """A remote file of ``size`` bytes read piecewise, as a binary file object; transient errors are retried.
 
-    Parameters
-    ----------
-    location
-        The location of a remote source that `locate` returned.
-    size
-        Its size in bytes.
+    ``location`` is that of a remote source that `locate` returned.
     """
 
     def __init__(self, location: str, size: int) -> None:
@@ -128,10 +121,6 @@ class RemoteFile(io.RawIOBase):
         """Move the current position."""
         origin = {io.SEEK_SET: 0, io.SEEK_CUR: self._position, io.SEEK_END: self.size}[whence]
         self._position = max(0, origin + offset)
-        return self._position
-
-    def tell(self) -> int:
-        """Return the current position."""
         return self._position
 
     def readable(self) -> bool:
