@@ -20,7 +20,7 @@ What is exact and what is not
   lepton. Some columns carry 11 or 12 bits of mantissa, as in NanoAOD.
 
 The ZZ samples have a generator filter: four leptons with pT > 3 GeV and abs(eta) < 2.7, every opposite-sign
-same-flavour pair above 4 GeV, m4l > 65 GeV. The cross sections in `DATASETS` are those after the filter and
+same-flavour pair above 4 GeV, m4l > 65 GeV. The cross sections in `pseudodata.DATASETS` are those after the filter and
 *before* the factor ``scale`` (1.386 for ZZ as in the public examples): expected events = luminosity x cross
 section x scale. They are tuned so that the selection ``aod2012`` expects, in 70 < m4l < 181 GeV at 11.58
 /fb, H 8.0, ZZ 66, Z + X 9. No trigger is applied to the simulation, as in the public files.
@@ -31,23 +31,7 @@ dilepton triggers split them in two primary datasets; a collision that fires bot
 every branch. The triggers keep 97 % or more of the selected four-lepton collisions, but DoubleMu alone only
 two thirds of 2e2mu.
 
-`DEFAULT_SEED`, 125, was the first one tried. It was kept because it is typical: over 3 channels x 6 ranges
+`writer.DEFAULT_SEED`, 125, was the first one tried. It was kept because it is typical: over 3 channels x 6 ranges
 of mass the selected pseudo-data agree with the expectation with -2 ln L ratio = 7.0 for 18 numbers, and 17
 events lie in 118-130 GeV where 16.3 are expected.
 """
-
-from __future__ import annotations
-
-from higgsnb.datasets.toy.pseudodata import DATASETS, LUMINOSITY_FB, ToyDataset
-from higgsnb.datasets.toy.writer import DEFAULT_EVENTS, DEFAULT_SEED, ensure, make, manifest
-
-__all__ = [
-    "DATASETS",
-    "DEFAULT_EVENTS",
-    "DEFAULT_SEED",
-    "LUMINOSITY_FB",
-    "ToyDataset",
-    "ensure",
-    "make",
-    "manifest",
-]

@@ -3,24 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 from higgsnb.datasets.toy.writer import DEFAULT_EVENTS, DEFAULT_SEED, make
 
-
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Write the simulated campaign into a folder."""
-    parser = argparse.ArgumentParser(
-        prog="python -m higgsnb.datasets.toy", description="Write the simulated toy campaign."
-    )
+if __name__ == "__main__":
+    description = "Write the simulated toy campaign."
+    parser = argparse.ArgumentParser(prog="python -m higgsnb.datasets.toy", description=description)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--events", type=int, default=None, help=f"total, default {DEFAULT_EVENTS}")
     parser.add_argument("--seed", type=int, default=DEFAULT_SEED)
-    options = parser.parse_args(arguments)
+    options = parser.parse_args()
     make(options.folder, seed=options.seed, events=options.events)
-    return 0
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

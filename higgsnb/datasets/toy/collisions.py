@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from higgsnb.datasets.constants import MASS_TAU
 from higgsnb.datasets.toy.physics import (
@@ -68,14 +67,7 @@ def _lift(p: Array, axis: int, gamma: Array, gamma_beta: Array) -> None:
 
 
 def _in_flight(
-    rng: np.random.Generator,
-    p: Array,
-    mass: Array,
-    *,
-    star: Array | None,
-    scale: float,
-    power: float,
-    width: float,
+    rng: np.random.Generator, p: Array, mass: Array, *, star: Array | None, scale: float, power: float, width: float
 ) -> Array:
     """Rotate decays ``p`` in place to the cosine ``star`` and boost them.
 
@@ -159,7 +151,10 @@ def pick(particles: Particles, keep: Array) -> Particles:
 
 
 def higgs_collisions(rng: np.random.Generator, n: int) -> Particles:
-    """Draw H -> ZZ* -> 4l with all flavours, taus decayed; equal pairs are `IDENTICAL_BOOST` times as likely."""
+    """Draw H -> ZZ* -> 4l with all flavours; equal pairs are `IDENTICAL_BOOST` times as likely.
+
+    Taus become e, mu (collinear, unpolarised) or hadrons (dropped); the rest is neutrinos.
+    """
     m1, m2, cos1, cos2, phi = higgs_decays(rng, n)
     mass = np.full(n, MASS_HIGGS)
     p = four_leptons(mass, m1, m2, cos1=cos1, cos2=cos2, phi=phi)
@@ -170,11 +165,6 @@ def higgs_collisions(rng: np.random.Generator, n: int) -> Particles:
     flavour = np.repeat(np.stack([flavours[which // 3], flavours[which % 3]]), 2, axis=0)
     pair_mass = np.repeat(np.stack([m1, m2]), 2, axis=0)
     flavour = np.where((flavour == TAU) & (pair_mass < 2 * MASS_TAU), MUON, flavour)
-    return _decay_taus(rng, p, flavour)
-
-
-def _decay_taus(rng: np.random.Generator, p: Array, flavour: Array) -> Particles:
-    """Turn taus into e, mu (collinear, unpolarised) or hadrons (dropped); the rest is neutrinos."""
     fate = rng.random(flavour.shape)
     tau = flavour == TAU
     x = np.ones(flavour.shape)
@@ -192,7 +182,10 @@ def _tau_fraction(rng: np.random.Generator, n: int) -> Array:
 
 
 def zz_collisions(rng: np.random.Generator, n: int, name: str) -> Particles:
-    """Continuum and Z -> 4l of one file after the generator filter."""
+    """Continuum and Z -> 4l of one file after the generator filter.
+
+    That is m4l > 65 GeV, four leptons with pT > 3 GeV and abs(eta) < 2.7, opposite-sign same-flavour pairs above 4 GeV.
+    """
     share = SINGLE_RESONANT[name]
 
     def draw(trials: int) -> tuple[Array, ...]:
@@ -206,22 +199,16 @@ def zz_collisions(rng: np.random.Generator, n: int, name: str) -> Particles:
             flavour = np.stack([first, first, ELECTRON + MUON - first, ELECTRON + MUON - first])
         else:
             flavour = np.full((4, len(m)), MUON if name == "ZZTo4mu" else ELECTRON)
-        keep = _filter(p, flavour) & (m > 65.0)
+        pt2 = p[1] ** 2 + p[2] ** 2
+        keep = (m > 65.0) & (pt2 > 9.0).all(axis=0) & (p[3] ** 2 < np.sinh(2.7) ** 2 * pt2).all(axis=0)
+        for i, j in ((0, 1), (2, 3), (0, 3), (2, 1)):
+            dot = p[0, i] * p[0, j] - p[1, i] * p[1, j] - p[2, i] * p[2, j] - p[3, i] * p[3, j]
+            keep &= (2 * dot > 16.0) | (flavour[i] != flavour[j])
         kept = rng.permutation(np.flatnonzero(keep))  # so that any prefix has both parts
         return p[:, :, kept], flavour[:, kept]
 
     p, flavour = collect(n, draw, 0.2)
     return _particles(p, flavour, _FOUR_CHARGES)
-
-
-def _filter(p: Array, flavour: Array) -> NDArray[np.bool_]:
-    """Four leptons with pT > 3 GeV, abs(eta) < 2.7; opposite-sign same-flavour pairs above 4 GeV."""
-    pt2 = p[1] ** 2 + p[2] ** 2
-    keep = np.asarray((pt2 > 9.0).all(axis=0) & (p[3] ** 2 < np.sinh(2.7) ** 2 * pt2).all(axis=0))
-    for i, j in ((0, 1), (2, 3), (0, 3), (2, 1)):
-        dot = p[0, i] * p[0, j] - p[1, i] * p[1, j] - p[2, i] * p[2, j] - p[3, i] * p[3, j]
-        keep &= (2 * dot > 16.0) | (flavour[i] != flavour[j])
-    return keep
 
 
 def _z_mass(rng: np.random.Generator, n: int) -> Array:
@@ -270,11 +257,6 @@ def _dileptons(
     return _particles(p, flavour, _TWO_CHARGES)
 
 
-def _low_mass(rng: np.random.Generator, n: int) -> Array:
-    """Drell-Yan below the Z peak."""
-    return 15 + rng.exponential(22.0, n)
-
-
 _REJECTED_KINDS = (0.39, 0.33, 0.08, 0.04, 0.06, 0.07, 0.03)
 """Shares of Z -> mu mu, Z -> e e, Z + 1 lepton, Z + 2 non-isolated ones, t tbar, two jets, and a low-mass pair."""
 
@@ -289,29 +271,24 @@ def rejected_collisions(rng: np.random.Generator, n: int) -> Particles:
     parts = [
         (z, _dileptons(rng, flavour[z], _z_mass)),
         (where[2], _nonprompt(rng, other[where[2]], floor=5, slope=8)),
-        *((where[3], part) for part in _spoiled_pair(rng, other[where[3]])),
-        *((where[4], part) for part in _top_like(rng, len(where[4]))),
+    ]
+    for _ in range(2):  # harder ones, never isolated: they feed the overlap of the primary datasets
+        part = _nonprompt(rng, other[where[3]], floor=8.0, slope=10.0)
+        parts.append((where[3], part._replace(spoiled=np.ones(len(part.event), bool))))
+    # t tbar: two prompt leptons of any flavour with neutrinos; in half of the collisions one from a b quark
+    shape = (2, len(where[4]))
+    pt, eta = 15 + rng.gamma(1.6, 18.0, shape), rng.normal(0, 1.1, shape)
+    leptons, phi = rng.choice([ELECTRON, MUON], shape), rng.uniform(-np.pi, np.pi, shape)
+    pair = _flatten(leptons, _TWO_CHARGES, pt, eta, phi, origin=np.int64(PROMPT))
+    parts += [
+        (where[4], pair._replace(missing=rng.normal(0, 38.0, shape))),
+        (where[4], _nonprompt(rng, rng.choice([0, 0, ELECTRON, MUON], shape[1]), floor=4.0, slope=7.0)),
         (where[5], _nonprompt(rng, flavour[where[5]], floor=16.0, slope=9.0)),  # hard enough for the triggers
         (where[5], _nonprompt(rng, flavour[where[5]], floor=9.0, slope=7.0)),
-        (where[6], _dileptons(rng, flavour[where[6]], _low_mass)),
     ]
+    # Drell-Yan below the Z peak
+    parts.append((where[6], _dileptons(rng, flavour[where[6]], lambda rng, n: 15 + rng.exponential(22.0, n))))
     return merge(n, parts)
-
-
-def _spoiled_pair(rng: np.random.Generator, flavour: Array) -> Iterator[Particles]:
-    """Two harder non-prompt leptons of one flavour, never isolated: they feed the overlap of the primary datasets."""
-    for _ in range(2):
-        part = _nonprompt(rng, flavour, floor=8.0, slope=10.0)
-        yield part._replace(spoiled=np.ones(len(part.event), bool))
-
-
-def _top_like(rng: np.random.Generator, n: int) -> Iterator[Particles]:
-    """Two prompt leptons of any flavour with neutrinos; in half of the collisions one from a b quark."""
-    pt, eta = 15 + rng.gamma(1.6, 18.0, (2, n)), rng.normal(0, 1.1, (2, n))
-    flavour, phi = rng.choice([ELECTRON, MUON], (2, n)), rng.uniform(-np.pi, np.pi, (2, n))
-    pair = _flatten(flavour, _TWO_CHARGES, pt, eta, phi, origin=np.int64(PROMPT))
-    yield pair._replace(missing=rng.normal(0, 38.0, (2, n)))
-    yield _nonprompt(rng, rng.choice([0, 0, ELECTRON, MUON], n), floor=4.0, slope=7.0)
 
 
 def with_soft(rng: np.random.Generator, particles: Particles) -> Particles:

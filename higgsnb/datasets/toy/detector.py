@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from numpy import float32
 
 from higgsnb.datasets.constants import MASS_ELECTRON, MASS_MUON
 from higgsnb.datasets.toy.collisions import ELECTRON, MUON, PROMPT, Particles, pick
 from higgsnb.datasets.toy.physics import Array
 
 Block = dict[str, Array]
-SENTINEL = np.float32(-999.0)
+SENTINEL = float32(-999.0)
 
 
 def turn_on(pt: Array, threshold: float, width: float) -> Array:
@@ -19,92 +20,58 @@ def turn_on(pt: Array, threshold: float, width: float) -> Array:
 
 def _shorten(values: Array, bits: int) -> Array:
     """Round float32 to ``bits`` of mantissa, as NanoAOD does where the detector measures no better."""
-    raw = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    raw = np.ascontiguousarray(values, float32).view(np.uint32)
     drop = 23 - bits
     rounded = (raw + np.uint32(1 << (drop - 1))) & np.uint32((0xFFFFFFFF << drop) & 0xFFFFFFFF)
-    return rounded.view(np.float32)
-
-
-def _uniform(rng: np.random.Generator, n: int) -> Array:
-    return rng.random(n, dtype=np.float32)
-
-
-def _normal(rng: np.random.Generator, n: int) -> Array:
-    return rng.standard_normal(n, dtype=np.float32)
-
-
-def _exponential(rng: np.random.Generator, n: int) -> Array:
-    return rng.standard_exponential(n, dtype=np.float32)
+    return rounded.view(float32)
 
 
 def _smear(rng: np.random.Generator, sigma: Array, *, tail: float, factor: float) -> Array:
     """Draw errors with a Gaussian core and a fraction ``tail`` that is ``factor`` times wider."""
     n = len(sigma)
-    return sigma * _normal(rng, n) * np.where(_uniform(rng, n) < tail, np.float32(factor), np.float32(1.0))
-
-
-def _by_region(eta: Array, bounds: tuple[float, float], values: tuple[float, float, float]) -> Array:
-    """Look up a value by region of abs(eta): below the first bound, below the second, above."""
-    return np.asarray(values, np.float32)[np.digitize(np.abs(eta), bounds)]
-
-
-def _muon_response(rng: np.random.Generator, pt: Array, eta: Array) -> Array:
-    """Measured over true pT: 1 to 2 % by pseudorapidity, 4 % of wider tail, and photons radiated by 6 %."""
-    n = len(pt)
-    sigma = _by_region(eta, (0.9, 1.5), (0.0095, 0.0138, 0.020)) + np.float32(1e-5) * pt
-    radiated = np.where(_uniform(rng, n) < 0.06, 0.01 * np.float32(50.0) ** _uniform(rng, n), 0)
-    return np.asarray((1 - radiated) / np.maximum(0.5, 1 + _smear(rng, sigma, tail=0.04, factor=2.5)))
-
-
-def _electron_response(rng: np.random.Generator, pt: Array, eta: Array) -> Array:
-    """Measured over true pT: 1.7 to 3.3 %, worse when soft; 15 % lose more to bremsstrahlung."""
-    n = len(pt)
-    sigma = np.hypot(_by_region(eta, (0.8, 1.48), (0.016, 0.022, 0.032)), 0.14 / np.maximum(pt, 3))
-    lost = np.where(_uniform(rng, n) < 0.15, np.float32(0.035) * _exponential(rng, n), 0)
-    smeared = 1 + _smear(rng, sigma, tail=0.05, factor=2.2)
-    return np.asarray(np.maximum(0.4, (1 - np.minimum(lost, 0.5)) * smeared))
-
-
-def _isolation(rng: np.random.Generator, hits: Particles, pile_up: Array, *, cone: float) -> Array:
-    """Relative isolation: pile-up in the cone over pT, plus the parent jet for non-prompt leptons."""
-    n = len(hits.event)
-    stray = np.float32(0.75 / 17.0 * (cone / 0.4) ** 1.5) * rng.standard_gamma(1.1, n, dtype=np.float32)
-    stray *= pile_up[hits.event].astype(np.float32)
-    jet = np.where(hits.origin == PROMPT, 0, np.float32(0.7) * _exponential(rng, n))
-    isolation = np.maximum(0, stray - np.float32(0.35)) / hits.pt + jet
-    return np.asarray(np.where(hits.spoiled, np.float32(0.5) + isolation, isolation))
+    core = sigma * rng.standard_normal(n, float32)
+    return core * np.where(rng.random(n, float32) < tail, float32(factor), float32(1.0))
 
 
 def _impact(rng: np.random.Generator, hits: Particles) -> dict[str, Array]:
     """Impact parameters and their errors, cm: prompt ones pull like a unit Gaussian with 4 % of tail."""
     n, slow = len(hits.event), 1 / np.maximum(hits.pt, 2)
-    forward = 1 + np.float32(0.35) * hits.eta**2
-    dxy_error = np.hypot(np.float32(0.0013), np.float32(0.011) * slow * np.sqrt(forward)) * _spread(rng, n)
-    dz_error = np.hypot(np.float32(0.0028), np.float32(0.015) * slow * forward) * _spread(rng, n)
-    flight = np.array([0.0, 0.018, 0.003], np.float32)[hits.origin] * _exponential(rng, n)  # cm, by origin
-    dxy = flight * np.sign(_uniform(rng, n) - np.float32(0.5)) + 1.05 * _smear(rng, dxy_error, tail=0.04, factor=2.5)
-    dz = flight * _normal(rng, n) + 1.05 * _smear(rng, dz_error, tail=0.04, factor=2.5)
+    forward = 1 + float32(0.35) * hits.eta**2
+    # the errors are spread by a log-normal factor of 15 %
+    dxy_error = np.hypot(float32(0.0013), float32(0.011) * slow * np.sqrt(forward))
+    dxy_error = dxy_error * np.exp(float32(0.15) * rng.standard_normal(n, float32))
+    dz_error = np.hypot(float32(0.0028), float32(0.015) * slow * forward)
+    dz_error = dz_error * np.exp(float32(0.15) * rng.standard_normal(n, float32))
+    by_origin = np.array([0.0, 0.018, 0.003], float32)  # cm
+    flight = by_origin[hits.origin] * rng.standard_exponential(n, float32)
+    dxy = flight * np.sign(rng.random(n, float32) - float32(0.5)) + 1.05 * _smear(rng, dxy_error, tail=0.04, factor=2.5)
+    dz = flight * rng.standard_normal(n, float32) + 1.05 * _smear(rng, dz_error, tail=0.04, factor=2.5)
     return {"dxy": dxy, "dxyErr": dxy_error, "dz": dz, "dzErr": dz_error}
-
-
-def _spread(rng: np.random.Generator, n: int) -> Array:
-    """Log-normal factor of 15 %."""
-    return np.exp(np.float32(0.15) * _normal(rng, n))
 
 
 def _reconstruct(rng: np.random.Generator, particles: Particles, flavour: int, pile_up: Array) -> tuple[Array, Block]:
     """Return counts (n_events,) and flat columns of one flavour, by falling pT in each collision."""
     mine = pick(particles, particles.flavour == flavour)
-    region = np.abs(mine.eta)
+    n, region = len(mine.eta), np.abs(mine.eta)
     if flavour == MUON:
         efficiency = 0.981 * turn_on(mine.pt, 3.3, 0.7) * (region < 2.4)
-        response, lowest = _muon_response(rng, mine.pt, mine.eta), 3.0
+        # measured over true pT: 1 to 2 % by pseudorapidity, 4 % of wider tail, and photons radiated by 6 %
+        sigma: Array = np.array([0.0095, 0.0138, 0.020], float32)[np.digitize(region, (0.9, 1.5))]
+        sigma = sigma + float32(1e-5) * mine.pt
+        radiated = np.where(rng.random(n, float32) < 0.06, 0.01 * float32(50.0) ** rng.random(n, float32), 0)
+        response = (1 - radiated) / np.maximum(0.5, 1 + _smear(rng, sigma, tail=0.04, factor=2.5))
+        lowest = 3.0
     else:
         crack = (region > 1.4442) & (region < 1.566)
         plateau = np.where(crack, 0.65, np.where(region < 1.5, 0.876, 0.846))
         efficiency = plateau * turn_on(mine.pt, 5.5, 1.2) * (region < 2.5)
-        response, lowest = _electron_response(rng, mine.pt, mine.eta), 5.0
-    found = (_uniform(rng, len(region)) < efficiency) & (mine.pt * response > lowest)
+        # 1.7 to 3.3 %, worse when soft; 15 % lose more to bremsstrahlung
+        sigma = np.array([0.016, 0.022, 0.032], float32)[np.digitize(region, (0.8, 1.48))]
+        sigma = np.hypot(sigma, 0.14 / np.maximum(mine.pt, 3))
+        lost = np.where(rng.random(n, float32) < 0.15, float32(0.035) * rng.standard_exponential(n, float32), 0)
+        smeared = 1 + _smear(rng, sigma, tail=0.05, factor=2.2)
+        response, lowest = np.maximum(0.4, (1 - np.minimum(lost, 0.5)) * smeared), 5.0
+    found = (rng.random(n, float32) < efficiency) & (mine.pt * response > lowest)
     mine = mine._replace(pt=mine.pt * response)
     chosen = np.flatnonzero(found)
     hits = pick(mine, chosen[np.argsort(mine.event[chosen] * float(1 << 20) - mine.pt[chosen], kind="stable")])
@@ -116,18 +83,24 @@ def _columns(rng: np.random.Generator, hits: Particles, flavour: int, pile_up: A
     n = len(hits.event)
     angle = 3e-4 if flavour == MUON else 9e-4
     flip = 1e-4 if flavour == MUON else np.where(np.abs(hits.eta) < 1.48, 0.004, 0.02)
-    wide = _isolation(rng, hits, pile_up, cone=0.4 if flavour == MUON else 0.3)
-    narrow = wide * np.sqrt(_uniform(rng, n)) if flavour == MUON else wide
+    # relative isolation: pile-up in the cone over pT, plus the parent jet for non-prompt leptons
+    cone = 0.4 if flavour == MUON else 0.3
+    stray = float32(0.75 / 17.0 * (cone / 0.4) ** 1.5) * rng.standard_gamma(1.1, n, dtype=float32)
+    stray *= pile_up[hits.event].astype(float32)
+    jet = np.where(hits.origin == PROMPT, 0, float32(0.7) * rng.standard_exponential(n, float32))
+    wide = np.maximum(0, stray - float32(0.35)) / hits.pt + jet
+    wide = np.where(hits.spoiled, float32(0.5) + wide, wide)
+    narrow = wide * np.sqrt(rng.random(n, float32)) if flavour == MUON else wide
     narrow = np.where(hits.spoiled, np.maximum(narrow, 0.5), narrow)
-    turn = np.float32(2 * np.pi)
-    eta = hits.eta + np.float32(angle) * _normal(rng, n)
-    phi = hits.phi + np.float32(angle) * _normal(rng, n)
+    turn = float32(2 * np.pi)
+    eta = hits.eta + float32(angle) * rng.standard_normal(n, float32)
+    phi = hits.phi + float32(angle) * rng.standard_normal(n, float32)
     columns = {
         "pt": hits.pt,
         "eta": eta,
         "phi": np.where(phi > np.pi, phi - turn, np.where(phi < -np.pi, phi + turn, phi)),
-        "mass": np.full(n, MASS_MUON if flavour == MUON else MASS_ELECTRON, np.float32),
-        "charge": np.where(_uniform(rng, n) < flip, -hits.charge, hits.charge).astype(np.int32),
+        "mass": np.full(n, MASS_MUON if flavour == MUON else MASS_ELECTRON, float32),
+        "charge": np.where(rng.random(n, float32) < flip, -hits.charge, hits.charge).astype(np.int32),
         **{name: _shorten(values, 12) for name, values in _impact(rng, hits).items()},
         "pfRelIso03_all": _shorten(narrow, 11),
     }
@@ -135,7 +108,8 @@ def _columns(rng: np.random.Generator, hits: Particles, flavour: int, pile_up: A
         columns["pfRelIso04_all"] = _shorten(wide, 11)
         # no isolation without a PF muon, no impact parameters without a global track
         soft = np.exp(-hits.pt / 3.5)
-        no_isolation, no_track = _uniform(rng, n) < 0.008 + 0.35 * soft, _uniform(rng, n) < 0.006 + 0.30 * soft
+        no_isolation = rng.random(n, float32) < 0.008 + 0.35 * soft
+        no_track = rng.random(n, float32) < 0.006 + 0.30 * soft
         for name in ("pfRelIso03_all", "pfRelIso04_all"):
             columns[name] = np.where(no_isolation, SENTINEL, columns[name])
         for name in ("dxy", "dxyErr", "dz", "dzErr"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -20,37 +21,40 @@ G_LEFT, G_RIGHT = -0.5 + SIN2_THETA_W, SIN2_THETA_W
 SQRT_S = 8000.0
 
 
+@dataclass(eq=False)
 class Grid:
-    """Accept-reject over a box of up to three variables, with a piecewise constant envelope.
+    """Accept-reject over a box of up to three variables, with a piecewise constant envelope, computed when needed.
 
-    Parameters
-    ----------
-    density
-        Unnormalised, non-negative density of the coordinates; must accept arrays.
-    edges
-        Increasing cell edges per coordinate. The envelope of a cell is 1.2 times the largest density at its
-        corners and its centre; the rare higher value is clipped.
+    ``density`` is the unnormalised, non-negative density of arrays of coordinates, ``edges`` are the increasing cell
+    edges of each coordinate. The envelope of a cell is 1.2 times the largest density at its corners and its centre; the
+    rare higher value is clipped.
     """
 
-    def __init__(self, density: Callable[..., Array], *edges: Array) -> None:
-        self.density, self.edges = density, edges
-        corners = density(*np.meshgrid(*edges, indexing="ij"))
-        centres = density(*np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij"))
+    density: Callable[..., Array]
+    edges: tuple[Array, ...]
+
+    @functools.cached_property
+    def envelope(self) -> tuple[Array, Array]:
+        """The bound on the density in each cell, and the cumulative probability of the cells, flat."""
+        edges = self.edges
+        corners = self.density(*np.meshgrid(*edges, indexing="ij"))
+        centres = self.density(*np.meshgrid(*((e[1:] + e[:-1]) / 2 for e in edges), indexing="ij"))
         for axis in range(len(edges)):
             low = np.take(corners, range(len(edges[axis]) - 1), axis=axis)
             corners = np.maximum(low, np.take(corners, range(1, len(edges[axis])), axis=axis))
-        self.envelope = 1.2 * np.maximum(corners, centres)
+        bound = 1.2 * np.maximum(corners, centres)
         volume = functools.reduce(np.multiply.outer, [np.diff(e) for e in edges])
-        cumulative = np.cumsum((self.envelope * volume).ravel())
-        self.cumulative = cumulative / cumulative[-1]
+        cumulative = np.cumsum((bound * volume).ravel())
+        return bound, cumulative / cumulative[-1]
 
     def draw(self, rng: np.random.Generator, n: int) -> tuple[Array, ...]:
         """Return the accepted coordinates of ``n`` trials (fewer than ``n`` points)."""
-        flat = np.minimum(np.searchsorted(self.cumulative, rng.random(n), side="right"), self.cumulative.size - 1)
+        bound, cumulative = self.envelope
+        flat = np.minimum(np.searchsorted(cumulative, rng.random(n), side="right"), cumulative.size - 1)
         point = []
-        for cells, edges in zip(np.unravel_index(flat, self.envelope.shape), self.edges, strict=True):
+        for cells, edges in zip(np.unravel_index(flat, bound.shape), self.edges, strict=True):
             point.append(edges[cells] + rng.random(n) * (edges[cells + 1] - edges[cells]))
-        keep = rng.random(n) * self.envelope.ravel()[flat] < self.density(*point)
+        keep = rng.random(n) * bound.ravel()[flat] < self.density(*point)
         return tuple(x[keep] for x in point)
 
 
@@ -121,17 +125,16 @@ def _higgs_density(u1: Array, u2: Array) -> Array:
     return np.where((m1 + m2 < MASS_HIGGS) & (m1 >= m2), root * _amplitude_bound(m1, m2), 0.0)
 
 
-@functools.cache
-def _higgs_grid() -> Grid:
-    m1 = np.concatenate([np.arange(1.0, 84.0, 2.0), np.arange(84.0, 98.0, 0.5), np.arange(98.0, 126.0, 1.0)])
-    return Grid(_higgs_density, flat_of(m1), flat_of(np.linspace(2 * MASS_MUON, MASS_HIGGS / 2, 64)))
+_FIRST_MASS = np.concatenate([np.arange(1.0, 84.0, 2.0), np.arange(84.0, 98.0, 0.5), np.arange(98.0, 126.0, 1.0)])
+_SECOND_MASS = np.linspace(2 * MASS_MUON, MASS_HIGGS / 2, 64)
+_HIGGS = Grid(_higgs_density, (flat_of(_FIRST_MASS), flat_of(_SECOND_MASS)))
 
 
 def higgs_decays(rng: np.random.Generator, n: int) -> tuple[Array, ...]:
     """Draw ``n`` decays: m1 >= m2 (GeV), cos1, cos2, phi, exactly as the squared amplitude has them."""
 
     def draw(trials: int) -> tuple[Array, ...]:
-        u1, u2 = _higgs_grid().draw(rng, trials)
+        u1, u2 = _HIGGS.draw(rng, trials)
         m1, m2 = mass_of(u1), mass_of(u2)
         cos1, cos2 = rng.uniform(-1, 1, (2, len(m1)))
         phi = rng.uniform(0, 2 * np.pi, len(m1))
@@ -184,16 +187,8 @@ def _double_density(m4l: Array, m1: Array, m2: Array) -> Array:
     s, s1, s2 = m4l * m4l, m1 * m1, m2 * m2
     total = s - s1 - s2
     beta, bound = _bosons(total, s, s1, s2)
-    value = (
-        _luminosity(m4l)
-        * m4l
-        * _spectral(m1)
-        * _spectral(m2)
-        * np.arctanh(beta)
-        * bound
-        / (s * s * np.maximum(total, 1.0))
-    )
-    return np.where((m1 + m2 < m4l) & (m1 >= m2), value, 0.0)
+    value = _luminosity(m4l) * m4l * _spectral(m1) * _spectral(m2) * np.arctanh(beta) * bound
+    return np.where((m1 + m2 < m4l) & (m1 >= m2), value / (s * s * np.maximum(total, 1.0)), 0.0)
 
 
 def _single_density(u: Array, m1: Array, log_m2: Array) -> Array:
@@ -204,23 +199,20 @@ def _single_density(u: Array, m1: Array, log_m2: Array) -> Array:
     return np.where(m1 + m2 < m, value, 0.0)
 
 
-@functools.cache
-def _double_grid() -> Grid:
-    m4l = np.concatenate([np.arange(65.0, 220.0, 3.0), np.geomspace(220.0, 1200.0, 24)])
-    pair = [np.geomspace(4.0, 80.0, 18), np.arange(84.0, 88.0, 1.0), np.arange(88.0, 94.6, 0.4)]
-    high = np.concatenate([*pair, np.arange(95.0, 100.0, 1.0), np.geomspace(100.0, 400.0, 8)])
-    return Grid(_double_density, m4l, high, high[high < 200.0])
-
-
-@functools.cache
-def _single_grid() -> Grid:
-    mass = np.concatenate([np.arange(65.0, 85.0, 2.0), np.arange(85.0, 98.0, 0.5), np.arange(98.0, 121.0, 3.0)])
-    return Grid(_single_density, flat_of(mass), np.linspace(4.0, 112.0, 55), np.log(np.geomspace(4.0, 100.0, 33)))
+_PAIR_MASS = np.concatenate([
+    np.geomspace(4.0, 80.0, 18), np.arange(84.0, 88.0, 1.0), np.arange(88.0, 94.6, 0.4),
+    np.arange(95.0, 100.0, 1.0), np.geomspace(100.0, 400.0, 8),
+])  # fmt: skip
+_MASS_4L = np.concatenate([np.arange(65.0, 220.0, 3.0), np.geomspace(220.0, 1200.0, 24)])
+_DOUBLE = Grid(_double_density, (_MASS_4L, _PAIR_MASS, _PAIR_MASS[_PAIR_MASS < 200.0]))
+_PEAK = np.concatenate([np.arange(65.0, 85.0, 2.0), np.arange(85.0, 98.0, 0.5), np.arange(98.0, 121.0, 3.0)])
+_SOFTER = np.log(np.geomspace(4.0, 100.0, 33))
+_SINGLE = Grid(_single_density, (flat_of(_PEAK), np.linspace(4.0, 112.0, 55), _SOFTER))
 
 
 def double_resonant(rng: np.random.Generator, n: int) -> tuple[Array, ...]:
     """Trials of q q -> V V: m4l, m1, m2, cos1, cos2, phi and the cosine of the production angle."""
-    m4l, m1, m2 = _double_grid().draw(rng, n)
+    m4l, m1, m2 = _DOUBLE.draw(rng, n)
     s, s1, s2 = m4l**2, m1**2, m2**2
     star, keep = _emission_cosine(rng, s - s1 - s2, s, s1, s2)
     cos1, cos2 = vector_cosine(rng, len(m1)), vector_cosine(rng, len(m1))
@@ -230,7 +222,7 @@ def double_resonant(rng: np.random.Generator, n: int) -> tuple[Array, ...]:
 
 def single_resonant(rng: np.random.Generator, n: int) -> tuple[Array, ...]:
     """Trials of q q -> Z -> l l gamma*: the same columns; m1 is the radiating pair, heavier or not."""
-    u, m1, log_m2 = _single_grid().draw(rng, n)
+    u, m1, log_m2 = _SINGLE.draw(rng, n)
     m, m2 = mass_of(u), np.exp(log_m2)
     cos1, keep = _emission_cosine(rng, m**2 + m2**2 - m1**2, m1**2, m**2, m2**2)
     phi, star = rng.uniform(0, 2 * np.pi, len(m)), rng.uniform(-1, 1, len(m))

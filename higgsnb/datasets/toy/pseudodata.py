@@ -29,9 +29,8 @@ LUMINOSITY_FB = 11.58
 class ToyDataset:
     """One file of the campaign.
 
-    ``cross_section_pb`` is after the generator filter and before ``scale``; ``events`` is the number
-    simulated in the default campaign (data: None, because the trigger decides; the manifest has the number
-    kept).
+    ``cross_section_pb`` is after the generator filter and before ``scale``; ``events`` is the number simulated in the
+    default campaign (data: None, because the trigger decides; the manifest has the number kept).
     """
 
     name: str
@@ -111,7 +110,15 @@ def data_blocks(rejected: int, seed: int) -> Iterator[tuple[Block, dict[str, Arr
     times = np.sort(rng.choice(total, signal.n_events, replace=False, shuffle=False))
     for block, start in enumerate(range(0, total, BLOCK)):
         stop = min(start + BLOCK, total)
-        particles = _data_particles(generator(seed, "data", block, "physics"), signal, times, (start, stop))
+        first, last = np.searchsorted(times, (start, stop))
+        here = times[first:last] - start
+        others = np.setdiff1d(np.arange(stop - start), here, assume_unique=True)
+        chosen = pick(signal, (signal.event >= first) & (signal.event < last))
+        missing = signal.missing[:, first:last]
+        chosen = chosen._replace(event=chosen.event - first, n_events=last - first, missing=missing)
+        physics = generator(seed, "data", block, "physics")
+        rest = spoil_surplus(with_soft(physics, rejected_collisions(physics, len(others))))
+        particles = merge(stop - start, [(here, chosen), (others, rest)])
         columns = detect(generator(seed, "data", block, "detector"), particles)
         numbers = _numbers(generator(seed, "data", block, "times"), start, stop, total)
         fired = _triggers(generator(seed, "data", block, "trigger"), columns)
@@ -125,23 +132,8 @@ def _four_lepton_data(seed: int) -> Particles:
     parts = [_collisions(rng, dataset, int(rng.poisson(dataset.expected))) for dataset in simulated]
     order = rng.permutation(sum(part.n_events for part in parts))
     starts = np.cumsum([0, *(part.n_events for part in parts)])
-    return merge(
-        len(order),
-        [(order[low : low + part.n_events], part) for low, part in zip(starts, parts, strict=False)],
-    )
-
-
-def _data_particles(rng: np.random.Generator, signal: Particles, times: Array, bounds: tuple[int, int]) -> Particles:
-    """Collisions of the times between ``bounds``: four-lepton ones at ``times``, rejected ones elsewhere."""
-    start, size = bounds[0], bounds[1] - bounds[0]
-    first, last = np.searchsorted(times, bounds)
-    here = times[first:last] - start
-    others = np.setdiff1d(np.arange(size), here, assume_unique=True)
-    inside = (signal.event >= first) & (signal.event < last)
-    chosen = pick(signal, inside)
-    chosen = chosen._replace(event=chosen.event - first, n_events=last - first, missing=signal.missing[:, first:last])
-    rest = spoil_surplus(with_soft(rng, rejected_collisions(rng, len(others))))
-    return merge(size, [(here, chosen), (others, rest)])
+    placed = [(order[low : low + part.n_events], part) for low, part in zip(starts, parts, strict=False)]
+    return merge(len(order), placed)
 
 
 def _numbers(rng: np.random.Generator, start: int, stop: int, total: int) -> Block:

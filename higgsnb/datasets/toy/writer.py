@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import shutil
@@ -10,7 +9,7 @@ import struct
 import tempfile
 import threading
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,8 +35,8 @@ VERSION = 1  # raise whenever the bytes change for the same seed: `ensure` then 
 TREE_TITLE = "simulated events of the higgsnb toy campaign (not collision data)"
 BASKET = 1 << 16  # events a basket, at least, unless the file ends
 DEFAULT_EVENTS = REJECTED + sum(dataset.events or 0 for dataset in DATASETS)
-_ELECTRON_FIELDS = ("pt", "eta", "phi", "mass", "charge", "dxy", "dxyErr", "dz", "dzErr", "pfRelIso03_all")
-_MUON_FIELDS = (*_ELECTRON_FIELDS, "pfRelIso04_all")
+_FIELDS = ["pt", "eta", "phi", "mass", "charge", "dxy", "dxyErr", "dz", "dzErr", "pfRelIso03_all"]
+_LEPTONS = {"Muon": [*_FIELDS, "pfRelIso04_all"], "Electron": _FIELDS}
 _SCALARS = {
     "run": "int32", "luminosityBlock": "uint32", "event": "uint64",
     "PV_npvs": "int32", "PV_x": "float32", "PV_y": "float32", "PV_z": "float32",
@@ -45,33 +44,12 @@ _SCALARS = {
 _MET = {"MET_pt": "float32", "MET_phi": "float32"}
 
 
-@functools.cache
-def _schema() -> dict[str, Any]:
-    """Return the types of the branches; uproot makes a counter and a branch per field of a list of records."""
-    from awkward.types import ListType, NumpyType, RecordType
-
-    def leptons(fields: Sequence[str]) -> ListType:
-        return ListType(RecordType([NumpyType("int32" if f == "charge" else "float32") for f in fields], list(fields)))
-
-    return {**_SCALARS, "Muon": leptons(_MUON_FIELDS), "Electron": leptons(_ELECTRON_FIELDS), **_MET}
-
-
-def _records(block: Block, name: str, fields: Sequence[str]) -> Any:
-    """Jagged records of one flavour from counts and flat columns, without copying the columns."""
-    import awkward as ak
-
-    offsets = np.concatenate([[0], np.cumsum(block[f"n{name}"], dtype=np.int64)])
-    contents = [ak.contents.NumpyArray(block[f"{name}_{field}"]) for field in fields]
-    return ak.Array(
-        ak.contents.ListOffsetArray(ak.index.Index64(offsets), ak.contents.RecordArray(contents, list(fields)))
-    )
-
-
 class _Writer:
     """One ROOT file under a temporary folder; `finish` moves it into place and returns its manifest entry."""
 
     def __init__(self, folder: Path, name: str, seed: int) -> None:
         import uproot
+        from awkward.types import ListType, NumpyType, RecordType
 
         self.name, self.target = name, folder / f"{name}.root"
         # A folder rather than a temporary name: the file name is written into the file.
@@ -79,7 +57,11 @@ class _Writer:
         identity = uuid.uuid5(uuid.NAMESPACE_URL, f"higgsnb/toy/{VERSION}/{seed}/{name}")
         self.path = self.scratch / f"{name}.root"
         self.file = uproot.recreate(self.path, compression=uproot.ZLIB(1), uuid_function=lambda: identity)
-        self.tree = self.file.mktree("Events", _schema(), title=TREE_TITLE)
+        types: dict[str, Any] = dict(_SCALARS)
+        for key, fields in _LEPTONS.items():  # uproot makes a counter, and a branch per field of a list of records
+            columns = [NumpyType("int32" if field == "charge" else "float32") for field in fields]
+            types[key] = ListType(RecordType(columns, fields))
+        self.tree = self.file.mktree("Events", types | _MET, title=TREE_TITLE)
         self.events = 0
         self.waiting: list[Block] = []
 
@@ -90,14 +72,19 @@ class _Writer:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting: one basket per branch."""
+        """Write what is waiting: one basket per branch. Columns of leptons are not copied."""
+        import awkward as ak
+
         if not self.waiting:
             return
         block = {key: np.concatenate([part[key] for part in self.waiting]) for key in self.waiting[0]}
         self.waiting.clear()
         data: dict[str, Any] = {key: block[key] for key in (*_SCALARS, *_MET)}
-        data["Muon"] = _records(block, "Muon", _MUON_FIELDS)
-        data["Electron"] = _records(block, "Electron", _ELECTRON_FIELDS)
+        for name, fields in _LEPTONS.items():
+            offsets = np.concatenate([[0], np.cumsum(block[f"n{name}"], dtype=np.int64)])
+            contents = [ak.contents.NumpyArray(block[f"{name}_{field}"]) for field in fields]
+            records = ak.contents.RecordArray(contents, fields)
+            data[name] = ak.Array(ak.contents.ListOffsetArray(ak.index.Index64(offsets), records))
         self.tree.extend(data)
         self.events += len(block["event"])
 
@@ -106,15 +93,11 @@ class _Writer:
         self.flush()
         self.file.close()
         fix_timestamps(self.path)
-        entry = {"events": self.events, **_checksums(self.path)}
+        entry: dict[str, Any] = {"events": self.events, "bytes": self.path.stat().st_size}
+        entry |= {"sha256": _sha256(self.path), "adler32": adler32_of(self.path)}
         if not _holds(self.target, entry):  # what is right keeps its inode and time: others may be reading it
             self.path.replace(self.target)
-        self.discard()
         return entry
-
-    def discard(self) -> None:
-        """Remove the temporary folder."""
-        shutil.rmtree(self.scratch, ignore_errors=True)
 
 
 _FIXED_TIME = struct.pack(">I", (2012 - 1995) << 26 | 7 << 22 | 4 << 17)  # TDatime of 4 July 2012
@@ -137,7 +120,15 @@ def fix_timestamps(path: Path) -> None:
         if magic != b"root":
             raise UnreadableError(f"{path.name}: not a ROOT file, begins with {magic!r}", "Write the file again.")
         end, free, _, _, name_bytes = _unpack(file, 12, ">qqiii" if version >= 1_000_000 else ">iiiii")
-        gaps = dict(_gaps(file, free, end))
+        gaps: dict[int, int] = {}  # unused parts, from start to stop
+        segment = free + _unpack(file, free + 14, ">h")[0]
+        while True:
+            layout = ">hqq" if _unpack(file, segment, ">h")[0] > 1000 else ">hii"
+            _, first, last = _unpack(file, segment, layout)
+            if first >= end:  # the last segment is all that follows the file
+                break
+            gaps[first] = last + 1
+            segment += struct.calcsize(layout)
         position = begin
         while position < end:
             if position in gaps:
@@ -147,21 +138,16 @@ def fix_timestamps(path: Path) -> None:
             else:
                 _stamp(file, position + 10)
                 position += max(1, _unpack(file, position, ">i")[0])
-        _fix_directory(file, begin + name_bytes)
-
-
-def _fix_directory(file: BinaryIO, position: int) -> None:
-    """Set the times of the top directory and of the keys in its list."""
-    _stamp(file, position + 2)
-    _stamp(file, position + 6)
-    big = _unpack(file, position, ">h")[0] > 1000
-    keys = _unpack(file, position + 10, ">iiqqq" if big else ">iiiii")[4]
-    length = _unpack(file, keys + 14, ">h")[0]
-    count = _unpack(file, keys + length, ">i")[0]
-    position = keys + length + 4
-    for _ in range(count):
-        _stamp(file, position + 10)
-        position += _unpack(file, position + 14, ">h")[0]
+        directory = begin + name_bytes
+        _stamp(file, directory + 2)
+        _stamp(file, directory + 6)
+        big = _unpack(file, directory, ">h")[0] > 1000
+        keys = _unpack(file, directory + 10, ">iiqqq" if big else ">iiiii")[4]
+        length = _unpack(file, keys + 14, ">h")[0]
+        position = keys + length + 4
+        for _ in range(_unpack(file, keys + length, ">i")[0]):
+            _stamp(file, position + 10)
+            position += _unpack(file, position + 14, ">h")[0]
 
 
 def _unpack(file: BinaryIO, position: int, layout: str) -> tuple[Any, ...]:
@@ -174,45 +160,24 @@ def _stamp(file: BinaryIO, position: int) -> None:
     file.write(_FIXED_TIME)
 
 
-def _gaps(file: BinaryIO, free: int, end: int) -> Iterator[tuple[int, int]]:
-    """Yield (start, stop) of the unused parts before ``end``, from the record of free segments."""
-    position = free + _unpack(file, free + 14, ">h")[0]
-    while True:
-        layout = ">hqq" if _unpack(file, position, ">h")[0] > 1000 else ">hii"
-        _, first, last = _unpack(file, position, layout)
-        if first >= end:  # the last segment is all that follows the file
-            return
-        yield first, last + 1
-        position += struct.calcsize(layout)
-
-
-def _checksums(path: Path) -> dict[str, Any]:
-    """Size, sha256 and adler32 of a file."""
+def _sha256(path: Path) -> str:
     with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256")
-    return {"bytes": path.stat().st_size, "sha256": digest.hexdigest(), "adler32": adler32_of(path)}
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_simulation(folder: Path, dataset: ToyDataset, scale: float, seed: int) -> dict[str, Any]:
-    writer = _Writer(folder, dataset.name, seed)
+def _write(
+    folder: Path, datasets: Sequence[ToyDataset], blocks: Iterable[Sequence[Block]], seed: int
+) -> dict[str, Any]:
+    """Write the files of some datasets, of which each element of ``blocks`` holds the next events; return entries."""
+    writers = [_Writer(folder, dataset.name, seed) for dataset in datasets]
     try:
-        for block in simulation_blocks(dataset, max(1, round((dataset.events or 0) * scale)), seed):
-            writer.write(block)
-        return {dataset.name: writer.finish()}
+        for parts in blocks:
+            for writer, part in zip(writers, parts, strict=True):
+                writer.write(part)
+        return {writer.name: writer.finish() for writer in writers}
     finally:
-        writer.discard()
-
-
-def _write_data(folder: Path, scale: float, seed: int) -> dict[str, Any]:
-    writers = {d.primary_dataset: _Writer(folder, d.name, seed) for d in DATASETS if d.primary_dataset}
-    try:
-        for block, fired in data_blocks(round(REJECTED * scale), seed):
-            for primary_dataset, writer in writers.items():
-                writer.write(select_events(block, fired[str(primary_dataset)]))
-        return {writer.name: writer.finish() for writer in writers.values()}
-    finally:
-        for writer in writers.values():
-            writer.discard()
+        for writer in writers:
+            shutil.rmtree(writer.scratch, ignore_errors=True)
 
 
 def make(
@@ -243,10 +208,18 @@ def make(
         raise OptionError(f"events = {events}: must be at least 1", f"The default is {DEFAULT_EVENTS}.")
     scale = 1.0 if events is None else events / DEFAULT_EVENTS
     folder.mkdir(parents=True, exist_ok=True)
-    jobs: list[Callable[[], dict[str, Any]]] = [functools.partial(_write_data, folder, scale, seed)]
-    jobs += [functools.partial(_write_simulation, folder, d, scale, seed) for d in DATASETS if not d.primary_dataset]
+    data = [dataset for dataset in DATASETS if dataset.primary_dataset]
+    split = (
+        [select_events(block, fired[str(dataset.primary_dataset)]) for dataset in data]
+        for block, fired in data_blocks(round(REJECTED * scale), seed)
+    )
     with ThreadPoolExecutor(workers or 2) as pool:
-        entries = [future.result() for future in [pool.submit(job) for job in jobs]]
+        jobs = [pool.submit(_write, folder, data, split, seed)]
+        for dataset in DATASETS:
+            if dataset.events:
+                blocks = simulation_blocks(dataset, max(1, round(dataset.events * scale)), seed)
+                jobs.append(pool.submit(_write, folder, [dataset], ([block] for block in blocks), seed))
+        entries = [job.result() for job in jobs]
     content = {
         "simulated": True,
         "title": TREE_TITLE,
@@ -259,12 +232,7 @@ def make(
 
 
 def _parameters(seed: int, events: int | None) -> dict[str, Any]:
-    return {
-        "version": VERSION,
-        "seed": seed,
-        "events": events or DEFAULT_EVENTS,
-        "luminosity_fb": LUMINOSITY_FB,
-    }
+    return {"version": VERSION, "seed": seed, "events": events or DEFAULT_EVENTS, "luminosity_fb": LUMINOSITY_FB}
 
 
 def manifest(folder: str | Path) -> dict[str, Any]:
@@ -305,7 +273,4 @@ def ensure(name: str, folder: str | Path) -> Path:
 
 def _holds(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file has the size and sha256 of its entry in the manifest."""
-    if not path.is_file() or path.stat().st_size != entry["bytes"]:
-        return False
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest() == str(entry["sha256"])
+    return path.is_file() and path.stat().st_size == entry["bytes"] and _sha256(path) == str(entry["sha256"])
