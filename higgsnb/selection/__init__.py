@@ -60,24 +60,17 @@ __all__ = [
 ]
 
 _LATE = {
-    "select": "selection.kernel",
-    "is_compiled": "selection.kernel",
-    "warm_up": "selection.kernel",
-    "rule": "selection.compiled",
-    "COMPILED_FOLDER": "selection.compiled",
-    "rules": "selection.rules",
-    "pairings": "selection.pairings",
-    "Pairings": "selection.pairings",
-    "Preselected": "selection.pairings",
-}
+    "select": "kernel", "is_compiled": "kernel", "warm_up": "kernel", "rule": "compiled", "COMPILED_FOLDER": "compiled",
+    "rules": "rules", "pairings": "pairings", "Pairings": "pairings", "Preselected": "pairings",
+}  # fmt: skip
 """Names of rooms that load numba, each with its room: they are loaded on first use."""
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LATE:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    room = import_module(f"higgsnb.{_LATE[name]}")
-    return room if room.__name__ == f"{__name__}.{name}" else getattr(room, name)
+    room = import_module(f"{__name__}.{_LATE[name]}")
+    return room if name == _LATE[name] else getattr(room, name)
 
 
 def __dir__() -> list[str]:

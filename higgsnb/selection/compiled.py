@@ -63,20 +63,13 @@ def _folder(key: str) -> Path | None:
             return None
         except OSError:
             continue
-        if is_new:
-            _remove_unused(folder)
+        # Earlier versions of this package left files beside it. Who still needs what is removed here compiles again.
+        unused = (*folder.parent.glob("compiled-*"), *folder.parent.glob("*.nb[ci]")) if is_new else ()
+        for path in unused:
+            with suppress(OSError):
+                if path != folder and time.time() - path.stat().st_mtime > UNUSED_SECONDS:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
         return folder
-
-
-def _remove_unused(folder: Path) -> None:
-    """Remove compiled code beside ``folder``, also that which earlier versions of this package left there.
-
-    A process that still needs it compiles again.
-    """
-    for path in (*folder.parent.glob("compiled-*"), *folder.parent.glob("*.nb[ci]")):
-        with suppress(OSError):
-            if path != folder and time.time() - path.stat().st_mtime > UNUSED_SECONDS:
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
 KEY = _key()
@@ -137,19 +130,22 @@ def _is_unchanged(module: str) -> bool:  # noqa: ARG001 - asked anew for every m
     return _key() == KEY
 
 
-def rule(function: Any) -> Any:
+def rule(function: Any, **options: Any) -> Any:
     """Compile a function when it is first called, and keep the compiled code.
 
     Division by zero gives infinity or NaN, as in NumPy. Rules load what they need of an array before the first ``and``,
     ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
-    return _compiled(function)
+    compiled: Any = numba.njit(**_OPTIONS, **options)(function)
+    if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+        compiled._cache = _Cache(function)
+    return compiled
 
 
 def inner_rule(function: Any) -> Any:
     """Like `rule`, for a function that only rules call: compiles faster; a call from Python is a TypeError."""
-    compiled = _compiled(function, no_cpython_wrapper=True)
+    compiled = rule(function, no_cpython_wrapper=True)
 
     def refuse(*_: Any, **__: Any) -> NoReturn:
         raise TypeError(f"{function.__name__} can be called by compiled functions only")
@@ -157,11 +153,4 @@ def inner_rule(function: Any) -> Any:
     # numba would call it from Python although it has no entry for that, which is a segmentation fault.
     compiled.add_overload = lambda result: compiled.overloads.update({tuple(result.signature.args): result})
     compiled._compile_for_args = refuse
-    return compiled
-
-
-def _compiled(function: Any, **options: Any) -> Any:
-    compiled: Any = numba.njit(**_OPTIONS, **options)(function)
-    if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
-        compiled._cache = _Cache(function)
     return compiled

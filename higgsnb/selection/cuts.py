@@ -60,20 +60,7 @@ class Cut(IntEnum):
     UNIQUE = 11
 
 
-CUT_NAMES = (
-    "all",
-    "leptons",
-    "good leptons",
-    "charge",
-    "z1 mass",
-    "z2 mass",
-    "lepton pt",
-    "delta r",
-    "dilepton mass",
-    "mass 4l",
-    "best candidate",
-    "unique",
-)
+CUT_NAMES = tuple(cut.name.lower().replace("_", " ") for cut in Cut)
 """Names of `Cut`, as printed in every cutflow. ``unique`` is counted once all primary datasets are known."""
 
 
@@ -117,10 +104,8 @@ class Selection:
         for field in dataclasses.fields(self):
             object.__setattr__(self, field.name, _checked(self.name, field, getattr(self, field.name)))
         if self.algorithm not in ALGORITHMS:
-            raise SelectionError(
-                f"selection {self.name!r}: unknown algorithm {self.algorithm!r}",
-                did_you_mean(self.algorithm, ALGORITHMS),
-            )
+            hint = did_you_mean(self.algorithm, ALGORITHMS)
+            raise SelectionError(f"selection {self.name!r}: unknown algorithm {self.algorithm!r}", hint)
         if self.integer_pairing and self.algorithm != "df103":
             raise SelectionError(
                 f"selection {self.name!r}: integer_pairing belongs to the algorithm df103, not {self.algorithm}",
@@ -168,9 +153,8 @@ class Selection:
     @property
     def digest(self) -> str:
         """sha256 (hex) over everything in this selection that can change which events are kept."""
-        cuts = {
-            name: value for name, value in self.as_dict().items() if name not in ("name", "version", "title", "source")
-        }
+        labels = ("name", "version", "title", "source")
+        cuts = {name: value for name, value in self.as_dict().items() if name not in labels}
         return hashlib.sha256(json.dumps(cuts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -207,12 +191,10 @@ def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
     }[str(field.type)]
     if not good:
         shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
-        raise SelectionError(
-            f"selection {selection!r}: {field.name} = {shown}; expected {expected}",
-            "A cut that is not wanted is written as 0 (a minimum) or 1e12 (a maximum)."
-            if field.type == "float"
-            else f"Correct {field.name} in the selection.",
-        )
+        hint = f"Correct {field.name} in the selection."
+        if field.type == "float":
+            hint = "A cut that is not wanted is written as 0 (a minimum) or 1e12 (a maximum)."
+        raise SelectionError(f"selection {selection!r}: {field.name} = {shown}; expected {expected}", hint)
     return float(value) if field.type == "float" else value
 
 
@@ -230,7 +212,6 @@ def names() -> tuple[str, ...]:
 
 
 def _shipped() -> dict[str, dict[str, Any]]:
-    """Read the shipped selections."""
     return tomllib.loads(resources.files("higgsnb.selection").joinpath("selections.toml").read_text(encoding="utf-8"))
 
 
@@ -250,30 +231,21 @@ def load(name: str | Path) -> Selection:
     shipped = _shipped()
     if str(name) in shipped:
         return Selection(name=str(name), **shipped[str(name)])
-    if str(name).endswith(".toml"):
-        return _load_file(Path(name), shipped)
-    raise SelectionError(
-        f"no selection {str(name)!r}",
-        f"{did_you_mean(str(name), shipped)} For your own selection, give the path of its .toml file.",
-    )
-
-
-def _load_file(path: Path, shipped: dict[str, dict[str, Any]]) -> Selection:
-    """Read a selection from a TOML file."""
+    path = Path(name)
+    if not str(name).endswith(".toml"):
+        hint = f"{did_you_mean(str(name), shipped)} For your own selection, give the path of its .toml file."
+        raise SelectionError(f"no selection {str(name)!r}", hint)
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise MissingFileError(
-            f"no selection file at {path}", f"Give the path of a TOML file, or a name: {', '.join(shipped)}."
-        ) from None
+        hint = f"Give the path of a TOML file, or a name: {', '.join(shipped)}."
+        raise MissingFileError(f"no selection file at {path}", hint) from None
     except OSError as error:
-        raise SelectionError(
-            f"{path}: cannot be read: {error.strerror}", "Give the path of a TOML file that can be read."
-        ) from error
+        hint = "Give the path of a TOML file that can be read."
+        raise SelectionError(f"{path}: cannot be read: {error.strerror}", hint) from error
     except ValueError as error:  # not TOML, not UTF-8, a number of a thousand digits
-        raise SelectionError(
-            f"{path}: not valid TOML: {str(error)[:120]}", "Write one cut a line, as in: z1_mass_min = 40.0"
-        ) from error
+        hint = "Write one cut a line, as in: z1_mass_min = 40.0"
+        raise SelectionError(f"{path}: not valid TOML: {str(error)[:120]}", hint) from error
     base = table.pop("base", "open2012")
     if not isinstance(base, str) or base not in shipped:
         raise SelectionError(f"{path}: no selection {base!r} to use as base", did_you_mean(str(base), shipped))

@@ -29,28 +29,13 @@ def warm_up(algorithm: str) -> None:
 
 
 def select(leptons: Leptons, selection: Selection, primary_dataset: str | None = None) -> Candidates:
-    """Apply a selection to a chunk of events.
+    """Apply a selection to a chunk of events; the candidates are in the order of the events.
 
-    Parameters
-    ----------
-    leptons
-        The events, see `Leptons`.
-    selection
-        What to keep.
-    primary_dataset
-        Primary dataset that the events come from (``"DoubleMu"``, …), or None; decides the channels in ``aod2012`` and
-        ``df103``.
-
-    Returns
-    -------
-    Candidates
-        The selected candidates in the order of the events, with the cutflow.
+    ``primary_dataset`` is that of the events (``"DoubleMu"``, …; None: no such); it decides the channels in ``aod2012``
+    and ``df103``.
     """
-    cuts, whole_event, channels = (
-        cuts_of(selection),
-        selection.algorithm == "df103",
-        selection.channels(primary_dataset),
-    )
+    cuts, channels = cuts_of(selection), selection.channels(primary_dataset)
+    whole_event = selection.algorithm == "df103"
     found, which, enough_stored, invalid = pairings.preselect(leptons, cuts, any_pt=whole_event)
     flags = np.empty(len(found.leptons), np.uint8)
     measured = (found.leptons, found.isolation, found.dxy, found.dz, found.sip)

@@ -178,16 +178,9 @@ def keep_events(which, muon_offsets, muons, electron_offsets, electrons, good_mu
 
 
 def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected, Integers, Integers, Integers]:
-    """Keep the leptons that pass the cuts on leptons, in events with enough of them for a channel.
+    """Keep the leptons that pass the cuts (`rules.Cuts`) on leptons, in events with enough of them for a channel.
 
-    Parameters
-    ----------
-    leptons
-        A chunk of events.
-    cuts
-        The numbers (`rules.Cuts`) of a selection.
-    any_pt
-        Whether the cuts on pT are left out.
+    With ``any_pt`` the cuts on pT are left out.
 
     Returns
     -------
@@ -482,9 +475,8 @@ def pair_all(found: Preselected, z_mass: float) -> Pairings:
     numbers = np.empty(len(found.muons), np.int64)
     count_open2012(found.offsets, found.leptons, numbers)
     stops = np.cumsum(numbers)
-    rows = np.zeros(int(stops[-1]) if len(stops) else 0, PAIRING)
-    pairings = Pairings(stops - numbers, stops, rows)
-    pair_open2012(found.offsets, found.leptons, 0, len(numbers), z_mass, pairings.starts, rows)
+    pairings = Pairings(stops - numbers, stops, np.zeros(numbers.sum(), PAIRING))
+    pair_open2012(found.offsets, found.leptons, 0, len(numbers), z_mass, pairings.starts, pairings.rows)
     return pairings
 
 
@@ -493,8 +485,7 @@ def room(found: Preselected) -> Pairings:
     n_mu, n_e = found.muons.astype(np.int64), np.diff(found.offsets) - found.muons
     numbers = (n_mu >= 4).astype(np.int64) + (n_e >= 4) + ((n_mu >= 2) & (n_e >= 2))
     stops = np.cumsum(numbers)
-    rows = np.zeros(int(stops[-1]) if len(stops) else 0, PAIRING)
-    return Pairings(stops - numbers, stops.copy(), rows)
+    return Pairings(stops - numbers, stops, np.zeros(numbers.sum(), PAIRING))
 
 
 def list_candidates(
@@ -562,16 +553,8 @@ def choose(candidates, rows, cuts, one_per_event, passed, counts, selected):
 def cutflow(passed: Integers, n_events: int, enough_stored: Integers, channels: tuple[int, ...]) -> Integers:
     """Return the number of events that passed each cut and all before, (3, len(Cut)) int64; 0 in other channels.
 
-    Parameters
-    ----------
-    passed
-        The number of events whose last passed cut was this one, (3, len(Cut)); those not preselected are left out.
-    n_events
-        The number of events read.
-    enough_stored
-        The number of events with enough stored leptons, (3,).
-    channels
-        Channels that are looked at.
+    ``passed`` (3, len(Cut)) counts the events whose last passed cut was this one, those not preselected left out;
+    ``n_events`` is the number of events read, ``enough_stored`` (3,) of those with enough stored leptons.
     """
     flow = passed[:, ::-1].cumsum(axis=1)[:, ::-1]
     flow[:, Cut.ALL], flow[:, Cut.LEPTONS], flow[:, Cut.UNIQUE] = n_events, enough_stored, flow[:, Cut.BEST_CANDIDATE]
