@@ -132,7 +132,7 @@ def _dataset(table: _TomlTable, folder: Path) -> Dataset:
     table.label += f" '{name}'"
     process = table.text("process")
     plain = process.strip().casefold()
-    if plain == "prediction":  # the results use this key themselves
+    if plain == "prediction":  # a name that the results use themselves
         raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
     if plain == "data" and process != "data":
         raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
