@@ -131,7 +131,7 @@ def _is_unchanged(module: str) -> bool:  # noqa: ARG001 - asked anew for every m
 
 
 def rule(function: Any, **options: Any) -> Any:
-    """Compile a function when it is first called, and keep the compiled code.
+    """Compile a function when it is first called, with further ``options`` of numba, and keep the compiled code.
 
     Division by zero gives infinity or NaN, as in NumPy. Rules load what they need of an array before the first ``and``,
     ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
