@@ -15,11 +15,7 @@ from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
 from higgsnb.events.schema import MASSES, FileInfo, diagnose, file_state, offsets_of
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
-CSV_COLUMNS = (
-    "Run",
-    "Event",
-    *(f"{name}{i}" for i in range(1, 5) for name in ("PID", "pt", "eta", "phi", "Q")),
-)
+CSV_COLUMNS = ("Run", "Event", *(f"{name}{i}" for i in range(1, 5) for name in ("PID", "pt", "eta", "phi", "Q")))
 
 
 class _Rows(NamedTuple):
@@ -77,33 +73,24 @@ def _number(line: str, name: str, text: str) -> float:
     """Return the number in one cell of a line, an `int` in the columns of `_WHOLE_NUMBERS`."""
     column = name.rstrip("1234")
     expected, allowed = _WHOLE_NUMBERS.get(column, ("a number", None))
+    what = ""
     try:
-        if allowed is None:
-            return float(text)
-        number = _whole(text)
-        if number in allowed:
-            return number % 2**32 if column == "Event" and number < 0 else number
-    except ValueError:
-        pass
-    try:
-        float(text)
-        what = ""
+        value = float(text)
     except ValueError:
         what = "not a row of numbers: "
+    else:
+        if allowed is None:
+            return value
+        number: int | None
+        try:
+            number = int(text)
+        except ValueError:  # 12.0 or 1e5; beyond 2**53 a float no longer tells neighbours apart
+            number = int(value) if value.is_integer() and abs(value) <= 2**53 else None
+        if number is not None and number in allowed:
+            return number % 2**32 if column == "Event" and number < 0 else number
     raise UnreadableError(
         f"{line}: {what}{name} is {text[:40]!r}, expected {expected}", "Correct the line, or fetch the file again."
     )
-
-
-def _whole(text: str) -> int:
-    """Return a whole number, also one written as 12.0 or 1e5; `ValueError` for any other text."""
-    try:
-        return int(text)
-    except ValueError:
-        number = float(text)
-        if not number.is_integer() or abs(number) > 2**53:  # beyond, a float no longer tells neighbours apart
-            raise
-        return int(number)
 
 
 def read_csv(location: str, start: int, stop: int) -> Leptons:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -58,12 +58,7 @@ def info_from_campaign(file: File) -> FileInfo | None:
 def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     """Read the events of a chunk that have enough leptons for a channel, and no others.
 
-    Parameters
-    ----------
-    chunk
-        Which entries of which file.
-    skims_folder
-        Read the chunk's skim in this folder if there is one; write it if there is none. See `skims`.
+    The skim of the chunk in ``skims_folder`` is read if there is one, and written if there is none, see `skims`.
 
     Raises
     ------
@@ -72,7 +67,14 @@ def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     """
     if skims_folder is None or chunk.schema == "csv":
         return _read_preselected(chunk)
-    path = skims.skim_path(skims_folder, chunk, _identity(chunk.file))
+    source = _locate(chunk.file)
+    if source.verified:
+        identity = [chunk.file.adler32, source.size]
+    elif source.is_remote:
+        identity = [source.location, source.size]
+    else:
+        identity = [source.location, *file_state(source.location)]
+    path = skims.skim_path(skims_folder, chunk, identity)
     kept = skims.load(path)
     if kept is None:
         kept = _read_preselected(chunk)
@@ -104,7 +106,6 @@ def _read_preselected(chunk: Chunk) -> Read:
 
 
 def _all_events(leptons: Leptons, chunk: Chunk, reader: str, integrity: str) -> Read:
-    """Return a read that holds every event of the chunk."""
     return Read(leptons, np.arange(chunk.start, chunk.start + leptons.n_events), leptons.n_events, reader, integrity)
 
 
@@ -203,14 +204,5 @@ def fingerprint(file: File, info: FileInfo) -> str | None:
     return datasets.checksum(Path(_locate(file).location))
 
 
-def _identity(file: File) -> list[Any]:
-    """Return what tells a file from any other: its checksum if verified, else location, size and time of change."""
-    source = _locate(file)
-    if source.verified:
-        return [file.adler32, source.size]
-    return [source.location, source.size] if source.is_remote else [source.location, *file_state(source.location)]
-
-
 def _locate(file: File) -> datasets.Source:
-    """Return where a file can be read."""
     return datasets.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 def inspect_root(source: datasets.Source) -> FileInfo:
     """Check a ROOT file against the schema and count its entries."""
     with open_tree(source) as tree:
-        _check_types(tree, source.location)
+        check_branches(tree, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
         size = source.size if source.is_remote else Path(source.location).stat().st_size
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
@@ -35,29 +35,28 @@ def inspect_root(source: datasets.Source) -> FileInfo:
 
 def read_root(source: datasets.Source, start: int, stop: int) -> Leptons:
     """Read the entries [start, stop) of a TTree or RNTuple through uproot."""
-    with open_tree(source) as tree:
-        columns = {
-            column: tree[branch].array(entry_start=start, entry_stop=stop) for column, branch in BRANCHES.items()
-        }
-    offsets = {name: offsets_of(columns[f"{name}_offsets"]) for name in ("muon", "electron")}
-    return Leptons(**{column: _flat(column, array, offsets, source.location) for column, array in columns.items()})
-
-
-def _flat(column: str, array: Any, offsets: Mapping[str, npt.NDArray[np.int64]], location: str) -> npt.NDArray[Any]:
-    """Return a column of `Leptons` from an array of uproot; a jagged one must agree with its counter."""
     import awkward as ak
 
-    if column in ("run", "luminosity_block", "event"):
-        return np.asarray(array).astype(np.uint64 if column == "event" else np.int64)
-    flavour = column.partition("_")[0]
-    if column == f"{flavour}_offsets":
-        return offsets[flavour]
-    if not np.array_equal(np.asarray(ak.num(array)), np.diff(offsets[flavour])):
-        raise UnreadableError(
-            f"{location}: {BRANCHES[column]} does not have as many values as {BRANCHES[flavour + '_offsets']} says",
-            "The file is damaged: fetch it again.",
-        )
-    return np.ascontiguousarray(ak.flatten(array)).astype(np.int32 if column.endswith("charge") else np.float32)
+    with open_tree(source) as tree:
+        arrays = {name: tree[branch].array(entry_start=start, entry_stop=stop) for name, branch in BRANCHES.items()}
+    offsets = {flavour: offsets_of(arrays[f"{flavour}_offsets"]) for flavour in ("muon", "electron")}
+    columns: dict[str, npt.NDArray[Any]] = {}
+    for name, array in arrays.items():
+        flavour, _, quantity = name.partition("_")
+        if name in ("run", "luminosity_block", "event"):
+            columns[name] = np.asarray(array).astype(np.uint64 if name == "event" else np.int64)
+        elif quantity == "offsets":
+            columns[name] = offsets[flavour]
+        elif np.array_equal(np.asarray(ak.num(array)), np.diff(offsets[flavour])):
+            dtype = np.int32 if quantity == "charge" else np.float32
+            columns[name] = np.ascontiguousarray(ak.flatten(array)).astype(dtype)
+        else:
+            counter = BRANCHES[f"{flavour}_offsets"]
+            raise UnreadableError(
+                f"{source.location}: {BRANCHES[name]} does not have as many values as {counter} says",
+                "The file is damaged: fetch it again.",
+            )
+    return Leptons(**columns)
 
 
 def reader_of(source: datasets.Source, *, unchecked: bool) -> BasketReader | PageReader:
@@ -79,7 +78,7 @@ def kept_reader(
             location,
             preselected.columns_for(BRANCHES),
             tree=TREE,
-            check=(lambda tree: _check_types(tree, location)) if unchecked else None,
+            check=(lambda tree: check_branches(tree, location)) if unchecked else None,
             checked=not verified,
             remote=remote,
         )
@@ -88,11 +87,6 @@ def kept_reader(
             f"{location}: no tree {TREE!r}, or one without the branches needed: {error}",
             "Is this a file of the schema that the campaign names?",
         ) from error
-
-
-def _check_types(tree: Any, location: str) -> None:
-    """Check the branches of an open tree, see `check_branches`."""
-    check_branches(tree.keys(), tree.typenames() if hasattr(tree, "typenames") else {}, location)
 
 
 @contextmanager

@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import re
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -75,9 +75,9 @@ class Read(NamedTuple):
     integrity: str
 
 
-def check_branches(present: Iterable[str], types: Mapping[str, str], location: str) -> None:
+def check_branches(tree: Any, location: str) -> None:
     """Raise `SchemaError` for branches that are missing, with the name most like the first, or of the wrong type."""
-    present = list(present)
+    present, types = list(tree.keys()), tree.typenames() if hasattr(tree, "typenames") else {}
     missing = [branch for branch in BRANCHES.values() if branch not in set(present)]
     if missing:
         more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
@@ -87,28 +87,19 @@ def check_branches(present: Iterable[str], types: Mapping[str, str], location: s
             + " Is this a file of the schema that the campaign names?",
         )
     for column, branch in BRANCHES.items():
-        if branch in types and not _has_type(column, types[branch]):
-            raise SchemaError(
-                f"{location}: branch {branch} has type {types[branch]}; expected {_expected_type(column)}",
-                "Is this a file of the schema that the campaign names?",
-            )
-
-
-def _expected_type(column: str) -> str:
-    """Describe the type that the branch of a column must have."""
-    if column in ("run", "luminosity_block", "event") or column.endswith("offsets"):
-        return "one integer per event"
-    return "integers per lepton" if column.endswith("charge") else "float per lepton"
-
-
-def _has_type(column: str, typename: str) -> bool:
-    """Whether a column can be read from a branch of this type, as ROOT calls it."""
-    jagged = bool(re.search(r"\[\]|RVec<|vector<", typename))
-    kind = "float" if re.search(r"float|double|real", typename) else "integer" if "int" in typename else "other"
-    expected = _expected_type(column)
-    return jagged == expected.endswith("per lepton") and expected.startswith(
-        ("one integer", "integer") if kind == "integer" else kind
-    )
+        if column in ("run", "luminosity_block", "event") or column.endswith("offsets"):
+            expected = "one integer per event"
+        else:
+            expected = "integers per lepton" if column.endswith("charge") else "float per lepton"
+        found = types.get(branch)
+        if found is not None:
+            per_lepton = bool(re.search(r"\[\]|RVec<|vector<", found))
+            kind = "float" if re.search(r"float|double|real", found) else "integer" if "int" in found else "other"
+            if per_lepton != expected.endswith("per lepton") or kind not in expected:
+                raise SchemaError(
+                    f"{location}: branch {branch} has type {found}; expected {expected}",
+                    "Is this a file of the schema that the campaign names?",
+                )
 
 
 def check_tree(names: Iterable[str], location: str) -> None:

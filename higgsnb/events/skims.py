@@ -33,7 +33,7 @@ PER_EVENT = ("run", "luminosity_block", "event")
 
 
 def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
-    """Return the path of a chunk's skim; ``identity`` tells its file from any other."""
+    """Return the path of a chunk's skim; ``identity`` tells its file from any other: checksum, or place and state."""
     content = [identity, chunk.schema, chunk.start, chunk.stop]
     return _version_folder(folder) / f"{hashlib.sha256(json.dumps(content).encode()).hexdigest()}.arrow"
 
@@ -51,28 +51,7 @@ def _version_folder(folder: Path) -> Path:
 
 
 def save(read: Read, path: Path) -> None:
-    """Write a skim and its sha256, each under a temporary name first."""
-    import pyarrow as pa
-
-    sink = pa.BufferOutputStream()
-    table = _table(read)
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    content = sink.getvalue()
-    digest = hashlib.sha256(content).hexdigest()
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, data in ((path, content), (_checksum(path), f"{digest}  {path.name}\n".encode())):
-        with atomic_write(target) as temporary:
-            temporary.write_bytes(data)
-
-
-def _checksum(path: Path) -> Path:
-    """Return the name of the file with the sha256."""
-    return path.with_name(f"{path.name}.sha256")
-
-
-def _table(read: Read) -> pa.Table:
-    """Return a read as an Arrow table, a row per event, leptons as lists."""
+    """Write a skim, a row per event with leptons as lists, and its sha256, each under a temporary name first."""
     import pyarrow as pa
 
     leptons, columns = read.leptons, {"entry": pa.array(read.entries)}
@@ -84,7 +63,15 @@ def _table(read: Read) -> pa.Table:
             offsets = getattr(leptons, f"{name.partition('_')[0]}_offsets").astype(np.int32)
             columns[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
     about = {"n_events": str(read.n_events), "reader": read.reader, "integrity": read.integrity}
-    return pa.table(columns).replace_schema_metadata(about)
+    table, sink = pa.table(columns).replace_schema_metadata(about), pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, table.schema) as writer:
+        writer.write_table(table)
+    content = sink.getvalue()
+    checksum = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for target, data in ((path, content), (Path(f"{path}.sha256"), checksum.encode())):
+        with atomic_write(target) as temporary:
+            temporary.write_bytes(data)
 
 
 def load(path: Path) -> Read | None:
@@ -92,14 +79,19 @@ def load(path: Path) -> Read | None:
     import pyarrow as pa
 
     try:
-        content, stated = path.read_bytes(), _checksum(path).read_text(encoding="ascii").split()
+        content, stated = path.read_bytes(), Path(f"{path}.sha256").read_text(encoding="ascii").split()
     except FileNotFoundError:
         return None
     if stated[:1] != [hashlib.sha256(content).hexdigest()]:
         return None
     table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
     about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    return Read(_leptons(table), _values(table, "entry"), int(about["n_events"]), about["reader"], about["integrity"])
+    columns = {name: _values(table, name) for name in Leptons._fields if not name.endswith("_offsets")}
+    for flavour in ("muon", "electron"):
+        offsets = table.column(f"{flavour}_pt").combine_chunks().offsets.to_numpy(zero_copy_only=False)
+        columns[f"{flavour}_offsets"] = offsets.astype(np.int64)
+    n_events, reader, integrity = int(about["n_events"]), about["reader"], about["integrity"]
+    return Read(Leptons(**columns), _values(table, "entry"), n_events, reader, integrity)
 
 
 def _values(table: pa.Table, name: str) -> Any:
@@ -111,12 +103,3 @@ def _values(table: pa.Table, name: str) -> Any:
 
     column = table.column(name).combine_chunks()
     return np.array((column.values if isinstance(column, pa.ListArray) else column).to_numpy(zero_copy_only=False))
-
-
-def _leptons(table: pa.Table) -> Leptons:
-    """Return the leptons that a table holds."""
-    columns = {name: _values(table, name) for name in Leptons._fields if not name.endswith("_offsets")}
-    for flavour in ("muon", "electron"):
-        offsets = table.column(f"{flavour}_pt").combine_chunks().offsets.to_numpy(zero_copy_only=False)
-        columns[f"{flavour}_offsets"] = offsets.astype(np.int64)
-    return Leptons(**columns)
