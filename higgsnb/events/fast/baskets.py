@@ -24,7 +24,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import reduce
-from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 import numpy as np
@@ -176,14 +175,6 @@ def _read_head(raw: Buffer, branch: BranchBaskets, index: int) -> _Head:
     if n_bytes != len(raw) or seek != branch.seeks[index] or raw[names:title] != branch.key_names:
         raise ValueError("its key is that of something else")
     start = title + (1 + raw[title] if raw[title] < 255 else 5 + int.from_bytes(raw[title + 1 : title + 5], "big"))
-    n_entries, last = _read_numbers(raw, start, key_length)
-    if not 0 <= last - key_length <= object_length:
-        raise ValueError(f"its content ends at byte {last - key_length} of {object_length}")
-    return _Head(key_length, object_length, last - key_length, n_entries)
-
-
-def _read_numbers(raw: Buffer, start: int, key_length: int) -> tuple[int, int]:
-    """Read ``fNevBuf`` and ``fLast`` of the TBasket header at ``start``, which ends with the key."""
     if key_length - start == _BASKET.size:
         _, _, entry_size, n_entries, last, flag = _BASKET.unpack_from(raw, start)
         is_known = entry_size >= 0 and flag == 0
@@ -195,7 +186,9 @@ def _read_numbers(raw: Buffer, start: int, key_length: int) -> tuple[int, int]:
     if not is_known:
         what = bytes(raw[start:key_length]).hex()
         raise UnexpectedFormError(f"a basket's header has features not known here: {what}")
-    return n_entries, last
+    if not 0 <= last - key_length <= object_length:
+        raise ValueError(f"its content ends at byte {last - key_length} of {object_length}")
+    return _Head(key_length, object_length, last - key_length, n_entries)
 
 
 # --- Events
@@ -258,21 +251,24 @@ class _Window:
     baskets: Mapping[str, range]
 
 
-class BasketReader:
-    """An open tree, ready to read any range of its entries. Ranges may be read from several threads at once.
+class OpenFile:
+    """A reader that closes its source at the end of a ``with`` block."""
 
-    Parameters
-    ----------
-    tree
-        An uproot ``TTree``.
-    source
-        The bytes of the same file; closed together with the reader.
-    columns
-        Which branches to read.
-    preselection
-        Function of the two counters, muons and electrons per event, that returns which events to read.
-    checked
-        Whether to verify the checksum of every block that has one. False is for files that were verified as a whole.
+    _source: ByteSource
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._source.close()
+
+
+class BasketReader(OpenFile):
+    """An open uproot ``TTree``, ready to read any range of its entries, also from several threads at once.
+
+    ``source`` has the bytes of the same file, and is closed together with the reader. ``preselection`` is given muons
+    and electrons per event and returns which events to read. ``checked`` says whether to verify the checksum of every
+    block that has one; False is for files that were verified as a whole.
 
     Raises
     ------
@@ -300,35 +296,19 @@ class BasketReader:
         self._preselection = preselection
         self._checked = checked
         self._branches = {name: branch_baskets(tree[name]) for name in columns.names}
-        self._check_branches()
-        self._edges: Integers = reduce(np.intersect1d, [branch.edges for branch in self._branches.values()])
-        longest = max(int(np.diff(branch.edges).max(initial=0)) for branch in self._branches.values())
-        self._widest = WIDEST_WINDOW if longest > WINDOW else WINDOW
-
-    def _check_branches(self) -> None:
-        """Raise an error unless all branches have the tree's entries and the counters of `columns`."""
-        counters = {name: counter for counter, names in self.columns.jagged.items() for name in names}
+        counters = {name: counter for counter, names in columns.jagged.items() for name in names}
         for name, branch in self._branches.items():
             if branch.counter != counters.get(name):
                 raise UnexpectedFormError(f"branch {name} is counted by {branch.counter}, not by {counters.get(name)}")
             if branch.edges[-1] != self.n_entries:
                 what = f"branch {name} has {branch.edges[-1]} entries, the tree {self.n_entries}"
-                raise DamagedFileError(f"{self._source.location}: {what}")
-        for name in self.columns.jagged:
+                raise DamagedFileError(f"{source.location}: {what}")
+        for name in columns.jagged:
             if self._branches[name].dtype.kind not in "iu":
                 raise UnexpectedFormError(f"counter {name} holds {self._branches[name].dtype}, not integers")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
+        self._edges: Integers = reduce(np.intersect1d, [branch.edges for branch in self._branches.values()])
+        longest = max(int(np.diff(branch.edges).max(initial=0)) for branch in self._branches.values())
+        self._widest = WIDEST_WINDOW if longest > WINDOW else WINDOW
 
     def read(self, start: int = 0, stop: int | None = None) -> Preselected:
         """Read the preselected events among entries ``start`` to ``stop``.
@@ -363,7 +343,16 @@ class BasketReader:
     def _fetched(self, plan: list[_Window]) -> Iterator[tuple[_Window, _Window | None, Fetch]]:
         """Yield each window with its successor and its bytes; those of a remote file are asked for one window ahead."""
         followers = [*plan[1:], None][: len(plan)]
-        ranges = [self._ranges(window, before) for window, before in zip(plan, [None, *plan], strict=False)]
+        ranges = []  # (offset, size) of the baskets of each window that the one before did not have
+        for window, before in zip(plan, [None, *plan], strict=False):
+            had = before.baskets if before else {}
+            wanted = [
+                (branch.seeks[i], branch.sizes[i])
+                for name, branch in self._branches.items()
+                for i in window.baskets[name]
+                if i < len(branch.seeks) and i not in had.get(name, ())
+            ]
+            ranges.append(wanted)
         if not self._source.remote:
             for window, follower, wanted in zip(plan, followers, ranges, strict=True):
                 yield window, follower, self._source.fetch(wanted)
@@ -376,15 +365,6 @@ class BasketReader:
                 futures += [ahead.submit(run, self._source.fetch, wanted) for wanted in ranges[i + 1 : i + 2]]
                 yield window, follower, fetch
 
-    def _ranges(self, window: _Window, before: _Window | None) -> list[tuple[int, int]]:
-        """Return (offset, size) of the window's baskets that the window before did not have."""
-        ranges = []
-        for name, branch in self._branches.items():
-            had = before.baskets[name] if before else range(0)
-            on_file = len(branch.seeks)
-            ranges += [(branch.seeks[i], branch.sizes[i]) for i in window.baskets[name] if i < on_file and i not in had]
-        return ranges
-
     def _plan(self, start: int, stop: int) -> list[_Window]:
         """Cut the range into windows that end where all branches' baskets end, if such entries are near enough."""
         plan = []
@@ -392,19 +372,14 @@ class BasketReader:
             common = self._edges[(self._edges > start) & (self._edges <= start + self._widest)]
             near = common[common <= start + WINDOW]
             end = min(stop, int(near[-1]) if near.size else int(common[0]) if common.size else start + WINDOW)
-            plan.append(self._window(start, end))
+            baskets = {name: branch.overlapping(start, end) for name, branch in self._branches.items()}
+            jagged = [(branch.edges, baskets[name]) for name, branch in self._branches.items() if branch.counter]
+            first = min((int(edges[touched.start]) for edges, touched in jagged), default=start)
+            last = max((int(edges[touched.stop]) for edges, touched in jagged), default=end)
+            baskets |= {name: self._branches[name].overlapping(first, last) for name in self.columns.jagged}
+            plan.append(_Window(start, end, (first, last), baskets))
             start = end
         return plan
-
-    def _window(self, start: int, stop: int) -> _Window:
-        """Describe one window and the baskets it needs."""
-        baskets = {name: branch.overlapping(start, stop) for name, branch in self._branches.items()}
-        jagged = [name for name in self._branches if self._branches[name].counter]
-        first = min((int(self._branches[name].edges[baskets[name].start]) for name in jagged), default=start)
-        last = max((int(self._branches[name].edges[baskets[name].stop]) for name in jagged), default=stop)
-        for name in self.columns.jagged:
-            baskets[name] = self._branches[name].overlapping(first, last)
-        return _Window(start, stop, (first, last), baskets)
 
 
 @dataclass
@@ -433,7 +408,13 @@ class _Work:
         kept = self.kept[name] = {}
         sizes = (lengths * branch.dtype.itemsize).tolist()
         for index, size in zip(self.window.baskets[name], sizes, strict=True):
-            content = had[index] if index in had else self._content(branch, index, size)
+            try:
+                content = had[index] if index in had else self._stored(branch, index, size)
+            except (UnexpectedFormError, DamagedFileError):
+                raise
+            except (ValueError, IndexError, struct.error) as error:
+                what = f"basket {index} of branch {branch.name} is damaged ({error})"
+                raise DamagedFileError(f"{self.location}: {what}") from error
             if index in shared:
                 kept[index] = content
             yield np.frombuffer(content, branch.dtype)
@@ -448,19 +429,14 @@ class _Work:
                 values[first:last] = content[elements[first:last] - start]
         return values
 
-    def _content(self, branch: BranchBaskets, index: int, size: int) -> Buffer:
-        """Return the content of one basket, which has to be ``size`` bytes."""
-        try:
-            read = self._stored if index < len(branch.seeks) else self._embedded
-            return read(branch, index, size)
-        except (UnexpectedFormError, DamagedFileError):
-            raise
-        except (ValueError, IndexError, struct.error) as error:
-            what = f"basket {index} of branch {branch.name} is damaged ({error})"
-            raise DamagedFileError(f"{self.location}: {what}") from error
-
     def _stored(self, branch: BranchBaskets, index: int, size: int) -> Buffer:
-        """Read and inflate the content of a basket in the file."""
+        """Read and inflate the content of a basket, which has to be ``size`` bytes."""
+        if index >= len(branch.seeks):  # inside the tree's header, which uproot has read
+            content = branch.embedded[index - len(branch.seeks)]
+            if len(content) != size:
+                raise ValueError(f"it has {len(content)} bytes, expected {size}")
+            self.seen.add((UNCOMPRESSED, False))
+            return content
         raw = self.fetch(branch.seeks[index], branch.sizes[index])
         head = _read_head(raw, branch, index)
         n_entries = branch.edges[index + 1] - branch.edges[index]
@@ -472,14 +448,6 @@ class _Work:
             return memoryview(raw)[head.key_length : head.key_length + size]
         return inflate(raw, head.key_length, head.object_length, size, checked=self.checked, seen=self.seen)
 
-    def _embedded(self, branch: BranchBaskets, index: int, size: int) -> Buffer:
-        """Return the content of a basket inside the tree's header, which uproot has read."""
-        content = branch.embedded[index - len(branch.seeks)]
-        if len(content) != size:
-            raise ValueError(f"it has {len(content)} bytes, expected {size}")
-        self.seen.add((UNCOMPRESSED, False))
-        return content
-
 
 def _read_window(work: _Work, columns: Columns, preselection: Preselection) -> Preselected:
     """Read the counters, preselect events, and read their values."""
@@ -490,21 +458,15 @@ def _read_window(work: _Work, columns: Columns, preselection: Preselection) -> P
     selected = np.flatnonzero(preselection(*(counts[name][here] for name in columns.jagged)))
     entries = selected + window.start
     found = {name: work.gather(name, work.edges(name), entries) for name in columns.flat}
-    offsets = {}
+    offsets = []
     for counter, names in columns.jagged.items():
         firsts = np.empty(last - first + 1, dtype=np.int64)
         add_up(counts[counter], firsts)
-        elements, offsets[counter] = elements_of(firsts[entries - first], counts[counter][entries - first])
-        for name in names:
-            found[name] = work.gather(name, firsts[work.edges(name) - first], elements)
-    return Preselected(
-        entries=entries,
-        muon_offsets=offsets[columns.muon_counter],
-        electron_offsets=offsets[columns.electron_counter],
-        columns=found,
-        n_read=window.stop - window.start,
-        notes=Notes.of(work.seen),
-    )
+        elements, starts = elements_of(firsts[entries - first], counts[counter][entries - first])
+        offsets.append(starts)
+        found |= {name: work.gather(name, firsts[work.edges(name) - first], elements) for name in names}
+    muons, electrons = offsets
+    return Preselected(entries, muons, electrons, found, window.stop - window.start, Notes.of(work.seen))
 
 
 def _counts(work: _Work, counter: str) -> npt.NDArray[Any]:

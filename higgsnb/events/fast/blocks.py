@@ -44,13 +44,10 @@ class UnexpectedFormError(ValueError):
 class ByteSource(Protocol):
     """Where the bytes of one file come from."""
 
-    @property
-    def location(self) -> str:
-        """Path or URL, for messages."""
-
-    @property
-    def remote(self) -> bool:
-        """Whether bytes should be requested early and in large pieces."""
+    location: str
+    """Path or URL, for messages."""
+    remote: bool
+    """Whether bytes should be requested early and in large pieces."""
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
         """Make ``ranges`` of (offset, size) available; they are then read from the result, once each."""
@@ -111,8 +108,13 @@ class RemoteBlocks:
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
         """Read all ``ranges`` now."""
         requests = coalesce(ranges, gap=self._gap, largest=self._largest)
-        futures = [self._pool.submit(copy_context().run, self._request, request) for request in requests]
-        pieces = [future.result() for future in futures]
+        futures = [self._pool.submit(copy_context().run, self._pread, offset, size) for offset, size in requests]
+        pieces = []
+        for (offset, size), future in zip(requests, futures, strict=True):
+            pieces.append(future.result())
+            if len(pieces[-1]) != size:
+                what = f"gave {len(pieces[-1])} bytes instead of {size} at {offset}"
+                raise DamagedFileError(f"{self.location}: {what}")
         starts = [start for start, _ in requests]
 
         def read(offset: int, size: int) -> Buffer:
@@ -120,13 +122,6 @@ class RemoteBlocks:
             return memoryview(pieces[i])[offset - starts[i] : offset - starts[i] + size]
 
         return read
-
-    def _request(self, request: tuple[int, int]) -> bytes:
-        offset, size = request
-        data = self._pread(offset, size)
-        if len(data) != size:
-            raise DamagedFileError(f"{self.location}: gave {len(data)} bytes instead of {size} at {offset}")
-        return data
 
 
 def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, largest: int) -> list[tuple[int, int]]:
@@ -257,13 +252,6 @@ class Notes:
         return Notes(self.codecs | other.codecs, self.verified and other.verified)
 
 
-class _Block(NamedTuple):
-    codec: Codec
-    payload: Buffer
-    size: int
-    end: int
-
-
 def inflate(raw: Buffer, start: int, size: int, wanted: int, *, checked: bool, seen: Seen) -> Buffer:
     """Return the first ``wanted`` of the ``size`` bytes that the blocks in ``raw[start:]`` hold.
 
@@ -277,40 +265,31 @@ def inflate(raw: Buffer, start: int, size: int, wanted: int, *, checked: bool, s
     parts = []
     filled = 0
     while filled < wanted:
-        block = _read_block(raw, start)
-        parts.append(_inflate_block(block, min(block.size, wanted - filled), checked, seen))
-        filled += block.size
-        start = block.end
+        data, block_size, start = _inflate_block(raw, start, wanted - filled, checked, seen)
+        parts.append(data)
+        filled += block_size
     if filled > size or (filled == size) != (start == len(raw)):
         raise ValueError(f"its blocks end at byte {start} of {len(raw)} with {filled} of {size} bytes")
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def _read_block(raw: Buffer, start: int) -> _Block:
-    """Read the block at ``start``: two letters, a method, and two sizes of three bytes each."""
-    payload = start + 9
-    header = bytes(raw[start:payload])
-    end = payload + int.from_bytes(header[3:6], "little")
+def _inflate_block(raw: Buffer, start: int, wanted: int, checked: bool, seen: Seen) -> tuple[Buffer, int, int]:
+    """Return up to ``wanted`` bytes of the block at ``start``, how many it holds, and where it ends."""
+    header = bytes(raw[start : start + 9])  # two letters, a method, and two sizes of three bytes each
+    end = start + 9 + int.from_bytes(header[3:6], "little")
     size = int.from_bytes(header[6:9], "little")
     if len(header) < 9 or end > len(raw) or not size:
         raise ValueError(f"it ends in the middle of a block at byte {start} of {len(raw)}")
-    codec = CODECS.get(header[:2])
+    if header[:2] == b"CS":
+        raise UnexpectedFormError("a block is in the compression of ROOT before 2000, which nothing reads any more")
+    codec, wanted = CODECS.get(header[:2]), min(size, wanted)
     if codec is None:
-        if header[:2] == b"CS":
-            raise UnexpectedFormError("a block is in the compression of ROOT before 2000, which nothing reads any more")
         raise ValueError(f"a block has the unknown tag {header[:2]!r}")
-    return _Block(codec, memoryview(raw)[payload:end], size, end)
-
-
-def _inflate_block(block: _Block, wanted: int, checked: bool, seen: Seen) -> Buffer:
-    """Inflate one block and cut it to ``wanted`` bytes."""
     try:
-        data, verified = block.codec.inflate(block.payload, block.size, wanted, checked)
+        data, verified = codec.inflate(memoryview(raw)[start + 9 : end], size, wanted, checked)
     except Exception as error:  # each library has an exception of its own, most of them derived from Exception only
-        raise ValueError(f"a {block.codec.name} block does not decompress ({error})") from error
-    seen.add((block.codec.name, verified))
-    if len(data) == wanted:
-        return data
-    if len(data) != block.size:
-        raise ValueError(f"a {block.codec.name} block holds {len(data)} bytes instead of {block.size}")
-    return memoryview(data)[:wanted]
+        raise ValueError(f"a {codec.name} block does not decompress ({error})") from error
+    seen.add((codec.name, verified))
+    if len(data) not in (wanted, size):
+        raise ValueError(f"a {codec.name} block holds {len(data)} bytes instead of {size}")
+    return (data if len(data) == wanted else memoryview(data)[:wanted]), size, end

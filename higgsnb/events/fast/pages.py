@@ -17,8 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
-from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +28,7 @@ from higgsnb.events.fast.baskets import (
     Array,
     Columns,
     Integers,
+    OpenFile,
     Preselected,
     Preselection,
     elements_of,
@@ -135,26 +135,22 @@ class _Schema:
         columns = self._columns.get(number, [])
         if len(columns) != 1:
             raise UnexpectedFormError(f"field {name} has {len(columns)} columns instead of one")
-        if columns[0] not in self._made:
-            self._made[columns[0]] = self._make(columns[0], name)
-        return self._made[columns[0]]
-
-    def _make(self, number: int, name: str) -> PageColumn:
-        """Describe one column with its pages."""
-        metadata = self._ntuple.get_field_metadata(number)
-        kind = str(metadata.dtype_str)
-        if kind in ("switch", "real32trunc", "real32quant") or metadata.dtype.itemsize not in (1, 2, 4, 8):
-            raise UnexpectedFormError(f"field {name} is stored as {kind}")
-        links = self._ntuple.page_link_list
-        return PageColumn(
-            name=name,
-            dtype=np.dtype(metadata.dtype).newbyteorder("<"),
-            split=bool(metadata.split),
-            zigzag=bool(metadata.zigzag),
-            delta=bool(metadata.delta),
-            is_bit=bool(metadata.isbit),
-            clusters=tuple(_pages(cluster, number, name) for cluster in links),
-        )
+        (number,) = columns
+        if number not in self._made:
+            metadata = self._ntuple.get_field_metadata(number)
+            kind = str(metadata.dtype_str)
+            if kind in ("switch", "real32trunc", "real32quant") or metadata.dtype.itemsize not in (1, 2, 4, 8):
+                raise UnexpectedFormError(f"field {name} is stored as {kind}")
+            self._made[number] = PageColumn(
+                name=name,
+                dtype=np.dtype(metadata.dtype).newbyteorder("<"),
+                split=bool(metadata.split),
+                zigzag=bool(metadata.zigzag),
+                delta=bool(metadata.delta),
+                is_bit=bool(metadata.isbit),
+                clusters=tuple(_pages(cluster, number, name) for cluster in self._ntuple.page_link_list),
+            )
+        return self._made[number]
 
 
 def _pages(cluster: Any, number: int, name: str) -> tuple[Page, ...]:
@@ -162,26 +158,20 @@ def _pages(cluster: Any, number: int, name: str) -> tuple[Page, ...]:
     if number >= len(cluster) or cluster[number].suppressed:
         raise UnexpectedFormError(f"field {name} is not stored in every cluster")
     pages: list[Page] = []
+    stop = 0
     for record in cluster[number].pages:
-        start = pages[-1].stop if pages else 0
         if not record.num_elements > 0 or not record.locator.num_bytes > 0:
             raise DamagedFileError(f"field {name} has a page of {record.num_elements} elements")
-        pages.append(
-            Page(
-                offset=int(record.locator.offset),
-                size=int(record.locator.num_bytes),
-                has_checksum=bool(record.has_checksum),
-                start=start,
-                stop=start + int(record.num_elements),
-            )
-        )
+        start, stop = stop, stop + int(record.num_elements)
+        locator = record.locator
+        pages.append(Page(int(locator.offset), int(locator.num_bytes), bool(record.has_checksum), start, stop))
     return tuple(pages)
 
 
-class PageReader:
+class PageReader(OpenFile):
     """An open RNTuple, ready to read any range of its entries; used as `baskets.BasketReader` is.
 
-    Parameters and errors are the same. Counters are not read: the offsets of the jagged fields hold the same numbers.
+    Arguments and errors are the same. Counters are not read: the offsets of the jagged fields hold the same numbers.
     """
 
     name = "pages"
@@ -206,28 +196,12 @@ class PageReader:
         self._jagged = {c: {name: schema.jagged(name) for name in names} for c, names in columns.jagged.items()}
         edges = np.cumsum([0, *(int(cluster.num_entries) for cluster in ntuple.cluster_summaries)])
         self._edges: Integers = edges.astype(np.int64)
-        self._check_lengths()
-
-    def _check_lengths(self) -> None:
-        """Raise an error unless each flat column and each column of offsets holds all events of every cluster."""
         offsets = [jagged.offsets for fields in self._jagged.values() for jagged in fields.values()]
         for column in (*self._flat.values(), *offsets):
             lengths = [column.n_elements(i) for i in range(len(column.clusters))]
             if lengths != np.diff(self._edges).tolist() or self._edges[-1] != self.n_entries:
                 what = f"field {column.name} has {sum(lengths)} of {self.n_entries} entries"
-                raise DamagedFileError(f"{self._source.location}: {what}")
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Close the source."""
-        self._source.close()
+                raise DamagedFileError(f"{source.location}: {what}")
 
     def read(self, start: int = 0, stop: int | None = None) -> Preselected:
         """Read the preselected events among entries ``start`` to ``stop``; raises as `BasketReader.read` does."""
@@ -266,34 +240,30 @@ class PageReader:
         counts = {counter: np.diff(edges) for counter, edges in ends.items()}
         selected = np.flatnonzero(self._preselection(*(counts[counter] for counter in self.columns.jagged)))
         wanted = {name: (column, selected + (start - origin)) for name, column in self._flat.items()}
-        offsets = {}
+        offsets = []
         for counter, fields in self._jagged.items():
-            elements, offsets[counter] = elements_of(ends[counter][selected], counts[counter][selected])
+            elements, starts = elements_of(ends[counter][selected], counts[counter][selected])
+            offsets.append(starts)
             wanted |= {name: (jagged.values, elements) for name, jagged in fields.items()}
         work.prepare([page for column, elements in wanted.values() for page, _, _ in work.hits(column, elements)])
         found = {name: work.gather(column, elements) for name, (column, elements) in wanted.items()}
-        return Preselected(
-            entries=selected + start,
-            muon_offsets=offsets[self.columns.muon_counter],
-            electron_offsets=offsets[self.columns.electron_counter],
-            columns=found,
-            n_read=stop - start,
-            notes=Notes.of(work.seen),
-        )
+        muons, electrons = offsets
+        return Preselected(selected + start, muons, electrons, found, stop - start, Notes.of(work.seen))
 
     def _ends(self, work: _Work, fields: dict[str, JaggedField], start: int, stop: int) -> Integers:
         """Return where each entry's elements start and the last ones end, (n + 1,), the same for all ``fields``."""
+        location = self._source.location
         columns = list({id(jagged.offsets): jagged.offsets for jagged in fields.values()}.values())
         ends = work.ends(columns[0], start, stop)
         for column in columns[1:]:
             stored_alike = work.same_pages(columns[0], column, start, stop)
             if not stored_alike and not np.array_equal(ends, work.ends(column, start, stop)):
-                raise DamagedFileError(f"{work.location}: fields {columns[0].name} and {column.name} differ in length")
+                raise DamagedFileError(f"{location}: fields {columns[0].name} and {column.name} differ in length")
         for name, jagged in fields.items():
             n_elements = jagged.values.n_elements(work.cluster)
             whole = stop == jagged.offsets.n_elements(work.cluster)
             if ends[-1] > n_elements or (whole and ends[-1] != n_elements):
-                raise DamagedFileError(f"{work.location}: field {name} has {n_elements} elements instead of {ends[-1]}")
+                raise DamagedFileError(f"{location}: field {name} has {n_elements} elements instead of {ends[-1]}")
         return ends
 
 
@@ -305,9 +275,6 @@ class _Work:
     cluster: int
     checked: bool
     seen: Seen = field(default_factory=set)
-
-    def __post_init__(self) -> None:
-        self.location = self.source.location
 
     def prepare(self, pages: list[Page]) -> None:
         """Ask for the bytes of some pages, the only ones that can be read until the next call."""
@@ -324,7 +291,7 @@ class _Work:
             parts.append(values[max(wanted - page.start, 0) : stop - page.start])
         ends = np.concatenate(parts)
         if (np.diff(ends) < 0).any() or ends[0] < 0:
-            raise DamagedFileError(f"{self.location}: the offsets of field {column.name} decrease")
+            raise DamagedFileError(f"{self.source.location}: the offsets of field {column.name} decrease")
         return ends
 
     def same_pages(self, one: PageColumn, other: PageColumn, start: int, stop: int) -> bool:
@@ -359,7 +326,7 @@ class _Work:
         data = bytes(self.fetch(page.offset, page.stored_size))
         if page.has_checksum and xxhash.xxh3_64_digest(data[: page.size])[::-1] != data[page.size :]:
             raise DamagedFileError(
-                f"{self.location}: the page of field {column.name} at byte {page.offset} fails its checksum"
+                f"{self.source.location}: the page of field {column.name} at byte {page.offset} fails its checksum"
             )
         return data[: page.size]
 
@@ -372,19 +339,15 @@ class _Work:
         if len(content) == size:
             seen.add((UNCOMPRESSED, False))
         else:
-            content = self._inflated(column, page, content, size, seen)
+            try:
+                content = inflate(content, 0, size, size, checked=self.checked and not page.has_checksum, seen=seen)
+            except UnexpectedFormError:
+                raise
+            except ValueError as error:
+                what = f"the page of field {column.name} at byte {page.offset} is damaged ({error})"
+                raise DamagedFileError(f"{self.source.location}: {what}") from error
         self.seen |= {(name, verified or page.has_checksum) for name, verified in seen}
         return np.frombuffer(content, np.uint8)
-
-    def _inflated(self, column: PageColumn, page: Page, stored: Buffer, size: int, seen: Seen) -> Buffer:
-        """Inflate a page."""
-        try:
-            return inflate(stored, 0, size, size, checked=self.checked and not page.has_checksum, seen=seen)
-        except UnexpectedFormError:
-            raise
-        except ValueError as error:
-            what = f"the page of field {column.name} at byte {page.offset} is damaged ({error})"
-            raise DamagedFileError(f"{self.location}: {what}") from error
 
 
 def _result_dtype(column: PageColumn) -> np.dtype[Any]:
