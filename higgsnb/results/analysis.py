@@ -21,21 +21,7 @@ if TYPE_CHECKING:
 
 
 def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = None) -> Tally:
-    """Read a chunk of events, select, and count.
-
-    Parameters
-    ----------
-    chunk
-        Which entries of which file.
-    selection
-        What to keep.
-    skims_folder
-        Where skims are kept, see `skims`; None: none are read or made.
-
-    Returns
-    -------
-    Tally
-        Counts, cutflow and candidates of these events.
+    """Read a chunk of events, select, and count; skims are read from and kept in ``skims_folder``, see `skims`.
 
     Raises
     ------
@@ -50,6 +36,14 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
+    sections: dict[str, Any] = {}
+    if segments is not None and len(segments.keys):
+        first, last = int(segments.keys[0]), int(segments.keys[-1])
+        sections["spans"] = {file: (Span(chunk.start, chunk.stop, first, last),)}
+        certain = np.unique(segments.keys[_certain(chunk, segments)])
+        if len(certain):
+            sections["sections"] = {index: certain}
+            sections["scattered"] = {file: certain} if segments.scattered else {}
     return Tally(
         ranges={file: ((chunk.start, chunk.stop),)},
         counts={index: histograms.fill(table.variables)},
@@ -59,7 +53,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         not_applied={index: frozenset(missing_quantities(read.leptons))},
         readers={file: frozenset({(read.reader, read.integrity)})},
         blocks=(table,) if len(table.run) else (),
-        **_seen(chunk, segments),
+        **sections,
     )
 
 
@@ -83,7 +77,7 @@ def sections_of(chunk: Chunk) -> Integers | None:
 
 
 def _certain(chunk: Chunk, segments: Segments) -> npt.NDArray[np.bool_]:
-    """Say which segments are certified: all, if there is no golden JSON."""
+    """Return which segments are certified: all, if there is no golden JSON."""
     if chunk.golden_json is None:
         return np.ones(len(segments.keys), np.bool_)
     return datasets.kept_mask(chunk.golden_json, chunk.mask).holds(segments.keys)
@@ -105,20 +99,6 @@ def certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:
     return read._replace(leptons=_keep(read.leptons, kept), entries=read.entries[kept]), n_events, segments
 
 
-def _seen(chunk: Chunk, segments: Segments | None) -> dict[str, Any]:
-    """Return the fields of a `Tally` that tell the lumi sections of a chunk; none of one without any event."""
-    if segments is None or not len(segments.keys):
-        return {}
-    file = (chunk.dataset_index, chunk.file_index)
-    first, last = int(segments.keys[0]), int(segments.keys[-1])
-    found: dict[str, Any] = {"spans": {file: (Span(chunk.start, chunk.stop, first, last),)}}
-    sections = np.unique(segments.keys[_certain(chunk, segments)])
-    if len(sections):
-        found["sections"] = {chunk.dataset_index: sections}
-        found["scattered"] = {file: sections} if segments.scattered else {}
-    return found
-
-
 def _keep(leptons: Leptons, which: Integers) -> Leptons:
     """Return the leptons of some events only."""
     columns: dict[str, Any] = {name: getattr(leptons, name)[which] for name in ("run", "luminosity_block", "event")}
@@ -135,12 +115,14 @@ def _keep(leptons: Leptons, which: Integers) -> Leptons:
 
 def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
     """Return the rows of the selected candidates with all that is stored of them."""
-    leptons, n, index = read.leptons, len(candidates.channel), candidates.event_index
+    leptons, lepton, n, index = read.leptons, candidates.lepton, len(candidates.channel), candidates.event_index
     is_muon = candidates.flavour == MUON
-    columns = {
-        name: _pick(leptons, name, candidates.lepton, is_muon) for name in ("pt", "eta", "phi", "mass", "charge")
-    }
-    charge = columns["charge"].astype(np.int8)
+    columns = {}
+    for name in ("pt", "eta", "phi", "mass", "charge"):
+        muons, electrons = getattr(leptons, f"muon_{name}"), getattr(leptons, f"electron_{name}")
+        columns[name] = np.empty(lepton.shape, muons.dtype)
+        columns[name][is_muon], columns[name][~is_muon] = muons[lepton[is_muon]], electrons[lepton[~is_muon]]
+    columns["charge"] = columns["charge"].astype(np.int8)
     return Table(
         dataset=np.full(n, chunk.dataset_index, np.int16),
         file=np.full(n, chunk.file_index, np.int32),
@@ -152,21 +134,9 @@ def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
         mass_4l=candidates.mass_4l,
         mass_z1=candidates.mass_z1,
         mass_z2=candidates.mass_z2,
-        pt=columns["pt"],
-        eta=columns["eta"],
-        phi=columns["phi"],
-        mass=columns["mass"],
-        charge=charge,
-        pdg_id=(-charge * candidates.flavour).astype(np.int8),
+        **columns,
+        pdg_id=(-columns["charge"] * candidates.flavour).astype(np.int8),
     )
-
-
-def _pick(leptons: Leptons, quantity: str, lepton: Integers, is_muon: npt.NDArray[np.bool_]) -> npt.NDArray[Any]:
-    """Return a quantity of the chosen leptons, (n, 4), from the muon or the electron column."""
-    muons, electrons = getattr(leptons, f"muon_{quantity}"), getattr(leptons, f"electron_{quantity}")
-    picked = np.empty(lepton.shape, muons.dtype)
-    picked[is_muon], picked[~is_muon] = muons[lepton[is_muon]], electrons[lepton[~is_muon]]
-    return picked
 
 
 # Computed now and kept: the code as it was loaded, not as it may be edited while this process runs.
