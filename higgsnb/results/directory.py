@@ -23,32 +23,25 @@ LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")
 
 
 def write(result: Result, folder: str | Path, *, run: dict[str, Any]) -> list[Path]:
-    """Write a result directory.
+    """Write a result, complete or not, and return the files: `plots.save` adds the figure to them.
 
-    Parameters
-    ----------
-    result
-        What was found, complete or not; what is not complete says so in every file.
-    folder
-        Where to; made if it does not exist, files of the same names are replaced.
-    run
-        What differs from run to run (times, machine): the ``run`` block of ``result.json``.
-
-    Returns
-    -------
-    list of Path
-        The files written: ``result.json``, ``histograms.json``, ``candidates.parquet``. `plots.save` adds the figure.
+    ``folder`` is made if it does not exist, and files of the same names in it are replaced. What is not complete says
+    so in every file. ``run`` is what differs from run to run (times, machine), a block of ``result.json``.
     """
+    import pyarrow.parquet as pq
+
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     label = {"complete": result.complete, "coverage": coverage(result), "simulated": result.simulated}
     written = [folder / name for name in ("result.json", "histograms.json", "candidates.parquet")]
     with atomic_write(written[0]) as temporary:
-        _write_json({**document(result), "run": run}, temporary)
+        content = {**document(result), "run": run}
+        text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
+        temporary.write_text(text + "\n", encoding="utf-8")
     with atomic_write(written[1]) as temporary:
         histograms.save(result.histograms, temporary, label)
     with atomic_write(written[2]) as temporary:
-        _write_parquet(result, temporary)
+        pq.write_table(candidates_table(result), temporary, compression="gzip")
     return written
 
 
@@ -71,22 +64,35 @@ def prepare(folder: Path) -> None:
 
 
 def document(result: Result) -> dict[str, Any]:
-    """Return the content of ``result.json`` without its ``run`` block.
+    """Return the content of ``result.json`` without its ``run`` block: the same for the same inputs, however it ran.
 
-    The same for the same inputs, whatever the backend.
+    Lumi sections are in the form of a golden JSON, ``{run: [[first, last], …]}``, by dataset.
     """
+    luminosity = {"source": result.luminosity.source, "shares": result.luminosity.shares}
+    if result.campaign.has_sections:
+        luminosity["processed"] = {name: sections.ranges() for name, sections in result.luminosity.processed.items()}
+        luminosity["lost"] = {name: sections.ranges() for name, sections in result.luminosity.lost.items()}
+    without_table = {name: sections.ranges() for name, sections in result.luminosity.without_table.items()}
     return {
         "schema_version": SCHEMA_VERSION,
         "complete": result.complete,
         "simulated": result.simulated,
         "coverage": coverage(result),
-        "luminosity": luminosity(result),
+        "luminosity": luminosity,
         "failed": [failure.as_dict() for failure in result.failed],
         "yields": _plain(result.yields),
         "windows": {name: _plain(yields) for name, yields in result.windows.items()},
         "unpredicted": list(result.missing_simulation),
         "cutflow": result.cutflow,
-        "notes": notes(result),
+        "notes": {
+            "unusable_values": result.invalid_values,
+            "cuts_not_applied": result.not_applied,
+            "outside_golden_json": result.rejected_by_golden_json,
+            "duplicates_removed": result.duplicates_removed,
+            "empty_files": list(result.empty_files),
+            "luminosity": list(result.luminosity.notes),
+            "sections_without_luminosity": without_table,
+        },
         "provenance": result.provenance,
     }
 
@@ -96,46 +102,8 @@ def coverage(result: Result) -> dict[str, list[float]]:
     return {name: list(pair) for name, pair in result.coverage._asdict().items()}
 
 
-def luminosity(result: Result) -> dict[str, Any]:
-    """Return how the processed luminosity was found, and processed and lost lumi sections where they are noted.
-
-    The sections of each dataset in the form of a golden JSON, ``{run: [[first, last], …]}``.
-    """
-    found: dict[str, Any] = {"source": result.luminosity.source, "shares": result.luminosity.shares}
-    if result.campaign.has_sections:
-        found["processed"] = {name: sections.ranges() for name, sections in result.luminosity.processed.items()}
-        found["lost"] = {name: sections.ranges() for name, sections in result.luminosity.lost.items()}
-    return found
-
-
-def notes(result: Result) -> dict[str, Any]:
-    """Return what a reader should know of the events.
-
-    Per dataset, invalid values, cuts not applied, events rejected by the golden JSON, and empty files.
-    """
-    return {
-        "unusable_values": result.invalid_values,
-        "cuts_not_applied": result.not_applied,
-        "outside_golden_json": result.rejected_by_golden_json,
-        "duplicates_removed": result.duplicates_removed,
-        "empty_files": list(result.empty_files),
-        "luminosity": list(result.luminosity.notes),
-        "sections_without_luminosity": {
-            name: sections.ranges() for name, sections in result.luminosity.without_table.items()
-        },
-    }
-
-
 def _plain(yields: Any) -> dict[str, dict[str, dict[str, float]]]:
-    """Return yields as plain dictionaries."""
     return {process: {channel: one._asdict() for channel, one in per.items()} for process, per in yields.items()}
-
-
-def _write_json(content: dict[str, Any], path: Path) -> None:
-    """Write JSON with sorted keys."""
-    path.write_text(
-        json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
 
 
 def candidates_table(result: Result) -> pa.Table:
@@ -169,10 +137,3 @@ def candidates_table(result: Result) -> pa.Table:
         "campaign": campaign.name,
     }
     return pa.table({**columns, **text}).replace_schema_metadata(label)
-
-
-def _write_parquet(result: Result, path: Path) -> None:
-    """Write the candidates as Parquet."""
-    import pyarrow.parquet as pq
-
-    pq.write_table(candidates_table(result), path, compression="gzip")
