@@ -107,22 +107,17 @@ def fill(variables: Variables) -> Integers:
     """
     counts = np.zeros((len(CHANNELS), SIZE), np.int64)
     for index, one in enumerate(AXES):
-        counts[:, _STARTS[index] : _STARTS[index + 1]] = _fill_axis(one, variables)
+        values, width = getattr(variables, one.variable), one.bins + 2
+        channel = np.broadcast_to(variables.channel.reshape(-1, *(1,) * (values.ndim - 1)), values.shape)
+        finite = np.isfinite(values)
+        bins = np.searchsorted(one.edges, values[finite].astype(np.float64), side="right")  # 0 is the underflow
+        filled = np.bincount(channel[finite] * np.int64(width) + bins, minlength=len(CHANNELS) * width)
+        counts[:, _STARTS[index] : _STARTS[index + 1]] = filled.reshape(len(CHANNELS), width)
     counts[:, _TOTAL] = np.bincount(variables.channel, minlength=len(CHANNELS))
     for index, (_, low, high) in enumerate(WINDOWS):
         inside = (low <= variables.mass_4l) & (variables.mass_4l < high)
         counts[:, _TOTAL + 1 + index] = np.bincount(variables.channel[inside], minlength=len(CHANNELS))
     return counts
-
-
-def _fill_axis(one: Axis, variables: Variables) -> Integers:
-    """Return the counts of one histogram, (3, bins + 2), with underflow first and overflow last."""
-    values = getattr(variables, one.variable)
-    channel = np.broadcast_to(variables.channel.reshape(-1, *(1,) * (values.ndim - 1)), values.shape)
-    finite = np.isfinite(values)
-    bins = np.searchsorted(one.edges, values[finite].astype(np.float64), side="right")
-    width = one.bins + 2
-    return np.bincount(channel[finite] * np.int64(width) + bins, minlength=3 * width).reshape(3, width)
 
 
 def counts_of(counts: Integers, name: str) -> Integers:
@@ -143,41 +138,26 @@ def in_window(counts: Integers, window: str) -> Integers:
 
 def to_hist(counts: Mapping[str, Integers]) -> dict[str, hist.Hist[Any]]:
     """Return `hist.Hist` objects with the axes dataset, channel and variable, from the counts of each dataset."""
-    return {one.name: _to_hist(one, counts) for one in AXES}
-
-
-def _to_hist(one: Axis, counts: Mapping[str, Integers]) -> hist.Hist[Any]:
-    """Return one histogram over all datasets."""
     import hist
 
-    result = hist.Hist(
-        hist.axis.StrCategory(list(counts), name="dataset", label="dataset", growth=not counts),
-        hist.axis.StrCategory(CHANNELS, name="channel", label="channel"),
-        hist.axis.Regular(one.bins, one.start, one.stop, name=one.variable, label=one.title),
-        storage=hist.storage.Int64(),
-        name=one.name,
-        label=one.title,
-    )
-    for index, array in enumerate(counts.values()):
-        result.view(flow=True)[index, : len(CHANNELS), :] = counts_of(array, one.name)
-    return result
+    found = {}
+    for one in AXES:
+        found[one.name] = hist.Hist(
+            hist.axis.StrCategory(list(counts), name="dataset", label="dataset", growth=not counts),
+            hist.axis.StrCategory(CHANNELS, name="channel", label="channel"),
+            hist.axis.Regular(one.bins, one.start, one.stop, name=one.variable, label=one.title),
+            storage=hist.storage.Int64(),
+            name=one.name,
+            label=one.title,
+        )
+        for index, array in enumerate(counts.values()):
+            found[one.name].view(flow=True)[index, : len(CHANNELS), :] = counts_of(array, one.name)
+    return found
 
 
 def save(histograms: Mapping[str, hist.Hist[Any]], path: Path, metadata: Mapping[str, Any]) -> None:
-    """Write histograms as UHI JSON.
-
-    ``{"histograms": {name: …}, **metadata}``, sorted keys, the same bytes for the same counts.
-    """
+    """Write histograms as UHI JSON, ``{"histograms": {name: …}, **metadata}``: the same bytes for the same counts."""
     from uhi.io.json import default
 
     document = {"histograms": {name: one._to_uhi_() for name, one in histograms.items()}, **metadata}
     path.write_text(json.dumps(document, default=default, sort_keys=True, indent=None) + "\n", encoding="utf-8")
-
-
-def load(path: Path) -> dict[str, hist.Hist[Any]]:
-    """Read the histograms that `save` wrote."""
-    import hist
-    from uhi.io.json import object_hook
-
-    document = json.loads(path.read_text(encoding="utf-8"), object_hook=object_hook)
-    return {name: hist.Hist(one) for name, one in document["histograms"].items()}
