@@ -77,7 +77,6 @@ def kept_reader(
         return preselected.open_preselected(
             location,
             preselected.columns_for(BRANCHES),
-            tree=TREE,
             check=(lambda tree: check_branches(tree, location)) if unchecked else None,
             checked=not verified,
             remote=remote,

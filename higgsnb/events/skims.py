@@ -29,8 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-PER_EVENT = ("run", "luminosity_block", "event")
-
 
 def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
     """Return the path of a chunk's skim; ``identity`` tells its file from any other: checksum, or place and state."""
@@ -57,7 +55,7 @@ def save(read: Read, path: Path) -> None:
     leptons, columns = read.leptons, {"entry": pa.array(read.entries)}
     for name in Leptons._fields:
         values = getattr(leptons, name)
-        if name in PER_EVENT:
+        if name in ("run", "luminosity_block", "event"):
             columns[name] = pa.array(values)
         elif not name.endswith("_offsets"):
             offsets = getattr(leptons, f"{name.partition('_')[0]}_offsets").astype(np.int32)

@@ -150,13 +150,6 @@ def test_threads_can_share_a_reader(tmp_path: Path) -> None:
             assert same(found, plainly(path, start, stop))
 
 
-def test_caller_decides_which_events_have_enough(tmp_path: Path) -> None:
-    path = write_tree(tmp_path / "events.root", Events.random(200))
-    with open_preselected(path, COLUMNS, preselection=lambda muons, electrons: muons + electrons == 3) as reader:
-        found = reader.read()
-    assert set(np.diff(found.muon_offsets) + np.diff(found.electron_offsets)) == {3}
-
-
 # --- What is not the plain form
 
 

@@ -19,7 +19,7 @@ contradiction is a `DamagedFileError`. A tree that is valid but different (``std
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -237,9 +237,6 @@ def four_leptons(n_muons: Integers, n_electrons: Integers) -> npt.NDArray[np.boo
     return passed
 
 
-Preselection = Callable[[Integers, Integers], npt.NDArray[np.bool_]]
-
-
 @dataclass(frozen=True)
 class _Window:
     """Entries that are read together, and the baskets of each branch that hold them."""
@@ -266,9 +263,8 @@ class OpenFile:
 class BasketReader(OpenFile):
     """An open uproot ``TTree``, ready to read any range of its entries, also from several threads at once.
 
-    ``source`` has the bytes of the same file, and is closed together with the reader. ``preselection`` is given muons
-    and electrons per event and returns which events to read. ``checked`` says whether to verify the checksum of every
-    block that has one; False is for files that were verified as a whole.
+    ``source`` has the bytes of the same file, and is closed together with the reader. The checksum of every block that
+    has one is verified if ``checked``; False is for files that were verified as a whole.
 
     Raises
     ------
@@ -280,20 +276,11 @@ class BasketReader(OpenFile):
 
     name = "baskets"
 
-    def __init__(
-        self,
-        tree: Any,
-        source: ByteSource,
-        columns: Columns,
-        *,
-        preselection: Preselection = four_leptons,
-        checked: bool = True,
-    ) -> None:
+    def __init__(self, tree: Any, source: ByteSource, columns: Columns, *, checked: bool = True) -> None:
         self.uuid = str(tree.file.uuid)
         self.columns = columns
         self.n_entries = int(tree.num_entries)
         self._source = source
-        self._preselection = preselection
         self._checked = checked
         self._branches = {name: branch_baskets(tree[name]) for name in columns.names}
         counters = {name: counter for counter, names in columns.jagged.items() for name in names}
@@ -329,7 +316,7 @@ class BasketReader(OpenFile):
         kept: dict[str, dict[int, Buffer]] = {name: {} for name in self._branches}
         for window, following, fetch in self._fetched(plan):
             work = _Work(self._branches, window, following, fetch, kept, self._checked, self._source.location)
-            yield _read_window(work, self.columns, self._preselection)
+            yield _read_window(work, self.columns)
 
     def flat(self, name: str, start: int, stop: int) -> Array:
         """Return a flat branch of all entries ``start`` to ``stop``; raises as `read` does, for this branch only."""
@@ -449,13 +436,13 @@ class _Work:
         return inflate(raw, head.key_length, head.object_length, size, checked=self.checked, seen=self.seen)
 
 
-def _read_window(work: _Work, columns: Columns, preselection: Preselection) -> Preselected:
+def _read_window(work: _Work, columns: Columns) -> Preselected:
     """Read the counters, preselect events, and read their values."""
     window = work.window
     first, last = window.counted
     counts = {name: _counts(work, name) for name in columns.jagged}
     here = slice(window.start - first, window.stop - first)
-    selected = np.flatnonzero(preselection(*(counts[name][here] for name in columns.jagged)))
+    selected = np.flatnonzero(four_leptons(*(counts[name][here] for name in columns.jagged)))
     entries = selected + window.start
     found = {name: work.gather(name, work.edges(name), entries) for name in columns.flat}
     offsets = []
@@ -502,17 +489,17 @@ def joined(parts: list[Preselected], dtypes: Mapping[str, np.dtype[Any]]) -> Pre
     if not parts:
         empty = {name: np.empty(0, dtype) for name, dtype in dtypes.items()}
         return Preselected(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(1, np.int64), empty, 0, Notes())
+    muon_offsets, electron_offsets = (
+        np.concatenate(([0], np.cumsum(np.concatenate([np.diff(getattr(part, name)) for part in parts]))))
+        for name in ("muon_offsets", "electron_offsets")
+    )
     return Preselected(
         entries=np.concatenate([part.entries for part in parts]),
-        muon_offsets=_joined_offsets([part.muon_offsets for part in parts]),
-        electron_offsets=_joined_offsets([part.electron_offsets for part in parts]),
+        muon_offsets=muon_offsets,
+        electron_offsets=electron_offsets,
         columns={name: np.concatenate([part.columns[name] for part in parts]) for name in dtypes},
         n_read=sum(part.n_read for part in parts),
-        notes=reduce(Notes.__or__, [part.notes for part in parts]),
+        notes=Notes(
+            frozenset().union(*(part.notes.codecs for part in parts)), all(part.notes.verified for part in parts)
+        ),
     )
-
-
-def _joined_offsets(parts: list[Integers]) -> Integers:
-    """Join the offsets of consecutive pieces."""
-    lengths = np.cumsum([0, *(part[-1] for part in parts)])
-    return np.concatenate([np.zeros(1, np.int64), *(part[1:] + n for part, n in zip(parts, lengths[:-1], strict=True))])

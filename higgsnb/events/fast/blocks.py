@@ -83,26 +83,20 @@ class LocalBlocks:
 class RemoteBlocks:
     """A file read through a function ``pread(offset, size) -> bytes``, in few and large requests.
 
-    Ranges less than ``gap`` bytes apart are asked for together, up to ``largest`` bytes a request, and ``connections``
-    requests run at once. Retrying is left to ``pread``.
+    Ranges less than ``gap`` bytes apart are asked for together, up to ``largest`` bytes a request, and four requests
+    run at once. Retrying is left to ``pread``.
     """
 
     remote = True
 
     def __init__(
-        self,
-        location: str,
-        pread: Callable[[int, int], bytes],
-        *,
-        gap: int = 128 * 1024,
-        largest: int = 8 * 1024 * 1024,
-        connections: int = 4,
+        self, location: str, pread: Callable[[int, int], bytes], *, gap: int = 128 * 1024, largest: int = 8 * 1024**2
     ) -> None:
         self.location = location
         self._pread = pread
         self._gap = gap
         self._largest = largest
-        self._pool = ThreadPoolExecutor(connections, thread_name_prefix="baskets")
+        self._pool = ThreadPoolExecutor(4, thread_name_prefix="baskets")
         self.close = weakref.finalize(self, self._pool.shutdown, wait=False, cancel_futures=True)
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
@@ -247,9 +241,6 @@ class Notes:
     def of(cls, seen: Iterable[tuple[str, bool]]) -> Notes:
         """Return the notes of a read from what was ``seen``."""
         return cls(frozenset(name for name, _ in seen), all(verified for _, verified in seen))
-
-    def __or__(self, other: Notes) -> Notes:
-        return Notes(self.codecs | other.codecs, self.verified and other.verified)
 
 
 def inflate(raw: Buffer, start: int, size: int, wanted: int, *, checked: bool, seen: Seen) -> Buffer:

@@ -30,7 +30,6 @@ from higgsnb.events.fast.baskets import (
     Integers,
     OpenFile,
     Preselected,
-    Preselection,
     elements_of,
     four_leptons,
     joined,
@@ -53,18 +52,13 @@ _CHECKSUM = 8
 
 @dataclass(frozen=True)
 class Page:
-    """One page: its position in the file and the elements it holds, counted from the start of its cluster."""
+    """One page: its bytes in the file, with the checksum, and its elements, counted from the start of the cluster."""
 
     offset: int
     size: int
     has_checksum: bool
     start: int
     stop: int
-
-    @property
-    def stored_size(self) -> int:
-        """Bytes in the file, with the checksum."""
-        return self.size + (_CHECKSUM if self.has_checksum else 0)
 
 
 @dataclass(frozen=True)
@@ -109,7 +103,7 @@ class _Schema:
         number = self._field(name)
         if self._fields[number].struct_role != _LEAF or self._fields[number].type_name.startswith("std::string"):
             raise UnexpectedFormError(f"field {name} is a {self._fields[number].type_name or 'record'}, not one number")
-        return self._column(self._source(number), name)
+        return self._column(number, name)
 
     def jagged(self, name: str) -> JaggedField:
         """Find the columns of a field with several values per event."""
@@ -118,21 +112,17 @@ class _Schema:
         roles = [self._fields[i].struct_role for i in (number, *children)]
         if roles != [_COLLECTION, _LEAF]:
             raise UnexpectedFormError(f"field {name} is a {self._fields[number].type_name}, not a list of numbers")
-        return JaggedField(self._column(self._source(number), name), self._column(self._source(children[0]), name))
+        return JaggedField(self._column(number, name), self._column(children[0], name))
 
     def _field(self, name: str) -> int:
         if name not in self._top:
             raise KeyError(f"field {name} does not exist; there are {len(self._top)} fields")
         return self._top[name]
 
-    def _source(self, number: int) -> int:
-        """Return the field that holds the data of a projected field."""
-        record = self._fields[number]
-        return int(record.source_field_id) if record.flags & _PROJECTED else number
-
     def _column(self, number: int, name: str) -> PageColumn:
-        """Return the only column of a field."""
-        columns = self._columns.get(number, [])
+        """Return the only column of a field, or of the one that has the data of a projected field."""
+        record = self._fields[number]
+        columns = self._columns.get(int(record.source_field_id) if record.flags & _PROJECTED else number, [])
         if len(columns) != 1:
             raise UnexpectedFormError(f"field {name} has {len(columns)} columns instead of one")
         (number,) = columns
@@ -163,8 +153,8 @@ def _pages(cluster: Any, number: int, name: str) -> tuple[Page, ...]:
         if not record.num_elements > 0 or not record.locator.num_bytes > 0:
             raise DamagedFileError(f"field {name} has a page of {record.num_elements} elements")
         start, stop = stop, stop + int(record.num_elements)
-        locator = record.locator
-        pages.append(Page(int(locator.offset), int(locator.num_bytes), bool(record.has_checksum), start, stop))
+        size = int(record.locator.num_bytes) + (_CHECKSUM if record.has_checksum else 0)
+        pages.append(Page(int(record.locator.offset), size, bool(record.has_checksum), start, stop))
     return tuple(pages)
 
 
@@ -176,20 +166,11 @@ class PageReader(OpenFile):
 
     name = "pages"
 
-    def __init__(
-        self,
-        ntuple: Any,
-        source: ByteSource,
-        columns: Columns,
-        *,
-        preselection: Preselection = four_leptons,
-        checked: bool = True,
-    ) -> None:
+    def __init__(self, ntuple: Any, source: ByteSource, columns: Columns, *, checked: bool = True) -> None:
         self.uuid = str(ntuple.file.uuid)
         self.columns = columns
         self.n_entries = int(ntuple.num_entries)
         self._source = source
-        self._preselection = preselection
         self._checked = checked
         schema = _Schema(ntuple)
         self._flat = {name: schema.flat(name) for name in columns.flat}
@@ -238,7 +219,7 @@ class PageReader(OpenFile):
         work.prepare([page for column in shared.values() for page in work.touched(column, *around)])
         ends = {c: self._ends(work, fields, start - origin, stop - origin) for c, fields in self._jagged.items()}
         counts = {counter: np.diff(edges) for counter, edges in ends.items()}
-        selected = np.flatnonzero(self._preselection(*(counts[counter] for counter in self.columns.jagged)))
+        selected = np.flatnonzero(four_leptons(*(counts[counter] for counter in self.columns.jagged)))
         wanted = {name: (column, selected + (start - origin)) for name, column in self._flat.items()}
         offsets = []
         for counter, fields in self._jagged.items():
@@ -278,7 +259,7 @@ class _Work:
 
     def prepare(self, pages: list[Page]) -> None:
         """Ask for the bytes of some pages, the only ones that can be read until the next call."""
-        self.fetch: Fetch = self.source.fetch([(page.offset, page.stored_size) for page in pages])
+        self.fetch: Fetch = self.source.fetch([(page.offset, page.size) for page in pages])
 
     def ends(self, column: PageColumn, start: int, stop: int) -> Integers:
         """Return the offsets of entries ``start`` to ``stop`` within the cluster, with the one before: (n + 1,)."""
@@ -323,12 +304,15 @@ class _Work:
 
     def _stored(self, column: PageColumn, page: Page) -> bytes:
         """Return the bytes of a page as they are in the file, after comparing its checksum."""
-        data = bytes(self.fetch(page.offset, page.stored_size))
-        if page.has_checksum and xxhash.xxh3_64_digest(data[: page.size])[::-1] != data[page.size :]:
+        data = bytes(self.fetch(page.offset, page.size))
+        if not page.has_checksum:
+            return data
+        content, checksum = data[:-_CHECKSUM], data[-_CHECKSUM:]
+        if xxhash.xxh3_64_digest(content)[::-1] != checksum:
             raise DamagedFileError(
                 f"{self.source.location}: the page of field {column.name} at byte {page.offset} fails its checksum"
             )
-        return data[: page.size]
+        return content
 
     def _content(self, column: PageColumn, page: Page) -> npt.NDArray[np.uint8]:
         """Return the uncompressed bytes of a page."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from higgsnb.datasets import RemoteFile
-from higgsnb.events.fast.baskets import BasketReader, Columns, Preselected, Preselection, four_leptons
+from higgsnb.events.fast.baskets import BasketReader, Columns, Preselected
 from higgsnb.events.fast.blocks import ByteSource, LocalBlocks, RemoteBlocks, UnexpectedFormError
 from higgsnb.events.fast.pages import PageReader
+from higgsnb.events.schema import TREE
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 
 _READERS: dict[str, type[BasketReader | PageReader]] = {"TTree": BasketReader, "ROOT::RNTuple": PageReader}
-METADATA_BUFFER = 256 * 1024
-"""Bytes requested at a time while uproot reads a remote file's header and list of baskets."""
 _TYPES = {
     "run": np.int64,
     "luminosity_block": np.int64,
@@ -35,13 +34,11 @@ def open_preselected(
     location: str | Path,
     columns: Columns,
     *,
-    tree: str = "Events",
-    preselection: Preselection = four_leptons,
     check: Callable[[Any], None] | None = None,
     checked: bool = True,
     remote: RemoteFile | None = None,
 ) -> BasketReader | PageReader:
-    """Open ``tree`` of a file for reading its preselected events; ``remote`` reads the file if it is not local.
+    """Open the tree of a file for reading its preselected events; ``remote`` reads the file if it is not local.
 
     ``check`` is called with uproot's tree and may raise an error.
 
@@ -56,17 +53,18 @@ def open_preselected(
     """
     import uproot
 
-    what = location if remote is None else io.BufferedReader(remote, METADATA_BUFFER)
+    # Remote headers and lists of baskets are requested 256 kB at a time.
+    what = location if remote is None else io.BufferedReader(remote, 256 * 1024)
     with uproot.open(what, array_cache=None, object_cache=None, custom_classes=own_classes()) as opened:
-        found = opened[tree]
+        found = opened[TREE]
         if check is not None:
             check(found)
         reader = _READERS.get(found.classname)
         if reader is None:
-            raise UnexpectedFormError(f"{tree} in {location} is a {found.classname}, neither TTree nor RNTuple")
+            raise UnexpectedFormError(f"{TREE} in {location} is a {found.classname}, neither TTree nor RNTuple")
         source: ByteSource = LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread)
         try:
-            return reader(found, source, columns, preselection=preselection, checked=checked)
+            return reader(found, source, columns, checked=checked)
         except BaseException:
             source.close()
             raise
@@ -99,18 +97,12 @@ def own_classes() -> MutableMapping[str, Any]:
 
 def columns_for(branches: Mapping[str, str]) -> Columns:
     """Return the `Columns` behind a table of `Leptons` fields and their branches, such as `events.BRANCHES`."""
-    counters = {branches[f"{flavour}_offsets"] for flavour in ("muon", "electron")}
-    chosen = {
-        flavour: tuple(b for f, b in branches.items() if f.startswith(f"{flavour}_") and b not in counters)
+    flat = tuple(branch for name, branch in branches.items() if not name.startswith(("muon_", "electron_")))
+    counted = [
+        tuple(b for name, b in branches.items() if name.startswith(f"{flavour}_") and not name.endswith("_offsets"))
         for flavour in ("muon", "electron")
-    }
-    return Columns(
-        muon_counter=branches["muon_offsets"],
-        electron_counter=branches["electron_offsets"],
-        flat=tuple(b for f, b in branches.items() if not f.startswith(("muon_", "electron_"))),
-        muons=chosen["muon"],
-        electrons=chosen["electron"],
-    )
+    ]
+    return Columns(branches["muon_offsets"], branches["electron_offsets"], flat, *counted)
 
 
 def to_leptons(events: Preselected, branches: Mapping[str, str]) -> Leptons:
