@@ -29,20 +29,11 @@ STACK_ORDER = ("zx", "zz", "higgs")
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Data and prediction in n bins; every array is (n,), or (3, n) by channel.
+    """Data and prediction in n bins with ``edges`` (n + 1,); every other array is (n,), or (3, n) by channel.
 
-    Attributes
-    ----------
-    edges
-        (n + 1,) edges of the bins.
-    data
-        Counts of the data; None if there are no data.
-    stack
-        Expected events of each simulated process, in the order of the campaign; `stack_order` is the one to draw in.
-    variances
-        The variance of each entry of `stack` that comes from the finite number of simulated events.
-    simulated
-        The number of simulated events behind each entry of `stack`.
+    ``data`` are counts, None if there are none. ``stack`` has the expected events of each simulated process, in the
+    order of the campaign (`stack_order` is the one to draw in), ``variances`` their variances from the finite number of
+    simulated events, and ``simulated`` the number of these.
     """
 
     edges: Floats
@@ -100,29 +91,33 @@ class Spectrum:
 
     def yields(self) -> dict[str, dict[str, Yield]]:
         """Return the sums over all bins of a spectrum by channel, per process and channel; the data come last."""
-        found = {
-            process: _yields(counts, self.stack[process], self.variances[process])
-            for process, counts in self.simulated.items()
+        counted: dict[str, tuple[npt.NDArray[Any], ...]] = {
+            name: (counts, self.stack[name], self.variances[name]) for name, counts in self.simulated.items()
         }
-        return found if self.data is None else found | {"data": _yields(self.data, self.data, self.data)}
+        if self.data is not None:
+            counted["data"] = (self.data, self.data, self.data)
+        found = {}
+        for process, arrays in counted.items():
+            sums = (values.sum(axis=1).tolist() for values in arrays)
+            found[process] = {
+                channel: Yield(events, float(mean), float(variance**0.5))
+                for channel, events, mean, variance in zip(CHANNELS, *sums, strict=True)
+            }
+        return found
 
     def _apply(self, function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Spectrum:
-        def each(arrays: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-            return {process: function(values) for process, values in arrays.items()}
-
         data = None if self.data is None else function(self.data)
-        return Spectrum(self.edges, data, each(self.stack), each(self.variances), each(self.simulated))
+        stack, variances, simulated = (
+            {process: function(values) for process, values in arrays.items()}
+            for arrays in (self.stack, self.variances, self.simulated)
+        )
+        return Spectrum(self.edges, data, stack, variances, simulated)
 
 
 def normalise(edges: npt.ArrayLike, counted: Iterable[tuple[Dataset, npt.NDArray[Any], Floats]]) -> Spectrum:
-    """Add up the counts of some datasets by process; simulated ones are multiplied by their weights.
+    """Add up the counts of some datasets, (3, n) by channel, by process.
 
-    Parameters
-    ----------
-    edges
-        (n + 1,) edges of the bins.
-    counted
-        Of each dataset its counts, (3, n) by channel, and its weights, (3,): expected events per counted one.
+    Simulated ones are multiplied by their weights, (3,): expected events per counted one.
     """
     data: Integers | None = None
     stack: dict[str, Floats] = {}
@@ -143,11 +138,3 @@ def normalise(edges: npt.ArrayLike, counted: Iterable[tuple[Dataset, npt.NDArray
 def stack_order(processes: Iterable[str]) -> list[str]:
     """Return processes from the bottom of a stack to its top: unknown ones first, by name, the Higgs boson last."""
     return sorted(processes, key=lambda name: (STACK_ORDER.index(name) if name in STACK_ORDER else -1, name))
-
-
-def _yields(counts: Integers, expected: npt.NDArray[Any], variance: npt.NDArray[Any]) -> dict[str, Yield]:
-    sums = (values.sum(axis=1).tolist() for values in (counts, expected, variance))
-    return {
-        channel: Yield(events, float(mean), float(square**0.5))
-        for channel, events, mean, square in zip(CHANNELS, *sums, strict=True)
-    }
