@@ -30,12 +30,7 @@ FEW_EVENTS = 5
 class Luminosity:
     """The processed luminosity of a result, and the lumi sections behind it.
 
-    Attributes
-    ----------
-    progress, selection
-        How far the files are, and which primary datasets feed a channel.
-    failed_sections
-        By `ChunkKey`: the lumi sections of chunks that failed, where they could be read.
+    ``failed_sections`` are, by `ChunkKey`, those of chunks that failed, where they could be read.
     """
 
     progress: CampaignProgress
@@ -45,10 +40,8 @@ class Luminosity:
     @cached_property
     def _catalogue(self) -> LumiCatalogue | None:
         """The lumi sections of the campaign; None if it names neither golden JSON nor table, or has no data."""
-        campaign = self.progress.campaign
-        return (
-            lumi_catalogue(campaign.golden_json, campaign.luminosity_table) if self.progress.primary_datasets else None
-        )
+        campaign, has_data = self.progress.campaign, bool(self.progress.primary_datasets)
+        return lumi_catalogue(campaign.golden_json, campaign.luminosity_table) if has_data else None
 
     @property
     def source(self) -> str:
@@ -84,27 +77,30 @@ class Luminosity:
         is further counts, which is right as long as the chunks of both are done in the same order, as `datasets.chunks`
         lays them out, and too low if they are not.
         """
-        return {name: self._channel_share(channel) for channel, name in enumerate(CHANNELS)}
-
-    def _channel_share(self, channel: int) -> float:
-        """Return the processed part of the luminosity in one channel."""
-        if not self.progress.primary_datasets:
-            return 1.0
-        feeding = [
-            indices
-            for primary_dataset, indices in self.progress.primary_datasets.items()
-            if channel in self.selection.channels(primary_dataset)
-            and (primary_dataset not in PRIMARY_DATASET_ORDER or primary_dataset in CHANNEL_PRIMARY_DATASETS[channel])
-        ]
-        if self.source == "events":
-            return max((self.progress.fraction(indices) for indices in feeding), default=0.0)
-        return self._recorded(feeding)
+        primary_datasets, found = self.progress.primary_datasets, {}
+        if not primary_datasets:
+            return dict.fromkeys(CHANNELS, 1.0)
+        for channel, channel_name in enumerate(CHANNELS):
+            feeding = [
+                indices
+                for name, indices in primary_datasets.items()
+                if channel in self.selection.channels(name)
+                and (name not in PRIMARY_DATASET_ORDER or name in CHANNEL_PRIMARY_DATASETS[channel])
+            ]
+            if self.source == "events":
+                found[channel_name] = max((self.progress.fraction(indices) for indices in feeding), default=0.0)
+            else:
+                found[channel_name] = self._recorded(feeding)
+        return found
 
     def _recorded(self, primary_datasets: list[list[int]]) -> float:
         """Return the share of the luminosity in the sections that at least one of some primary datasets processed."""
         if self._catalogue is None:
             return 0.0
-        done = [of_primary_dataset(self._statuses[index] for index in indices) for indices in primary_datasets]
+        done = []
+        for indices in primary_datasets:
+            statuses = [self._statuses[index] for index in indices]
+            done.append(union(one.processed for one in statuses) - union(one.lost for one in statuses))
         return self._catalogue.integrated(union(done)) / self._catalogue.total
 
     @property
@@ -228,13 +224,6 @@ class FileSections(NamedTuple):
         return self.entries is not None and at >= self.entries
 
     @property
-    def inner_edges(self) -> list[int]:
-        """Sections of counted entries that have an entry beside them of which nothing is known."""
-        starts, stops = {start for start, _ in self.failed}, {stop for _, stop in self.failed}
-        firsts = [span.first for span in self.spans if span.start > 0 and span.start not in stops]
-        return firsts + [span.last for span in self.spans if span.stop != self.entries and span.stop not in starts]
-
-    @property
     def heads(self) -> list[int]:
         """The section with which the file begins, if its first entry has been counted."""
         return [span.first for span in self.spans if span.start == 0]
@@ -276,7 +265,9 @@ def unfinished(files: Iterable[FileSections], failed: Iterable[Integers]) -> Lum
     edges: list[int] = []  # sections that may have a part in entries of which nothing is known
     for file in files:
         if not file.known:
-            edges += file.inner_edges
+            starts, stops = {start for start, _ in file.failed}, {stop for _, stop in file.failed}
+            edges += [span.first for span in file.spans if span.start > 0 and span.start not in stops]
+            edges += [span.last for span in file.spans if span.stop != file.entries and span.stop not in starts]
             missing += [] if file.scattered is None else [file.scattered]
     for one, following in pairwise(files):
         edges += [] if following.head_known else one.tails
@@ -305,23 +296,12 @@ class LumiStatus(NamedTuple):
 def lumi_accounting(
     everything: LumiList, datasets: Mapping[Name, DatasetSections], *, complete: bool
 ) -> dict[Name, LumiStatus]:
-    """Divide the sections of a primary dataset into processed and lost ones, for each of its datasets.
+    """Divide the sections of a primary dataset into processed and lost ones, for each of its datasets (its eras).
 
-    Parameters
-    ----------
-    everything
-        The sections in golden JSON and table.
-    datasets
-        How far each dataset of the primary dataset is (its eras).
-    complete
-        Whether every event of the primary dataset has been counted.
-
-    Returns
-    -------
-    dict
-        A `LumiStatus` by dataset. Both together are ``everything`` but for the sections that only another dataset of
-        the primary dataset has shown; over all datasets of the primary dataset they are ``everything``. A section
-        without any event is in no file: it counts as processed if the primary dataset is complete, until then as lost.
+    Both together are ``everything`` (the sections in golden JSON and table) but for the sections that only another
+    dataset of the primary dataset has shown; over all of its datasets they are ``everything``. A section without any
+    event is in no file: it counts as processed if the primary dataset is ``complete`` (every event of it has been
+    counted), until then as lost.
     """
     found = {}
     for name, one in datasets.items():
@@ -336,12 +316,6 @@ def union(parts: Iterable[LumiList]) -> LumiList:
     """Return the sections in any of some sets."""
     keys = [part.keys for part in parts]
     return LumiList(np.unique(np.concatenate(keys)) if keys else np.empty(0, np.int64))
-
-
-def of_primary_dataset(statuses: Iterable[LumiStatus]) -> LumiList:
-    """Return the sections of a primary dataset that no dataset of it lost a part of."""
-    statuses = list(statuses)
-    return union(one.processed for one in statuses) - union(one.lost for one in statuses)
 
 
 @dataclass(frozen=True)
