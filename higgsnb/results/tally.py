@@ -172,19 +172,11 @@ def pack(tally: Tally) -> Record:
     )  # fmt: skip
 
 
-def unpack(records: Iterable[Record]) -> list[Tally]:
-    """Return what is in some records, one tally for each dataset.
+def unpack(dataset: int, records: list[Record]) -> Tally:
+    """Return what is in some records of one dataset.
 
     Ranges of entries are not joined, so that `Sum.add` can see whether they overlap.
     """
-    by_dataset: dict[int, list[Record]] = defaultdict(list)
-    for record in records:
-        by_dataset[record.dataset].append(record)
-    return [_unpack(dataset, some) for dataset, some in by_dataset.items()]
-
-
-def _unpack(dataset: int, records: list[Record]) -> Tally:
-    """Return what is in some records of one dataset."""
     ranges: dict[FileKey, list[tuple[int, int]]] = defaultdict(list)
     readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
     ways: dict[tuple[str, str], frozenset[tuple[str, str]]] = {}
@@ -223,13 +215,17 @@ def _unpack(dataset: int, records: list[Record]) -> Tally:
 
 
 def _table(rows: npt.NDArray[np.void]) -> Table:
-    """Return rows in the layout `ROW` as a table."""
     return Table._make(rows[name].astype(ROW[name].base.newbyteorder("=")) for name in Table._fields)
 
 
 def empty_table() -> Table:
     """Return a table without rows."""
     return _table(np.empty(0, ROW))
+
+
+def stacked(tables: Iterable[Table]) -> Table:
+    """Return the rows of some tables, at least one, below each other."""
+    return Table._make(map(np.concatenate, zip(*tables, strict=True)))
 
 
 def _union(some: Sequence[Integers]) -> Integers:
@@ -260,13 +256,13 @@ class Sum:
             If some events are counted in it already. Nothing is added then.
         """
         tallies: list[Tally] = []
-        records: list[Record] = []
+        records: dict[int, list[Record]] = defaultdict(list)
         for part in parts:
             if isinstance(part, Record):
-                records.append(part)
+                records[part.dataset].append(part)
             else:
                 tallies.append(part)
-        tallies += unpack(records)
+        tallies += [unpack(dataset, some) for dataset, some in records.items()]
         ranges: dict[FileKey, list[tuple[int, int]]] = {}
         for tally in tallies:
             for file, some in tally.ranges.items():
@@ -303,7 +299,7 @@ class Sum:
     def tally(self) -> Tally:
         """Return the sum so far, in the order of the catalogue; what is added later does not change it."""
         if len(self._blocks) > 1:
-            self._blocks = [Table._make(map(np.concatenate, zip(*self._blocks, strict=True)))]
+            self._blocks = [stacked(self._blocks)]
         for file, some in self._spans.items():
             self._spans[file] = join_spans(some)
         for dataset, keys in self._sections.items():
@@ -369,27 +365,16 @@ def join_spans(spans: Iterable[Span]) -> list[Span]:
 
 def in_order(blocks: Sequence[Table]) -> Table:
     """Return the rows of some tables in the order of the catalogue."""
-    table = Table._make(map(np.concatenate, zip(*blocks, strict=True))) if blocks else empty_table()
+    table = stacked(blocks) if blocks else empty_table()
     return table.rows(np.lexsort((table.channel, table.entry, table.file, table.dataset)))
 
 
 def find_duplicates(table: Table, precedence: Integers, *, one_per_event: bool) -> npt.NDArray[np.bool_]:
-    """Mark the events of data that occur again.
+    """Return which rows, in the order of the catalogue, are events of data that occur before: (n_rows,) bool.
 
-    Parameters
-    ----------
-    table
-        Rows in the order of the catalogue.
-    precedence
-        Rank of each dataset, (n_datasets,): of equal events the one of lowest rank stays, then the first in the table.
-        Datasets of rank −1 (simulation) are never compared.
-    one_per_event
-        Whether an event is the same whatever its channel; else (run, luminosityBlock, event, channel) is compared.
-
-    Returns
-    -------
-    (n_rows,) bool
-        True for every row but the first of each event.
+    Of equal events the one whose dataset has the lowest rank in ``precedence`` (n_datasets,) is the first, then the one
+    that comes first in the table. Datasets of rank −1 (simulation) are never compared. With ``one_per_event`` an event
+    is the same whatever its channel; else (run, luminosityBlock, event, channel) is compared.
     """
     rank = precedence[table.dataset]
     data = np.flatnonzero(rank >= 0)
