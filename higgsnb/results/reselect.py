@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
-from itertools import pairwise
+from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
@@ -23,7 +24,7 @@ from higgsnb.results import histograms
 from higgsnb.results.analysis import certified
 from higgsnb.results.result import Result
 from higgsnb.results.spectrum import Spectrum, normalise
-from higgsnb.results.tally import Table, empty_table, find_duplicates
+from higgsnb.results.tally import empty_table, find_duplicates, stacked
 from higgsnb.selection import CHANNELS, Cut, Pairings, Preselected, Selection, pairings, rules
 
 if TYPE_CHECKING:
@@ -67,25 +68,15 @@ class DatasetEvents(NamedTuple):
     possible: Integers
 
 
-_PER_EVENT = ("file", "entry", "run", "luminosity_block", "event", "duplicate")
+_IDENTITY = ("file", "entry", "run", "luminosity_block", "event")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Reselection:
-    """What a selection keeps of preselected events.
+    """What a selection keeps of preselected events, for each dataset, by index; duplicates are taken out.
 
-    Attributes
-    ----------
-    events, selection
-        What was selected from, and by which cuts.
-    counts
-        (3, bins of all `AXES`) int64 for each dataset, by index; duplicates taken out.
-    cutflow
-        (3, len(Cut)) int64 for each dataset, by index.
-    selected
-        (n, 2) int64 for each dataset, by index: (event, row of its `Pairings`); duplicates taken out.
-    pairings
-        For each dataset, by index; valid until `PreselectedEvents.select` is called again in the same slot.
+    ``counts`` (3, bins of all `AXES`) and ``cutflow`` (3, len(Cut)) are int64. ``selected`` (n, 2) int64 has the event
+    and the row of ``pairings``, which are valid until `PreselectedEvents.select` is called again in the same slot.
     """
 
     events: PreselectedEvents
@@ -129,15 +120,11 @@ class _Memory:
 
 
 class PreselectedEvents:
-    """The events of a campaign in memory; see `load`.
-
-    Not safe to use from several threads at once.
-    """
+    """The events of a campaign in memory, see `load`; not safe to use from several threads at once."""
 
     def __init__(
         self, basis: Result, parts: Iterable[DatasetEvents], loosest: Selection, workers: int | None = None
     ) -> None:
-        """Keep the events of each dataset; use `load` instead."""
         self.basis = basis
         self.campaign = basis.campaign
         self.parts = _mark_duplicates(self.campaign, list(parts))
@@ -159,17 +146,8 @@ class PreselectedEvents:
     ) -> PreselectedEvents:
         """Read again the events that a result has counted, and keep those that some setting of the cuts accepts.
 
-        Parameters
-        ----------
-        result
-            Which files, which of their entries.
-        loosest
-            A selection whose cuts on leptons are the loosest that will be asked for, other than those on pT, which may
-            be anything. Default: that of the result.
-        skims_folder
-            Where skims are kept between runs, see `skims`; None: the files themselves are read.
-        workers
-            Number of threads; default: one for each core.
+        ``loosest`` has the loosest cuts on leptons that will be asked for, by default those of the result; cuts on pT
+        may be anything. Skims are kept in ``skims_folder``, see `skims`. ``workers`` threads, by default one per core.
 
         Raises
         ------
@@ -182,9 +160,15 @@ class PreselectedEvents:
             raise OptionError("this result has counted no events", "Let the run go on, or look at result.failed.")
         loosest = result.selection if loosest is None else loosest
         with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
-            chunks = list(_chunks(result))
-            pieces = pool.map(partial(_read, loosest=loosest, skims_folder=skims_folder), chunks)
-            parts = _join(zip(chunks, pieces, strict=True))
+            chunks = sorted(_chunks(result), key=lambda chunk: (chunk.dataset_index, chunk.file_index, chunk.start))
+            pieces = list(pool.map(partial(_read, loosest=loosest, skims_folder=skims_folder), chunks))
+        parts = []
+        for index, some in groupby(pieces, key=attrgetter("dataset")):
+            mine = list(some)
+            columns = {name: np.concatenate([getattr(p, name) for p in mine]) for name in (*_IDENTITY, "duplicate")}
+            preselected, n_events = pairings.join([p.preselected for p in mine]), sum(p.n_events for p in mine)
+            possible = sum((p.possible for p in mine), np.zeros((2, 3), np.int64))
+            parts.append(DatasetEvents(index, preselected, **columns, n_events=n_events, possible=possible))
         tally = replace(result.tally, counts={}, cutflow={}, invalid_values={}, blocks=())
         return cls(replace(result, tally=tally), parts, loosest, workers)
 
@@ -208,13 +192,7 @@ class PreselectedEvents:
         return self._weights[selection.algorithm]
 
     def check(self, selection: Selection) -> None:
-        """Raise SelectionError if a selection accepts leptons that were not preselected.
-
-        Raises
-        ------
-        SelectionError
-            Names the cut, its value and the loosest one.
-        """
+        """Raise `SelectionError` if a selection accepts leptons that were not preselected; names the cut."""
         for name in pairings.LEPTON_CUTS:
             value, limit = getattr(selection, name), getattr(self.loosest, name)
             if not name.endswith("_pt_min") and value > limit:
@@ -224,19 +202,12 @@ class PreselectedEvents:
                 )
 
     def select(self, selection: Selection, *, slot: str = "main") -> Reselection:
-        """Apply a selection to all events.
-
-        Parameters
-        ----------
-        selection
-            Not looser, in its cuts on leptons, than ``loosest``.
-        slot
-            Any name. Each slot keeps what the next selection in it can reuse.
+        """Apply a selection to all events; each ``slot``, of any name, keeps what the next selection in it can reuse.
 
         Raises
         ------
         SelectionError
-            If it is looser.
+            If its cuts on leptons are looser than those of ``loosest``.
         """
         self.check(selection)
         # Out of its slot while it is worked on: what an interrupt leaves half done, or still at work, is forgotten.
@@ -246,40 +217,6 @@ class PreselectedEvents:
         calls = [call for part in self.parts for call in self._prepare(part, selection, memories[part.dataset])]
         tasks = list(self._pool.map(lambda call: call(), calls)) if len(calls) > 1 else [call() for call in calls]
         self._memories[slot] = memories
-        return self._without_duplicates(self._sum(tasks, selection, memories))
-
-    # -- the work
-
-    def _prepare(self, part: DatasetEvents, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
-        """Yield the calls that together select one part; each works on a range of its events."""
-        n = len(part.preselected.muons)
-        primary_dataset = self.campaign.datasets[part.dataset].primary_dataset
-        wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(primary_dataset))
-        lepton_cuts = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
-        recipe = (selection.algorithm, selection.z_mass, selection.integer_pairing, *lepton_cuts, *wanted)
-        if selection.one_per_event:
-            memory.pairings = self._paired_once(part, selection.z_mass)
-        elif memory.pairings is None or memory.recipe[:1] == ("open2012",):
-            memory.pairings = pairings.room(part.preselected)
-        work = _Work(part, selection, rules.cuts_of(selection), wanted, memory)
-        options = {"flag": memory.lepton_cuts != lepton_cuts, "pair": memory.recipe != recipe}
-        memory.lepton_cuts, memory.recipe = lepton_cuts, recipe
-        bounds = np.linspace(0, n, max(1, min(2 * self._workers, n // EVENTS_PER_TASK)) + 1).astype(np.int64)
-        for first, last in pairwise(bounds):
-            yield partial(work.run, int(first), int(last), **options)
-
-    def _paired_once(self, part: DatasetEvents, z_mass: float) -> Pairings:
-        """Return the pairings of ``open2012``, which depend on nothing but the mass of the Z boson."""
-        key = (part.dataset, z_mass)
-        if key not in self._all:
-            self._all = {kept: value for kept, value in self._all.items() if kept[1] == z_mass}
-            found = pairings.pair_all(part.preselected, z_mass)
-            pairings.find_bins(found.rows, 0, len(found.rows), _EDGES, _EDGE_ENDS, _WIDTHS)
-            self._all[key] = found
-        return self._all[key]
-
-    def _sum(self, tasks: list[_Counted], selection: Selection, memories: Mapping[int, _Memory]) -> Reselection:
-        """Add up what the tasks have counted, per dataset."""
         found = Reselection(self, selection, {}, {}, {}, {})
         for part in self.parts:
             index = part.dataset
@@ -291,29 +228,57 @@ class PreselectedEvents:
             channels = selection.channels(self.campaign.datasets[index].primary_dataset)
             found.cutflow[index] = pairings.cutflow(passed, part.n_events, enough_stored, channels)
             found.pairings[index] = cast("Pairings", memories[index].pairings)
-        return found
+        return self._without_duplicates(found)
+
+    # -- the work
+
+    def _prepare(self, part: DatasetEvents, selection: Selection, memory: _Memory) -> Iterator[Callable[[], _Counted]]:
+        """Yield the calls that together select one part; each works on a range of its events."""
+        n = len(part.preselected.muons)
+        primary_dataset = self.campaign.datasets[part.dataset].primary_dataset
+        wanted = np.isin(np.arange(len(CHANNELS)), selection.channels(primary_dataset))
+        lepton_cuts = tuple(getattr(selection, name) for name in pairings.LEPTON_CUTS)
+        recipe = (selection.algorithm, selection.z_mass, selection.integer_pairing, *lepton_cuts, *wanted)
+        if selection.one_per_event:  # then the pairings depend on nothing but the mass of the Z boson
+            key = (part.dataset, selection.z_mass)
+            if key not in self._all:
+                self._all = {kept: value for kept, value in self._all.items() if kept[1] == selection.z_mass}
+                paired = pairings.pair_all(part.preselected, selection.z_mass)
+                pairings.find_bins(paired.rows, 0, len(paired.rows), _EDGES, _EDGE_ENDS, _WIDTHS)
+                self._all[key] = paired
+            memory.pairings = self._all[key]
+        elif memory.pairings is None or memory.recipe[:1] == ("open2012",):
+            memory.pairings = pairings.room(part.preselected)
+        work = _Work(part, selection, rules.cuts_of(selection), wanted, memory)
+        options = {"flag": memory.lepton_cuts != lepton_cuts, "pair": memory.recipe != recipe}
+        memory.lepton_cuts, memory.recipe = lepton_cuts, recipe
+        bounds = np.linspace(0, n, max(1, min(2 * self._workers, n // EVENTS_PER_TASK)) + 1).astype(np.int64)
+        for first, last in pairwise(bounds):
+            yield partial(work.run, int(first), int(last), **options)
 
     def _without_duplicates(self, found: Reselection) -> Reselection:
         """Remove events of data that are selected twice, as `Result` does; only `duplicate` events are compared."""
-        rows = [
-            (part, np.flatnonzero(part.duplicate[found.selected[part.dataset][:, 0]]))
-            for part in self.parts
-            if part.duplicate.any()
-        ]
-        if not rows:
+        compared, tables = [], []
+        for part in self.parts:
+            if part.duplicate.any():
+                selected = found.selected[part.dataset]
+                places = np.flatnonzero(part.duplicate[selected[:, 0]])
+                event, row = selected[places].T
+                table = empty_table()._replace(
+                    dataset=np.full(len(event), part.dataset, np.int16),
+                    channel=found.pairings[part.dataset].rows["channel"][row].astype(np.int8),
+                    **{name: getattr(part, name)[event] for name in _IDENTITY},
+                )
+                compared.append((part.dataset, places))
+                tables.append(table)
+        if not tables:
             return found
-        table = _join_tables([_table(part, found, places) for part, places in rows])
-        twice = find_duplicates(
-            table, self.basis_for(found.selection).precedence(), one_per_event=found.selection.one_per_event
-        )
-        stops = np.cumsum([len(places) for _, places in rows])
-        for (part, places), again in zip(rows, np.split(twice, stops[:-1]), strict=True):
-            index = part.dataset
-            gone = found.selected[index][places[again]]
-            bins, channel = (
-                found.pairings[index].rows["bins"][gone[:, 1]],
-                found.pairings[index].rows["channel"][gone[:, 1]],
-            )
+        precedence, one_per_event = self.basis_for(found.selection).precedence(), found.selection.one_per_event
+        twice = find_duplicates(stacked(tables), precedence, one_per_event=one_per_event)
+        stops = np.cumsum([len(places) for _, places in compared])
+        for (index, places), again in zip(compared, np.split(twice, stops[:-1]), strict=True):
+            rows, gone = found.pairings[index].rows, found.selected[index][places[again], 1]
+            bins, channel = rows["bins"][gone], rows["channel"][gone]
             for k in range(len(AXES)):
                 np.subtract.at(found.counts[index], (channel, bins[:, k]), 1)
             found.cutflow[index][:, Cut.UNIQUE] -= np.bincount(channel, minlength=3)
@@ -371,8 +336,7 @@ def _chunks(result: Result) -> Iterator[Chunk]:
         mask = golden_json if dataset.is_data else None
         for start, stop in ranges:
             inner = range((start // CHUNK_EVENTS + 1) * CHUNK_EVENTS, stop, CHUNK_EVENTS)
-            cuts = [start, *inner, stop]
-            for low, high in pairwise(cuts):
+            for low, high in pairwise([start, *inner, stop]):
                 yield Chunk(
                     dataset=dataset.name,
                     dataset_index=d,
@@ -401,17 +365,6 @@ def _read(chunk: Chunk, loosest: Selection, skims_folder: Path | None) -> Datase
     )  # fmt: skip
 
 
-def _join(pieces: Iterable[tuple[Chunk, DatasetEvents]]) -> Iterator[DatasetEvents]:
-    """Join the pieces of each dataset, in the order of the catalogue."""
-    ordered = sorted(pieces, key=lambda piece: (piece[0].dataset_index, piece[0].file_index, piece[0].start))
-    for index in sorted({chunk.dataset_index for chunk, _ in ordered}):
-        mine = [part for chunk, part in ordered if chunk.dataset_index == index]
-        columns = {name: np.concatenate([getattr(part, name) for part in mine]) for name in _PER_EVENT}
-        preselected, n_events = pairings.join([part.preselected for part in mine]), sum(part.n_events for part in mine)
-        possible = sum((part.possible for part in mine), np.zeros((2, 3), np.int64))
-        yield DatasetEvents(dataset=index, preselected=preselected, n_events=n_events, possible=possible, **columns)
-
-
 def _mark_duplicates(campaign: Campaign, parts: list[DatasetEvents]) -> list[DatasetEvents]:
     """Mark the events of data that occur more than once."""
     data = [part for part in parts if campaign.datasets[part.dataset].is_data]
@@ -424,23 +377,3 @@ def _mark_duplicates(campaign: Campaign, parts: list[DatasetEvents]) -> list[Dat
     duplicate[order[1:][same]] = duplicate[order[:-1][same]] = True
     marks = iter(np.split(duplicate, np.cumsum([len(part.run) for part in data])[:-1]))
     return [p._replace(duplicate=next(marks)) if campaign.datasets[p.dataset].is_data else p for p in parts]
-
-
-def _table(part: DatasetEvents, found: Reselection, places: Integers) -> Table:
-    """Return some of the selected candidates of a part, with the columns that tell events apart."""
-    selected = found.selected[part.dataset][places]
-    event, rows = selected[:, 0], found.pairings[part.dataset].rows[selected[:, 1]]
-    return empty_table()._replace(
-        dataset=np.full(len(event), part.dataset, np.int16),
-        file=part.file[event],
-        entry=part.entry[event],
-        run=part.run[event],
-        luminosity_block=part.luminosity_block[event],
-        event=part.event[event],
-        channel=rows["channel"].astype(np.int8),
-    )
-
-
-def _join_tables(tables: list[Table]) -> Table:
-    """Concatenate tables."""
-    return Table._make(np.concatenate(columns) for columns in zip(*tables, strict=True))
