@@ -46,15 +46,7 @@ CHANNEL_PRIMARY_DATASETS = {
 
 @dataclass(frozen=True)
 class CampaignProgress:
-    """How far the files of a campaign have been counted.
-
-    Attributes
-    ----------
-    campaign, tally
-        What there is, and what has been counted of it.
-    files
-        What each opened file says of itself, by `FileKey`.
-    """
+    """How far the files of a campaign have been counted; ``files`` is what each opened file says of itself."""
 
     campaign: Campaign
     tally: Tally
@@ -117,15 +109,3 @@ class CampaignProgress:
             return 1.0
         total = sum(self.events[index] for index in datasets)
         return sum(self.events_done[index] for index in datasets) / total if total else 0.0
-
-    def coverage(self, luminosity_share: float) -> Coverage:
-        """Return files, events and luminosity done, and their totals.
-
-        ``luminosity_share`` is the processed part of the luminosity, see `lumi_sections.Luminosity.share`.
-        """
-        luminosity_fb = self.campaign.luminosity_fb
-        return Coverage(
-            files=(sum(self.files_done), len(self.campaign.files)),
-            events=(sum(self.events_done), round(sum(self.events))),
-            luminosity_fb=(luminosity_fb * luminosity_share, luminosity_fb),
-        )

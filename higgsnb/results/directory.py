@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from higgsnb.results.result import Result
 
 SCHEMA_VERSION = 1
-LEPTON_COLUMNS = ("pt", "eta", "phi", "mass", "charge", "pdg_id")
 
 
 def write(result: Result, folder: str | Path, *, run: dict[str, Any]) -> list[Path]:
@@ -127,7 +126,7 @@ def candidates_table(result: Result) -> pa.Table:
         "mass_z2": rows.mass_z2,
     }
     for place in range(4):
-        for name in LEPTON_COLUMNS:
+        for name in ("pt", "eta", "phi", "mass", "charge", "pdg_id"):
             columns[f"lep{place + 1}_{name}"] = getattr(rows, name)[:, place]
     text = {name: pa.array(columns[name], pa.string()) for name in ("dataset", "process", "channel")}
     label = {

@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 KINDS = {"baskets": "TTree", "pages": "RNTuple", "csv": "CSV"}
 """The kind of a file by the reader of it."""
-RED = "#b3261e"
-"""Colour of failures in a notebook."""
 LISTED_FAILURES = 10
 """How many failures a notebook shows; the rest are counted."""
 
@@ -58,20 +56,9 @@ class Failure:
 class Result:
     """A tally seen against its campaign. ``result + other`` adds disjoint parts of the same campaign and selection.
 
-    Attributes
-    ----------
-    campaign, selection
-        What was analysed and what was kept.
-    tally
-        The counted numbers.
-    files
-        What each opened file says of itself, by `FileKey`.
-    failures
-        By `FileKey`: the files that could not be analysed.
-    run
-        How the work went (workers, tries): what may differ between runs that give the same result.
-    failed_sections
-        By `ChunkKey`: the lumi sections of chunks that failed, where `analyse.sections_of` could read them.
+    By `FileKey`, ``files`` has what each opened file says of itself, and ``failures`` those that could not be analysed.
+    ``run`` says how the work went (workers, tries), which may differ between runs that give the same result. By
+    `ChunkKey`, ``failed_sections`` has the lumi sections of failed chunks that `analysis.sections_of` could read.
     """
 
     campaign: Campaign
@@ -116,7 +103,7 @@ class Result:
         return (
             f"<div><strong>{escape(title)}</strong><br>{escape(str(self.coverage))}"
             f"<table><thead><tr>{header}</tr></thead><tbody>{rows}</tbody></table>"
-            f'<div style="color: {RED}">{warnings}</div></div>'
+            f'<div style="color: #b3261e">{warnings}</div></div>'
         )
 
     def __add__(self, other: Result) -> Result:
@@ -154,7 +141,12 @@ class Result:
     @cached_property
     def coverage(self) -> Coverage:
         """Files, events and luminosity done, and their totals."""
-        return self._progress.coverage(self.luminosity.share)
+        progress, luminosity_fb = self._progress, self.campaign.luminosity_fb
+        return Coverage(
+            files=(sum(progress.files_done), len(self.campaign.files)),
+            events=(sum(progress.events_done), round(sum(progress.events))),
+            luminosity_fb=(luminosity_fb * self.luminosity.share, luminosity_fb),
+        )
 
     @cached_property
     def luminosity(self) -> Luminosity:
@@ -313,26 +305,24 @@ class Result:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         """What made this result: campaign, selection, files with what identifies them, code and libraries."""
+        files = []
+        for key, info in sorted(self.files.items()):
+            dataset = self.campaign.datasets[key[0]]
+            file, read = dataset.files[key[1]], self.tally.readers.get(key, ())
+            readers = sorted({reader for reader, _ in read})
+            files.append({
+                "dataset": dataset.name, "record": dataset.record, "doi": dataset.doi,
+                "file": Address.of(file.url).public_name, "entries": info.entries,
+                "kind": info.kind or (KINDS.get(readers[0]) if readers else None),
+                "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
+                "counted": [list(pair) for pair in self.tally.ranges.get(key, ())],
+                "readers": readers, "integrity": sorted({integrity for _, integrity in read}),
+            })  # fmt: skip
         return {
             "campaign": {"name": self.campaign.name, "title": self.campaign.title, "digest": self.campaign.digest},
             "simulated": self.simulated,
             "selection": {**self.selection.as_dict(), "digest": self.selection.digest},
-            "files": [self._file_record(key) for key in sorted(self.files)],
+            "files": files,
             "code": provenance.code(),
             "libraries": provenance.libraries(),
         }
-
-    def _file_record(self, key: FileKey) -> dict[str, Any]:
-        """Return what identifies one file, and which of its entries were counted."""
-        dataset, info = self.campaign.datasets[key[0]], self.files[key]
-        file = dataset.files[key[1]]
-        readers = sorted({reader for reader, _ in self.tally.readers.get(key, ())})
-        return {
-            "dataset": dataset.name, "record": dataset.record, "doi": dataset.doi,
-            "file": Address.of(file.url).public_name, "entries": info.entries,
-            "kind": info.kind or (KINDS.get(readers[0]) if readers else None),
-            "bytes": file.bytes or info.bytes, "adler32": file.adler32, "uuid": info.uuid,
-            "counted": [list(pair) for pair in self.tally.ranges.get(key, ())],
-            "readers": readers,
-            "integrity": sorted({integrity for _, integrity in self.tally.readers.get(key, ())}),
-        }  # fmt: skip

@@ -10,8 +10,6 @@ from higgsnb.selection import CHANNELS
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
 
-PB_PER_FB = 1000.0
-
 
 class Yield(NamedTuple):
     """Events of a process in a channel.
@@ -49,6 +47,6 @@ def weights(campaign: Campaign, events_done: Sequence[int], shares: Mapping[str,
             found[dataset.name] = {}
             for channel in CHANNELS:
                 luminosity_fb = (dataset.luminosity_fb or campaign.luminosity_fb) * shares[channel]
-                cross_section_fb = (dataset.cross_section_pb or 0.0) * PB_PER_FB
+                cross_section_fb = (dataset.cross_section_pb or 0.0) * 1000.0
                 found[dataset.name][channel] = luminosity_fb * cross_section_fb * dataset.scale / n_events
     return found
