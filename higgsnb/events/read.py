@@ -58,12 +58,8 @@ def info_from_campaign(file: File) -> FileInfo | None:
 def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     """Read the events of a chunk that have enough leptons for a channel, and no others.
 
-    The skim of the chunk in ``skims_folder`` is read if there is one, and written if there is none, see `skims`.
-
-    Raises
-    ------
-    FileNotFoundError, UnreadableError, SchemaError
-        As `inspect` does.
+    The skim of the chunk in ``skims_folder`` is read if there is one, and written if there is none, see `skims`. Raises
+    as `inspect` does.
     """
     if skims_folder is None or chunk.schema == "csv":
         return _read_preselected(chunk)
@@ -134,18 +130,9 @@ def _check_events(found: int, file: File) -> None:
 
 
 def read_leptons(chunk: Chunk) -> Leptons:
-    """Read the muons and electrons of all events of a chunk, through uproot.
+    """Read the muons and electrons of all events of a chunk, through uproot; raises as `inspect` does.
 
-    Returns
-    -------
-    Leptons
-        ``muon_offsets`` and ``electron_offsets`` (n_events + 1,) int64; momenta in GeV, angles in radians, lengths in
-        cm.
-
-    Raises
-    ------
-    FileNotFoundError, UnreadableError, SchemaError
-        As `inspect` does.
+    Momenta are in GeV, angles in radians, lengths in cm; the offsets of both flavours are (n_events + 1,) int64.
     """
     source = _locate(chunk.file)
     if chunk.schema == "csv":

@@ -58,14 +58,10 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
 
 
 def sections_of(chunk: Chunk) -> Integers | None:
-    """Return the certified lumi sections of a chunk, for one that `analyse` failed on.
+    """Return the certified lumi sections of a chunk that `analyse` failed on: (n,) int64, packed, sorted and unique.
 
-    Only two columns are read, which may be whole although others are damaged.
-
-    Returns
-    -------
-    (n,) int64 or None
-        Packed, sorted and unique; None if they cannot be read, or if the campaign has no lumi sections.
+    Only two columns are read, which may be whole although others are damaged. None if they cannot be read, or if the
+    campaign has no lumi sections.
     """
     if not chunk.sections:
         return None

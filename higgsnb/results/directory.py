@@ -45,13 +45,7 @@ def write(result: Result, folder: str | Path, *, run: dict[str, Any]) -> list[Pa
 
 
 def prepare(folder: Path) -> None:
-    """Make a result directory and find out, before the work, whether a result can be written.
-
-    Raises
-    ------
-    OptionError
-        If it cannot.
-    """
+    """Make a result directory; raises `OptionError`, before the work, if a result cannot be written to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()

@@ -98,13 +98,7 @@ def axis(name: str) -> Axis:
 
 
 def fill(variables: Variables) -> Integers:
-    """Count candidates in every bin of every histogram.
-
-    Returns
-    -------
-    (3, SIZE) int64
-        Per channel. A value that is not finite is in no bin of its histogram.
-    """
+    """Count candidates in every bin of every histogram, (3, SIZE) int64; a value that is not finite is in no bin."""
     counts = np.zeros((len(CHANNELS), SIZE), np.int64)
     for index, one in enumerate(AXES):
         values, width = getattr(variables, one.variable), one.bins + 2

@@ -245,7 +245,7 @@ class FileSections(NamedTuple):
 
 
 def unfinished(files: Iterable[FileSections], failed: Iterable[Integers]) -> LumiList:
-    """Find the sections of one dataset of which events are missing, or may be.
+    """Return the sections of one dataset, certified or not, of which events are missing, or may be.
 
     Of a range that failed the sections are known (``failed``), if they could be read at least. Of a range that is
     pending, or too damaged, they are not: but events of a section are neighbours in a file, so that only the sections
@@ -255,11 +255,6 @@ def unfinished(files: Iterable[FileSections], failed: Iterable[Integers]) -> Lum
 
     What cannot be known: that a section has a part in an unread file, if the other part is in a file that is no
     neighbour in the catalogue and no two files have been seen to share a section.
-
-    Returns
-    -------
-    LumiList
-        Certified or not.
     """
     files, missing = [file for file in files if file.entries != 0], list(failed)
     edges: list[int] = []  # sections that may have a part in entries of which nothing is known
@@ -344,10 +339,7 @@ class LumiCatalogue:
 def lumi_catalogue(golden_json: str | None, luminosity_table: str | None) -> LumiCatalogue | None:
     """Return the sections of a campaign that names a golden JSON, a table or both; None if it names neither.
 
-    Raises
-    ------
-    LumiMaskError, LumiDataError, MissingFileError, TransferError
-        As `LumiMask.load` and `read_table` do.
+    Raises as `LumiMask.load` and `read_table` do.
     """
     if golden_json is None and luminosity_table is None:
         return None

@@ -248,13 +248,7 @@ class Sum:
         self._scattered: dict[FileKey, list[Integers]] = defaultdict(list)
 
     def add(self, parts: Iterable[Tally | Record]) -> None:
-        """Add tallies, or records of chunks.
-
-        Raises
-        ------
-        OptionError
-            If some events are counted in it already. Nothing is added then.
-        """
+        """Add tallies, or records of chunks; OptionError if some events are counted already, and nothing is added."""
         tallies: list[Tally] = []
         records: dict[int, list[Record]] = defaultdict(list)
         for part in parts:
@@ -321,13 +315,7 @@ class Sum:
 
 
 def merge(parts: Iterable[Tally | Record]) -> Tally:
-    """Add up many tallies, or records of chunks, at once.
-
-    Raises
-    ------
-    OptionError
-        If two of them counted the same events.
-    """
+    """Add up many tallies, or records of chunks, at once; OptionError if two of them counted the same events."""
     total = Sum()
     total.add(parts)
     return total.tally()

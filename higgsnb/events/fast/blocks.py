@@ -246,12 +246,8 @@ class Notes:
 def inflate(raw: Buffer, start: int, size: int, wanted: int, *, checked: bool, seen: Seen) -> Buffer:
     """Return the first ``wanted`` of the ``size`` bytes that the blocks in ``raw[start:]`` hold.
 
-    Blocks after those are not touched. Codecs and whether a checksum was verified are added to ``seen``.
-
-    Raises
-    ------
-    ValueError
-        If a block is damaged. The caller puts the name of the basket before the message.
+    Blocks after those are not touched. Codecs and whether a checksum was verified are added to ``seen``. Raises
+    `ValueError` if a block is damaged; the caller puts the name of the basket before the message.
     """
     parts = []
     filled = 0
