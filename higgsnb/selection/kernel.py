@@ -12,6 +12,9 @@ from higgsnb.selection.cuts import Selection, load, names
 from higgsnb.selection.leptons import CHANNELS, Candidates, Leptons
 from higgsnb.selection.rules import cuts_of
 
+BLOCK = 65_536
+"""Events that are selected at a time: what is kept of them needs little memory, however many survive."""
+
 
 def is_compiled(algorithm: str) -> bool:
     """Whether the code for an algorithm lies on disk from an earlier run; if not, its first use takes some seconds."""
@@ -34,9 +37,31 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
     ``primary_dataset`` is that of the events (``"DoubleMu"``, …; None: no such); it decides the channels in ``aod2012``
     and ``df103``.
     """
+    blocks = [
+        _select(leptons, slice(first, first + BLOCK), selection, primary_dataset)
+        for first in range(0, max(leptons.n_events, 1), BLOCK)
+    ]
+    if len(blocks) == 1:
+        return blocks[0]
+    rows = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in Candidates._fields[:-2]}
+    return Candidates(
+        **rows,
+        cutflow=np.sum([block.cutflow for block in blocks], axis=0),
+        invalid_values=np.sum([block.invalid_values for block in blocks], axis=0),
+    )
+
+
+def _select(leptons: Leptons, block: slice, selection: Selection, primary_dataset: str | None) -> Candidates:
+    """Apply a selection to a block of events; ``event_index`` counts from the start of the chunk."""
     cuts, channels = cuts_of(selection), selection.channels(primary_dataset)
     whole_event = selection.algorithm == "df103"
-    found, which, enough_stored, invalid = pairings.preselect(leptons, cuts, any_pt=whole_event)
+    # Offsets stay those of the chunk, so the columns of leptons need no cutting.
+    events = leptons._replace(
+        run=leptons.run[block],
+        muon_offsets=leptons.muon_offsets[block.start : block.stop + 1],
+        electron_offsets=leptons.electron_offsets[block.start : block.stop + 1],
+    )
+    found, which, enough_stored, invalid = pairings.preselect(events, cuts, any_pt=whole_event)
     flags = np.empty(len(found.leptons), np.uint8)
     measured = (found.leptons, found.isolation, found.dxy, found.dz, found.sip)
     pairings.flag_leptons(*measured, cuts, 0, len(flags), flags)
@@ -49,13 +74,13 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
     chosen = {name: paired.rows[name][row] for name in ("a", "b", "c", "d", "channel", "mass_4l", "mass_z1", "mass_z2")}
     index = found.offsets[event, None] + np.stack([chosen[name] for name in "abcd"], axis=1)
     return Candidates(
-        event_index=which[event],
+        event_index=which[event] + block.start,
         channel=chosen["channel"].astype(np.int8),
         lepton=found.leptons["place"][index],
         flavour=found.leptons["flavour"][index].astype(np.int8),
         mass_4l=chosen["mass_4l"],
         mass_z1=chosen["mass_z1"],
         mass_z2=chosen["mass_z2"],
-        cutflow=pairings.cutflow(passed, leptons.n_events, enough_stored[int(whole_event)], channels),
+        cutflow=pairings.cutflow(passed, events.n_events, enough_stored[int(whole_event)], channels),
         invalid_values=invalid,
     )

@@ -216,6 +216,19 @@ def test_two_halves_of_a_chunk_add_up_to_the_whole(name: str, events: list[made.
     np.testing.assert_array_equal(masses(whole), np.concatenate([masses(first), masses(second)]))
 
 
+@pytest.mark.parametrize("size", [97, 5000])
+@pytest.mark.parametrize("name", SELECTIONS)
+def test_blocks_of_a_chunk_give_the_bytes_of_the_whole(
+    name: str, size: int, leptons: Leptons, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = selection.select(leptons, SELECTIONS[name])
+    monkeypatch.setattr("higgsnb.selection.kernel.BLOCK", size)
+    blocks = selection.select(leptons, SELECTIONS[name])
+    for field in Candidates._fields:
+        one, other = getattr(whole, field), getattr(blocks, field)
+        assert (other.dtype, other.shape, other.tobytes()) == (one.dtype, one.shape, one.tobytes()), field
+
+
 # Symmetries
 
 EXACT, ROUNDED = 1e-9, 1e-5  # relative, on masses; angles are rounded to float32 after a rotation or a boost
