@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -217,6 +218,8 @@ def test_slider_bin_and_event_by_mouse_and_nothing_leaves_the_machine(
     assert heading.startswith("Event ")
     assert page.locator(".hgx .event svg .track").count() >= 8  # four leptons in two views
     assert page.locator(".hgx .event tbody tr").count() == 4
+    assert "-" not in page.locator(".hgx .event tbody").inner_text()  # a minus is no hyphen
+    assert re.search(r" GeV: 1,\d{3} candidates", page.locator(".hgx").inner_text())
     page.set_viewport_size({"width": 1300, "height": 2700})
     page.locator(".hgx").screenshot(path=pictures / f"{request.node.callspec.id}.png")
 

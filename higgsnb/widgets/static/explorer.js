@@ -37,6 +37,8 @@ function write(node, text) {
 }
 
 const plain = (value) => String(Number(value.toFixed(6)));
+const whole = new Intl.NumberFormat("en");
+const signed = (value) => value.toFixed(2).replace("-", "−");
 const withUnit = (value, unit) => (unit ? `${plain(value)} ${unit}` : plain(value));
 
 const lettersOf = (element) => parseFloat(getComputedStyle(element).fontSize) || 16;  // in pixels; the style sheet decides
@@ -273,7 +275,7 @@ function drawEvent(target, shown, setup) {
   const textSize = lettersOf(target);
   const key = [1, 2].map((pair) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track z${pair}`, d: "M0,8H24" })), `Z${pair}: ${shown[`mass_z${pair}`].toFixed(1)} GeV`));
   const styles = ["muon", "electron"].map((flavour) => html("li", {}, svg("svg", { viewBox: "0 0 24 16", "aria-hidden": "true" }, svg("path", { class: `track ${flavour}`, d: "M2,8H22", stroke: "currentColor" })), flavour === "muon" ? "muon: solid line, leaves the detector" : "electron: dotted line, stops in the calorimeter"));
-  const rows = shown.leptons.map((lepton) => html("tr", {}, html("th", { scope: "row" }, `${symbol(lepton)} from Z${lepton.pair}`), html("td", {}, lepton.pt.toFixed(1)), html("td", {}, lepton.eta.toFixed(2)), html("td", {}, lepton.phi.toFixed(2)), html("td", {}, lepton.charge > 0 ? "+1" : "−1")));
+  const rows = shown.leptons.map((lepton) => html("tr", {}, html("th", { scope: "row" }, `${symbol(lepton)} from Z${lepton.pair}`), html("td", {}, lepton.pt.toFixed(1)), html("td", {}, signed(lepton.eta)), html("td", {}, signed(lepton.phi)), html("td", {}, lepton.charge > 0 ? "+1" : "−1")));
   target.append(
     html("h3", { tabindex: -1 }, `Event ${shown.name}`),
     html("p", {}, `${kind}, channel ${shown.channel}: four-lepton mass ${shown.mass_4l.toFixed(2)} GeV`),
@@ -499,7 +501,7 @@ function renderExplorer({ model, el }) {
     const focused = list.contains(document.activeElement) ? document.activeElement.dataset.key : null;
     const at = model.get("bin"), bins = model.get("view").spectrum.edges.length - 1;
     const turn = (by, name) => html("button", { type: "button", class: `turn${by}`, "data-key": `turn${by}`, disabled: at + by < 0 || at + by >= bins, onclick: () => chooseBin(at + by) }, name);
-    list.replaceChildren(html("div", { class: "bar" }, turn(-1, "◀ previous bin"), turn(1, "next bin ▶")), html("p", {}, `${listing.title}: ${listing.total} ${listing.total === 1 ? "candidate" : "candidates"}, data and simulation${more}`),
+    list.replaceChildren(html("div", { class: "bar" }, turn(-1, "◀ previous bin"), turn(1, "next bin ▶")), html("p", {}, `${listing.title}: ${whole.format(listing.total)} ${listing.total === 1 ? "candidate" : "candidates"}, data and simulation${more}`),
       html("div", { class: "list", tabindex: 0, role: "region", "aria-label": "Candidates in the chosen bin" }, html("table", {}, html("thead", {}, html("tr", {}, ["run:lumi section:event", "process", "channel", "m4ℓ", "mZ1", "mZ2"].map((name) => html("th", { scope: "col" }, name)))), html("tbody", {}, rows))));
     if (focused) {  // restore the focus; at the last bin only “previous” is enabled
       const again = list.querySelector(`[data-key="${focused}"]:enabled`) || (focused.startsWith("turn") && list.querySelector("[data-key^=turn]:enabled"));
