@@ -37,7 +37,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "error_model": "numpy", "inline": "ne
 
 def _key() -> str:
     """Return the hash (hex) over everything that decides what is compiled, other than Python and the processor."""
-    sources = provenance.sources_sha256(*SOURCES)
+    sources = provenance.sources_sha256.__wrapped__(*SOURCES)  # read anew, for `_is_unchanged`
     return hashlib.sha256(f"{sources}, numba {numba.__version__}, numpy {np.__version__}".encode()).hexdigest()[:24]
 
 

@@ -61,6 +61,17 @@ stats, loaded = baskets.add_up.stats, sum(baskets.add_up.stats.cache_hits.values
 print(json.dumps({"offsets": total.tolist(), "folder": str(stats.cache_path), "loaded": loaded}))
 """
 
+# `find_bins` calls `find_bin`, which numba does not look at when it searches its cache.
+BINS = """
+import json
+import numpy as np
+from higgsnb.selection import pairings
+
+rows = np.ones(1, pairings.PAIRING)
+pairings.find_bins(rows, 0, 1, np.arange(3.0), np.tile([0, 2], (4, 1)), np.zeros(4, np.int64))
+print(json.dumps({"bins": rows["bins"][0].tolist(), "loaded": sum(pairings.find_bins.stats.cache_hits.values())}))
+"""
+
 CHANGES = {
     "selection/rules.py": ("energy**2 - px**2", "energy**2 + px**2"),
     "selection/leptons.py": ("SENTINEL = -999.0", "SENTINEL = -998.0"),
@@ -171,6 +182,17 @@ def test_damaged_code_is_compiled_anew(tmp_path: Path, kind: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     assert copy.run(READER, **cache) == first
     assert copy.run(READER, **cache) == {**first, "loaded": 1}
+
+
+def test_sources_edited_during_the_imports_leave_no_compiled_code(tmp_path: Path) -> None:
+    copy = Copy(tmp_path)
+    path = copy.package / "selection" / "pairings.py"
+    text = path.read_text(encoding="utf-8")
+    edited = text.replace("return i + 1", "return i + 2")
+    edit = f"import higgsnb.selection.compiled\nopen({str(path)!r}, 'w', encoding='utf-8').write({edited!r})"
+    assert copy.run(edit + BINS) == {"bins": [3, 3, 3, 3], "loaded": 0}
+    path.write_text(text, encoding="utf-8")
+    assert copy.run(BINS) == {"bins": [2, 2, 2, 2], "loaded": 0}
 
 
 def test_without_a_folder_to_write_to_every_process_compiles_for_itself(tmp_path: Path) -> None:
