@@ -2,34 +2,25 @@
 
 from __future__ import annotations
 
-import http.server
 import json
 import os
-import platform
 import signal
-import stat
 import subprocess
 import sys
-import textwrap
 import threading
-import time
 from collections.abc import Iterator
 from dataclasses import fields
-from importlib import util
 from inspect import signature
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import pytest
-from click.testing import CliRunner
+from waiting import wait_for
 
 import higgsnb
 from higgsnb import cluster, provenance
-from higgsnb.__main__ import main
 from higgsnb.cluster import ClusterSpec, machine
 from higgsnb.cluster.kubernetes import preflight
-from higgsnb.cluster.kubernetes import spec as kubernetes_spec
-from higgsnb.cluster.kubernetes.operated import OperatedCluster
 from higgsnb.cluster.machine import Check
 from higgsnb.cluster.options import parse_memory
 from higgsnb.cluster.prepare import prepare
@@ -38,13 +29,6 @@ from higgsnb.errors import ClusterError
 
 distributed = pytest.importorskip("distributed", reason="needs Dask: pip install distributed")
 psutil = pytest.importorskip("psutil", reason="needs psutil: pip install distributed")
-
-
-def wait_for(condition: Any, what: str, seconds: float = 30) -> None:
-    until, pause = time.monotonic() + seconds, threading.Event()
-    while not condition():
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        pause.wait(0.1)
 
 
 def dask_children() -> set[int]:
@@ -56,11 +40,6 @@ def is_worker(process: Any) -> bool:
         return "multiprocessing.spawn" in " ".join(process.cmdline()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.NoSuchProcess:
         return False
-
-
-def need_jobqueue() -> None:
-    if util.find_spec("dask_jobqueue") is None:  # not importorskip: that sets its handler of Ctrl-C
-        pytest.skip("needs dask-jobqueue: pip install dask-jobqueue")
 
 
 @pytest.fixture
@@ -424,8 +403,6 @@ def test_scaling_ends_adapting() -> None:
         ({"wokers": 3}, r"unknown option wokers for kind 'local'\nDid you mean workers\?"),
         ({"pull_secrets": ["mine"]}, "unknown option pull_secrets for kind 'local'\nIt belongs to kubernetes"),
         ({"kind": "auto", "wokers": 3}, r"unknown option wokers for kind 'auto'\nDid you mean workers\?"),
-        ({"kind": "slurm", "qeue": "short"}, r"unknown option qeue for kind 'slurm'\nDid you mean queue\?"),
-        ({"kind": "slurm", "death_timeout": 1}, "unknown option death_timeout for kind 'slurm'"),
         ({"kind": "kubernetes", "environmnt": {}}, r"unknown option environmnt .*\nDid you mean environment\?"),
         ({"kind": "kubernetes", "pull_secrets": "mine"}, r"pull_secrets = 'mine'; expected a list of names"),
         ({"kind": "kubernetes", "environment": {"A": 1}}, "environment must be a dict of str to str"),
@@ -436,8 +413,6 @@ def test_scaling_ends_adapting() -> None:
 )
 @pytest.mark.usefixtures("elsewhere")
 def test_what_is_out_of_range_is_refused_with_the_right_value(options: dict[str, Any], message: str) -> None:
-    if options.get("kind") == "slurm":
-        need_jobqueue()
     with pytest.raises(ValueError, match=message):
         cluster.launch(**{"kind": "local", **options})
 
@@ -478,22 +453,6 @@ def test_in_a_hub_kubernetes_is_checked_once_and_a_small_quota_is_no_reason_to_s
     assert [spec.workers for spec in asked] == [3]
 
 
-@pytest.mark.parametrize("where", ["load()", "thread = threading.Thread(target=load); thread.start(); thread.join()"])
-def test_dask_jobqueue_is_imported_in_any_thread_without_its_handler_of_ctrl_c(where: str) -> None:
-    need_jobqueue()
-    code = f"""
-        import signal, threading
-        from higgsnb.cluster import options
-        before = signal.signal
-        def load():
-            print(options.jobqueue().SLURMCluster.__name__)
-        {where}
-        print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, signal.signal is before)
-    """
-    answer = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, check=True)
-    assert answer.stdout.split() == ["SLURMCluster", "True", "True"]
-
-
 @pytest.mark.parametrize(
     ("text", "amount"), [("2GiB", 2**31), ("500 MB", 500_000_000), ("1.5G", 1_500_000_000), (10**9, 10**9)]
 )
@@ -515,253 +474,7 @@ def test_on_mybinder_the_choice_is_this_session(monkeypatch: pytest.MonkeyPatch)
     assert "mybinder.org gives no access to Kubernetes" in why
 
 
-@pytest.mark.usefixtures("elsewhere")
-def test_without_kubeconfig_kubernetes_is_refused_with_a_hint() -> None:
-    pytest.importorskip("kr8s", reason="needs kr8s: pip install 'higgsnb[kubernetes]'")
-    with pytest.raises(ClusterError, match=r"Kubernetes API: .*credentials") as failure:
-        cluster.launch("kubernetes", workers=1, image="x")
-    assert "Set KUBECONFIG" in failure.value.hint
-
-
-def test_a_batch_system_that_is_not_here_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    need_jobqueue()
-    monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ClusterError, match="batch system: not in PATH: condor_submit, condor_rm"):
-        cluster.launch("htcondor", workers=1)
-
-
-def test_a_gateway_that_does_not_answer_is_named() -> None:
-    pytest.importorskip("dask_gateway", reason="needs dask-gateway: pip install dask-gateway")
-    (library, gateway) = prepare(ClusterSpec.parse("gateway", address="http://127.0.0.1:9")).checks
-    assert library.good
-    assert not gateway.good
-    assert "DASK_GATEWAY__ADDRESS" in gateway.hint
-
-
 def test_importing_the_module_is_light() -> None:
     code = "import sys, higgsnb.cluster; print(*sorted({name.split('.')[0] for name in sys.modules}))"
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert not {"dask", "distributed", "kr8s", "httpx", "dask_kubernetes", "psutil"} & set(answer.stdout.split())
-
-
-# --- What was left behind --------------------------------------------------------------------------
-
-
-class Operated(http.server.BaseHTTPRequestHandler):
-    """As much of the API of Kubernetes as removing clusters needs; the operator does its work at once."""
-
-    protocol_version = "HTTP/1.1"
-    objects: ClassVar[dict[str, Any]] = {}
-    deleted: ClassVar[list[str]] = []
-    refused: ClassVar[set[str]] = set()
-    stuck: ClassVar[set[str]] = set()
-
-    def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-        pass
-
-    def answer(self, status: int, body: dict[str, Any]) -> None:
-        data = json.dumps(body).encode()
-        self.send_response(status)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    def do_GET(self) -> None:
-        path = self.path.partition("?")[0].rstrip("/")
-        if path == "/version":
-            self.answer(200, {"gitVersion": "v1.35.0", "major": "1", "minor": "35"})
-        elif path.endswith(("/daskclusters", "/pods", "/services")):
-            self.answer(200, {"items": list(self.objects.values()) if path.endswith("clusters") else []})
-        else:
-            self.answer(404, {"kind": "Status", "message": f"no {path}", "code": 404})
-
-    def do_POST(self) -> None:
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.objects[body["metadata"]["name"]] = body
-        self.answer(201, body)
-
-    def do_DELETE(self) -> None:
-        name = self.path.partition("?")[0].rpartition("/")[2]
-        self.deleted.append(name)
-        if name in self.refused:
-            self.answer(403, {"kind": "Status", "message": "forbidden for a moment", "code": 403})
-            return
-        if name not in self.stuck:
-            self.objects.pop(name, None)
-        self.answer(200, {})
-
-
-@pytest.fixture
-def operated(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[type[Operated]]:
-    """A server of that API in KUBECONFIG."""
-    for module in ("kr8s", "dask_kubernetes"):
-        pytest.importorskip(module, reason=f"needs {module}: pip install 'higgsnb[kubernetes]'")
-    handler = type("Handler", (Operated,), {"objects": {}, "deleted": [], "refused": set(), "stuck": set()})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "test",
-            "clusters": [{"name": "test", "cluster": {"server": f"http://127.0.0.1:{server.server_port}"}}],
-            "users": [{"name": "test", "user": {"token": "x"}}],
-            "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": "team"}}],
-        }
-        (tmp_path / "kubeconfig").write_text(json.dumps(config), encoding="utf-8")
-        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "kubeconfig"))
-        monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-        yield handler
-        server.shutdown()
-
-
-def left_behind(name: str, host: str = "", process: str = "0 0") -> dict[str, Any]:
-    notes = {kubernetes_spec.CLIENT_HOST: host or platform.node(), kubernetes_spec.CLIENT_PROCESS: process}
-    made = {"namespace": "team", "creationTimestamp": "2026-01-01T00:00:00Z", "annotations": notes}
-    return {"metadata": {"name": name, **made}}
-
-
-def test_a_cluster_whose_removal_was_refused_can_be_closed_again(operated: type[Operated]) -> None:
-    spec = ClusterSpec(kind="kubernetes", image="x:y", workers=1)
-    mine, inner = cluster.Cluster(spec), OperatedCluster(spec)
-    mine._provider = inner
-    inner.create()
-    operated.refused.add(inner.name)
-    with pytest.raises(ClusterError, match="forbidden for a moment"):
-        mine.close()
-    assert mine.state.phase == "failed"
-    operated.refused.clear()
-    mine.close()
-    assert mine.state.phase == "closed"
-    assert operated.objects == {}
-
-
-def test_one_cluster_that_cannot_be_removed_does_not_keep_the_others(operated: type[Operated]) -> None:
-    names = ("stuck", "refused", "other")
-    operated.objects.update({name: left_behind(name) for name in names})
-    operated.stuck.add("stuck")
-    operated.refused.add("refused")
-    with pytest.raises(ClusterError) as failure:
-        cluster.remove_orphans([item for item in cluster.orphans() if item.name in names], seconds=5)
-    assert "refused: forbidden for a moment" in str(failure.value)
-    assert "stuck still there 5 s after" in str(failure.value)
-    assert set(operated.objects) == {"stuck", "refused"}
-
-
-def test_a_cluster_in_use_is_not_offered_when_the_clock_was_set(
-    operated: type[Operated], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    process = f"{os.getpid()} {kubernetes_spec.process_start(os.getpid())}"
-    operated.objects.update(
-        used=left_behind("used", process=process),
-        reused=left_behind("reused", process=f"{process}1"),  # the same number, started at another time
-    )
-    now = psutil.Process().create_time()
-    monkeypatch.setattr(psutil.Process, "create_time", lambda _self: now + 3600)
-    assert [item.name for item in cluster.orphans()] == ["reused"]
-
-
-def test_clean_leaves_what_another_machine_may_be_using_unless_told_otherwise(operated: type[Operated]) -> None:
-    operated.objects.update(here=left_behind("here"), there=left_behind("there", host="jupyter-jane--second"))
-
-    def clean(*arguments: str) -> list[str]:
-        answer = CliRunner().invoke(main, ["clean", *arguments], catch_exceptions=False)
-        assert answer.exit_code == 0
-        return answer.output.splitlines()
-
-    marked = "team/there, made 2026-01-01T00:00:00Z by process 0 of jupyter-jane--second; may be in use there"
-    first, second, last = clean("-y")
-    assert (first.endswith(f"of {platform.node()}"), second, last) == (True, marked, "removed: 1")
-    assert set(operated.objects) == {"there"}
-    kept = "nothing removed; `higgsnb clean --all` includes clusters that may be in use elsewhere"
-    assert clean("-y") == [marked, kept]
-    assert clean("-y", "--all") == [marked, "removed: 1"]
-    assert clean("-y") == ["no orphaned clusters"]
-
-
-# --- A batch system --------------------------------------------------------------------------------
-
-SBATCH = """
-    #!{python}
-    import os, pathlib, subprocess, sys
-    folder = pathlib.Path({folder!r})
-    script = pathlib.Path(sys.argv[-1]).read_text()
-    number = os.getpid()  # two may be submitted at once
-    log = open(folder / f"log-{{number}}", "wb")
-    job = subprocess.Popen(["bash", "-c", script], stdout=log, stderr=log, start_new_session=True)
-    (folder / f"job-{{number}}").write_text(str(job.pid))
-    print("Submitted batch job", number)
-"""
-SCANCEL = """
-    #!{python}
-    import os, pathlib, signal, sys
-    for number in sys.argv[1:]:
-        try:
-            os.killpg(int((pathlib.Path({folder!r}) / f"job-{{number}}").read_text()), signal.SIGTERM)
-        except (OSError, ValueError):
-            pass
-"""
-
-
-@pytest.fixture
-def slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The two commands of Slurm that dask-jobqueue uses; a job is a process of this machine."""
-    need_jobqueue()
-    folder = tmp_path / "jobs"
-    folder.mkdir()
-    for name, text in (("sbatch", SBATCH), ("scancel", SCANCEL)):
-        program = tmp_path / name
-        program.write_text(textwrap.dedent(text).strip().format(python=sys.executable, folder=str(folder)))
-        program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}{os.pathsep}{os.environ['PATH']}")
-    monkeypatch.chdir(tmp_path)
-    yield folder
-    for job in folder.glob("job-*"):
-        try:
-            os.killpg(int(job.read_text()), signal.SIGKILL)
-        except ProcessLookupError:
-            continue
-
-
-def jobs_alive(folder: Path) -> list[int]:
-    processes = [int(job.read_text()) for job in folder.glob("job-*")]
-    return [pid for pid in processes if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
-
-
-def test_workers_of_a_batch_system_are_jobs_with_encrypted_connections_that_end_with_the_cluster(slurm: Path) -> None:
-    options = {"interface": "lo", "walltime": "00:10:00", "queue": "short"}
-    with cluster.launch("slurm", workers=2, memory="1GB", idle_timeout=60, **options) as mine:
-        client = mine.get_client()
-        assert client.submit(sum, range(1000)).result(timeout=20) == 499500
-        assert client.scheduler.address.startswith("tls://")
-        assert len(jobs_alive(slurm)) == 2
-        script = client.cluster.job_script()
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler  # dask-jobqueue would set its own
-    assert "#SBATCH -p short" in script
-    assert "#SBATCH --mem=954M" in script  # 1 GB in units of 1024², rounded up
-    assert "--death-timeout 60" in script
-    wait_for(lambda: not jobs_alive(slurm), "the jobs are cancelled")
-
-
-def test_a_start_whose_jobs_wait_in_the_queue_can_be_cancelled(slurm: Path, tmp_path: Path) -> None:
-    (tmp_path / "sbatch").write_text(f"#!{sys.executable}\nprint('Submitted batch job 7')\n")  # never started
-    cancel = threading.Event()
-
-    def tell(state: cluster.ClusterState) -> None:
-        if "in the queue" in state.reason:
-            cancel.set()
-
-    with pytest.raises(ClusterError, match="start-up was cancelled"):
-        cluster.launch("slurm", workers=1, memory="1GB", deadline=60, interface="lo", on_state=tell, cancel=cancel)
-    assert jobs_alive(slurm) == []
-
-
-def test_jobs_that_wait_in_the_queue_are_told_and_cancelled(slurm: Path, tmp_path: Path) -> None:
-    program = tmp_path / "sbatch"
-    program.write_text(f"#!{sys.executable}\nprint('Submitted batch job 7')\n")  # never started
-    states: list[cluster.ClusterState] = []
-    with pytest.raises(ClusterError, match="workers are still in the queue"):
-        cluster.launch("slurm", workers=1, memory="1GB", deadline=4, interface="lo", on_state=states.append)
-    assert states[-1].phase == "failed"
-    assert "Look at the queue" in states[-1].hint
-    assert jobs_alive(slurm) == []

@@ -11,6 +11,7 @@ import pytest
 
 from higgsnb.cluster import ClusterSpec, provider, waiting
 from higgsnb.cluster.managed import ManagedCluster
+from higgsnb.cluster.prepare import prepare
 from higgsnb.cluster.provider import Problem
 from higgsnb.errors import ClusterError
 
@@ -82,3 +83,11 @@ def test_the_dashboard_is_reached_through_the_proxy_of_a_hub(monkeypatch: pytest
     assert provider.dashboard_link("127.0.0.1:8787") == "/user/jane/proxy/8787/status"
     assert provider.dashboard_link("10.1.2.3:8787") == "/user/jane/proxy/10.1.2.3:8787/status"
     assert provider.dashboard_link("") == ""
+
+
+def test_a_gateway_that_does_not_answer_is_named() -> None:
+    pytest.importorskip("dask_gateway", reason="needs dask-gateway: pip install dask-gateway")
+    (library, gateway) = prepare(ClusterSpec.parse("gateway", address="http://127.0.0.1:9")).checks
+    assert library.good
+    assert not gateway.good
+    assert "DASK_GATEWAY__ADDRESS" in gateway.hint

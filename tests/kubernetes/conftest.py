@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import ADMIN, MANIFESTS, Kube, Proxy, apply, user_kubeconfig, wait_for, yaml_documents
+from kube import ADMIN, MANIFESTS, Kube, Proxy, apply, user_kubeconfig, yaml_documents
+from waiting import wait_for
 
 HOW = "`.ci/run` starts one where it can, or make one with `kind create cluster`"
 

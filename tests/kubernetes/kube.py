@@ -6,8 +6,6 @@ import json
 import os
 import socket
 import threading
-import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +16,6 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "binder" / "hub" / "manifests"
 ADMIN = Path(os.environ.get("KUBECONFIG", ""))
-
-
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = 30) -> Any:
-    """What a condition returns once it holds; a failure that names it when the time is over."""
-    until, pause = time.monotonic() + seconds, threading.Event()
-    while not (found := condition()):
-        assert time.monotonic() < until, f"not within {seconds} s: {what}"
-        pause.wait(0.2)
-    return found
 
 
 @dataclass

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import MANIFESTS, Kube, Proxy, wait_for, yaml_documents
+from kube import MANIFESTS, Kube, Proxy, yaml_documents
+from waiting import wait_for
 
 import higgsnb
 from higgsnb import cluster, errors

@@ -13,7 +13,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from kube import Kube, wait_for
+from kube import Kube
+from waiting import wait_for
 
 import higgsnb
 from higgsnb import cluster, datasets, engine, errors, selection
