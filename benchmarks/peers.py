@@ -7,6 +7,7 @@ its own and warm: a line in, a line of JSON out.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import resource
 import sys
@@ -159,8 +160,10 @@ def compiled_root(source: Path = RDATAFRAME) -> Any:
     ROOT.gSystem.AddIncludePath(f'-DDF103_TUTORIAL=\\"{tutorial}\\"')
     ROOT.gSystem.SetFlagsOpt("-O2 -DNDEBUG")
     ROOT.gSystem.SetBuildDir(str(build), True)
-    if ROOT.gROOT.ProcessLine(f".L {source}+O"):
-        raise RuntimeError(f"{source.name} did not compile; is a C++ compiler installed?")
+    with (build / "lock").open("w") as lock:  # peers that start together would overwrite each other's object files
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if ROOT.gROOT.ProcessLine(f".L {source}+O"):
+            raise RuntimeError(f"{source.name} did not compile; is a C++ compiler installed?")
     return ROOT
 
 
