@@ -1,0 +1,60 @@
+"""``higgsnb fetch``: download the files of a campaign into the cache."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from higgsnb.cli.failures import failure_lines
+from higgsnb.cli.group import COMPLETE, INCOMPLETE
+from higgsnb.errors import describe
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Dataset, File
+    from higgsnb.results import Failure
+
+
+@click.command()
+@click.argument("name", metavar="[CAMPAIGN]", default="toy")
+@click.argument("datasets_wanted", metavar="[NAME…]", nargs=-1)
+@click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
+@click.pass_context
+def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet: bool) -> None:
+    """Download the files of CAMPAIGN (or of its datasets NAME…) into the cache, resuming and verifying checksums."""
+    from higgsnb import datasets
+
+    campaign = datasets.load(name)
+    chosen = [campaign.dataset(wanted) for wanted in datasets_wanted] or list(campaign.datasets)
+    found = [_fetch_one(dataset, file, quiet=quiet) for dataset in chosen for file in dataset.files]
+    failed = [failure for failure in found if failure is not None]
+    for line in failure_lines(failed):
+        click.echo(line, err=True)
+    if failed:
+        click.echo(f"higgsnb: {len(failed)} of {len(found)} files could not be fetched", err=True)
+    ctx.exit(INCOMPLETE if failed else COMPLETE)
+
+
+def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
+    """Fetch one file with a progress bar and print its path; return the failure if there is one."""
+    from tqdm import tqdm
+
+    from higgsnb import datasets
+    from higgsnb.datasets import Address
+    from higgsnb.results import Failure
+
+    def advance(done: int, total: int | None) -> None:
+        bar.total = total
+        bar.update(done - bar.n)
+
+    with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
+        try:
+            path = datasets.fetch(
+                file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32, progress=advance
+            )
+        except (OSError, ValueError) as error:
+            message, hint = map(datasets.redact, describe(error))
+            return Failure(dataset.name, file.url, type(error).__name__, message, hint)
+    if not quiet:
+        click.echo(str(path))
+    return None

@@ -1,0 +1,61 @@
+"""The group of all commands: it turns errors into lines on stderr and an exit code."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from functools import partial
+from typing import Any
+
+import click
+
+from higgsnb import __version__
+from higgsnb.errors import HiggsnbError, describe
+
+COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
+LEVELS = ("debug", "info", "warning", "error")
+
+
+class Commands(click.Group):
+    """A group whose errors become one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("\nhiggsnb: interrupted; the same command resumes", err=True)
+            sys.stderr.flush()
+            os._exit(INTERRUPTED)  # a thread may be waiting for a server that does not answer
+        except (click.ClickException, click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:
+            if ctx.params.get("debug"):
+                raise
+            # Bad input, files or network; anything else is a fault in this package.
+            expected = isinstance(error, (HiggsnbError, ValueError, OSError))
+            message, hint = describe(error)
+            if not expected:
+                message = f"unexpected {type(error).__name__}: {message}"
+            lines = [line for line in f"{message}\n{hint}".splitlines() if line.strip()]
+            click.echo("\n".join(["higgsnb: " + lines[0], *lines[1:3]]), err=True)
+            ctx.exit(BAD_USAGE if expected else UNEXPECTED)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="higgsnb")
+@click.option("--debug", is_flag=True, help="Show the full traceback of an error: higgsnb --debug run …")
+@click.option("--log-level", type=click.Choice(LEVELS), help="Show log messages of this level and above on stderr.")
+@click.option("--verbose", "-v", is_flag=True, help="Short for --log-level info.")
+@click.pass_context
+def main(ctx: click.Context, debug: bool, log_level: str | None, verbose: bool) -> None:  # noqa: ARG001 - see Commands
+    """Find the Higgs boson in four leptons: in simulated collisions, in CMS Open Data, or in your own files."""
+    level = log_level or ("info" if verbose else None)
+    if level is not None:
+        logger, handler = logging.getLogger("higgsnb"), logging.StreamHandler()
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s", "%H:%M:%S"))
+        ctx.call_on_close(partial(logger.setLevel, logger.level))
+        ctx.call_on_close(partial(logger.removeHandler, handler))
+        logger.setLevel(level.upper())
+        logger.addHandler(handler)

@@ -1,0 +1,58 @@
+"""``higgsnb ledger``: inspect the checkpoint of a run, or carry it elsewhere."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from higgsnb.errors import MissingFileError
+
+LEDGER = "ledger.sqlite"
+
+
+@click.group()
+def ledger() -> None:
+    """Inspect the ledger of a result directory, or copy it elsewhere (from a Binder session, for example)."""
+
+
+folder_argument = click.argument("folder", metavar="DIR", type=click.Path(exists=True, file_okay=False, path_type=Path))
+
+
+@ledger.command("show")
+@folder_argument
+def ledger_show(folder: Path) -> None:
+    """Show how many chunks are finished, and how many were started more than once."""
+    from higgsnb.engine import Ledger
+
+    with Ledger(_ledger_of(folder)) as opened:
+        again = opened.begun_again()
+        click.echo(f"{len(opened):,} chunks finished, {again:,} started more than once")
+
+
+@ledger.command("export")
+@folder_argument
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+def ledger_export(folder: Path, file: Path) -> None:
+    """Write the ledger of DIR to FILE, to be downloaded and imported elsewhere."""
+    from higgsnb import engine
+
+    click.echo(f"{file}: {engine.export_ledger(_ledger_of(folder), file):,} chunks")
+
+
+@ledger.command("import")
+@click.argument("folder", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("file", type=click.Path(exists=True, dir_okay=False, path_type=Path))
+def ledger_import(folder: Path, file: Path) -> None:
+    """Add the finished chunks in FILE to the ledger of DIR, so that `higgsnb run --out DIR` resumes from them."""
+    from higgsnb.engine import Ledger
+
+    with Ledger(folder / LEDGER) as opened:
+        click.echo(f"{folder / LEDGER}: {opened.absorb(file):,} chunks added")
+
+
+def _ledger_of(folder: Path) -> Path:
+    """Return the ledger of a result directory."""
+    if not (folder / LEDGER).is_file():
+        raise MissingFileError(f"{folder} has no {LEDGER}", "Give the directory that `higgsnb run --out DIR` wrote.")
+    return folder / LEDGER
