@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import click
 
+from higgsnb.cli.arguments import examples
+from higgsnb.cli.terminal import show
 
-@click.command()
+
+@click.command(
+    short_help="Remove orphaned clusters on Kubernetes.",
+    epilog=examples("higgsnb clean", "higgsnb clean --namespace physics --yes"),
+)
 @click.option("--namespace", "-n", help="Kubernetes namespace (default: that of this session or of the kubeconfig).")
 @click.option("--yes", "-y", is_flag=True, help="Remove without confirmation.")
 @click.option("--all", "everything", is_flag=True, help="Include clusters that another machine may be using.")
@@ -19,15 +25,15 @@ def clean(namespace: str | None, yes: bool, everything: bool) -> None:
 
     found = cluster.orphans(namespace or "")
     for item in found:
-        click.echo(item.text)
+        show(item.text)
     chosen = [item for item in found if everything or not item.elsewhere]
     if not found:
-        click.echo("no orphaned clusters")
+        show("no orphaned clusters")
     elif not chosen:
-        click.echo("nothing removed; `higgsnb clean --all` includes clusters that may be in use elsewhere")
+        show("nothing removed; `higgsnb clean --all` includes clusters that may be in use elsewhere")
     if not chosen:
         return
     if not yes:
         click.confirm(f"Remove {len(chosen)} cluster{'s' if len(chosen) > 1 else ''}?", abort=True)
     cluster.remove_orphans(chosen)
-    click.echo(f"removed: {len(chosen)}")
+    show(f"removed: {len(chosen)}")

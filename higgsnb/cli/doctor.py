@@ -2,23 +2,45 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
+
 import click
 
-from higgsnb.cli.group import COMPLETE
+from higgsnb.cli.arguments import examples, json_option
+from higgsnb.cli.group import COMPLETE, INCOMPLETE
+from higgsnb.cli.terminal import paragraph, show, show_json
 
 
-@click.command()
+@click.command(
+    short_help="Check what this machine can do.",
+    epilog=examples("higgsnb doctor", "higgsnb doctor --strict && higgsnb run", "higgsnb doctor --json"),
+)
+@click.option("--strict", is_flag=True, help="Exit with code 3 if there is a problem, for scripts.")
+@json_option("the checks")
 @click.pass_context
-def doctor(ctx: click.Context) -> None:
+def doctor(ctx: click.Context, strict: bool, as_json: bool) -> None:
     """Check what this machine or session can do; every problem comes with a hint."""
     from higgsnb import cluster
 
-    problems = 0
-    for check in cluster.doctor():
-        click.echo(f"{'ok ' if check.good else '!! '} {check.name:<14} {check.found}")
-        if not check.good:
-            problems += 1
-            click.echo(f"    {'':<14} {check.hint}")
-    found = f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above" if problems else ""
-    click.echo(found or "no problem found")
-    ctx.exit(COMPLETE)
+    checks = []
+    for check in cluster.doctor():  # printed one by one: some take seconds
+        checks.append(asdict(check))
+        if not as_json:
+            _show_check(**checks[-1])
+    problems = sum(not check["good"] for check in checks)
+    if as_json:
+        show_json({"problems": problems, "checks": checks})
+    else:
+        found = f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above" if problems else ""
+        show(found or "no problem found", bold=True)
+    ctx.exit(INCOMPLETE if strict and problems else COMPLETE)
+
+
+def _show_check(*, name: str, good: bool, found: str, hint: str) -> None:
+    """Print what was found, and what to do if that is a problem."""
+    mark, colour = ("ok ", "green") if good else ("!! ", "red")
+    for line in paragraph(f"{mark} {name:<14} ", found):
+        show(line, fg=colour)
+    if not good:
+        for line in paragraph(" " * 19, hint):
+            show(line)

@@ -5,19 +5,36 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import click
+from click.shell_completion import CompletionItem
 
-from higgsnb.cli.failures import failure_lines
+from higgsnb.cli.arguments import campaign_argument, examples
+from higgsnb.cli.failures import show_failures
 from higgsnb.cli.group import COMPLETE, INCOMPLETE
-from higgsnb.errors import describe
+from higgsnb.cli.terminal import show
+from higgsnb.errors import HiggsnbError, describe
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset, File
     from higgsnb.results import Failure
 
 
-@click.command()
-@click.argument("name", metavar="[CAMPAIGN]", default="toy")
-@click.argument("datasets_wanted", metavar="[NAME…]", nargs=-1)
+def _complete_dataset(ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    """Return the datasets of the campaign that was typed before."""
+    from higgsnb import datasets
+
+    try:
+        found = datasets.load(ctx.params.get("name") or "toy").datasets
+    except HiggsnbError:
+        return []
+    return [CompletionItem(one.name, help=one.process) for one in found if one.name.startswith(incomplete)]
+
+
+@click.command(
+    short_help="Download files into the cache, verified.",
+    epilog=examples("higgsnb fetch cms2012", "higgsnb fetch cms2012 ZZTo4mu SMHiggsToZZTo4L"),
+)
+@campaign_argument
+@click.argument("datasets_wanted", metavar="[NAME…]", nargs=-1, shell_complete=_complete_dataset)
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only.")
 @click.pass_context
 def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet: bool) -> None:
@@ -28,10 +45,9 @@ def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet
     chosen = [campaign.dataset(wanted) for wanted in datasets_wanted] or list(campaign.datasets)
     found = [_fetch_one(dataset, file, quiet=quiet) for dataset in chosen for file in dataset.files]
     failed = [failure for failure in found if failure is not None]
-    for line in failure_lines(failed):
-        click.echo(line, err=True)
+    show_failures(failed)
     if failed:
-        click.echo(f"higgsnb: {len(failed)} of {len(found)} files could not be fetched", err=True)
+        show(f"higgsnb: {len(failed):,} of {len(found):,} files could not be fetched", err=True, fg="red")
     ctx.exit(INCOMPLETE if failed else COMPLETE)
 
 
@@ -56,5 +72,5 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
             message, hint = map(datasets.redact, describe(error))
             return Failure(dataset.name, file.url, type(error).__name__, message, hint)
     if not quiet:
-        click.echo(str(path))
+        click.echo(str(path))  # as it is: to be used
     return None

@@ -11,6 +11,7 @@ from typing import Any
 import click
 
 from higgsnb import __version__
+from higgsnb.cli.terminal import show, wants_colour
 from higgsnb.errors import HiggsnbError, describe
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
@@ -19,6 +20,14 @@ LEVELS = ("debug", "info", "warning", "error")
 
 class Commands(click.Group):
     """A group whose errors become one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
+
+    def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
+        """Decide on colour once for all commands, and for --help."""
+        return super().make_context(*arguments, **{"color": wants_colour(), **extra})
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's name and signature
+        """Return the commands in the order in which they were added, which is that of use."""
+        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
@@ -38,12 +47,18 @@ class Commands(click.Group):
             message, hint = describe(error)
             if not expected:
                 message = f"unexpected {type(error).__name__}: {message}"
-            lines = [line for line in f"{message}\n{hint}".splitlines() if line.strip()]
-            click.echo("\n".join(["higgsnb: " + lines[0], *lines[1:3]]), err=True)
+            first, *rest = (line for line in f"{message}\n{hint}".splitlines() if line.strip())
+            show(f"higgsnb: {first}", err=True, fg="red")
+            for line in rest[:2]:
+                show(line, err=True)
             ctx.exit(BAD_USAGE if expected else UNEXPECTED)
 
 
-@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="\b\nExamples:\n  higgsnb run\n  higgsnb plan cms2012\n  higgsnb COMMAND --help",
+)
 @click.version_option(__version__, prog_name="higgsnb")
 @click.option("--debug", is_flag=True, help="Show the full traceback of an error: higgsnb --debug run …")
 @click.option("--log-level", type=click.Choice(LEVELS), help="Show log messages of this level and above on stderr.")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
+import socket
 import sys
 import time
 from collections.abc import Iterator
@@ -12,20 +15,57 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
-from higgsnb.cli.arguments import campaign_argument, chunk_option, fraction_option, selection_option
-from higgsnb.cli.failures import failure_lines
-from higgsnb.cli.group import COMPLETE, INCOMPLETE
+from higgsnb.cli.arguments import (
+    campaign_argument,
+    chunk_option,
+    examples,
+    fraction_option,
+    json_option,
+    selection_option,
+)
+from higgsnb.cli.failures import show_failures
+from higgsnb.cli.group import BAD_USAGE, COMPLETE, INCOMPLETE
 from higgsnb.cli.ledger import LEDGER
-from higgsnb.errors import OptionError
+from higgsnb.cli.report import show_report
+from higgsnb.cli.terminal import show, show_json
+from higgsnb.errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
-    from higgsnb.results import Result, Yield
+    from higgsnb.results import Result
 
 CONNECT_SECONDS = 10
+LOCAL = ("threads", "processes")
+ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(\[[0-9a-f:.]+\]|[^\s/:\[\]]+):(\d{1,5})(?:/\S*)?", re.IGNORECASE)
+"""``tcp://HOST:PORT``, or without the scheme; what else a Dask address may have is Dask's to check."""
 
 
-@click.command()
+def _complete_scheduler(_ctx: click.Context, _param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+    return [CompletionItem(name) for name in LOCAL if name.startswith(incomplete)]
+
+
+def _check_scheduler(_ctx: click.Context, _param: click.Parameter, scheduler: str) -> str:
+    """Return the option if it can be meant; raises OptionError at once, before anything is loaded."""
+    address = ADDRESS.fullmatch(scheduler)
+    if scheduler in LOCAL or (address and 0 < int(address[2]) < 2**16):
+        return scheduler
+    hint = f"{did_you_mean(scheduler, LOCAL)} Or give the address of a Dask scheduler, such as tcp://127.0.0.1:8786."
+    raise OptionError(f"--scheduler {scheduler}: neither threads, processes nor an address with a port", hint)
+
+
+@click.command(
+    short_help="Analyse a campaign: find the Higgs boson.",
+    epilog=examples(
+        "higgsnb run",
+        "higgsnb run candidates",
+        "higgsnb run mine.toml --out results/mine",
+        "higgsnb run cms2012 --fraction 0.01",
+        "higgsnb run cms2012 --skim --selection cuts.toml",
+        "higgsnb run cms2012 --scheduler tcp://127.0.0.1:8786",
+        "higgsnb run toy --json --quiet",
+    ),
+)
 @campaign_argument
 @selection_option
 @click.option(
@@ -38,6 +78,8 @@ CONNECT_SECONDS = 10
     default="threads",
     show_default=True,
     metavar="threads|processes|ADDRESS",
+    callback=_check_scheduler,
+    shell_complete=_complete_scheduler,
     help="Where to run: threads; processes, so that a crash costs one chunk only; or the Dask scheduler at an address.",
 )
 @click.option(
@@ -59,11 +101,12 @@ CONNECT_SECONDS = 10
     "--skim", is_flag=True, help="Cache the leptons of preselected events, so that runs with other cuts are fast."
 )
 @click.option("--quiet", "-q", is_flag=True, help="Print errors only, no progress and no tables.")
+@json_option("the content of result.json")
 @click.pass_context
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
     workers: int | None, scheduler: str, chunk_seconds: float | None, on_error: str, chunk_events: int | None,
-    fresh: bool, skim: bool, quiet: bool,
+    fresh: bool, skim: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
     from higgsnb import datasets, engine, plots, provenance, results, storage
@@ -74,11 +117,12 @@ def run(
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
     if not quiet:
-        click.echo(f"{campaign.title}\nselection {selection.name}: {selection.title}", err=True)
+        show(campaign.title, err=True, bold=True)
+        show(f"selection {selection.name}: {selection.title}", err=True)
         if not is_compiled(selection.algorithm):
-            click.echo("compiling the selection for this machine: once, a few seconds", err=True)
+            show("compiling the selection for this machine: once, a few seconds", err=True)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
-    with _client(scheduler) as client:
+    with _client(scheduler, quiet=quiet) as client:
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
             on_error=on_error, skims_folder=storage.cache_folder() / "skims" if skim else None,
@@ -86,6 +130,9 @@ def run(
         )  # fmt: skip
         with closing(partial_results):  # on Ctrl-C: the ledger must not count it as a failure of the chunks in flight
             result = _last(partial_results, quiet=quiet)
+    if not result.coverage.events[0] and len(result.failed) == len(campaign.files):
+        _show_nothing_read(result, folder, as_json=as_json)
+        ctx.exit(BAD_USAGE)
     run_block = {
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(time.perf_counter() - wall, 3),
@@ -96,30 +143,69 @@ def run(
     written = results.write(result, folder, run=run_block)
     written += plots.save(plots.mass_4l(result), folder)
     try:
-        _report(result, written, quiet=quiet)
+        show_report(result, written, folder, quiet=quiet or as_json)
+        if as_json:
+            show_json({**results.document(result), "run": run_block, "written": [str(path) for path in written]})
         sys.stdout.flush()
     except OSError:  # a closed pipe: the result is written, so that its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ctx.exit(COMPLETE if result.complete else INCOMPLETE)
 
 
+def _show_nothing_read(result: Result, folder: Path, *, as_json: bool) -> None:
+    """Say why there is no result; what lies in the directory from an earlier run stays."""
+    from higgsnb import results
+
+    show_failures(result.failed, rest="; --json lists all")
+    number = len(result.failed)
+    none = "the only file" if number == 1 else f"none of the {number:,} files"
+    could = "could not be read" if number == 1 else "could be read"
+    show(f"higgsnb: no result: {none} {could}", err=True, fg="red")
+    if (folder / "result.json").exists():
+        show(f"    What {folder} holds is the result of an earlier run.", err=True)
+    if as_json:
+        found = results.document(result)
+        show_json({key: found[key] for key in ("schema_version", "complete", "coverage", "failed")} | {"written": []})
+
+
 @contextmanager
-def _client(scheduler: str) -> Iterator[Any]:
+def _client(scheduler: str, *, quiet: bool) -> Iterator[Any]:
     """Return the ``client`` for `engine.run`; a connection to a Dask scheduler is closed on exit."""
-    if scheduler in ("threads", "processes"):
+    if scheduler in LOCAL:
         yield scheduler
         return
     from distributed import Client
 
+    if not quiet:
+        show(f"connecting to the Dask scheduler at {scheduler}", err=True)
     try:
+        asyncio.run(asyncio.wait_for(_find_scheduler(scheduler), CONNECT_SECONDS))
         client = Client(scheduler, timeout=f"{CONNECT_SECONDS} s", set_as_default=False)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError) as error:
+        silent = f"no answer in {CONNECT_SECONDS} s" if isinstance(error, TimeoutError) else type(error).__name__
         raise OptionError(
-            f"no Dask scheduler at {scheduler}: {str(error) or type(error).__name__}",
+            f"no Dask scheduler at {scheduler}: {str(error) or silent}",
             "Give an address such as tcp://127.0.0.1:8786, or --scheduler processes.",
         ) from error
     with client:
         yield client
+
+
+async def _find_scheduler(scheduler: str) -> None:
+    """Raise OSError or ValueError unless a scheduler answers at an address.
+
+    A `Client` that cannot connect waits 20 s longer for itself, and then prints a traceback.
+    """
+    from distributed import rpc
+    from distributed.security import Security
+
+    if address := ADDRESS.fullmatch(scheduler):  # Dask would ask again and again for the name of an unknown host
+        socket.getaddrinfo(address[1].strip("[]"), int(address[2]))
+    arguments = Security().get_connection_args("client")
+    async with rpc(scheduler, timeout=CONNECT_SECONDS, connection_args=arguments) as asked:
+        kind = (await asked.identity())["type"]
+    if kind != "Scheduler":
+        raise ValueError(f"what answers there is a {kind}")
 
 
 def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
@@ -135,53 +221,3 @@ def _last(partial_results: Iterator[Result], *, quiet: bool) -> Result:
             bar.set_postfix_str(f"{files}/{all_files} files{failed}", refresh=False)
             bar.update(events - bar.n)
     return result
-
-
-def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
-    """Print what was found, what is missing, and where it was written."""
-    for line in failure_lines(result.failed):
-        click.echo(line, err=True)
-    if not result.complete:
-        click.echo(f"higgsnb: incomplete: {result.coverage}", err=True)
-    if quiet:
-        return
-    tables = {
-        "all masses": result.yields,
-        "70 < m4l < 181 GeV": result.windows["70-181"],
-        "118 < m4l < 130 GeV: around the Higgs boson": result.windows["118-130"],
-    }
-    for title, yields in tables.items():
-        for line in _table(title, yields):
-            click.echo(line)
-    for name, columns in result.not_applied.items():
-        click.echo(f"note: {name} lacks {', '.join(columns)}; cuts on them are not applied")
-    for url in result.empty_files:
-        click.echo(f"note: {url} contains no events")
-    click.echo(f"{'simulated collisions; ' if result.simulated else ''}{result.coverage}")
-    click.echo("written: " + ", ".join(str(path) for path in written))
-
-
-def _table(title: str, yields: dict[str, dict[str, Yield]]) -> Iterator[str]:
-    """Yield the lines of one table: expected events ± statistical error, and the data."""
-    from higgsnb.selection import CHANNELS
-
-    yield f"\n{title}"
-    yield " " * 16 + "".join(f"{channel:>16}" for channel in (*CHANNELS, "all"))
-    predicted = {process: per for process, per in yields.items() if process != "data"}
-    rows = dict(predicted)
-    if len(predicted) > 1:
-        rows["prediction"] = {channel: _sum([per[channel] for per in predicted.values()]) for channel in CHANNELS}
-    for process, per in rows.items():
-        values = [*(per[channel] for channel in CHANNELS), _sum(list(per.values()))]
-        yield f"  {process:<14}" + "".join(f"{f'{v.expected:.2f} ± {v.stat_error:.2f}':>16}" for v in values)
-    if "data" in yields:
-        counts = [yields["data"][channel].events for channel in CHANNELS]
-        yield f"  {'data':<14}" + "".join(f"{n:>16}" for n in (*counts, sum(counts)))
-
-
-def _sum(yields: list[Yield]) -> Yield:
-    """Add up independent yields."""
-    from higgsnb.results import Yield
-
-    variance = sum(y.stat_error**2 for y in yields)
-    return Yield(sum(y.events for y in yields), sum(y.expected for y in yields), variance**0.5)

@@ -12,6 +12,7 @@ from higgsnb.datasets.files.sources import Source, fetch, locate, transferred_by
 from higgsnb.datasets.files.transfer import RemoteFile
 from higgsnb.datasets.luminosity import LumiData, LumiList, LumiMask, Segments, check_inputs, kept_mask, kept_table
 from higgsnb.datasets.parse import load, names
+from higgsnb.datasets.toy.sizes import with_toy_sizes
 
 __all__ = [
     "load",
@@ -38,6 +39,7 @@ __all__ = [
     "kept_table",
     "plan_chunks",
     "check_files",
+    "with_toy_sizes",
     "constants",
 ]
 

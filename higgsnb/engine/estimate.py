@@ -55,6 +55,25 @@ class Estimate:
         compute, transferring = self.compute_seconds, self.transfer_seconds
         return None if compute is None or transferring is None else max(compute, transferring)
 
+    def as_dict(self, *, price_gb: float | None = None) -> dict[str, float | None]:
+        """Return the numbers: times in seconds, sizes in bytes, the cost of the transfer in the currency of the price.
+
+        None where the campaign does not say enough, and as cost without a price.
+        """
+        priced = price_gb is not None and self.transfer_bytes is not None
+        return {
+            "events": self.events,
+            "cores": self.cores,
+            "bandwidth_mbit": self.bandwidth_mbit,
+            "read_bytes": self.read_bytes,
+            "transfer_bytes": self.transfer_bytes,
+            "core_seconds": self.core_seconds,
+            "compute_seconds": self.compute_seconds,
+            "transfer_seconds": self.transfer_seconds,
+            "seconds": self.seconds,
+            "egress_cost": (self.transfer_bytes or 0.0) / 1e9 * (price_gb or 0.0) if priced else None,
+        }
+
     def lines(self, *, price_core_hour: float | None = None, price_gb: float | None = None) -> list[tuple[str, str]]:
         """Describe the estimate as pairs (what, how much) with its assumptions; prices may be in any currency."""
         found, compute, transferring = [], self.compute_seconds, self.transfer_seconds
@@ -92,8 +111,9 @@ def estimate_run(
     """Estimate what a run will take, with so many cores of all workers and so many Mbit/s of all transfers together.
 
     ``fraction`` is the first part of each file, as in `engine.run`; a file that is fetched whole is transferred whole
-    all the same.
+    all the same. The files of the campaign ``toy`` are known before they are made.
     """
+    campaign = datasets.with_toy_sizes(campaign)
     events, read, transferred = campaign.events, None, None
     if campaign.bytes is not None:
         share = fraction * READ_SHARE[campaign.schema]

@@ -1,0 +1,97 @@
+"""What ``higgsnb run`` prints at the end: yields, what is missing, and where it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from higgsnb.cli.failures import names, show_failures
+from higgsnb.cli.terminal import fits, paragraph, show, table
+
+if TYPE_CHECKING:
+    from higgsnb.results import Result, Yield
+
+FORMS = ("{0:.2f} ± {1:.2f}", "{0:.2f}±{1:.2f}", "{0:.3g}±{1:.2g}")
+"""Expected events and their statistical error, the widest form first."""
+BAR = "| "
+"""Before each line of the window of interest, so that it stands out without colour, too."""
+
+
+def show_report(result: Result, written: list[Path], folder: Path, *, quiet: bool) -> None:
+    """Print what failed on stderr, then, unless ``quiet``, what was found and where it was written."""
+    rest = f', all of them under "failed" in {folder / "result.json"}'
+    show_failures(result.failed, rest=rest)
+    if not result.complete:
+        show(f"higgsnb: incomplete: {result.coverage}", err=True, fg="red")
+    if quiet:
+        return
+    _show_yields(result)
+    show("")
+    lacking: dict[tuple[str, ...], list[str]] = {}
+    for name, columns in result.not_applied.items():
+        lacking.setdefault(tuple(columns), []).append(name)
+    for missing, datasets in lacking.items():
+        verb = "lacks" if len(datasets) == 1 else "lack"
+        _show_note(f"{names(datasets, rest='')} {verb} {', '.join(missing)}; cuts on them are not applied")
+    if empty := result.empty_files:
+        count = "" if len(empty) == 1 else f"{len(empty):,} files contain no events: "
+        _show_note(f"{count}{names(empty, rest='')}{' contains no events' if len(empty) == 1 else ''}")
+    coverage = str(result.coverage).replace(" /fb", "\N{NO-BREAK SPACE}/fb")
+    for line in paragraph("", f"{'simulated collisions; ' if result.simulated else ''}{coverage}"):
+        show(line)
+    for line in paragraph(f"written to {folder}: ", ", ".join(path.name for path in written)):
+        show(line)
+
+
+def _show_note(text: str) -> None:
+    for line in paragraph("note: ", text):
+        show(line)
+
+
+def _show_yields(result: Result) -> None:
+    """Print yields over all masses and in two windows, that around the Higgs boson highlighted."""
+    sections = {
+        "all masses": result.yields,
+        "70 < m4l < 181 GeV": result.windows["70-181"],
+        "118 < m4l < 130 GeV: around the Higgs boson": result.windows["118-130"],
+    }
+    for form in FORMS:
+        parts = [list(_rows(yields, form)) for yields in sections.values()]
+        cells = [row for part in parts for row in part]
+        if fits(cells):
+            break
+    lines = iter(table(cells))  # laid out together, so that the columns of all sections are below each other
+    last = len(parts) - 1
+    for number, (title, part) in enumerate(zip(sections, parts, strict=True)):
+        around_higgs = number == last
+        bar, colour = (BAR, "magenta") if around_higgs else (" " * len(BAR), None)
+        show("")
+        show(f"{bar.lstrip()}{title}", bold=True, fg=colour)
+        for _ in part:
+            show(f"{bar}{next(lines)}", bold=around_higgs, fg=colour)
+
+
+def _rows(yields: Mapping[str, Mapping[str, Yield]], form: str) -> Iterator[list[str]]:
+    """Yield the cells of one table: a header, expected events ± statistical error by process, and the data."""
+    from higgsnb.selection import CHANNELS
+
+    yield ["", *CHANNELS, "all"]
+    predicted = {process: per for process, per in yields.items() if process != "data"}
+    rows = dict(predicted)
+    if len(predicted) > 1:
+        rows["prediction"] = {channel: _sum([per[channel] for per in predicted.values()]) for channel in CHANNELS}
+    for process, per in rows.items():
+        values = [*(per[channel] for channel in CHANNELS), _sum(list(per.values()))]
+        yield [process, *(form.format(value.expected, value.stat_error) for value in values)]
+    if "data" in yields:
+        counts = [yields["data"][channel].events for channel in CHANNELS]
+        yield ["data", *map(str, (*counts, sum(counts)))]
+
+
+def _sum(yields: list[Yield]) -> Yield:
+    """Add up independent yields."""
+    from higgsnb.results import Yield
+
+    variance = sum(y.stat_error**2 for y in yields)
+    return Yield(sum(y.events for y in yields), sum(y.expected for y in yields), variance**0.5)
