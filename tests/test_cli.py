@@ -189,21 +189,6 @@ def test_bad_file_gives_one_message_and_exit_code_3(folder: Path, tmp_path: Path
     assert json.loads((tmp_path / "out" / "histograms.json").read_text())["complete"] is False
 
 
-def test_many_files_that_fail_alike_are_counted_and_ten_of_them_named(tmp_path: Path) -> None:
-    urls = ", ".join(f'{{ url = "absent{i:02d}.root" }}' for i in range(14))
-    (tmp_path / "a.toml").write_text(NANOAOD.replace('[{{ url = "{url}" }}]', f"[{urls}]"))
-    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=3)
-    *lines, count, summary = result.stderr.strip().splitlines()
-    named = [line for line in lines if line.startswith("higgsnb: d: ")]
-    assert [f"absent{i:02d}.root" in line for i, line in enumerate(named)] == [True] * 10
-    assert len(lines) <= 3 * 10
-    assert "14 files, of which the first 10" in count
-    assert "incomplete: 0 of 14 files" in summary
-    failed = document(tmp_path / "out")["failed"]
-    assert len(failed) == 14
-    assert all(failure["message"] and failure["remedy"] for failure in failed)
-
-
 @pytest.mark.parametrize(("options", "shown"), [([], False), (["-v"], True), (["--log-level", "error"], False)])
 def test_log_level_shows_the_messages_of_the_package(
     folder: Path, tmp_path: Path, options: list[str], shown: bool
@@ -213,11 +198,12 @@ def test_log_level_shows_the_messages_of_the_package(
     assert logging.getLogger("higgsnb").handlers == []
 
 
-def test_file_without_luminosity_block_has_exit_code_3(shared_data: Path, tmp_path: Path) -> None:
+def test_only_file_without_luminosity_block_has_exit_code_2(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "nanoaod" / "missing_luminosityBlock.root"
     (tmp_path / "a.toml").write_text(NANOAOD.format(url=path))
-    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=3)
+    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=2)
     assert "lacks luminosityBlock" in result.stderr
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_local_paths_give_the_same_bytes_as_a_mirror(

@@ -12,8 +12,8 @@ from higgsnb.cli.terminal import fits, paragraph, show, table
 if TYPE_CHECKING:
     from higgsnb.results import Result, Yield
 
-FORMS = ("{0:.2f} ± {1:.2f}", "{0:.2f}±{1:.2f}", "{0:.3g}±{1:.2g}")
-"""Expected events and their statistical error, the widest form first."""
+FORMS = ("{0:.2f} ± {1:.2f}", "{0:.2f}±{1:.2f}", "{0:.3g}±{1:.2g}", "{0:.3g}")
+"""Expected events and their statistical error, the widest form first; the last one fits anywhere."""
 BAR = "| "
 """Before each line of the window of interest, so that it stands out without colour, too."""
 
@@ -59,9 +59,11 @@ def _show_yields(result: Result) -> None:
     for form in FORMS:
         parts = [list(_rows(yields, form)) for yields in sections.values()]
         cells = [row for part in parts for row in part]
-        if fits(cells):
+        if fits(cells, margin=len(BAR)):
             break
-    lines = iter(table(cells))  # laid out together, so that the columns of all sections are below each other
+    lines = iter(
+        table(cells, margin=len(BAR))
+    )  # laid out together, so that the columns of all sections are below each other
     last = len(parts) - 1
     for number, (title, part) in enumerate(zip(sections, parts, strict=True)):
         around_higgs = number == last

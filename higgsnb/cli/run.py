@@ -182,9 +182,9 @@ def _client(scheduler: str, *, quiet: bool) -> Iterator[Any]:
         asyncio.run(asyncio.wait_for(_find_scheduler(scheduler), CONNECT_SECONDS))
         client = Client(scheduler, timeout=f"{CONNECT_SECONDS} s", set_as_default=False)
     except (OSError, ValueError, TypeError, RuntimeError) as error:
-        silent = f"no answer in {CONNECT_SECONDS} s" if isinstance(error, TimeoutError) else type(error).__name__
+        reason = getattr(error, "strerror", None) or str(error) or f"no answer in {CONNECT_SECONDS} s"
         raise OptionError(
-            f"no Dask scheduler at {scheduler}: {str(error) or silent}",
+            f"no Dask scheduler at {scheduler}: {reason}",
             "Give an address such as tcp://127.0.0.1:8786, or --scheduler processes.",
         ) from error
     with client:

@@ -51,21 +51,23 @@ def paragraph(prefix: str, text: str) -> list[str]:
     return wrapped or [prefix.rstrip()]
 
 
-def fits(rows: Sequence[Sequence[str]]) -> bool:
-    """Whether a table of these cells fits."""
-    return _width(rows) <= columns()
+def fits(rows: Sequence[Sequence[str]], *, margin: int = 0) -> bool:
+    """Whether a table of these cells fits beside a margin, once the names in the first column are shortened."""
+    return _width([[_shortened(row[0], SHORTEST_NAME), *row[1:]] for row in rows]) + margin <= columns()
 
 
-def table(rows: Sequence[Sequence[str]], *, texts: int = 1) -> list[str]:
+def table(rows: Sequence[Sequence[str]], *, texts: int = 1, margin: int = 0) -> list[str]:
     """Lay out the rows of a table, the first ``texts`` columns to the left and the numbers after them to the right.
 
-    If it is too wide, the text columns after the first are left out, then the names in the first are shortened.
+    If it is too wide beside a margin, the text columns after the first are left out, then the names in the first are
+    shortened.
     """
-    while texts > 1 and not fits(rows):
+    room = columns() - margin
+    while texts > 1 and _width(rows) > room:
         texts -= 1
         rows = [[*row[:texts], *row[texts + 1 :]] for row in rows]
     longest = max(len(row[0]) for row in rows)
-    limit = max(SHORTEST_NAME, longest - max(0, _width(rows) - columns()))
+    limit = max(SHORTEST_NAME, longest - max(0, _width(rows) - room))
     rows = [[_shortened(row[0], limit), *row[1:]] for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [
