@@ -38,9 +38,8 @@ def doctor(ctx: click.Context, strict: bool, as_json: bool) -> None:
 
 def _show_check(*, name: str, good: bool, found: str, hint: str) -> None:
     """Print what was found, and what to do if that is a problem."""
-    mark, colour = ("ok ", "green") if good else ("!! ", "red")
-    for line in paragraph(f"{mark} {name:<14} ", found):
-        show(line, fg=colour)
+    for line in paragraph(f"{'ok ' if good else '!! '} {name:<14} ", found):
+        show(line, fg=None if good else "red")
     if not good:
         for line in paragraph(" " * 19, hint):
             show(line)

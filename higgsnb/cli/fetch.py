@@ -10,7 +10,7 @@ from click.shell_completion import CompletionItem
 from higgsnb.cli.arguments import campaign_argument, examples
 from higgsnb.cli.failures import show_failures
 from higgsnb.cli.group import COMPLETE, INCOMPLETE
-from higgsnb.cli.terminal import show
+from higgsnb.cli.terminal import plain, show
 from higgsnb.errors import HiggsnbError, describe
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
         bar.total = total
         bar.update(done - bar.n)
 
-    with tqdm(unit="B", unit_scale=True, disable=quiet, desc=Address.of(file.url).name) as bar:
+    with tqdm(unit="B", unit_scale=True, disable=quiet, desc=plain(Address.of(file.url).name)) as bar:
         try:
             path = datasets.fetch(
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32, progress=advance

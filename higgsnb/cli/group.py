@@ -18,16 +18,20 @@ COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class Commands(click.Group):
+class InOrder(click.Group):
+    """A group that lists its commands in the order in which they were added, which is that of use."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's name and signature
+        """Return the names of the commands."""
+        return list(self.commands)
+
+
+class Commands(InOrder):
     """A group whose errors become one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
 
     def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
         """Decide on colour once for all commands, and for --help."""
         return super().make_context(*arguments, **{"color": wants_colour(), **extra})
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's name and signature
-        """Return the commands in the order in which they were added, which is that of use."""
-        return list(self.commands)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""

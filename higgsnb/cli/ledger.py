@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from higgsnb.cli.arguments import examples, json_option
+from higgsnb.cli.group import InOrder
 from higgsnb.cli.terminal import show, show_json
 from higgsnb.errors import MissingFileError
 
@@ -14,6 +15,7 @@ LEDGER = "ledger.sqlite"
 
 
 @click.group(
+    cls=InOrder,
     short_help="Inspect or copy the checkpoint of a run.",
     epilog=examples(
         "higgsnb ledger show results/cms2012",

@@ -37,9 +37,9 @@ def show_report(result: Result, written: list[Path], folder: Path, *, quiet: boo
     if empty := result.empty_files:
         count = "" if len(empty) == 1 else f"{len(empty):,} files contain no events: "
         _show_note(f"{count}{names(empty, rest='')}{' contains no events' if len(empty) == 1 else ''}")
-    coverage = str(result.coverage).replace(" /fb", "\N{NO-BREAK SPACE}/fb")
+    coverage = str(result.coverage).replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
     for line in paragraph("", f"{'simulated collisions; ' if result.simulated else ''}{coverage}"):
-        show(line)
+        show(line)  # broken after commas only
     for line in paragraph(f"written to {folder}: ", ", ".join(path.name for path in written)):
         show(line)
 

@@ -26,9 +26,14 @@ def wants_colour() -> bool | None:
     return False if os.environ.get("TERM") == "dumb" else None
 
 
+def plain(text: str) -> str:
+    """Return a text in one line; control characters, as names in a file may contain them, become ``?``."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in text)
+
+
 def show(line: str, *, err: bool = False, **style: Any) -> None:
-    """Print a line in a style of `click.style`; control characters, as a file may contain them, become ``?``."""
-    text = "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in line)
+    """Print a line, made `plain`, in a style of `click.style`."""
+    text = plain(line)
     click.echo(click.style(text, **style) if style else text, err=err)
 
 

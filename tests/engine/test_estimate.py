@@ -25,7 +25,7 @@ def planned(*arguments: str) -> dict[str, str]:
     """The estimate that ``higgsnb plan`` prints."""
     done = CliRunner().invoke(main, ["plan", *arguments])
     assert done.exit_code == 0, done.output
-    lines = done.stdout.rpartition("\n\n")[2].splitlines()
+    lines = done.stdout.rpartition("\n\n")[2].replace(f"\n{' ' * 10}", " ").splitlines()  # those that were broken
     return {line[:10].strip(): line[10:] for line in lines}
 
 
