@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,7 +17,9 @@ import uproot
 from numpy.typing import NDArray
 from scipy import stats
 
-from higgsnb.datasets.toy import collisions, detector, physics, pseudodata, writer
+from higgsnb import datasets
+from higgsnb.datasets import File
+from higgsnb.datasets.toy import collisions, detector, physics, pseudodata, sizes, writer
 from higgsnb.errors import MissingFileError, UnreadableError
 
 Array = NDArray[Any]
@@ -153,6 +156,23 @@ def test_schema_is_the_outreach_one_exactly(campaign: Path, name: str) -> None:
         assert len(SCHEMA) == 32
         assert "simulated" in tree.title
         assert tree.num_entries == writer.manifest(campaign)["files"][name]["events"]
+
+
+def test_sizes_for_estimates_are_those_of_the_files(campaign: Path) -> None:
+    made = writer.manifest(campaign)["files"]
+    for name, (events, size) in sizes.SIZES.items():
+        assert made[name]["events"] == pytest.approx(events, rel=0.01)
+        assert made[name]["bytes"] == pytest.approx(size, rel=0.05)  # another library may compress otherwise
+    assert sizes.SIZES.keys() == made.keys()
+
+
+def test_sizes_for_estimates_fill_in_what_the_campaign_does_not_state() -> None:
+    found = sizes.with_toy_sizes(datasets.load("toy"))
+    assert (found.events, found.bytes) == tuple(map(sum, zip(*sizes.SIZES.values(), strict=True)))
+    stated = File("toy:ZZTo4mu.root", events=7)
+    others = (File("toy:absent.root"), File("/data/ZZTo4mu.root"))
+    mine = replace(found, datasets=(replace(found.datasets[0], files=(stated, *others)),))
+    assert sizes.with_toy_sizes(mine).files == (replace(stated, bytes=sizes.SIZES["ZZTo4mu"][1]), *others)
 
 
 def test_manifest_says_simulated_and_describes_every_file(campaign: Path) -> None:
