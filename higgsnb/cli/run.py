@@ -33,7 +33,9 @@ from higgsnb.cli.terminal import show, show_json
 from higgsnb.errors import OptionError, did_you_mean
 
 if TYPE_CHECKING:
+    from higgsnb.datasets import Campaign
     from higgsnb.results import Result
+    from higgsnb.selection import Selection
 
 CONNECT_SECONDS = 10
 LOCAL = ("threads", "processes")
@@ -110,17 +112,14 @@ def run(
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
     from higgsnb import datasets, engine, plots, provenance, results, storage
-    from higgsnb.selection import is_compiled, load
+    from higgsnb.selection import load
 
     campaign = datasets.load(name)
     selection = load(selection_name or campaign.selection)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
     if not quiet:
-        show(campaign.title, err=True, bold=True)
-        show(f"selection {selection.name}: {selection.title}", err=True)
-        if not is_compiled(selection.algorithm):
-            show("compiling the selection for this machine: once, a few seconds", err=True)
+        _announce(campaign, selection)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
     with _client(scheduler, quiet=quiet) as client:
         partial_results = engine.run(
@@ -150,6 +149,16 @@ def run(
     except OSError:  # a closed pipe: the result is written, so that its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     ctx.exit(COMPLETE if result.complete else INCOMPLETE)
+
+
+def _announce(campaign: Campaign, selection: Selection) -> None:
+    """Say on stderr what is analysed, and if the first seconds will be spent on compiling."""
+    from higgsnb.selection import is_compiled
+
+    show(campaign.title, err=True, bold=True)
+    show(f"selection {selection.name}: {selection.title}", err=True)
+    if not is_compiled(selection.algorithm):
+        show("compiling the selection for this machine: once, a few seconds", err=True)
 
 
 def _show_nothing_read(result: Result, folder: Path, *, as_json: bool) -> None:
