@@ -12,7 +12,7 @@ from higgsnb.cli.terminal import fits, paragraph, show, table
 if TYPE_CHECKING:
     from higgsnb.results import Result, Yield
 
-FORMS = ("{0:.2f} ± {1:.2f}", "{0:.2f}±{1:.2f}", "{0:.3g}±{1:.2g}", "{0:.3g}")
+FORMS = ("{0:.2f} ± {1:.2f}", "{0:.2f}±{1:.2f}", "{0:.1f}±{1:.1f}", "{0:.3g}")
 """Expected events and their statistical error, the widest form first; the last one fits anywhere."""
 BAR = "| "
 """Before each line of the window of interest, so that it stands out without colour, too."""
@@ -71,7 +71,7 @@ def _show_yields(result: Result) -> None:
         show("")
         show(f"{bar.lstrip()}{title}", bold=True, fg=colour)
         for _ in part:
-            show(f"{bar}{next(lines)}", bold=around_higgs, fg=colour)
+            show(f"{bar}{next(lines)}", bold=around_higgs or None, fg=colour)
 
 
 def _rows(yields: Mapping[str, Mapping[str, Yield]], form: str) -> Iterator[list[str]]:
