@@ -30,9 +30,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from higgsnb.redaction import redact
+
 
 class HiggsnbError(Exception):
-    """An error of this package: ``message`` says what is wrong, ``hint`` what to do next.
+    """An error of this package: ``message`` says what is wrong, ``hint`` what to do next, both without secrets.
 
     Every class has a ``default_hint``, for errors that are raised without one.
     """
@@ -41,6 +43,7 @@ class HiggsnbError(Exception):
 
     def __init__(self, message: str, hint: str = "") -> None:
         # Not super().__init__: OSError would take two arguments for a number and its meaning.
+        message, hint = redact(message), redact(hint)
         Exception.__init__(self, message, hint)
         self.message, self.hint = message, hint or self.default_hint
 
@@ -192,13 +195,13 @@ _HINTS: tuple[tuple[type[BaseException], str], ...] = (
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Return what is wrong, and what to do about it; neither is empty, also for errors of other packages.
+    """Return what is wrong, and what to do about it; neither is empty nor has a secret in it.
 
     Of another package's error the message is the first line of its text, the hint the rest of it.
     """
     if isinstance(error, HiggsnbError):
         return error.message, error.hint
-    message, _, hint = str(error).strip().partition("\n")
+    message, _, hint = redact(str(error)).strip().partition("\n")
     if isinstance(error, MemoryError) and not message:
         message = "the worker had no memory left"
     fallback = next((hint for kind, hint in _HINTS if isinstance(error, kind)), HiggsnbError.default_hint)

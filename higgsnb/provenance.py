@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from higgsnb.redaction import redact
+
 LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", "uproot")
 """Libraries whose version can change a result."""
 
@@ -81,6 +83,6 @@ def machine() -> dict[str, Any]:
         "system": platform.platform(),
         "cpu": platform.machine(),
         "cores": os.cpu_count(),
-        "image": os.environ.get("JUPYTER_IMAGE_SPEC"),
-        "binder": os.environ.get("BINDER_REF_URL"),
+        "image": redact(os.environ.get("JUPYTER_IMAGE_SPEC", "")) or None,
+        "binder": redact(os.environ.get("BINDER_REF_URL", "")) or None,
     }

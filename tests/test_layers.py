@@ -19,6 +19,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 
 # From the ground floor to the top: a wing imports only from floors below its own.
 FLOORS = (
+    {"redaction"},
     {"errors"},
     {"provenance", "storage"},
     {"datasets", "selection"},

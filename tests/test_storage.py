@@ -1,12 +1,26 @@
-"""`atomic_write`: the old content or the new one, never a part."""
+"""Files are whole or not there, written where nobody else decides, and believed only from whom they may come."""
 
 from __future__ import annotations
 
+import os
+import stat
+import uuid
 from pathlib import Path
 
 import pytest
 
-from higgsnb.storage import atomic_write
+from higgsnb.storage import (
+    NotOwnFileError,
+    atomic_write,
+    cache_folder,
+    distrust,
+    make_folder,
+    open_no_link,
+    own_folder,
+)
+
+OTHER = 65534
+as_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file to somebody else")
 
 
 def test_file_is_replaced_only_when_the_block_ends(tmp_path: Path) -> None:
@@ -42,3 +56,128 @@ def test_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as caught, atomic_write(tmp_path / "folder") as temporary:
         temporary.write_text("new")
     assert caught.value.filename == str(tmp_path / "folder")
+
+
+# --- whose files are believed
+
+
+def test_file_that_others_can_write_to_is_not_believed(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+    assert distrust(path) == ""
+    path.touch(mode=0o644)
+    assert distrust(path) == ""
+    for mode in (0o664, 0o646, 0o666):
+        path.chmod(mode)
+        assert distrust(path) == f"can be written to by others (mode {mode:o})"
+
+
+@as_root
+def test_what_belongs_to_somebody_else_is_not_believed(tmp_path: Path) -> None:
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "to-theirs").symlink_to(tmp_path / "theirs")
+    os.chown(tmp_path / "theirs", OTHER, OTHER)
+    (tmp_path / "link-of-theirs").symlink_to(tmp_path)
+    os.chown(tmp_path / "link-of-theirs", OTHER, OTHER, follow_symlinks=False)
+    for name in ("theirs", "to-theirs", "link-of-theirs"):
+        assert distrust(tmp_path / name) == f"belongs to user {OTHER}"
+
+
+@as_root
+def test_read_only_cache_of_an_administrator_is_believed_by_another_user(tmp_path: Path) -> None:
+    (tmp_path / "toy").mkdir(mode=0o755)
+    os.seteuid(OTHER)
+    try:
+        assert own_folder(tmp_path / "toy") == tmp_path / "toy"
+    finally:
+        os.seteuid(0)
+
+
+@pytest.mark.parametrize("mode", [0o775, 0o777, 0o1777])
+def test_cache_where_others_can_write_becomes_a_folder_of_ones_own_in_it(
+    mode: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    shared.chmod(mode)
+    monkeypatch.setenv("HIGGSNB_CACHE", str(shared))
+    assert {cache_folder("toy") for _ in range(3)} == {shared / f"user-{os.geteuid()}" / "toy"}
+    (record,) = caplog.records
+    assert f"(mode {mode:o})" in record.getMessage()
+    assert f"chmod -R go-w {shared}" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["toy", "files"])
+def test_folder_in_a_cache_is_believed_only_by_itself(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path))
+    (tmp_path / name).mkdir()
+    (tmp_path / name).chmod(0o777)
+    assert cache_folder(name) == tmp_path / name / f"user-{os.geteuid()}"
+    assert cache_folder() == tmp_path
+
+
+@as_root
+def test_where_others_hold_even_that_folder_a_temporary_one_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tmp_path.chmod(0o777)
+    (tmp_path / "user-0").mkdir()
+    os.chown(tmp_path / "user-0", OTHER, OTHER)
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path))
+    folder = cache_folder()
+    assert (folder.stat().st_uid, stat.S_IMODE(folder.stat().st_mode)) == (0, 0o700)
+    assert tmp_path not in folder.parents
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o002])
+def test_what_is_written_to_a_cache_is_believed_whatever_the_umask(umask: int, tmp_path: Path) -> None:
+    before = os.umask(umask)
+    try:
+        make_folder(tmp_path / "new" / "files")
+        with atomic_write(tmp_path / "new" / "a", mode=0o644) as temporary:
+            temporary.write_text("x")
+    finally:
+        os.umask(before)
+    made = [tmp_path / "new", tmp_path / "new" / "files", tmp_path / "new" / "a"]
+    assert [distrust(path) for path in made] == ["", "", ""]
+
+
+# --- links
+
+
+def test_link_at_the_name_of_a_file_is_replaced_and_not_followed(tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "a.json"
+    victim.write_text("precious")
+    path.symlink_to(victim)
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
+    assert (victim.read_text(), path.read_text(), path.is_symlink()) == ("precious", "new", False)
+
+
+def test_link_at_a_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    victim = tmp_path / "victim"
+    victim.write_text("precious")
+    monkeypatch.setattr("uuid.uuid4", lambda: uuid.UUID(int=1))  # as if it could be foreseen
+    temporary = tmp_path / f".a.json.{uuid.UUID(int=1).hex}.part"
+    temporary.symlink_to(victim)
+    with pytest.raises(FileExistsError) as caught, atomic_write(tmp_path / "a.json") as given:
+        given.write_text("new")
+    assert caught.value.filename == str(tmp_path / "a.json")
+    assert victim.read_text() == "precious"
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard", "pipe", "dangling"])
+def test_name_that_others_can_foresee_is_opened_only_if_it_is_a_plain_file(kind: str, tmp_path: Path) -> None:
+    victim, path = tmp_path / "victim", tmp_path / "a.part"
+    if kind != "dangling":
+        victim.write_text("precious")
+    if kind == "hard":
+        path.hardlink_to(victim)
+    elif kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to(victim)
+    with pytest.raises(NotOwnFileError, match=r"is a link|is a second name|is not a regular file"):
+        open_no_link(path)
+    assert (victim.read_text() if victim.exists() else "") == ("" if kind == "dangling" else "precious")

@@ -69,7 +69,7 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
                 file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32, progress=advance
             )
         except (OSError, ValueError) as error:
-            message, hint = map(datasets.redact, describe(error))
+            message, hint = describe(error)
             return Failure(dataset.name, file.url, type(error).__name__, message, hint)
     if not quiet:
         click.echo(str(path))  # as it is: to be used

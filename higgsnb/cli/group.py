@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+import traceback
 from functools import partial
 from typing import Any
 
@@ -13,6 +14,7 @@ import click
 from higgsnb import __version__
 from higgsnb.cli.terminal import show, wants_colour
 from higgsnb.errors import HiggsnbError, describe
+from higgsnb.redaction import redact
 
 COMPLETE, UNEXPECTED, BAD_USAGE, INCOMPLETE, INTERRUPTED = 0, 1, 2, 3, 130
 LEVELS = ("debug", "info", "warning", "error")
@@ -41,11 +43,14 @@ class Commands(InOrder):
             click.echo("\nhiggsnb: interrupted; the same command resumes", err=True)
             sys.stderr.flush()
             os._exit(INTERRUPTED)  # a thread may be waiting for a server that does not answer
-        except (click.ClickException, click.exceptions.Exit, click.Abort):
+        except click.ClickException as error:
+            vars(error)["message"] = redact(error.message)  # it repeats what was typed
             raise
-        except Exception as error:
-            if ctx.params.get("debug"):
-                raise
+        except (click.exceptions.Exit, click.Abort):
+            raise
+        except Exception as error:  # noqa: BLE001 - shown, and in the exit code
+            if ctx.params.get("debug"):  # not raised: Python would show what other packages say as it is
+                click.echo(redact(traceback.format_exc()), err=True, nl=False)
             # Bad input, files or network; anything else is a fault in this package.
             expected = isinstance(error, (HiggsnbError, ValueError, OSError))
             message, hint = describe(error)

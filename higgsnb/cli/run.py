@@ -124,7 +124,7 @@ def run(
     with _client(scheduler, quiet=quiet) as client:
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
-            on_error=on_error, skims_folder=storage.cache_folder() / "skims" if skim else None,
+            on_error=on_error, skims_folder=storage.cache_folder("skims") if skim else None,
             ledger=folder / LEDGER, fresh=fresh, chunk_seconds=chunk_seconds,
         )  # fmt: skip
         with closing(partial_results):  # on Ctrl-C: the ledger must not count it as a failure of the chunks in flight

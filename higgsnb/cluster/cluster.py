@@ -11,7 +11,6 @@ a hint. Every wait has a timeout, and whatever was started is removed when it ca
 from __future__ import annotations
 
 import atexit
-import logging
 import threading
 import time
 from collections.abc import Callable
@@ -29,11 +28,12 @@ from higgsnb.cluster.provider import Problem, ProblemTimer, close_client, not_re
 from higgsnb.cluster.waiting import CLOSE_SECONDS, POLL_SECONDS, call_with_timeout, pause, raise_if_cancelled
 from higgsnb.datasets import redact
 from higgsnb.errors import ClusterError, HiggsnbError, OptionError, VersionError
+from higgsnb.redaction import logger
 
 if TYPE_CHECKING:
     from distributed import Client
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 Provider: TypeAlias = OperatedCluster | ManagedCluster
 """What makes, queries, scales and removes a cluster; both kinds have the same methods."""

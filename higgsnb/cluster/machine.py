@@ -14,6 +14,7 @@ from pathlib import Path
 
 from higgsnb import provenance, selection, storage
 from higgsnb.datasets import Address
+from higgsnb.redaction import redact
 
 MEMORY_NEEDED = 1.2e9
 """Bytes that an analysis with two workers takes at most."""
@@ -30,6 +31,10 @@ class Check:
     good: bool
     found: str
     hint: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("found", "hint"):  # variables of a session may hold a token
+            object.__setattr__(self, name, redact(getattr(self, name)))
 
 
 def check_machine() -> Iterator[Check]:

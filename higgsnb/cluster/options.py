@@ -15,6 +15,7 @@ from numbers import Integral, Real
 from typing import Any, Self
 
 from higgsnb.errors import OptionError, did_you_mean
+from higgsnb.redaction import redacted_repr
 
 KINDS = ("auto", "local", "kubernetes", "gateway", "slurm", "htcondor")
 DEFAULT_WORKERS = 2
@@ -37,7 +38,7 @@ SUFFIXES = {"m": 1e-3, "k": 1e3, "M": 1e6, "G": 1e9, "T": 1e12} | {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class ClusterSpec:
     """What a cluster should be; checked when it is made.
 
@@ -61,6 +62,8 @@ class ClusterSpec:
     idle_timeout: int = 900
     deadline: float = 120
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    __repr__ = redacted_repr
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from higgsnb.datasets import constants
 from higgsnb.datasets.campaign import Campaign, Chunk, Dataset, File
 from higgsnb.datasets.chunks import check_files, plan_chunks
-from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.cache import checksum
 from higgsnb.datasets.files.request import counted_tries
 from higgsnb.datasets.files.sources import Source, fetch, locate, transferred_bytes
@@ -13,6 +13,7 @@ from higgsnb.datasets.files.transfer import RemoteFile
 from higgsnb.datasets.luminosity import LumiData, LumiList, LumiMask, Segments, check_inputs, kept_mask, kept_table
 from higgsnb.datasets.parse import load, names
 from higgsnb.datasets.toy.sizes import with_toy_sizes
+from higgsnb.redaction import redact
 
 __all__ = [
     "load",

@@ -10,8 +10,9 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from higgsnb.datasets.files.addresses import redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import CampaignError, did_you_mean
+from higgsnb.redaction import redact, redacted_repr
 
 
 @dataclass(frozen=True, repr=False)
@@ -28,12 +29,13 @@ class File:
     adler32: str | None = None
 
     def __repr__(self) -> str:
-        keys = ("alternatives", "events", "bytes", "adler32")
-        known = "".join(f", {key}={getattr(self, key)!r}" for key in keys if getattr(self, key))
-        return redact(f"File({self.url!r}{known})")
+        known = {key: getattr(self, key) for key in ("events", "bytes", "adler32")}
+        shown = {"alternatives": tuple(str(Address.of(url)) for url in self.alternatives), **known}
+        more = "".join(f", {key}={value!r}" for key, value in shown.items() if value)
+        return f"File({str(Address.of(self.url))!r}{more})"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Files of one process; luminosity (1/fb) and energy (TeV) only where they are not the campaign's.
 
@@ -53,6 +55,11 @@ class Dataset:
     energy_tev: float | None = None
     stated_events: int | None = None
 
+    __repr__ = redacted_repr
+
+    def __post_init__(self) -> None:
+        _redact_texts(self, "title", "doi")
+
     @property
     def is_data(self) -> bool:
         """True for collision data, False for simulation."""
@@ -69,7 +76,7 @@ class Dataset:
         return _total(file.bytes for file in self.files)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Campaign:
     """Datasets that are analysed together, with luminosity (1/fb), its relative uncertainty, and energy (TeV)."""
 
@@ -87,6 +94,11 @@ class Campaign:
     simulated: bool = False
     normalisation: str | None = None
     source: str = field(default="", compare=False)
+
+    __repr__ = redacted_repr
+
+    def __post_init__(self) -> None:
+        _redact_texts(self, "title", "normalisation", "source")
 
     @property
     def has_sections(self) -> bool:
@@ -162,13 +174,13 @@ class Campaign:
         head = "".join(f"<th>{name}</th>" for name in ("dataset", "process", "files", "events", "size", "luminosity"))
         energies = ", ".join(f"{energy:g}" for energy in self.energies_tev)
         simulated = ", simulated collisions" if self.simulated else ""
-        return (
+        return redact(
             f"<table><caption>{escape(self.title)} ({escape(self.name)}, {energies} TeV{simulated})</caption>"
             f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
         )
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Chunk:
     """Entries ``start`` to ``stop`` (exclusive) of one file: the unit of analysis, small and picklable."""
 
@@ -191,6 +203,8 @@ class Chunk:
     mask: str | None = None
     """`LumiMask.digest` of the golden JSON when the run was planned; None = not checked."""
 
+    __repr__ = redacted_repr
+
 
 def _total(numbers: Iterable[int | None]) -> int | None:
     found = tuple(numbers)
@@ -198,6 +212,14 @@ def _total(numbers: Iterable[int | None]) -> int | None:
     return sum(known) if len(known) == len(found) else None
 
 
+def _redact_texts(item: Dataset | Campaign, *names: str) -> None:
+    """Take the secrets out of texts that are shown as they are, in figures, files and notebooks."""
+    for name in names:
+        if getattr(item, name) is not None:
+            object.__setattr__(item, name, redact(getattr(item, name)))
+
+
 def short_name(url: str) -> str:
     """Return the last part of an address or path, without secrets."""
-    return redact(url).rstrip("/").rsplit("/", 1)[-1] or redact(url)
+    shown = str(Address.of(url))
+    return shown.rstrip("/").rsplit("/", 1)[-1] or shown

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from higgsnb.datasets.campaign import Campaign, Chunk, File, short_name
-from higgsnb.datasets.files.addresses import redact
 from higgsnb.errors import CampaignError, OptionError
+from higgsnb.redaction import redact
 
 
 def plan_chunks(

@@ -21,9 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.datasets.campaign import Campaign
-from higgsnb.datasets.files.addresses import redact
 from higgsnb.datasets.files.sources import fetch
 from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
+from higgsnb.redaction import redact
 
 Ints = npt.NDArray[np.int64]
 SECTION_SECONDS = 2**18 / 11245.5  # 2^18 turns of the LHC, at its frequency of revolution in Hz

@@ -7,7 +7,6 @@ that names the file, the table and the key, what was expected and what was found
 from __future__ import annotations
 
 import difflib
-import logging
 import math
 import os
 import re
@@ -21,15 +20,16 @@ from typing import Any, TypeVar
 
 from higgsnb.datasets.campaign import Campaign, Dataset, File, short_name
 from higgsnb.datasets.chunks import check_totals
-from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import CampaignError, did_you_mean
+from higgsnb.redaction import logger, redact
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
 PLANNED = {"cms2016"}
 """Campaigns that are announced but not shipped yet."""
 CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # it names a folder, too
 SCHEMES = ("file", "http", "https", "root", "toy")
-log = logging.getLogger(__name__)
+log = logger(__name__)
 _MISSING = object()
 
 Value = TypeVar("Value")

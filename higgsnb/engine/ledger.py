@@ -14,8 +14,8 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import io
 import json
-import logging
 import os
 import socket
 import sqlite3
@@ -25,8 +25,9 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb.errors import LedgerError, NondeterminismError
+from higgsnb.redaction import logger
 from higgsnb.results import FileKey, Record
-from higgsnb.storage import atomic_write
+from higgsnb.storage import NotOwnFileError, atomic_write, distrust, open_no_link
 
 try:
     import fcntl
@@ -36,7 +37,7 @@ except ImportError:  # Windows has no flock; there SQLite's own lock is the only
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
@@ -323,9 +324,13 @@ def _translated_errors(path: Path) -> Iterator[None]:
 def _lock_beside(path: Path) -> Iterator[IO[str]]:
     """Hold the lock file beside the ledger, which stays, empty; LedgerError names the process that holds it already."""
     lock = path.with_name(f".{path.name}.lock")
+    if path.is_symlink() and (reason := distrust(path)):
+        raise LedgerError(f"{path} is a link and {reason}", "Remove it, or name another directory with --out.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        stream = lock.open("a+", encoding="utf-8")
+        stream = io.TextIOWrapper(open_no_link(lock), encoding="utf-8")
+    except NotOwnFileError as error:
+        raise LedgerError(f"{lock} {error.strerror}", "Remove it, or name another directory with --out.") from None
     except OSError as error:
         raise LedgerError(
             f"cannot write to {path.parent}: {error.strerror}", "Name another directory with --out."

@@ -7,7 +7,6 @@ moment; what is in the ledger is not counted again.
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
@@ -28,6 +27,7 @@ from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
 from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
 from higgsnb.engine.worker import ChunkResult, Job, process_chunks, unseen
 from higgsnb.errors import LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
+from higgsnb.redaction import logger
 from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 SECONDS_BETWEEN_RESULTS = 0.2
 """Least time between two partial results."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -17,12 +16,13 @@ from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
 from higgsnb.events.root import clear_errors, inspect_root, open_tree, read_root, reader_of
 from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read, file_state
+from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk, File
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def inspect(file: File, schema: str) -> FileInfo:

@@ -3,14 +3,13 @@
 The preselection (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A
 skim is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; a skim that
 does not agree with its sha256 is ignored and replaced. Skims lie in a folder named by a hash of the code that reads,
-each named by a hash of its file and range of entries; those of other code are not used.
+each named by a hash of its file and range of entries; those of other code, or of other users, are not used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,15 +18,16 @@ import numpy as np
 
 from higgsnb import provenance
 from higgsnb.events.schema import Read
+from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
-from higgsnb.storage import atomic_write
+from higgsnb.storage import atomic_write, distrust, make_folder, own_folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from higgsnb.datasets import Chunk
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 
 def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
@@ -42,8 +42,9 @@ def _version_folder(folder: Path) -> Path:
 
     They are left alone, as another installation may be using them.
     """
-    mine = folder / f"code-{provenance.sources_sha256(*provenance.READ_MODULES)[:24]}"
-    if any(path != mine for path in (*folder.glob("code-*"), *folder.glob("*.arrow"))):
+    folder = own_folder(folder)
+    mine = own_folder(folder / f"code-{provenance.sources_sha256(*provenance.READ_MODULES)[:24]}")
+    if any(path not in (mine, mine.parent) for path in (*folder.glob("code-*"), *folder.glob("*.arrow"))):
         log.warning("%s: skims of another version are not used; remove all but %s to free space", folder, mine.name)
     return mine
 
@@ -66,16 +67,19 @@ def save(read: Read, path: Path) -> None:
         writer.write_table(table)
     content = sink.getvalue()
     checksum = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     for target, data in ((path, content), (Path(f"{path}.sha256"), checksum.encode())):
-        with atomic_write(target) as temporary:
+        with atomic_write(target, mode=0o644) as temporary:
             temporary.write_bytes(data)
 
 
 def load(path: Path) -> Read | None:
-    """Return the content of a skim; None if there is none, or if it does not agree with its sha256."""
+    """Return the content of a skim; None if there is none, or one that is not believed or differs from its sha256."""
     import pyarrow as pa
 
+    if reason := distrust(path) or distrust(Path(f"{path}.sha256")):
+        log.warning("%s %s, so it is not used and replaced", path, reason)
+        return None
     try:
         content, stated = path.read_bytes(), Path(f"{path}.sha256").read_text(encoding="ascii").split()
     except FileNotFoundError:

@@ -14,6 +14,7 @@ import numpy.typing as npt
 from higgsnb import provenance
 from higgsnb.datasets import Address
 from higgsnb.errors import OptionError
+from higgsnb.redaction import redact
 from higgsnb.results import histograms, yields
 from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
 from higgsnb.results.lumi_sections import Luminosity
@@ -36,13 +37,18 @@ LISTED_FAILURES = 10
 
 @dataclass(frozen=True)
 class Failure:
-    """A file that could not be (wholly) analysed, and why."""
+    """A file that could not be (wholly) analysed, and why; secrets that it is given are not kept."""
 
     dataset: str
     file: str
     error: str
     message: str
     hint: str
+
+    def __post_init__(self) -> None:
+        for name in ("file", "message", "hint"):
+            shown = str(Address.of(self.file)) if name == "file" else redact(getattr(self, name))
+            object.__setattr__(self, name, shown)
 
     def as_dict(self) -> dict[str, str]:
         """Return the failure as it stands in ``result.json``, where the hint is called remedy."""

@@ -15,14 +15,14 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
 import numba
 import numpy as np
-from numba.core.caching import CompileResultCacheImpl, FunctionCache, _CacheLocator
+from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
 from higgsnb import provenance, storage
 
@@ -54,9 +54,9 @@ def _folder(key: str) -> Path | None:
     bases = _bases()
     while True:
         try:
-            folder = next(bases) / f"compiled-{key}"
+            folder = storage.own_folder(next(bases) / f"compiled-{key}")
             is_new = not folder.exists()
-            folder.mkdir(parents=True, exist_ok=True)
+            storage.make_folder(folder)
             tempfile.TemporaryFile(dir=folder).close()
             os.utime(folder)  # in use
         except StopIteration:
@@ -104,10 +104,29 @@ class _Files(CompileResultCacheImpl):
         self._filename_base = self.get_filename_base(name, getattr(sys, "abiflags", ""))
 
 
+class _CacheFile(IndexDataCacheFile):
+    """How numba reads and writes the files: they are pickles, which execute, so only those that are believed."""
+
+    @contextmanager
+    def _open_for_write(self, filepath: str) -> Iterator[IO[bytes]]:
+        with storage.atomic_write(Path(filepath), mode=0o644) as temporary, temporary.open("wb") as file:
+            yield file
+
+    def _load_index(self) -> Any:
+        return {} if storage.distrust(Path(self._index_path)) else super()._load_index()
+
+    def _load_data(self, name: str) -> Any:
+        return None if storage.distrust(Path(self._data_path(name))) else super()._load_data(name)
+
+
 class _Cache(FunctionCache):
     """numba's cache, in which a file that cannot be read or written is no reason to stop."""
 
     _impl_class = _Files
+
+    def __init__(self, function: Any) -> None:
+        super().__init__(function)
+        self._cache_file = _CacheFile(str(COMPILED_FOLDER), self._impl.filename_base, KEY)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
         try:

@@ -81,7 +81,7 @@ class CutExplorer(anywidget.AnyWidget):
         analysed first. By default the first selection is that of the result or the campaign, the skims kept between
         runs are in the cache, and there is one thread per core.
         """
-        self._skims = storage.cache_folder() / "skims" if skims_folder is None else skims_folder
+        self._skims = storage.cache_folder("skims") if skims_folder is None else skims_folder
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection

@@ -9,24 +9,16 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from higgsnb.errors import TransferError
+from higgsnb.redaction import HIDDEN, redact
 from higgsnb.storage import expanded
 
 NETWORK = frozenset({"http", "https", "root"})
-SECRET_NAME = re.compile(r"auth|token|sig|secret|pass|pwd|cred|key|jwt|session|x-amz|x-goog", re.IGNORECASE)
-
-
-def redact(text: str) -> str:
-    """Remove the secrets from a text with addresses: passwords, and parameters that look like tokens.
-
-    >>> redact("https://me:pw@host/f.root?authz=abc&download=1")
-    'https://***@host/f.root?authz=***&download=1'
-    """
-    text = re.sub(r"(?<=://)[^/?#\s]*@", "***@", text)
-    return re.sub(
-        r"(?<=[?&#;])([^=&#;\s]+)=([^&#;\s'\"<>)]+)",
-        lambda found: f"{found[1]}=***" if SECRET_NAME.search(unquote(found[1])) or len(found[2]) >= 24 else found[0],
-        text,
-    )
+CREDENTIAL = re.compile(
+    r"authz?|authorization|(?:[\w-]+[_-])?token|sig(?:nature)?|jwt|bearer|password|secret|AWSAccessKeyId|GoogleAccessId"
+    r"|Key-Pair-Id|X-(?:Amz|Goog)-[\w-]+",
+    re.IGNORECASE,
+)
+"""Parameters that say who asks, not for what. Few: what ``key=`` or ``code=`` names may as well be the file."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -65,10 +57,16 @@ class Address:
         return cls(text, scheme, parts.netloc, host, parts.path, parts.query, valid)
 
     def __str__(self) -> str:
-        return redact(self.text)
+        text, (user, _, server) = self.text, self.authority.rpartition("@")
+        if user:  # which may have blanks or quotes in it, as may a parameter
+            text = text.replace(f"{user}@{server}", f"{HIDDEN}@{server}", 1)
+        for parameter in self.query.split("&"):
+            if redact(f"?{parameter}") != f"?{parameter}":
+                text = text.replace(parameter, f"{parameter.partition('=')[0]}={HIDDEN}")
+        return redact(text)
 
     def __repr__(self) -> str:
-        return f"Address({redact(self.text)!r})"
+        return f"Address({str(self)!r})"
 
     @property
     def is_local(self) -> bool:
@@ -83,7 +81,7 @@ class Address:
     @property
     def name(self) -> str:
         """The last part of the path, for messages."""
-        return (unquote(self.path) if self.scheme else self.path).rstrip("/").rsplit("/", 1)[-1]
+        return redact(unquote(self.path) if self.scheme else self.path).rstrip("/").rsplit("/", 1)[-1]
 
     @property
     def suffix(self) -> str:
@@ -95,8 +93,8 @@ class Address:
     def public_name(self) -> str:
         """The address without credentials, port and query; of a local file only its name."""
         if self.is_local:
-            return PurePosixPath(self.text.replace("\\", "/")).name
-        return self.text if self.scheme == "toy" else f"{self.scheme}://{self.host}{self.path}"
+            return redact(PurePosixPath(self.text.replace("\\", "/")).name)
+        return self.text if self.scheme == "toy" else redact(f"{self.scheme}://{self.host}{self.path}")
 
     @property
     def server(self) -> str:
@@ -105,8 +103,8 @@ class Address:
 
     @property
     def without_secrets(self) -> str:
-        """The URL without user, password and tokens: the same text for the same file, whoever asks for it."""
-        parameters = [p for p in self.query.split("&") if not SECRET_NAME.search(unquote(p.partition("=")[0]))]
+        """The URL without user and `CREDENTIAL` parameters: the same text for the same file, whoever asks for it."""
+        parameters = [p for p in self.query.split("&") if not CREDENTIAL.fullmatch(unquote(p.partition("=")[0]))]
         return urlunsplit((self.scheme, self.server, self.path, "&".join(parameters), ""))
 
     @property

@@ -6,7 +6,6 @@ import contextlib
 import errno
 import hashlib
 import importlib
-import logging
 import os
 import sqlite3
 import stat
@@ -19,7 +18,8 @@ from typing import IO, Any
 from higgsnb.datasets.files import retries
 from higgsnb.datasets.files.request import FileRequest, PartialDownload, SourceError, adler32_of
 from higgsnb.errors import TransferError
-from higgsnb.storage import cache_folder
+from higgsnb.redaction import logger
+from higgsnb.storage import NotOwnFileError, cache_folder, distrust, make_folder, open_no_link
 
 fcntl: Any
 try:
@@ -27,7 +27,7 @@ try:
 except ImportError:  # Windows: there every download has a temporary name of its own and does not resume
     fcntl = None
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 CLAIM_TIMEOUT = 300.0  # s without progress of another process that downloads the same file
 
@@ -40,7 +40,7 @@ def path_in_cache(request: FileRequest) -> Path:
     key = request.address.without_secrets
     if request.mirror is not None and request.adler32 is None:
         key = f"{request.mirror.text} {key}"
-    return cache_folder() / "files" / (hashlib.sha256(key.encode()).hexdigest() + request.address.suffix)
+    return cache_folder("files") / (hashlib.sha256(key.encode()).hexdigest() + request.address.suffix)
 
 
 def problem_with(path: Path, request: FileRequest) -> SourceError | None:
@@ -84,7 +84,12 @@ def checksum(path: Path) -> str:
 
 @contextlib.contextmanager
 def _database() -> Iterator[sqlite3.Connection]:
-    with contextlib.closing(sqlite3.connect(cache_folder() / "verified.sqlite", timeout=30.0)) as database, database:
+    """Open the memory of checksums; one that others can write to is removed and begun again."""
+    memory = cache_folder() / "verified.sqlite"
+    if reason := distrust(memory):
+        log.warning("%s %s: what is in it is not used, and it is begun again", memory, reason)
+        memory.unlink()
+    with contextlib.closing(sqlite3.connect(memory, timeout=30.0)) as database, database:
         database.execute(
             "CREATE TABLE IF NOT EXISTS verified (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, adler32 TEXT)"
         )
@@ -94,7 +99,7 @@ def _database() -> Iterator[sqlite3.Connection]:
 def remember_checksum(path: Path, state: os.stat_result, adler32: str) -> None:
     """Remember the checksum of a file; a cache that cannot be written costs time, nothing else."""
     try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
+        make_folder(cache_folder())
         with _database() as database:
             row = (os.fsencode(path), state.st_size, state.st_mtime_ns, adler32)
             database.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?)", row)
@@ -109,7 +114,7 @@ def remember_checksum(path: Path, state: os.stat_result, adler32: str) -> None:
 def writable(folder: Path) -> Iterator[None]:
     """Make a folder of the cache; an error of the disk inside the block becomes a `TransferError` with a hint."""
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         yield
     except OSError as error:
         if error.errno is None:  # an error of this package, about a source
@@ -137,7 +142,7 @@ def _locked(path: Path) -> PartialDownload | None:
     """Lock the common temporary file; None where locks do not work, or if the file of the holder stops growing."""
     known_size, since = -1, time.monotonic()
     while fcntl is not None:
-        file = path.open("a+b")
+        file = _open_own(path)
         state = _lock(file, path)
         if state == "ours":
             return PartialDownload(path, file, resumable=True)
@@ -159,11 +164,24 @@ def _locked(path: Path) -> PartialDownload | None:
     return None
 
 
+def _open_own(path: Path) -> IO[bytes]:
+    """Open the temporary file of this name; what others have put there, such as a link, is removed."""
+    if reason := distrust(path):
+        log.warning("%s %s: removed", path, reason)
+        path.unlink(missing_ok=True)
+    try:
+        return open_no_link(path, mode=0o644)
+    except NotOwnFileError as error:
+        log.warning("%s %s: removed", path, error.strerror)
+        path.unlink(missing_ok=True)
+    return open_no_link(path, mode=0o644)
+
+
 def _lock(file: IO[bytes], path: Path) -> str:
     """Try to lock. ``gone``: another process has finished or removed the file since it was opened."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return "ours" if os.path.samestat(os.fstat(file.fileno()), path.stat()) else "gone"
+        return "ours" if os.path.samestat(os.fstat(file.fileno()), path.lstat()) else "gone"
     except BlockingIOError:
         return "taken"
     except FileNotFoundError:

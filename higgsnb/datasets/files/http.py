@@ -7,7 +7,6 @@ import email.utils
 import http.client
 import importlib
 import importlib.util
-import logging
 import os
 import re
 import socket
@@ -22,7 +21,7 @@ from urllib.parse import quote, unquote, urljoin, urlunsplit
 from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
 
 from higgsnb.datasets.files import retries
-from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import (
     BLOCK,
     FileRequest,
@@ -31,8 +30,9 @@ from higgsnb.datasets.files.request import (
     SourceError,
     UnknownHostError,
 )
+from higgsnb.redaction import logger, redact
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 MAX_REDIRECTS = 10
 TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})

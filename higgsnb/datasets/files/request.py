@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 import json
 import os
+import stat
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
@@ -14,8 +15,10 @@ from pathlib import Path
 from typing import IO, Any, NamedTuple
 from urllib.parse import quote
 
-from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import ChecksumError, MissingFileError, TransferError
+from higgsnb.redaction import redact
+from higgsnb.storage import atomic_write
 
 BLOCK = 2**18  # bytes read at a time
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
@@ -54,8 +57,8 @@ class SourceError(Exception):
     """
 
     def __init__(self, kind: str, reason: str, hint: str = AGAIN, wait: float | None = None) -> None:
-        super().__init__(kind, reason, hint, wait)
-        self.kind, self.reason, self.hint, self.wait = kind, reason, hint, wait
+        super().__init__(kind, redact(reason), redact(hint), wait)
+        self.kind, self.reason, self.hint, self.wait = self.args
 
 
 class UnknownHostError(SourceError):
@@ -171,10 +174,14 @@ class FileRequest:
 
 def adler32_of(path: Path) -> str:
     """Compute the adler32 of a file, eight hexadecimal digits."""
-    value = 1
     with path.open("rb") as file:
-        while block := file.read(2**20):
-            value = zlib.adler32(block, value)
+        return _adler32(file)
+
+
+def _adler32(file: IO[bytes]) -> str:
+    value = 1
+    while block := file.read(2**20):
+        value = zlib.adler32(block, value)
     return f"{value:08x}"
 
 
@@ -198,13 +205,15 @@ class PartialDownload:
 
     def reset(self) -> None:
         """Discard all bytes."""
-        self.file.truncate(0)
+        self.file.seek(0)
+        self.file.truncate()
         self.origin.unlink(missing_ok=True)
 
     def check(self, request: FileRequest) -> None:
         """Discard the bytes and raise `SourceError` if they are not the file requested."""
         hint = "The bytes were discarded; check the address, or bytes and adler32 in the campaign."
-        difference = request.difference(self.size, lambda: adler32_of(self.path), hint)
+        self.file.seek(0)  # the file that was written, whatever has that name by now; it is appended to all the same
+        difference = request.difference(self.size, lambda: _adler32(self.file), hint)
         if difference is not None:
             self.reset()
             raise difference
@@ -212,6 +221,8 @@ class PartialDownload:
     def validator(self, source: Address) -> str | None:
         """Return the ETag or date under which this source gave the bytes so far; None if it did not."""
         try:
+            if not stat.S_ISREG(self.origin.lstat().st_mode):  # reading a pipe would not end
+                return None
             known = json.loads(self.origin.read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return None
@@ -222,7 +233,8 @@ class PartialDownload:
         """Keep the ETag or date under which a source gives the bytes."""
         tag = headers.get("ETag", "")
         validator = tag if tag.startswith('"') else headers.get("Last-Modified")
-        self.origin.write_text(json.dumps({"place": _fingerprint(source), "validator": validator}), encoding="utf-8")
+        with atomic_write(self.origin, mode=0o644) as temporary:
+            temporary.write_text(json.dumps({"place": _fingerprint(source), "validator": validator}), encoding="utf-8")
 
     def finish(self, final: Path) -> None:
         """Give the bytes their final name, in one step, once they are on the disk."""

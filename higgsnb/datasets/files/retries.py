@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import random
 import threading
 import time
 
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import FileRequest, SourceError, UnknownHostError, active_tries
+from higgsnb.redaction import logger
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 TIMEOUT = 20.0  # s without a single byte
 TRIES = 6  # of one source, unless a try made good progress

@@ -17,7 +17,6 @@ Errors, all of them `OSError`; the message names each source tried and why, the 
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 from collections.abc import Callable, Sequence
@@ -26,13 +25,14 @@ from pathlib import Path
 from typing import TypeVar
 
 from higgsnb.datasets.files import transfer
-from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.cache import claim, path_in_cache, problem_with, remember_checksum, writable
 from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
 from higgsnb.errors import OptionError, TransferError
-from higgsnb.storage import cache_folder
+from higgsnb.redaction import logger, redact
+from higgsnb.storage import cache_folder, distrust
 
-log = logging.getLogger(__name__)
+log = logger(__name__)
 
 STREAM_ABOVE = 10**9  # bytes
 TEXT_FILES = frozenset({".csv", ".json", ".toml", ".txt"})
@@ -166,7 +166,7 @@ def _without_download(request: FileRequest) -> Source | None:
     if address.scheme == "toy":
         from higgsnb.datasets.toy import writer
 
-        folder = cache_folder() / "toy"
+        folder = cache_folder("toy")
         with writable(folder):
             path = writer.ensure(address.path.removesuffix(".root"), folder)
         return _checked([path], "toy", request)
@@ -175,9 +175,11 @@ def _without_download(request: FileRequest) -> Source | None:
         raise TransferError(f"{address}: scheme '{address.scheme}:' is not supported", hint)
     path = path_in_cache(request)
     problem = problem_with(path, request)
-    if problem is None:
+    if reason := distrust(path):
+        log.warning("%s: the copy in the cache is not used: it %s", address.name, reason)
+    elif problem is None:
         return _source(path, "cache", request)
-    if problem.kind == "checksum":
+    elif problem.kind == "checksum":
         log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
     mirror = request.mirror
     if mirror is None or (mirror.is_remote and mirror.valid):
@@ -214,7 +216,8 @@ def _download(request: FileRequest, sources: Sequence[Address]) -> Source:
     """Download a file into the cache from the first source that gives it."""
     final = path_in_cache(request)
     with writable(final.parent), claim(final) as partial:
-        if problem_with(final, request) is None:  # another process has downloaded it while this one waited
+        # Another process may have downloaded it while this one waited.
+        if not distrust(final) and problem_with(final, request) is None:
             return _source(final, "cache", request)
         _, _, note = _first(request, sources, lambda source: transfer.download(source, partial, request))
         partial.finish(final)

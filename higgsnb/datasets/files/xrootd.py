@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from higgsnb.datasets.files import retries
-from higgsnb.datasets.files.addresses import Address, redact
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import BLOCK, FileRequest, PartialDownload, RemoteInfo, SourceError
+from higgsnb.redaction import redact
 
 
 def download(source: Address, partial: PartialDownload, request: FileRequest) -> None:

@@ -28,7 +28,7 @@ from higgsnb.datasets.toy.pseudodata import (
     simulation_blocks,
 )
 from higgsnb.errors import MissingFileError, OptionError, UnreadableError
-from higgsnb.storage import atomic_write
+from higgsnb.storage import OTHERS_WRITE, atomic_write, distrust
 
 DEFAULT_SEED = 125
 VERSION = 1  # raise whenever the bytes change for the same seed: `ensure` then makes the files anew
@@ -93,6 +93,7 @@ class _Writer:
         self.flush()
         self.file.close()
         fix_timestamps(self.path)
+        self.path.chmod(self.path.stat().st_mode & ~OTHERS_WRITE)
         entry: dict[str, Any] = {"events": self.events, "bytes": self.path.stat().st_size}
         entry |= {"sha256": _sha256(self.path), "adler32": adler32_of(self.path)}
         if not _holds(self.target, entry):  # what is right keeps its inode and time: others may be reading it
@@ -226,7 +227,7 @@ def make(
         "parameters": _parameters(seed, events),
         "files": {name: entry for part in entries for name, entry in part.items()},
     }
-    with atomic_write(folder / "manifest.json") as temporary:
+    with atomic_write(folder / "manifest.json", mode=0o644) as temporary:
         temporary.write_text(json.dumps(content, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     return folder
 
@@ -249,7 +250,7 @@ _MAKING = threading.Lock()
 
 
 def ensure(name: str, folder: str | Path) -> Path:
-    """Return ``folder/NAME.root`` of the default campaign, made if it is absent or differs from the manifest.
+    """Return ``folder/NAME.root`` of the default campaign, made if it is absent or not that of a believed manifest.
 
     All files are made together, in about two seconds. A file that already has the right bytes is left untouched.
 
@@ -264,7 +265,7 @@ def ensure(name: str, folder: str | Path) -> Path:
     folder = Path(folder)
     path = folder / f"{name}.root"
     with _MAKING:
-        found = manifest(folder)
+        found = {} if distrust(folder / "manifest.json") else manifest(folder)
         entry = found.get("files", {}).get(name)
         if found.get("parameters") != _parameters(DEFAULT_SEED, None) or entry is None or not _holds(path, entry):
             make(folder)
@@ -272,5 +273,7 @@ def ensure(name: str, folder: str | Path) -> Path:
 
 
 def _holds(path: Path, entry: dict[str, Any]) -> bool:
-    """Whether a file has the size and sha256 of its entry in the manifest."""
-    return path.is_file() and path.stat().st_size == entry["bytes"] and _sha256(path) == str(entry["sha256"])
+    """Whether a file is believed and has the size and sha256 of its entry in the manifest."""
+    if not path.is_file() or distrust(path):
+        return False
+    return path.stat().st_size == entry["bytes"] and _sha256(path) == str(entry["sha256"])
