@@ -400,3 +400,15 @@ def test_ledger_whose_folder_was_removed_is_named(one: Campaign, tmp_path: Path)
         shutil.rmtree(tmp_path / "gone")
         with pytest.raises(LedgerError, match="was removed or replaced while it was in use"):
             opened.commit([(b"b", record)])
+
+
+@pytest.mark.parametrize("kind", ["symbolic", "hard"])
+def test_link_at_the_name_of_the_lock_is_not_followed(kind: str, tmp_path: Path) -> None:
+    victim, lock = tmp_path / "victim", tmp_path / ".ledger.sqlite.lock"
+    victim.write_text("precious")
+    lock.symlink_to(victim) if kind == "symbolic" else lock.hardlink_to(victim)
+    with pytest.raises(LedgerError, match=r"\.lock is a (link|second name of another file)\nRemove it"):
+        Ledger(tmp_path / "ledger.sqlite")
+    assert victim.read_text() == "precious"
+    lock.unlink()
+    Ledger(tmp_path / "ledger.sqlite").close()

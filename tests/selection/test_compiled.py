@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -182,6 +183,43 @@ def test_damaged_code_is_compiled_anew(tmp_path: Path, kind: str) -> None:
         path.write_bytes(path.read_bytes()[:-100])
     assert copy.run(READER, **cache) == first
     assert copy.run(READER, **cache) == {**first, "loaded": 1}
+
+
+@pytest.mark.parametrize("kind", ["nbi", "nbc"])
+def test_code_that_others_could_have_written_is_not_executed(tmp_path: Path, kind: str) -> None:
+    copy, cache = Copy(tmp_path), {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first = copy.run(READER, **cache)
+    executed = tmp_path / "executed"
+    for path in Path(first["folder"]).glob(f"*.{kind}"):
+        path.write_bytes(pickle.dumps(Touch(executed)))
+    assert copy.run(READER, **cache) == first
+    assert executed.exists()  # those of this user are: that is how numba keeps code
+    executed.rmdir()
+    for path in Path(first["folder"]).glob(f"*.{kind}"):
+        path.write_bytes(pickle.dumps(Touch(executed)))
+        path.chmod(0o666)
+    assert copy.run(READER, **cache) == first
+    assert not executed.exists()
+    assert copy.run(READER, **cache) == {**first, "loaded": 1}
+
+
+def test_folder_of_code_where_others_can_write_is_left_for_one_of_ones_own(tmp_path: Path) -> None:
+    copy, cache = Copy(tmp_path), {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+    first = copy.run(READER, **cache)
+    Path(first["folder"]).chmod(0o777)
+    own = {**first, "folder": f"{first['folder']}/user-{os.geteuid()}"}
+    assert copy.run(READER, **cache) == own
+    assert copy.run(READER, **cache) == {**own, "loaded": 1}
+
+
+class Touch:
+    """Something whose unpickling makes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
 
 
 def test_sources_edited_during_the_imports_leave_no_compiled_code(tmp_path: Path) -> None:
