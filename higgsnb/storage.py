@@ -29,6 +29,7 @@ __all__ = [
     "cache_folder",
     "distrust",
     "expanded",
+    "is_trusted",
     "make_folder",
     "open_no_link",
     "own_folder",
@@ -153,14 +154,22 @@ def distrust(path: Path) -> str:
     return ""
 
 
+def is_trusted(folder: Path) -> bool:
+    """Whether the files in a folder are believed, see `distrust`; if not, says so once."""
+    reason = distrust(folder)
+    if reason:
+        _say_once(folder, reason, None)
+    return not reason
+
+
 @cache
-def _say_once(folder: Path, reason: str, own: Path) -> None:
+def _say_once(folder: Path, reason: str, own: Path | None) -> None:
     """Warn of a folder that is not believed; a worker process leaves that to the one that started it."""
     hint = f"If you trust what is in it, run `chmod -R go-w {folder}`; or set HIGGSNB_CACHE to a folder of your own."
     if reason.startswith("belongs"):
         hint = "Set HIGGSNB_CACHE to a folder of your own."
     say = log.warning if multiprocessing.parent_process() is None else log.info
-    say("%s %s: what is in it is not used, but %s. %s", folder, reason, own, hint)
+    say("%s %s: what is in it is not used%s. %s", folder, reason, f", but {own}" if own else "", hint)
 
 
 @cache

@@ -54,7 +54,9 @@ def _folder(key: str) -> Path | None:
     bases = _bases()
     while True:
         try:
-            folder = storage.own_folder(next(bases) / f"compiled-{key}")
+            folder = next(bases) / f"compiled-{key}"
+            if not storage.is_trusted(folder):  # the next one is the user's own
+                continue
             is_new = not folder.exists()
             storage.make_folder(folder)
             tempfile.TemporaryFile(dir=folder).close()
