@@ -19,7 +19,7 @@ BLOCK = 65_536
 def is_compiled(algorithm: str) -> bool:
     """Whether the code for an algorithm lies on disk from an earlier run; if not, its first use takes some seconds."""
     function = "list_good" if algorithm == "open2012" else "pair_by_channel"
-    return compiled.COMPILED_FOLDER is not None and any(compiled.COMPILED_FOLDER.glob(f"pairings.{function}-*.nbi"))
+    return any(any(folder.glob(f"pairings.{function}-*.nbi")) for folder in compiled.FOLDERS)
 
 
 @cache
