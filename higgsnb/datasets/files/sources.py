@@ -27,10 +27,17 @@ from typing import TypeVar
 
 from higgsnb.datasets.files import transfer
 from higgsnb.datasets.files.addresses import Address, redact
-from higgsnb.datasets.files.cache import claim, path_in_cache, problem_with, remember_checksum, writable
+from higgsnb.datasets.files.cache import (
+    claim,
+    name_in_cache,
+    path_in_cache,
+    problem_with,
+    remember_checksum,
+    writable,
+)
 from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
 from higgsnb.errors import OptionError, TransferError
-from higgsnb.storage import cache_folder
+from higgsnb.storage import cache_folder, cached
 
 log = logging.getLogger(__name__)
 
@@ -166,19 +173,24 @@ def _without_download(request: FileRequest) -> Source | None:
     if address.scheme == "toy":
         from higgsnb.datasets.toy import writer
 
-        folder = cache_folder() / "toy"
-        with writable(folder):
-            path = writer.ensure(address.path.removesuffix(".root"), folder)
+        name = address.path.removesuffix(".root")
+        made = (writer.find(name, folder) for folder in cached("toy"))
+        path = next((path for path in made if path is not None), None)
+        if path is None:
+            folder = cache_folder() / "toy"
+            with writable(folder):
+                path = writer.ensure(name, folder)
         return _checked([path], "toy", request)
     if not address.is_remote:
         hint = "Use a path, file:, http:, https:, root: or toy:."
         raise TransferError(f"{address}: scheme '{address.scheme}:' is not supported", hint)
-    path = path_in_cache(request)
-    problem = problem_with(path, request)
-    if problem is None:
-        return _source(path, "cache", request)
-    if problem.kind == "checksum":
-        log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
+    for folder in cached("files"):
+        path = folder / name_in_cache(request)
+        problem = problem_with(path, request)
+        if problem is None:
+            return _source(path, "cache", request)
+        if problem.kind == "checksum":
+            log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
     mirror = request.mirror
     if mirror is None or (mirror.is_remote and mirror.valid):
         return None
