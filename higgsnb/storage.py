@@ -32,6 +32,7 @@ __all__ = [
     "can_be_written",
     "distrust",
     "expanded",
+    "given_cache",
     "house_libraries",
     "is_trusted",
     "shared",
@@ -78,7 +79,7 @@ def cache_folder() -> Path:
     OptionError
         If there is no folder to write to, or ``HIGGSNB_CACHE`` begins with the home of nobody.
     """
-    given = _given_cache()
+    given = given_cache()
     if given is not None and not _is_read_only(given):
         return given
     found = _platform_cache()
@@ -89,12 +90,32 @@ def cache_folder() -> Path:
     return found
 
 
+def given_cache() -> Path | None:
+    """Return the folder that ``HIGGSNB_CACHE`` names, None if it is not set.
+
+    Raises
+    ------
+    OptionError
+        If it begins with the home of nobody.
+    """
+    given = os.environ.get("HIGGSNB_CACHE")
+    if not given:
+        return None
+    folder = expanded(given)
+    if folder.parts[0] == "~":  # not the name of a folder
+        message = f"HIGGSNB_CACHE = {given}: this user has no home folder"
+        raise OptionError(message, "Set it to a path that begins with a slash.")
+    return folder.absolute()
+
+
 def shared_caches() -> tuple[Path, ...]:
     """Return the shared caches, as described at the top of this module; they may be absent, or not be trusted."""
     names = os.environ.get("HIGGSNB_SHARED_CACHE", str(INSTALLED_CACHE)).split(os.pathsep)
-    given = _given_cache()
-    mine = [given] if given is not None and _is_read_only(given) else []
-    return tuple(dict.fromkeys((*mine, *(expanded(name).absolute() for name in names if name))))
+    folders = [expanded(name).absolute() for name in names if name]
+    with suppress(OptionError):
+        if (given := given_cache()) is not None and _is_read_only(given):
+            folders.insert(0, given)
+    return tuple(dict.fromkeys(folders))
 
 
 def shared(name: str) -> Iterator[Path]:
@@ -157,23 +178,15 @@ def house_libraries() -> None:
         Path(os.environ.get(name) or home / default)
         for name, default in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache"))
     ]
-    with suppress(OptionError):
-        if not all(folder.is_absolute() and can_be_written(folder) for folder in folders):
-            os.environ.setdefault("MPLCONFIGDIR", str(cache_folder() / "matplotlib"))
-        if not home.is_absolute():
-            os.environ.setdefault("DASK_CONFIG", str(cache_folder() / "dask"))
-
-
-def _given_cache() -> Path | None:
-    """Return the folder that ``HIGGSNB_CACHE`` names."""
-    given = os.environ.get("HIGGSNB_CACHE")
-    if not given:
-        return None
-    folder = expanded(given)
-    if folder.parts[0] == "~":  # not the name of a folder
-        message = f"HIGGSNB_CACHE = {given}: this user has no home folder"
-        raise OptionError(message, "Set it to a path that begins with a slash.")
-    return folder.absolute()
+    if all(folder.is_absolute() and can_be_written(folder) for folder in folders):
+        return
+    try:
+        place = cache_folder()
+    except OptionError:
+        return
+    os.environ.setdefault("MPLCONFIGDIR", str(place / "matplotlib"))
+    if not home.is_absolute():
+        os.environ.setdefault("DASK_CONFIG", str(place / "dask"))
 
 
 def _is_read_only(folder: Path) -> bool:

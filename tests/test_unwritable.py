@@ -75,7 +75,7 @@ def test_run_makes_what_nobody_has_prepared(tmp_path: Path, shared: Path, expect
         "-m", "higgsnb", "run", "--quiet", "--out", "result", out=out, visible=(only_code,),
         HIGGSNB_CACHE=str(cache), HIGGSNB_SHARED_CACHE=str(only_code),
     )  # fmt: skip
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr.count("HIGGSNB_CACHE")) == (0, "", 0)
     assert sums(out / "result") == expected
     assert list(cache.glob("compiled-*/*")) == []
     assert names(cache) >= {"toy", "matplotlib"}
@@ -99,18 +99,45 @@ def test_doctor_does_not_fail_for_what_it_diagnoses(tmp_path: Path, environment:
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
     cache = next(i for i, line in enumerate(lines) if line.startswith("!!  cache"))
-    assert "HIGGSNB_CACHE" in lines[cache] + lines[cache + 1]
-    assert any("cluster" in line for line in lines)
+    assert "HIGGSNB_CACHE" in " ".join(lines[cache : cache + 4])
+    assert any(" cluster " in line for line in lines)
     assert lines[-1].endswith("with a hint above")
     assert "~" not in names(tmp_path / "out")
 
 
+def test_processes_without_shared_memory_are_refused_with_another_way(tmp_path: Path, shared: Path) -> None:
+    done = as_stranger(
+        "-m", "higgsnb", "run", "--scheduler", "processes", "--out", "result",
+        out=tmp_path / "out", visible=(shared,), HIGGSNB_SHARED_CACHE=str(shared),
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "no other process can be talked to: /dev/shm: Read-only file system" in done.stderr
+    assert "--scheduler threads" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_nothing_but_the_result_directory_says_what_to_set(tmp_path: Path, shared: Path) -> None:
+    code = """if True:
+        import os, sys
+        out, sys.argv = os.getcwd(), ["higgsnb"]
+        os.chdir("/")
+        from higgsnb.__main__ import main
+        main(["run", "--out", f"{out}/result"])
+    """
+    done = as_stranger("-c", code, out=tmp_path / "out", visible=(shared,), HIGGSNB_SHARED_CACHE=str(shared))
+    assert done.returncode == 2
+    assert "there is no folder in which matplotlib could keep files" in done.stderr
+    assert "\nSet HIGGSNB_CACHE to a folder that you may write to." in done.stderr
+
+
 def test_cache_of_nobody_ends_the_run_with_what_to_set(tmp_path: Path) -> None:
-    done = as_stranger("-m", "higgsnb", "fetch", "toy", out=tmp_path / "out", HIGGSNB_CACHE="~/cache")
-    assert done.returncode in (2, 3)
+    done = as_stranger(
+        "-m", "higgsnb", "run", "--out", "result", out=tmp_path / "out", HIGGSNB_CACHE="~/cache", MPLCONFIGDIR="m"
+    )
+    assert done.returncode == 2
     assert "HIGGSNB_CACHE = ~/cache: this user has no home folder" in done.stderr
     assert "begins with a slash" in done.stderr
-    assert names(tmp_path / "out") <= {f"higgsnb-{STRANGER}"}
+    assert names(tmp_path / "out") <= {"result", "m"}
 
 
 @pytest.mark.slow

@@ -164,7 +164,9 @@ def test_toy_without_a_usable_cache_says_how_to_move_it(
     assert "\n" not in caught.value.hint
 
 
-def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_toy_on_a_full_disk_says_how_to_move_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path))  # in which it has not been made
+
     def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
