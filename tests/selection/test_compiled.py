@@ -8,7 +8,9 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ import numpy as np
 import pytest
 
 import higgsnb
-from higgsnb.selection import compiled, rules
+from higgsnb.selection import compiled, kernel, rules
 
 PACKAGE = Path(higgsnb.__file__).parent
 
@@ -242,6 +244,23 @@ tempfile.TemporaryFile = read_only
     found = copy.run(prepare + READER, HIGGSNB_CACHE=str(blocked))
     assert found == {"offsets": [0, 2, 5], "folder": "None", "loaded": 1}
     assert Path(first["folder"]).parent == code
+
+
+def test_threads_do_not_load_compiled_code_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba's look-up of types fails if another thread makes it grow: "dictionary changed size during iteration"."""
+    barrier, together = threading.Barrier(2), []
+
+    def meet(*_: object) -> None:
+        try:
+            barrier.wait(1.0)
+        except threading.BrokenBarrierError:  # nobody else came
+            return
+        together.append(True)
+
+    monkeypatch.setattr(kernel, "select", meet)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(kernel.warm_up.__wrapped__, ["open2012", "open2012"]))
+    assert together == []
 
 
 def test_rule_for_rules_cannot_be_called_from_python() -> None:
