@@ -211,8 +211,12 @@ def _temporary_cache() -> Path | None:
     """
     if not hasattr(os, "getuid"):
         return None
+    try:
+        base = tempfile.gettempdir()
+    except FileNotFoundError:
+        base = "/dev/shm"  # noqa: S108 - memory; in a container with a read-only file system it is there
     with suppress(OSError):
-        folder = Path(tempfile.gettempdir(), f"higgsnb-{os.getuid()}")
+        folder = Path(base, f"higgsnb-{os.getuid()}")
         with suppress(FileExistsError):
             folder.mkdir(mode=0o700)
             log.warning(

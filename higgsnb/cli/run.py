@@ -118,13 +118,15 @@ def run(
     ledger: str | None, fresh: bool, skim: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import datasets, engine, plots, provenance, results, storage
+    from higgsnb import datasets, engine, provenance, results, storage
     from higgsnb.selection import load
 
     campaign = datasets.load(name)
     selection = load(selection_name or campaign.selection)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
+    from higgsnb import plots  # not before: it loads matplotlib, which `prepare` tries
+
     if not quiet:
         _announce(campaign, selection)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()

@@ -54,7 +54,7 @@ def prepare(folder: Path) -> None:
             f"cannot write to {folder}: {error.strerror}", "Name another directory with --out."
         ) from error
     try:  # fails here, and not after the work; with ValueError where MPLBACKEND is wrong
-        importlib.import_module("matplotlib")
+        importlib.import_module("matplotlib.font_manager")
     except (OSError, RuntimeError) as error:  # neither a home nor a folder for temporary files
         message = f"there is no folder in which matplotlib could keep files: {str(error).partition(chr(10))[0]}"
         raise OptionError(message, "Set HIGGSNB_CACHE to a folder that you may write to.") from error

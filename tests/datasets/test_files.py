@@ -201,10 +201,10 @@ def test_file_in_a_shared_cache_is_used_and_a_damaged_one_replaced(
 
 
 def test_toy_in_a_shared_cache_is_used_and_a_damaged_one_made_anew(
-    session_cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made = Path(datasets.locate("toy:ZZTo4mu.root").location)
-    copy_for_all(session_cache / "toy", tmp_path / "shared" / "toy")
+    copy_for_all(made.parent, tmp_path / "shared" / "toy")
     monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "own"))
     monkeypatch.setenv("HIGGSNB_SHARED_CACHE", str(tmp_path / "shared"))
     shared = tmp_path / "shared" / "toy" / made.name

@@ -47,7 +47,7 @@ for number, place in enumerate(hidden):
 for place in given["writable"]:
     mount("--bind", place, place)
 for place in dict.fromkeys(line.split()[4] for line in open("/proc/self/mountinfo")):
-    if place not in given["writable"] and not place.startswith(("/proc", "/sys", "/dev/", "/mnt/")):
+    if place not in given["writable"] and not place.startswith(("/proc", "/sys", "/mnt/")):
         subprocess.run(["mount", "-o", "remount,bind,ro", place], stderr=subprocess.DEVNULL)
 os.setgroups([])
 os.setgid(0)
