@@ -19,25 +19,23 @@ pytestmark = pytest.mark.skipif(bool(why_no_namespaces()), reason=why_no_namespa
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> Path:
-    """A cache with the toy and compiled code, as an administrator leaves it."""
-    datasets.locate("toy:ZZTo4mu.root")
-    selection.warm_up("open2012")
-    folder = tmp_path_factory.mktemp("shared")
-    folder.chmod(0o755)
-    copy_for_all(session_cache / "toy", folder / "toy")
-    assert COMPILED_FOLDER is not None
-    copy_for_all(COMPILED_FOLDER, folder / COMPILED_FOLDER.name)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def expected(tmp_path_factory: pytest.TempPathFactory, session_cache: Path) -> dict[str, str]:  # noqa: ARG001
     """The sha256 of the files of a result, from an ordinary run of this process."""
     folder = tmp_path_factory.mktemp("ordinary")
     *_, result = engine.run(datasets.load("toy"), selection.load("open2012"))
     results.write(result, folder, run={})
     return sums(folder)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory, session_cache: Path, expected: dict[str, str]) -> Path:  # noqa: ARG001
+    """A cache with the toy and all compiled code of a run, as an administrator leaves it."""
+    folder = tmp_path_factory.mktemp("shared")
+    folder.chmod(0o755)
+    copy_for_all(session_cache / "toy", folder / "toy")
+    assert COMPILED_FOLDER is not None
+    copy_for_all(COMPILED_FOLDER, folder / COMPILED_FOLDER.name)
+    return folder
 
 
 def sums(folder: Path) -> dict[str, str]:
