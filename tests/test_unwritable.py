@@ -159,11 +159,12 @@ def test_new_user_of_a_warm_installation_compiles_and_makes_nothing(tmp_path: Pa
                 if hasattr(function, "stats"):
                     hits += sum(function.stats.cache_hits.values())
                     misses += sum(function.stats.cache_misses.values())
-        print(json.dumps([hits > 10, misses]))
+        print(json.dumps([hits > 0, misses]))
     """
     done = as_stranger("-c", code, out=out, visible=(shared,), HIGGSNB_SHARED_CACHE=str(shared))
     assert json.loads(done.stdout) == [True, 0], done.stderr
     assert "toy" not in names(out / f"higgsnb-{STRANGER}")
+    assert list((out / f"higgsnb-{STRANGER}").glob("compiled-*/*")) == []
     done = as_stranger(
         "-m", "higgsnb", "run", "-q", "--out", "result", out=out, visible=(shared,), HIGGSNB_SHARED_CACHE=str(shared)
     )
