@@ -17,6 +17,8 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+from higgsnb import storage
+
 __version__ = "0.1.0"
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
     "widgets",
     "errors",
 ]
+
+storage.house_libraries()  # before any of them is imported
 
 
 def __getattr__(name: str) -> ModuleType:

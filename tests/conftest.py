@@ -21,6 +21,7 @@ def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         folder = tmp_path_factory.mktemp("cache")
         patch.setenv("HIGGSNB_CACHE", str(folder))
+        patch.setenv("HIGGSNB_SHARED_CACHE", "")  # not the one of this installation
         for name in ("HIGGSNB_MIRROR", "HIGGSNB_ALLOW_HOSTS", "HIGGSNB_STREAM_ABOVE"):
             patch.delenv(name, raising=False)
         for name in ("NO_PROXY", "no_proxy"):  # the local server is never behind a proxy

@@ -113,6 +113,23 @@ def test_result_directory_is_that_of_the_contract(folder: Path, tmp_path: Path) 
     assert (tmp_path / "out" / "result.json").read_text().index('"complete"') > 0
 
 
+def test_ledger_can_be_on_another_disk_or_nowhere(folder: Path, tmp_path: Path) -> None:
+    campaign, elsewhere = toml(folder / "ledger.toml", "data"), tmp_path / "local" / "mine.sqlite"
+    for name, ledger in (("a", elsewhere), ("b", "none")):
+        invoke("run", campaign, "--quiet", "--out", tmp_path / name, "--ledger", ledger)
+        assert {path.name for path in (tmp_path / name).iterdir()} == OUTPUTS
+    with Ledger(elsewhere) as opened:
+        assert len(opened) == 3
+    for name in OUTPUTS - {"result.json"}:
+        assert (tmp_path / "a" / name).read_bytes() == (tmp_path / "b" / name).read_bytes()
+
+
+def test_cache_for_others_that_cannot_be_written_is_refused_before_the_work() -> None:
+    result = invoke("warm", "--shared", "/dev/null/cache", code=2)
+    assert "cannot write to /dev/null/cache" in result.stderr
+    assert "owner" in result.stderr
+
+
 @pytest.mark.skipif(Version(mpl.__version__) < Version("3.11"), reason="it sets text in another way")
 def test_picture_in_the_readme_is_what_the_first_command_makes(tmp_path: Path) -> None:
     invoke("run", "--out", tmp_path, "--quiet")

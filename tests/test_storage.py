@@ -1,14 +1,18 @@
-"""Files are whole or not there, written where nobody else decides, and believed only from whom they may come."""
+"""Where files are kept, whose are believed, and `atomic_write`: the old content or the new one, never a part."""
 
 from __future__ import annotations
 
 import os
+import pwd
 import stat
+import tempfile
 import uuid
 from pathlib import Path
 
 import pytest
 
+from higgsnb import storage
+from higgsnb.errors import OptionError
 from higgsnb.storage import (
     NotOwnFileError,
     atomic_write,
@@ -56,6 +60,128 @@ def test_error_names_the_file_and_not_the_temporary_one(tmp_path: Path) -> None:
     with pytest.raises(IsADirectoryError) as caught, atomic_write(tmp_path / "folder") as temporary:
         temporary.write_text("new")
     assert caught.value.filename == str(tmp_path / "folder")
+
+
+@pytest.fixture
+def temporary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """This user's cache below the folder for temporary files; there is no home, and no entry in the list of users."""
+
+    def unknown(user: int) -> None:
+        raise KeyError(user)
+
+    monkeypatch.setattr(pwd, "getpwuid", unknown)
+    (folder := tmp_path / "tmp").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.setattr(tempfile, "tempdir", str(folder))
+    for name in ("HIGGSNB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", "/dev/null")
+    return folder / f"higgsnb-{os.getuid()}"
+
+
+@pytest.mark.parametrize("home", [None, "/dev/null", "~", "a/relative/folder"])
+def test_cache_without_a_home_is_a_temporary_folder_of_this_user_and_said_once(
+    temporary: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, home: str | None
+) -> None:
+    if home is None:
+        monkeypatch.delenv("HOME")
+    else:
+        monkeypatch.setenv("HOME", home)
+    assert [storage.cache_folder(), storage.cache_folder()] == [temporary] * 2
+    assert temporary.stat().st_mode & 0o777 == 0o700
+    assert list(Path.cwd().iterdir()) == []
+    assert caplog.text.count(f"files are kept in {temporary}") == caplog.text.count("HIGGSNB_CACHE") == 1
+
+
+@pytest.mark.parametrize("how", ["writable by all", "a link", "a file"])
+def test_temporary_cache_that_somebody_else_could_have_made_is_not_used(temporary: Path, how: str) -> None:
+    (elsewhere := temporary.parent / "elsewhere").mkdir()
+    if how == "writable by all":
+        temporary.mkdir()
+        temporary.chmod(0o777)
+    elif how == "a link":
+        temporary.symlink_to(elsewhere)
+    else:
+        temporary.touch()
+    found = storage.cache_folder()
+    assert found == storage.cache_folder()
+    assert (found.parent, found.stat().st_mode & 0o777) == (temporary.parent, 0o700)
+    assert found not in (temporary, elsewhere)
+
+
+@pytest.mark.usefixtures("temporary")
+def test_no_place_for_a_cache_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", "/dev/null")
+    with pytest.raises(OptionError, match=r"no folder to keep files in.*\nSet HIGGSNB_CACHE to a folder"):
+        storage.cache_folder()
+    assert list(storage.cached("toy")) == []
+
+
+@pytest.mark.usefixtures("temporary")
+def test_cache_below_the_home_of_nobody_makes_no_folder_called_tilde(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "~")
+    monkeypatch.setenv("HIGGSNB_CACHE", "~/cache")
+    with pytest.raises(OptionError, match="HIGGSNB_CACHE = ~/cache: this user has no home"):
+        storage.cache_folder()
+
+
+def test_shared_caches_are_looked_at_in_order_after_the_own(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a/toy", "b/toy", "installed/toy"):
+        (tmp_path / name).mkdir(mode=0o755, parents=True)
+    monkeypatch.setattr(storage, "INSTALLED_CACHE", tmp_path / "installed")
+    assert list(storage.shared("toy")) == []  # the tests name none
+    monkeypatch.delenv("HIGGSNB_SHARED_CACHE")
+    assert list(storage.cached("toy")) == [temporary / "toy", tmp_path / "installed" / "toy"]
+    monkeypatch.setenv("HIGGSNB_SHARED_CACHE", os.pathsep.join([f"{tmp_path}/b", f"{tmp_path}/none", f"{tmp_path}/a"]))
+    assert list(storage.cached("toy")) == [temporary / "toy", tmp_path / "b" / "toy", tmp_path / "a" / "toy"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "owner", "why"),
+    [
+        (0o755, 0, ""),
+        (0o555, 0, ""),
+        (0o775, 0, "can be written to by others (mode 775)"),
+        (0o757, 0, "can be written to by others (mode 757)"),
+        (0o755, 54321, "belongs to user 54321"),
+    ],
+)
+def test_shared_folder_is_believed_if_only_root_or_this_user_could_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, mode: int, owner: int, why: str
+) -> None:
+    (folder := tmp_path / "toy").mkdir()
+    folder.chmod(mode)
+    if owner:
+        if os.getuid() != 0:
+            pytest.skip("only root can give a folder to another user")
+        os.chown(folder, owner, -1)
+    monkeypatch.setenv("HIGGSNB_SHARED_CACHE", str(tmp_path))
+    assert [list(storage.shared("toy")) for _ in range(3)] == [[] if why else [folder]] * 3
+    assert storage.distrust(folder) == why
+    assert caplog.text.count(f"chmod -R go-w {folder}") == bool(why)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({"HOME": "{home}"}, {}),
+        ({"HOME": "/dev/null"}, {"MPLCONFIGDIR": "{temporary}/matplotlib"}),
+        ({}, {"MPLCONFIGDIR": "{temporary}/matplotlib", "DASK_CONFIG": "{temporary}/dask"}),
+        ({"HOME": "~", "MPLCONFIGDIR": "mine"}, {"DASK_CONFIG": "{temporary}/dask"}),
+        ({"HOME": "{home}", "XDG_CONFIG_HOME": "/dev/null"}, {"MPLCONFIGDIR": "{home}/.cache/higgsnb/matplotlib"}),
+    ],
+)
+def test_libraries_get_a_place_only_where_the_home_has_none(
+    temporary: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, given: dict[str, str], expected: dict[str, str]
+) -> None:
+    before = {name: value.format(home=tmp_path) for name, value in given.items()}
+    monkeypatch.setattr(os, "environ", dict(before))
+    storage.house_libraries()
+    new = {name: value for name, value in os.environ.items() if before.get(name) != value}
+    assert new == {name: value.format(temporary=temporary, home=tmp_path) for name, value in expected.items()}
 
 
 # --- whose files are believed

@@ -1,15 +1,15 @@
-"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``ledger``, ``doctor`` and ``clean``.
+"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``ledger``, ``doctor``, ``warm`` and ``clean``.
 
 It parses arguments, calls the package, prints what it returns, and sets the exit code.
 """
 
 from __future__ import annotations
 
-from higgsnb.cli import clean, doctor, fetch, ledger, plan, run
+from higgsnb.cli import clean, doctor, fetch, ledger, plan, run, warm
 from higgsnb.cli.group import main
 
 __all__ = ["main"]
 
 # In the order of use, which is that of --help.
-for command in (run.run, plan.plan, fetch.fetch, ledger.ledger, doctor.doctor, clean.clean):
+for command in (run.run, plan.plan, fetch.fetch, ledger.ledger, doctor.doctor, warm.warm, clean.clean):
     main.add_command(command)

@@ -98,6 +98,13 @@ def _check_scheduler(_ctx: click.Context, _param: click.Parameter, scheduler: st
     help="Stop at the first bad file, or go on and list it at the end.",
 )
 @chunk_option
+@click.option(
+    "--ledger",
+    "ledger",
+    metavar="FILE|none",
+    help="Where to record finished chunks (default: ledger.sqlite in the result directory); none: nowhere, so that an "
+    "interrupted run begins again.",
+)
 @click.option("--fresh", is_flag=True, help="Start again instead of resuming an earlier run of the same command.")
 @click.option(
     "--skim", is_flag=True, help="Cache the leptons of preselected events, so that runs with other cuts are fast."
@@ -108,16 +115,18 @@ def _check_scheduler(_ctx: click.Context, _param: click.Parameter, scheduler: st
 def run(
     ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
     workers: int | None, scheduler: str, chunk_seconds: float | None, on_error: str, chunk_events: int | None,
-    fresh: bool, skim: bool, quiet: bool, as_json: bool,
+    ledger: str | None, fresh: bool, skim: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
-    from higgsnb import datasets, engine, plots, provenance, results, storage
+    from higgsnb import datasets, engine, provenance, results, storage
     from higgsnb.selection import load
 
     campaign = datasets.load(name)
     selection = load(selection_name or campaign.selection)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
+    from higgsnb import plots  # not before: it loads matplotlib, which `prepare` tries
+
     if not quiet:
         _announce(campaign, selection)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
@@ -125,7 +134,8 @@ def run(
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
             on_error=on_error, skims_folder=storage.cache_folder("skims") if skim else None,
-            ledger=folder / LEDGER, fresh=fresh, chunk_seconds=chunk_seconds,
+            ledger=None if ledger == "none" else Path(ledger or folder / LEDGER), fresh=fresh,
+            chunk_seconds=chunk_seconds,
         )  # fmt: skip
         with closing(partial_results):  # on Ctrl-C: the ledger must not count it as a failure of the chunks in flight
             result = _last(partial_results, quiet=quiet)

@@ -7,13 +7,15 @@ import platform
 import shutil
 import socket
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib import metadata, util
 from pathlib import Path
 
-from higgsnb import provenance, selection, storage
+from higgsnb import engine, provenance, selection, storage
 from higgsnb.datasets import Address
+from higgsnb.errors import LedgerError, describe
 from higgsnb.redaction import redact
 
 MEMORY_NEEDED = 1.2e9
@@ -39,6 +41,21 @@ class Check:
 
 def check_machine() -> Iterator[Check]:
     """Yield every check of this machine."""
+    checks = {"python": _check_python, "memory": _check_memory, "cache": _check_caches, "session": _check_session}
+    for name, check in checks.items():
+        yield from completed(name, check)
+
+
+def completed(name: str, check: Callable[[], Iterator[Check]]) -> Iterator[Check]:
+    """Yield some checks; if they cannot be completed, a last one that says why: that is a finding, too."""
+    try:
+        yield from check()
+    except Exception as error:  # noqa: BLE001 - a diagnosis does not fail for what it looks for
+        message, hint = describe(error)
+        yield Check(name, False, message, hint)
+
+
+def _check_python() -> Iterator[Check]:
     good = (3, 11) <= sys.version_info[:2] < (3, 14)
     found = f"{platform.python_version()} on {platform.platform()}"
     yield Check("python", good, found, "Use Python 3.11, 3.12 or 3.13.")
@@ -48,23 +65,44 @@ def check_machine() -> Iterator[Check]:
     if missing:
         found = f"missing: {', '.join(missing)}"
     yield Check("libraries", not missing, found, "Install the package again: pip install -e .")
+    missing_xrootd = "not installed; https is used (pip install 'higgsnb[xrootd]' adds root://)"
+    yield Check("xrootd", True, "installed" if util.find_spec("XRootD") else missing_xrootd)
+
+
+def _check_memory() -> Iterator[Check]:
     limit = memory_limit()
     found = "limit not known" if limit is None else f"{limit / 1e9:.1f} GB"
     hint = "Close other programs, or run with --workers 1 --chunk-events 50000."
     yield Check("memory", limit is None or limit >= MEMORY_NEEDED, found, hint)
     yield Check("cores", True, str(provenance.available_cores()))
-    folder = storage.cache_folder()
-    existing = next(parent for parent in (folder, *folder.parents) if parent.exists())
-    free = shutil.disk_usage(existing).free
-    good = os.access(existing, os.W_OK) and free > DISK_NEEDED
-    hint = "Set HIGGSNB_CACHE to a folder with room that you may write to."
-    yield Check("cache", good, f"{folder}, {free / 1e9:.1f} GB free", hint)
+
+
+def _check_caches() -> Iterator[Check]:
+    """Check where files are kept and shared, and whether the file system of this folder has locks."""
     compiled = selection.COMPILED_FOLDER
-    found = f"kept in {compiled}" if compiled else "not kept, so that each process compiles for itself"
-    yield Check("compiled code", bool(compiled), found, "Set NUMBA_CACHE_DIR to a folder that you may write to.")
-    yield from _surroundings()
-    missing_xrootd = "not installed; https is used (pip install 'higgsnb[xrootd]' adds root://)"
-    yield Check("xrootd", True, "installed" if util.find_spec("XRootD") else missing_xrootd)
+    found = f"kept in {compiled}" if compiled else "not kept, so that each process compiles what is not shared"
+    yield Check("compiled code", bool(compiled), found, "Set HIGGSNB_CACHE to a folder that you may write to.")
+    for folder in storage.shared_caches():
+        parts = [folder / "toy", folder / "files", *folder.glob("skims/code-*"), *folder.glob("compiled-*")]
+        parts = [part for part in parts if os.access(part, os.F_OK)]
+        bad = next((f"{part} {why}" for part in parts if (why := storage.distrust(part))), "")
+        found = bad or f"{folder}{'' if parts else ': nothing in it'}"
+        hint = f"Prepare it (higgsnb warm --shared {folder}); its owner can run chmod -R go-w {folder}."
+        if parts or folder != storage.INSTALLED_CACHE:
+            yield Check("shared cache", bool(parts) and not bad, found, hint)
+    try:
+        engine.check_locks(Path.cwd())
+    except LedgerError as error:
+        yield Check("locks", False, error.message, error.hint)
+    except OSError as error:
+        yield Check("this folder", False, f"{Path.cwd()} cannot be written to: {error.strerror}", "Give run --out DIR.")
+    folder = storage.cache_folder()
+    existing = next(path for path in (folder, *folder.parents) if os.access(path, os.F_OK))
+    free = shutil.disk_usage(existing).free
+    lasting = not folder.is_relative_to(tempfile.gettempdir()) or "HIGGSNB_CACHE" in os.environ
+    found = f"{folder}, {free / 1e9:.1f} GB free{'' if lasting else '; it may be emptied at any time'}"
+    good = storage.can_be_written(folder) and free > DISK_NEEDED and lasting
+    yield Check("cache", good, found, "Set HIGGSNB_CACHE to a folder with room that you may write to.")
 
 
 def memory_limit() -> int | None:
@@ -79,7 +117,7 @@ def memory_limit() -> int | None:
     return min(limits, default=None)
 
 
-def _surroundings() -> Iterator[Check]:
+def _check_session() -> Iterator[Check]:
     """Check the kind of session, the mirror if one is set, and the way to the open data portal."""
     found = "this machine, no Binder or hub"
     if os.environ.get("BINDER_REPO_URL"):

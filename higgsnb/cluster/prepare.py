@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from higgsnb.cluster.kubernetes import preflight as k8s_preflight
 from higgsnb.cluster.kubernetes.api import configured, in_cluster
-from higgsnb.cluster.machine import Check, check_machine, memory_limit
+from higgsnb.cluster.machine import Check, check_machine, completed, memory_limit
 from higgsnb.cluster.managed import WORKER_LEAST, gateway, room_for_workers
 from higgsnb.cluster.options import BATCH, DEFAULT_WORKERS, ClusterSpec, option_names
 from higgsnb.cluster.waiting import call_with_timeout
@@ -85,6 +85,10 @@ def prepare(spec: ClusterSpec) -> Prepared:
 def doctor() -> Iterator[Check]:
     """Yield the checks of `higgsnb doctor`: this machine, the kind of cluster that is chosen here, and Kubernetes."""
     yield from check_machine()
+    yield from completed("cluster", _check_clusters)
+
+
+def _check_clusters() -> Iterator[Check]:
     kind, why, checks = choose_for(ClusterSpec())
     yield Check("cluster", True, f"{kind}: {why}")
     if checks or configured():

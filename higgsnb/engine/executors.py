@@ -81,7 +81,11 @@ class Processes:
             with self._lock:
                 broken, self._broken = self._broken, []
                 if not self._idle:
-                    self._idle.append(ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),)))
+                    try:
+                        self._idle.append(ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),)))
+                    except OSError as error:  # they need semaphores, which Linux keeps in a folder
+                        message = f"no other process can be talked to: /dev/shm: {error.strerror}"
+                        raise OptionError(message, "Make it writable, or use threads (--scheduler threads).") from error
                 pool = self._idle.pop()
                 self._busy.add(pool)
             for dead in broken:

@@ -6,6 +6,8 @@ is written in one transaction together with the sha256 of its content: after a k
 either complete or absent, and a row damaged on disk is ignored. The same key with other content raises
 NondeterminismError.
 
+It needs a file system with locks, such as any local disk.
+
 One client at a time: a lock file beside the ledger names the process that holds it. A ledger that an older version of
 this package wrote is moved aside, and everything is counted again.
 """
@@ -19,6 +21,7 @@ import json
 import os
 import socket
 import sqlite3
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
@@ -31,8 +34,11 @@ from higgsnb.storage import NotOwnFileError, atomic_write, distrust, open_no_lin
 
 try:
     import fcntl
+
+    LOCKS = fcntl.flock, fcntl.lockf
 except ImportError:  # Windows has no flock; there SQLite's own lock is the only one
     fcntl = None  # type: ignore[assignment]
+    LOCKS = ()  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
@@ -41,6 +47,13 @@ log = logger(__name__)
 SCHEMA_VERSION = 3
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
+NO_SQLITE_LOCKS = {
+    sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_RDLOCK, sqlite3.SQLITE_IOERR_UNLOCK,
+    sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE,
+    sqlite3.SQLITE_IOERR_SHMLOCK, sqlite3.SQLITE_IOERR_SHMMAP,
+}  # fmt: skip
+"""What SQLite says where its locks, or the memory that processes share, cannot be had."""
+NO_LOCKS_HINT = "Keep the ledger on a local disk: --ledger FILE (ledger=PATH); or run without: --ledger none."
 KEYS_AT_ONCE = 500
 """Keys looked up in one query (SQLite allows 999 variables)."""
 
@@ -309,6 +322,9 @@ def _translated_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) in NO_SQLITE_LOCKS:
+            message = f"{path}: its file system has no locks, or none that SQLite can use ({error})"
+            raise LedgerError(message, NO_LOCKS_HINT) from error
         raise LedgerError(
             f"{path}: {error}",
             "Nothing is lost that was finished before. Free some space or choose another result directory (--out), "
@@ -320,6 +336,25 @@ def _translated_errors(path: Path) -> Iterator[None]:
         ) from error
 
 
+def check_locks(folder: Path) -> None:
+    """Try both kinds of locks, ours and SQLite's, on new files in a folder.
+
+    Raises
+    ------
+    LedgerError
+        If its file system has no locks: NFS without its lock service, Lustre without ``flock``, some of FUSE.
+    OSError
+        If it cannot be written.
+    """
+    for lock in LOCKS:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            try:
+                lock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                message = f"the file system of {folder} has no locks ({error.strerror}), which a ledger needs"
+                raise LedgerError(message, NO_LOCKS_HINT) from error
+
+
 @contextlib.contextmanager
 def _lock_beside(path: Path) -> Iterator[IO[str]]:
     """Hold the lock file beside the ledger, which stays, empty; LedgerError names the process that holds it already."""
@@ -328,7 +363,10 @@ def _lock_beside(path: Path) -> Iterator[IO[str]]:
         raise LedgerError(f"{path} is a link and {reason}", "Remove it, or name another directory with --out.")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        check_locks(path.parent)
         stream = io.TextIOWrapper(open_no_link(lock), encoding="utf-8")
+    except LedgerError:
+        raise
     except NotOwnFileError as error:
         raise LedgerError(f"{lock} {error.strerror}", "Remove it, or name another directory with --out.") from None
     except OSError as error:
@@ -346,8 +384,7 @@ def _lock_beside(path: Path) -> Iterator[IO[str]]:
                 message, "Wait until it is done, stop it, or name another directory with --out."
             ) from None
         except OSError as error:
-            message = f"{lock} cannot be locked: {error.strerror}"
-            raise LedgerError(message, "Name a directory on a local disk with --out.") from error
+            raise LedgerError(f"{lock} cannot be locked: {error.strerror}", NO_LOCKS_HINT) from error
         stream.seek(0)
         stream.truncate()
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -17,7 +17,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, Any
 
-from higgsnb import datasets
+from higgsnb import datasets, storage
 from higgsnb.datasets import Address
 from higgsnb.engine import plan as plans  # `plan` is that of a run
 from higgsnb.engine import versions
@@ -127,6 +127,7 @@ def run(
     if on_error not in {"report", "strict"}:
         raise OptionError(f"on_error = {on_error!r}", "Give one of report, strict.")
     plans.check_primary_datasets(campaign, selection)
+    storage.given_cache()  # if it is wrong, it is so for every file
     datasets.check_inputs(campaign)
     strict = on_error == "strict"
     with ExitStack() as stack:

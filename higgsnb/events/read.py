@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets
+from higgsnb import datasets, storage
 from higgsnb.errors import CampaignError, SchemaError, UnreadableError
 from higgsnb.events import skims
 from higgsnb.events.csv import inspect_csv, read_csv
@@ -58,8 +58,8 @@ def info_from_campaign(file: File) -> FileInfo | None:
 def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     """Read the events of a chunk that have enough leptons for a channel, and no others.
 
-    The skim of the chunk in ``skims_folder`` is read if there is one, and written if there is none, see `skims`. Raises
-    as `inspect` does.
+    The skim of the chunk in ``skims_folder`` or in a shared cache is read if there is one, and written if there is
+    none, see `skims`. Raises as `inspect` does.
     """
     if skims_folder is None or chunk.schema == "csv":
         return _read_preselected(chunk)
@@ -71,10 +71,14 @@ def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     else:
         identity = [source.location, *file_state(source.location)]
     path = skims.skim_path(skims_folder, chunk, identity)
-    kept = skims.load(path)
+    folders = (path.parent, *storage.shared(f"skims/{path.parent.name}"))
+    kept = next((found for folder in folders if (found := skims.load(folder / path.name)) is not None), None)
     if kept is None:
         kept = _read_preselected(chunk)
-        skims.save(kept, path)
+        try:
+            skims.save(kept, path)
+        except OSError as error:  # costs time, nothing else
+            skims.not_kept(path.parent.parent, str(error.strerror))
     return kept
 
 

@@ -3,7 +3,8 @@
 The preselection (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A
 skim is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; a skim that
 does not agree with its sha256 is ignored and replaced. Skims lie in a folder named by a hash of the code that reads,
-each named by a hash of its file and range of entries; those of other code, or of other users, are not used.
+each named by a hash of its file and range of entries; those of other code, or of other users, are not used. Where they
+cannot be written, every run reads the files.
 """
 
 from __future__ import annotations
@@ -82,7 +83,7 @@ def load(path: Path) -> Read | None:
         return None
     try:
         content, stated = path.read_bytes(), Path(f"{path}.sha256").read_text(encoding="ascii").split()
-    except FileNotFoundError:
+    except (OSError, UnicodeDecodeError):
         return None
     if stated[:1] != [hashlib.sha256(content).hexdigest()]:
         return None
@@ -94,6 +95,12 @@ def load(path: Path) -> Read | None:
         columns[f"{flavour}_offsets"] = offsets.astype(np.int64)
     n_events, reader, integrity = int(about["n_events"]), about["reader"], about["integrity"]
     return Read(Leptons(**columns), _values(table, "entry"), n_events, reader, integrity)
+
+
+@cache
+def not_kept(folder: Path, why: str) -> None:
+    """Log, once, that skims cannot be written."""
+    log.warning("skims cannot be kept in %s (%s): each run reads the files themselves", folder, why)
 
 
 def _values(table: pa.Table, name: str) -> Any:

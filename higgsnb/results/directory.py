@@ -53,7 +53,11 @@ def prepare(folder: Path) -> None:
         raise OptionError(
             f"cannot write to {folder}: {error.strerror}", "Name another directory with --out."
         ) from error
-    importlib.import_module("matplotlib")  # fails here, and not after the work, where MPLBACKEND is wrong
+    try:  # fails here, and not after the work; with ValueError where MPLBACKEND is wrong
+        importlib.import_module("matplotlib.font_manager")
+    except (OSError, RuntimeError) as error:  # neither a home nor a folder for temporary files
+        message = f"there is no folder in which matplotlib could keep files: {str(error).partition(chr(10))[0]}"
+        raise OptionError(message, "Set HIGGSNB_CACHE to a folder that you may write to.") from error
 
 
 def document(result: Result) -> dict[str, Any]:

@@ -4,6 +4,10 @@ A function compiled by numba contains the functions it calls and the constants i
 but numba's own cache looks at the module of the outer function only. Here compiled code lies in a folder named by a
 hash over the sources of all modules that have such functions or constants: after any change in one of them nothing old
 is used. The time of modification of a source plays no part.
+
+New code is kept where this user may write; code that an administrator has compiled, beside the sources or in a shared
+cache, is read where it lies. Whoever can change compiled code can run anything as this user, so it is read only from
+folders that are trusted, see `storage.distrust`.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
 from higgsnb import provenance, storage
+from higgsnb.errors import OptionError
 
 SOURCES = ("datasets/constants", "selection", "events/fast")
 """Folders and modules with compiled functions, or with constants used in them."""
@@ -63,7 +68,7 @@ def _folder(key: str) -> Path | None:
             os.utime(folder)  # in use
         except StopIteration:
             return None
-        except OSError:
+        except (OSError, OptionError):
             continue
         # Earlier versions of this package left files beside it. Who still needs what is removed here compiles again.
         unused = (*folder.parent.glob("compiled-*"), *folder.parent.glob("*.nb[ci]")) if is_new else ()
@@ -74,9 +79,29 @@ def _folder(key: str) -> Path | None:
         return folder
 
 
+def _folders(key: str, own: Path | None) -> Iterator[Path]:
+    """Yield the folders in which to look for compiled code: the own one, then those that cannot be written to.
+
+    If ``NUMBA_CACHE_DIR`` can be written to, it is the only one.
+    """
+    if own is not None:
+        yield own
+    bases = [Path(__file__).resolve().parent / "__pycache__"]
+    if _CONFIG.CACHE_DIR:
+        bases.insert(0, Path(_CONFIG.CACHE_DIR).absolute())
+        if own is not None and own.parent == bases[0]:
+            return
+    for folder in (base / f"compiled-{key}" for base in bases):
+        if folder != own and os.access(folder, os.R_OK | os.X_OK) and storage.is_trusted(folder):
+            yield folder
+    yield from storage.shared(f"compiled-{key}")
+
+
 KEY = _key()
 COMPILED_FOLDER = _folder(KEY)
 """Where compiled code is kept; None if no folder can be written to, so that every process compiles for itself."""
+FOLDERS = tuple(_folders(KEY, COMPILED_FOLDER))
+"""Where compiled code is looked for."""
 
 
 class _Locator(_CacheLocator):
@@ -122,7 +147,10 @@ class _CacheFile(IndexDataCacheFile):
 
 
 class _Cache(FunctionCache):
-    """numba's cache, in which a file that cannot be read or written is no reason to stop."""
+    """numba's cache, in which a file that cannot be read or written is no reason to stop.
+
+    numba itself would read only from a folder to which it can write.
+    """
 
     _impl_class = _Files
 
@@ -131,18 +159,26 @@ class _Cache(FunctionCache):
         self._cache_file = _CacheFile(str(COMPILED_FOLDER), self._impl.filename_base, KEY)
 
     def load_overload(self, sig: Any, target_context: Any) -> Any:
-        try:
-            found = super().load_overload(sig, target_context)
-        except Exception:  # noqa: BLE001 - a damaged pickle can raise anything
-            with suppress(OSError):
-                self.flush()
-            return None
-        # Two processes that compile at the same time can give their code the same name.
-        return found if found is None or tuple(found.signature.args) == tuple(sig) else None
+        target_context.refresh()
+        key = self._index_key(sig, target_context.codegen())
+        for folder in FOLDERS:
+            try:
+                data = _CacheFile(str(folder), self._impl.filename_base, KEY).load(key)
+                found = None if data is None else self._impl.rebuild(target_context, data)
+            except Exception:  # noqa: BLE001 - a damaged pickle can raise anything
+                if folder == COMPILED_FOLDER:
+                    with suppress(OSError):
+                        self.flush()
+                continue
+            # Two processes that compile at the same time can give their code the same name.
+            if found is not None and tuple(found.signature.args) == tuple(sig):
+                return found
+        return None
 
     def save_overload(self, sig: Any, data: Any) -> None:
         with suppress(OSError):
-            super().save_overload(sig, data)
+            if COMPILED_FOLDER is not None:
+                super().save_overload(sig, data)
 
 
 @cache
@@ -159,7 +195,7 @@ def rule(function: Any, **options: Any) -> Any:
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
     compiled: Any = numba.njit(**_OPTIONS, **options)(function)
-    if COMPILED_FOLDER is not None and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+    if FOLDERS and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled
 

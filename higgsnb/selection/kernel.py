@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cache
 from typing import Any
 
@@ -15,11 +16,14 @@ from higgsnb.selection.rules import cuts_of
 BLOCK = 65_536
 """Events that are selected at a time: what is kept of them needs little memory, however many survive."""
 
+_ONE_AT_A_TIME = threading.Lock()
+"""numba looks up types in a dictionary that grows when it first compiles or loads something."""
+
 
 def is_compiled(algorithm: str) -> bool:
     """Whether the code for an algorithm lies on disk from an earlier run; if not, its first use takes some seconds."""
     function = "list_good" if algorithm == "open2012" else "pair_by_channel"
-    return compiled.COMPILED_FOLDER is not None and any(compiled.COMPILED_FOLDER.glob(f"pairings.{function}-*.nbi"))
+    return any(any(folder.glob(f"pairings.{function}-*.nbi")) for folder in compiled.FOLDERS)
 
 
 @cache
@@ -28,7 +32,8 @@ def warm_up(algorithm: str) -> None:
     empty, offsets = np.zeros(0, np.float32), np.zeros(1, np.int64)
     columns: dict[str, Any] = {name: offsets if name.endswith("_offsets") else empty for name in Leptons._fields}
     shipped = (load(name) for name in names())
-    select(Leptons(**columns), next(found for found in shipped if found.algorithm == algorithm))
+    with _ONE_AT_A_TIME:
+        select(Leptons(**columns), next(found for found in shipped if found.algorithm == algorithm))
 
 
 def select(leptons: Leptons, selection: Selection, primary_dataset: str | None = None) -> Candidates:

@@ -7,6 +7,7 @@ Both views work in JupyterLab and in Voilà.
 from __future__ import annotations
 
 import time
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,7 @@ import traitlets
 
 from higgsnb import datasets, engine, results, storage
 from higgsnb import selection as selections
-from higgsnb.errors import SelectionError
+from higgsnb.errors import OptionError, SelectionError
 from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
 from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, stack_order
 from higgsnb.selection import CHANNELS, Selection
@@ -81,7 +82,10 @@ class CutExplorer(anywidget.AnyWidget):
         analysed first. By default the first selection is that of the result or the campaign, the skims kept between
         runs are in the cache, and there is one thread per core.
         """
-        self._skims = storage.cache_folder("skims") if skims_folder is None else skims_folder
+        self._skims = skims_folder
+        if skims_folder is None:
+            with suppress(OptionError):  # no folder to write to: they are not kept
+                self._skims = storage.cache_folder("skims")
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection

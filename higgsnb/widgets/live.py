@@ -162,9 +162,11 @@ class LiveHistogram(View):
         self._client = client
         self._own_ledger = "ledger" not in options
         if self._own_ledger:
-            folder = tempfile.mkdtemp(prefix="higgsnb-")
-            atexit.register(shutil.rmtree, folder, ignore_errors=True)
-            options["ledger"] = Path(folder) / "ledger.sqlite"
+            options["ledger"] = None
+            with contextlib.suppress(OSError):  # without a folder for temporary files it cannot resume
+                folder = tempfile.mkdtemp(prefix="higgsnb-")
+                atexit.register(shutil.rmtree, folder, ignore_errors=True)
+                options["ledger"] = Path(folder) / "ledger.sqlite"
         self.ledger: Path | None = options["ledger"]
         self._fresh = options.pop("fresh", False)
         self._options = options

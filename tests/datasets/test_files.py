@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 from http_server import Fault, FileServer
+from strangers import copy_for_all
 
 import higgsnb
 from higgsnb import datasets, storage
@@ -163,7 +164,9 @@ def test_toy_without_a_usable_cache_says_how_to_move_it(
     assert "\n" not in caught.value.hint
 
 
-def test_toy_on_a_full_disk_says_how_to_move_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_toy_on_a_full_disk_says_how_to_move_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path))  # in which it has not been made
+
     def full(*_: object) -> Path:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -180,6 +183,36 @@ def test_cache_of_a_user_who_does_not_exist_is_a_folder_like_any_other(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HIGGSNB_CACHE", "~nobody-of-that-name/cache")
     assert storage.cache_folder() == tmp_path / "~nobody-of-that-name" / "cache"
+
+
+def test_file_in_a_shared_cache_is_used_and_a_damaged_one_replaced(
+    http_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = http_server.add("/a.root", DATA)
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "shared"))
+    path = datasets.fetch(url, adler32=SUM)
+    path.parent.chmod(0o755)
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("HIGGSNB_SHARED_CACHE", str(tmp_path / "shared"))
+    assert datasets.fetch(url, adler32=SUM) == path
+    path.write_bytes(DATA[:-1] + b"?")
+    own = datasets.fetch(url, adler32=SUM)
+    assert (own.read_bytes(), own.parent) == (DATA, tmp_path / "own" / "files")
+
+
+def test_toy_in_a_shared_cache_is_used_and_a_damaged_one_made_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Path(datasets.locate("toy:ZZTo4mu.root").location)
+    copy_for_all(made.parent, tmp_path / "shared" / "toy")
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "own"))
+    monkeypatch.setenv("HIGGSNB_SHARED_CACHE", str(tmp_path / "shared"))
+    shared = tmp_path / "shared" / "toy" / made.name
+    assert datasets.locate("toy:ZZTo4mu.root").location == str(shared)
+    assert not (tmp_path / "own").exists()
+    shared.write_bytes(made.read_bytes()[:-1] + b"?")
+    own = Path(datasets.locate("toy:ZZTo4mu.root").location)
+    assert (own.read_bytes(), own.parent) == (made.read_bytes(), tmp_path / "own" / "toy")
 
 
 # --- fetching

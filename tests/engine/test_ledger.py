@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
+from strangers import WITHOUT_LOCKS, why_no_filters
 
 from higgsnb import datasets, engine, plots, provenance, results, selection
 from higgsnb.datasets import Campaign
@@ -400,6 +401,44 @@ def test_ledger_whose_folder_was_removed_is_named(one: Campaign, tmp_path: Path)
         shutil.rmtree(tmp_path / "gone")
         with pytest.raises(LedgerError, match="was removed or replaced while it was in use"):
             opened.commit([(b"b", record)])
+
+
+NO_LOCKS = """
+import errno, os, sys
+from pathlib import Path
+from higgsnb.engine import Ledger
+from higgsnb.errors import LedgerError
+
+for kind in ("flock", "fcntl"):
+    for error in ("ENOLCK", "EOPNOTSUPP", "ENOSYS"):
+        if os.fork() == 0:
+            without_locks(kind, getattr(errno, error))
+            try:
+                Ledger(Path("folder/ledger.sqlite"))
+            except LedgerError as caught:
+                print(error, caught, sep="|", flush=True)
+            os._exit(0)
+        os.wait()
+"""
+
+
+@pytest.mark.skipif(bool(why_no_filters()), reason=why_no_filters())
+def test_file_system_without_locks_is_named_with_two_ways_out(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_LOCKS + NO_LOCKS], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    texts = {
+        "ENOLCK": "No locks available",
+        "EOPNOTSUPP": "Operation not supported",
+        "ENOSYS": "Function not implemented",
+    }
+    hint = "Keep the ledger on a local disk: --ledger FILE (ledger=PATH); or run without: --ledger none."
+    messages = [
+        f"{error}|the file system of folder has no locks ({text}), which a ledger needs\n{hint}\n"
+        for error, text in texts.items()
+    ]
+    assert done.stdout == "".join(2 * messages), done.stderr
+    assert list((tmp_path / "folder").iterdir()) == []
 
 
 @pytest.mark.parametrize("kind", ["symbolic", "hard"])

@@ -6,14 +6,15 @@ import dataclasses
 import logging
 import os
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from generators import random_leptons
-from outreach import write
+from outreach import events_of, write
 
-from higgsnb import provenance
+from higgsnb import events, provenance
 from higgsnb.datasets import Chunk, File
 from higgsnb.events import read_preselected, skims
 
@@ -60,6 +61,41 @@ def test_skims_of_another_version_are_named_once_and_kept(
     assert (tmp_path / left).exists()
     (record,) = caplog.records
     assert "skims of another version are not used" in record.message
+
+
+@pytest.fixture
+def file_chunk(tmp_path: Path) -> Chunk:
+    leptons = random_leptons(300, seed=5)
+    path = write(tmp_path / "a.root", events_of(leptons, 0, 300))
+    return replace(CHUNK, file=File(str(path)), schema="outreach", stop=300)
+
+
+def test_skim_in_a_shared_cache_is_read_where_it_lies(
+    file_chunk: Chunk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = events.read_preselected(file_chunk, skims_folder=tmp_path / "shared" / "skims")
+    for folder in (tmp_path / "shared" / "skims").iterdir():
+        folder.chmod(0o755)
+    monkeypatch.setenv("HIGGSNB_SHARED_CACHE", str(tmp_path / "shared"))
+    skims._version_folder.cache_clear()
+    monkeypatch.setattr("higgsnb.events.read._read_preselected", lambda _: pytest.fail("the file was read again"))
+    again = events.read_preselected(file_chunk, skims_folder=tmp_path / "own" / "skims")
+    assert len(first.entries) > 0
+    assert again.entries.tolist() == first.entries.tolist()
+    assert again.leptons.muon_pt.tobytes() == first.leptons.muon_pt.tobytes()
+    assert not (tmp_path / "own").exists()
+
+
+@pytest.mark.parametrize("place", ["/dev/null/skims", "/proc/nope/skims"])
+def test_skims_that_cannot_be_kept_are_no_reason_to_stop(
+    file_chunk: Chunk, tmp_path: Path, caplog: pytest.LogCaptureFixture, place: str
+) -> None:
+    expected = events.read_preselected(file_chunk, skims_folder=tmp_path / "skims")
+    with caplog.at_level(logging.WARNING):
+        found = [events.read_preselected(file_chunk, skims_folder=Path(place)) for _ in range(3)]
+    assert {read.leptons.muon_pt.tobytes() for read in found} == {expected.leptons.muon_pt.tobytes()}
+    (record,) = caplog.records
+    assert f"skims cannot be kept in {place}" in record.message
 
 
 @pytest.mark.parametrize("what", ["skim", "sha256", "folder"])

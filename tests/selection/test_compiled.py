@@ -9,7 +9,9 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import numpy as np
 import pytest
 
 import higgsnb
-from higgsnb.selection import compiled, rules
+from higgsnb.selection import compiled, kernel, rules
 
 PACKAGE = Path(higgsnb.__file__).parent
 
@@ -241,6 +243,62 @@ def test_without_a_folder_to_write_to_every_process_compiles_for_itself(tmp_path
     assert found == {"offsets": [0, 2, 5], "folder": "None", "loaded": 0}
     found = copy.run(READER, HIGGSNB_CACHE=str(tmp_path / "cache"))
     assert Path(found["folder"]).parent == tmp_path / "cache"
+
+
+def test_code_that_an_administrator_compiled_is_read_where_it_lies(tmp_path: Path) -> None:
+    copy, shared = Copy(tmp_path), tmp_path / "shared"
+    first = copy.run(READER, NUMBA_CACHE_DIR=str(shared))
+    own = {"HIGGSNB_CACHE": str(tmp_path / "own"), "HIGGSNB_SHARED_CACHE": str(shared)}
+    (copy.package / "selection" / "__pycache__").touch()  # nothing can be kept beside the sources
+    assert copy.run(READER, **own) == {
+        **first,
+        "folder": str(tmp_path / "own" / Path(first["folder"]).name),
+        "loaded": 1,
+    }
+    # Others could have put anything there.
+    Path(first["folder"]).chmod(0o775)
+    assert copy.run(READER, **own)["loaded"] == 0
+    Path(first["folder"]).chmod(0o755)
+    damaged = next(Path(first["folder"]).glob("baskets.add_up*.nbc"))
+    damaged.write_bytes(damaged.read_bytes()[:-100])
+    shutil.rmtree(tmp_path / "own")
+    assert copy.run(READER, **own)["loaded"] == 0
+    assert copy.run(READER, **own)["loaded"] == 1  # from the own folder
+
+
+def test_code_beside_the_sources_is_read_from_a_cache_that_cannot_be_written(tmp_path: Path) -> None:
+    copy, blocked = Copy(tmp_path), tmp_path / "file"
+    first, code = copy.run(READER), Path(copy.package / "selection" / "__pycache__")
+    # Neither this folder nor any other can be written to.
+    prepare = """
+import tempfile
+
+def read_only(*, dir):
+    raise OSError(30, "Read-only file system", dir)
+
+tempfile.TemporaryFile = read_only
+"""
+    blocked.touch()
+    found = copy.run(prepare + READER, HIGGSNB_CACHE=str(blocked))
+    assert found == {"offsets": [0, 2, 5], "folder": "None", "loaded": 1}
+    assert Path(first["folder"]).parent == code
+
+
+def test_threads_do_not_load_compiled_code_at_the_same_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """numba's look-up of types fails if another thread makes it grow: "dictionary changed size during iteration"."""
+    barrier, together = threading.Barrier(2), []
+
+    def meet(*_: object) -> None:
+        try:
+            barrier.wait(1.0)
+        except threading.BrokenBarrierError:  # nobody else came
+            return
+        together.append(True)
+
+    monkeypatch.setattr(kernel, "select", meet)
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(kernel.warm_up.__wrapped__, ["open2012", "open2012"]))
+    assert together == []
 
 
 def test_rule_for_rules_cannot_be_called_from_python() -> None:

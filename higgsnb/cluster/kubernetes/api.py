@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from higgsnb.datasets import redact
 from higgsnb.errors import ApiError
+from higgsnb.storage import expanded
 
 if TYPE_CHECKING:
     from kr8s.portforward import PortForward
@@ -41,7 +42,7 @@ def in_cluster() -> bool:
 def configured() -> bool:
     """Whether a cluster is known, from inside a pod or from a kubeconfig."""
     paths = os.environ.get("KUBECONFIG", "~/.kube/config").split(os.pathsep)
-    return in_cluster() or any(path and Path(path).expanduser().is_file() for path in paths)
+    return in_cluster() or any(path and expanded(path).is_file() for path in paths)
 
 
 def own_namespace() -> str:

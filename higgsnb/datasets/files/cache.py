@@ -32,15 +32,20 @@ log = logger(__name__)
 CLAIM_TIMEOUT = 300.0  # s without progress of another process that downloads the same file
 
 
-def path_in_cache(request: FileRequest) -> Path:
-    """Return the name of a file in the cache: only a hash, of the address without its secrets.
+def name_in_cache(request: FileRequest) -> str:
+    """Return the name of a file in a cache: only a hash, of the address without its secrets.
 
     What a mirror gives without a checksum is kept apart, so that it is never taken for the original.
     """
     key = request.address.without_secrets
     if request.mirror is not None and request.adler32 is None:
         key = f"{request.mirror.text} {key}"
-    return cache_folder("files") / (hashlib.sha256(key.encode()).hexdigest() + request.address.suffix)
+    return hashlib.sha256(key.encode()).hexdigest() + request.address.suffix
+
+
+def path_in_cache(request: FileRequest) -> Path:
+    """Return the path of a file in the cache of this user."""
+    return cache_folder("files") / name_in_cache(request)
 
 
 def problem_with(path: Path, request: FileRequest) -> SourceError | None:

@@ -26,11 +26,18 @@ from typing import TypeVar
 
 from higgsnb.datasets.files import transfer
 from higgsnb.datasets.files.addresses import Address
-from higgsnb.datasets.files.cache import claim, path_in_cache, problem_with, remember_checksum, writable
+from higgsnb.datasets.files.cache import (
+    claim,
+    name_in_cache,
+    path_in_cache,
+    problem_with,
+    remember_checksum,
+    writable,
+)
 from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
 from higgsnb.errors import OptionError, TransferError
 from higgsnb.redaction import logger, redact
-from higgsnb.storage import cache_folder, distrust
+from higgsnb.storage import cache_folder, cached, distrust
 
 log = logger(__name__)
 
@@ -164,23 +171,19 @@ def _without_download(request: FileRequest) -> Source | None:
     if address.is_local:
         return _checked([address.local_path], "local", replace(request, mirror=None))
     if address.scheme == "toy":
-        from higgsnb.datasets.toy import writer
-
-        folder = cache_folder("toy")
-        with writable(folder):
-            path = writer.ensure(address.path.removesuffix(".root"), folder)
-        return _checked([path], "toy", request)
+        return _checked([_toy(address.path.removesuffix(".root"))], "toy", request)
     if not address.is_remote:
         hint = "Use a path, file:, http:, https:, root: or toy:."
         raise TransferError(f"{address}: scheme '{address.scheme}:' is not supported", hint)
-    path = path_in_cache(request)
-    problem = problem_with(path, request)
-    if reason := distrust(path):
-        log.warning("%s: the copy in the cache is not used: it %s", address.name, reason)
-    elif problem is None:
-        return _source(path, "cache", request)
-    elif problem.kind == "checksum":
-        log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
+    for folder in cached("files"):
+        path = folder / name_in_cache(request)
+        problem = problem_with(path, request)
+        if reason := distrust(path):
+            log.warning("%s: the copy in the cache is not used: it %s", address.name, reason)
+        elif problem is None:
+            return _source(path, "cache", request)
+        elif problem.kind == "checksum":
+            log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
     mirror = request.mirror
     if mirror is None or (mirror.is_remote and mirror.valid):
         return None
@@ -190,6 +193,19 @@ def _without_download(request: FileRequest) -> Source | None:
     what = "no such folder" if mirror.is_local else "not a valid address"
     hint = "Set it to a folder that exists or to an address such as https://host/path, or unset it."
     raise TransferError(f"HIGGSNB_MIRROR = {mirror}: {what}", hint)
+
+
+def _toy(name: str) -> Path:
+    """Return a file of the simulated campaign in the cache or in a shared one; it is made if it is in none."""
+    from higgsnb.datasets.toy import writer
+
+    made = (writer.find(name, folder) for folder in cached("toy"))
+    path = next((path for path in made if path is not None), None)
+    if path is None:
+        folder = cache_folder("toy")
+        with writable(folder):
+            path = writer.ensure(name, folder)
+    return path
 
 
 def _checked(paths: Sequence[Path], origin: str, request: FileRequest) -> Source:

@@ -265,11 +265,19 @@ def ensure(name: str, folder: str | Path) -> Path:
     folder = Path(folder)
     path = folder / f"{name}.root"
     with _MAKING:
-        found = {} if distrust(folder / "manifest.json") else manifest(folder)
-        entry = found.get("files", {}).get(name)
-        if found.get("parameters") != _parameters(DEFAULT_SEED, None) or entry is None or not _holds(path, entry):
+        if find(name, folder) is None:
             make(folder)
     return path
+
+
+def find(name: str, folder: str | Path) -> Path | None:
+    """Return ``folder/NAME.root`` if it is a file of the default campaign, and as in its manifest; else None."""
+    folder = Path(folder)
+    path = folder / f"{name}.root"
+    found = {} if distrust(folder / "manifest.json") else manifest(folder)
+    entry = found.get("files", {}).get(name)
+    right = found.get("parameters") == _parameters(DEFAULT_SEED, None) and entry is not None and _holds(path, entry)
+    return path if right else None
 
 
 def _holds(path: Path, entry: dict[str, Any]) -> bool:
