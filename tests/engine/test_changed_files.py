@@ -20,7 +20,7 @@ from higgsnb.datasets.files import cache, retries
 from higgsnb.engine import plan as plans
 from higgsnb.errors import UnreadableError
 from higgsnb.events import read_leptons, read_preselected
-from higgsnb.results import Result, Tally, analyse
+from higgsnb.results import PreselectedEvents, Result, Tally, analyse
 from higgsnb.selection import Selection
 
 OPEN = selection.load("open2012")
@@ -244,6 +244,19 @@ def test_remote_file_replaced_at_any_request_is_never_mixed(
     assert found[-1] == "complete old"
     assert len(found) > EVENTS // 100
     assert not {"complete old", "complete new"} & set(found[1:-1])
+
+
+def test_events_that_are_read_again_are_those_that_were_counted(
+    old: Path, contents: tuple[bytes, bytes], tmp_path: Path
+) -> None:
+    result = last(one_file(old), skims_folder=tmp_path / "skims", chunk_events=None)
+    made = set(tmp_path.rglob("*.arrow"))
+    assert PreselectedEvents.load(result, skims_folder=tmp_path / "skims").parts[0].n_events == EVENTS
+    assert set(tmp_path.rglob("*.arrow")) == made  # the skims of the run are used
+    in_place(old, contents[1])
+    for folder in (tmp_path / "skims", None):
+        with pytest.raises(UnreadableError, match="is not the file that it was when the run began"):
+            PreselectedEvents.load(result, skims_folder=folder)
 
 
 def test_workers_that_see_another_file_than_the_plan_are_an_error(
