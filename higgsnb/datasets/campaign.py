@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.files.versions import Version
 from higgsnb.errors import CampaignError, did_you_mean
 from higgsnb.redaction import redact, redacted_repr
 
@@ -200,6 +201,8 @@ class Chunk:
     """Whether the lumi sections of its events are recorded."""
     fingerprint: str | None = None
     """`events.fingerprint` of the file when the run was planned; None = not checked."""
+    version: Version | None = None
+    """The version of the file when the run was planned; None = not checked, as its checksum is stated."""
     mask: str | None = None
     """`LumiMask.digest` of the golden JSON when the run was planned; None = not checked."""
 

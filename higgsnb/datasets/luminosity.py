@@ -21,7 +21,9 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.datasets.campaign import Campaign
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.sources import fetch
+from higgsnb.datasets.files.versions import Version
 from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
 from higgsnb.redaction import redact
 
@@ -298,13 +300,13 @@ def _kept(read: Callable[[str], Any], location: str, _changed: object) -> Any:
     return read(location)
 
 
-def _stamp(location: str) -> tuple[int, int] | None:
-    """Return size and time of change of a local file, which may be written again under its name."""
+def _stamp(location: str) -> Version | None:
+    """Return the version of a local file, which may be written again under its name."""
+    address = Address.of(location)
     try:
-        found = Path(location).stat()
+        return Version.of_file(address.local_path) if address.is_local else None
     except OSError:
-        return None  # an address, or a file whose absence its reader reports
-    return found.st_size, found.st_mtime_ns
+        return None  # its reader reports that it is absent
 
 
 def check_inputs(campaign: Campaign) -> None:

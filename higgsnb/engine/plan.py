@@ -72,6 +72,7 @@ class Plan:
         return {
             "place": key,
             "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
+            "version": None if info.version is None else info.version.digest or info.version,
             "marks": _marks(self.campaign, key, info),
             "schema": self.campaign.schema,
             "primary_dataset": dataset.primary_dataset,
@@ -109,6 +110,8 @@ def check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
 def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
     """Find the number of entries and the identity of every file: from the campaign if it says all, else by opening it.
 
+    Of a file that is read piecewise from its server the present version is asked for in any case.
+
     Yields what is known every `HEARTBEAT_SECONDS`, and once at the end, then ``complete``. Raises FileError for the
     first file that cannot be opened, if ``strict``.
     """
@@ -116,8 +119,9 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
     failures: dict[FileKey, Failure] = {}
     unknown = []
     for key in ((d, f) for d, dataset in enumerate(campaign.datasets) for f in range(len(dataset.files))):
-        info = events.info_from_campaign(campaign.datasets[key[0]].files[key[1]])
-        if info is None or campaign.schema == "csv":
+        file = campaign.datasets[key[0]].files[key[1]]
+        info = events.info_from_campaign(file)
+        if info is None or campaign.schema == "csv" or datasets.is_streamed(file.url, file.bytes):
             unknown.append(key)
         else:
             files[key] = info
@@ -148,7 +152,7 @@ def _inspected(
 
     def inspect(file: File) -> FileInfo:
         with counted_tries(tries):
-            return events.inspect(file, campaign.schema)
+            return events.identify(file, campaign.schema)
 
     left = iter(keys)
     waiting: dict[Future[FileInfo], FileKey] = {}
@@ -181,6 +185,9 @@ def make(
     entries = dict.fromkeys((file.url for file in campaign.files), 0)
     entries |= {campaign.datasets[d].files[f].url: info.entries for (d, f), info in files.items()}
     marks = {key: _marks(campaign, key, info) for key, info in files.items()}
+    for key, info in files.items():
+        if info.version is not None:
+            marks[key]["version"] = info.version
     chunks = []
     for chunk in datasets.plan_chunks(campaign, entries, chunk_events, fraction):
         found = marks.get((chunk.dataset_index, chunk.file_index))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from higgsnb.events.read import (
     check_weights,
     fingerprint,
+    identify,
     info_from_campaign,
     inspect,
     read_leptons,
@@ -15,6 +16,7 @@ from higgsnb.events.schema import FileInfo, Read
 
 __all__ = [
     "inspect",
+    "identify",
     "info_from_campaign",
     "fingerprint",
     "check_weights",

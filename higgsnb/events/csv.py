@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.datasets import Version
 from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
-from higgsnb.events.schema import MASSES, FileInfo, diagnose, file_state, offsets_of
+from higgsnb.events.schema import MASSES, FileInfo, diagnose, offsets_of
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
 CSV_COLUMNS = ("Run", "Event", *(f"{name}{i}" for i in range(1, 5) for name in ("PID", "pt", "eta", "phi", "Q")))
@@ -28,11 +29,11 @@ class _Rows(NamedTuple):
 
 def inspect_csv(location: str) -> FileInfo:
     """Check a CSV file and count its rows."""
-    return FileInfo(len(_rows(location, file_state(location)).run), "CSV", Path(location).stat().st_size, None)
+    return FileInfo(len(_rows(location, Version.of_file(location)).run), "CSV", Path(location).stat().st_size, None)
 
 
 @lru_cache(maxsize=16)
-def _rows(location: str, _state: tuple[int, int]) -> _Rows:
+def _rows(location: str, _version: Version) -> _Rows:
     """Read a whole CSV file; it is read again after it changed."""
     diagnose(location, "CSV")
     with Path(location).open(newline="", encoding="utf-8-sig", errors="replace") as file:
@@ -95,7 +96,7 @@ def _number(line: str, name: str, text: str) -> float:
 
 def read_csv(location: str, start: int, stop: int) -> Leptons:
     """Read the rows [start, stop) of a CSV file; negative Event numbers are wrapped 32-bit integers."""
-    rows, part = _rows(location, file_state(location)), slice(start, stop)
+    rows, part = _rows(location, Version.of_file(location)), slice(start, stop)
     run, leptons = rows.run[part], rows.leptons[part]
     muons, electrons = _csv_flavour(leptons, MUON), _csv_flavour(leptons, ELECTRON)
     return Leptons._make((run, np.zeros(len(run), np.int64), rows.event[part], *muons, *electrons))

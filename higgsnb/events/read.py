@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +17,8 @@ from higgsnb.events import skims
 from higgsnb.events.csv import inspect_csv, read_csv
 from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
-from higgsnb.events.root import clear_errors, inspect_root, open_tree, read_root, reader_of
-from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read, file_state
+from higgsnb.events.root import clear_errors, inspect_root, kept_reader, open_tree, read_root, reader_of
+from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read
 from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
 
@@ -40,9 +43,70 @@ def inspect(file: File, schema: str) -> FileInfo:
         If the number of entries differs from the one in the campaign.
     """
     source = _locate(file)
-    info = inspect_csv(source.location) if schema == "csv" else inspect_root(source)
+    version = source.version if source.is_remote or source.verified else _with_digest(source)
+    with _unchanged(source, file, version.digest):
+        info = inspect_csv(source.location) if schema == "csv" else inspect_root(source)
     _check_events(info.entries, file)
-    return info
+    return replace(info, version=None if source.verified else version)
+
+
+def identify(file: File, schema: str) -> FileInfo:
+    """Do what `inspect` does, unless the campaign states all that it would find: see `info_from_campaign`.
+
+    Of such a file only the version is asked for, and only if it is read piecewise. Raises as `inspect` does.
+    """
+    stated = info_from_campaign(file)
+    if stated is None or schema == "csv":
+        return inspect(file, schema)
+    source = _locate(file)
+    return replace(stated, version=source.version if source.is_remote else None)
+
+
+def _with_digest(source: datasets.Source) -> datasets.Version:
+    """Return the version of a local file with the digest of its content."""
+    return source.version._replace(digest=datasets.content_digest(Path(source.location)))
+
+
+@contextmanager
+def _unchanged(source: datasets.Source, file: File, digest: str) -> Iterator[None]:
+    """Raise `UnreadableError` if a local file is changed in the block; of a remote one each answer is compared."""
+    try:
+        yield
+    except (OSError, ValueError) as error:
+        if _is_changed(source, file, digest):
+            raise _changed(file, "was changed while it was read") from error
+        raise
+    if _is_changed(source, file, digest):
+        raise _changed(file, "was changed while it was read")
+
+
+def _is_changed(source: datasets.Source, file: File, digest: str) -> bool:
+    """Whether a local file has another content than when it was located; one that was only touched has not."""
+    try:
+        if source.is_remote or datasets.Version.of_file(source.location) == source.version:
+            return False
+        return not _locate(file).verified if source.verified else _with_digest(source).digest != digest
+    except OSError:
+        return True
+
+
+@contextmanager
+def _opened(chunk: Chunk) -> Iterator[datasets.Source]:
+    """Find the file of a chunk, for reading in the block; raises as `inspect` does.
+
+    `UnreadableError` if it has not the content that it had when the run was planned, or does not keep it in the block.
+    A local file whose state is another one (it was touched, or this is another machine) is judged by its digest.
+    """
+    source, planned = _locate(chunk.file), chunk.version
+    if planned is not None and source.is_remote and not planned.digest:
+        if difference := planned.difference(source.version):
+            raise _changed(chunk.file, f"was replaced since the run began: {difference}")
+    elif planned is not None and planned.digest and not source.is_remote:
+        is_same = source.version == planned._replace(digest="") or _with_digest(source).digest == planned.digest
+        if not is_same:
+            raise _changed(chunk.file, "is not the file that it was when the run began")
+    with _unchanged(source, chunk.file, "" if planned is None else planned.digest):
+        yield source
 
 
 def info_from_campaign(file: File) -> FileInfo | None:
@@ -61,37 +125,37 @@ def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     The skim of the chunk in ``skims_folder`` or in a shared cache is read if there is one, and written if there is
     none, see `skims`. Raises as `inspect` does.
     """
-    if skims_folder is None or chunk.schema == "csv":
-        return _read_preselected(chunk)
-    source = _locate(chunk.file)
-    if source.verified:
-        identity = [chunk.file.adler32, source.size]
-    elif source.is_remote:
-        identity = [source.location, source.size]
-    else:
-        identity = [source.location, *file_state(source.location)]
-    path = skims.skim_path(skims_folder, chunk, identity)
-    folders = (path.parent, *storage.shared(f"skims/{path.parent.name}"))
-    kept = next((found for folder in folders if (found := skims.load(folder / path.name)) is not None), None)
-    if kept is None:
-        kept = _read_preselected(chunk)
-        try:
-            skims.save(kept, path)
-        except OSError as error:  # costs time, nothing else
-            skims.not_kept(path.parent.parent, str(error.strerror))
+    with _opened(chunk) as source:
+        if skims_folder is None or chunk.schema == "csv":
+            return _read_preselected(chunk, source)
+        identity: list[Any] = [source.location, *source.version]
+        if source.verified:
+            identity = [chunk.file.adler32, source.size]
+        elif not source.is_remote and chunk.version is not None and chunk.version.digest:
+            identity = [chunk.version.digest]
+        path = skims.skim_path(skims_folder, chunk, identity)
+        folders = (path.parent, *storage.shared(f"skims/{path.parent.name}"))
+        kept = next((found for folder in folders if (found := skims.load(folder / path.name)) is not None), None)
+        if kept is not None:
+            return kept
+        kept = _read_preselected(chunk, source)
+    try:
+        skims.save(kept, path)  # only now is it certain that all of it was read from one content
+    except OSError as error:  # costs time, nothing else
+        skims.not_kept(path.parent.parent, str(error.strerror))
     return kept
 
 
-def _read_preselected(chunk: Chunk) -> Read:
-    source = _locate(chunk.file)
+def _read_preselected(chunk: Chunk, source: datasets.Source) -> Read:
     whole = "file" if source.verified else "none"
     if chunk.schema == "csv":
-        if chunk.fingerprint not in (None, chunk.file.adler32, datasets.checksum(Path(source.location))):
-            _raise_changed(chunk, "is not the file that it was when the run began")
         return _all_events(read_csv(source.location, chunk.start, chunk.stop), chunk, "csv", whole)
     try:
         with clear_errors(source.location):
             reader = reader_of(source, unchecked=info_from_campaign(chunk.file) is not None)
+            if source.is_remote and chunk.fingerprint not in (None, chunk.file.adler32, reader.uuid):
+                kept_reader.cache_clear()  # it may be the one of an earlier run, of a server that names no version
+                reader = reader_of(source, unchecked=False)
         _check_same(chunk, reader.n_entries, reader.uuid)
         with clear_errors(source.location):
             found = reader.read(chunk.start, chunk.stop)
@@ -112,16 +176,16 @@ def _all_events(leptons: Leptons, chunk: Chunk, reader: str, integrity: str) -> 
 def _check_same(chunk: Chunk, entries: int, uuid: str) -> None:
     """Raise `UnreadableError` if a file has another number of entries than planned, or is another file than then."""
     if chunk.entries is not None and entries != chunk.entries and chunk.file.events is None:
-        _raise_changed(chunk, f"holds {entries:,} events; {chunk.entries:,} when the run began")
+        raise _changed(chunk.file, f"holds {entries:,} events; {chunk.entries:,} when the run began")
     _check_events(entries, chunk.file)
     if chunk.fingerprint not in (None, chunk.file.adler32, uuid):
-        _raise_changed(chunk, f"is not the file that it was when the run began (UUID {uuid}, not {chunk.fingerprint})")
+        what = f"is not the file that it was when the run began (UUID {uuid}, not {chunk.fingerprint})"
+        raise _changed(chunk.file, what)
 
 
-def _raise_changed(chunk: Chunk, what: str) -> NoReturn:
-    raise UnreadableError(
-        f"{chunk.file.url}: {what}", "The file has changed, or workers see another one than this process; run again."
-    )
+def _changed(file: File, what: str) -> UnreadableError:
+    hint = "The file has changed, or workers see another one than this process; run again."
+    return UnreadableError(f"{file.url}: {what}", hint)
 
 
 def _check_events(found: int, file: File) -> None:
@@ -138,18 +202,22 @@ def read_leptons(chunk: Chunk) -> Leptons:
 
     Momenta are in GeV, angles in radians, lengths in cm; the offsets of both flavours are (n_events + 1,) int64.
     """
-    source = _locate(chunk.file)
-    if chunk.schema == "csv":
-        return read_csv(source.location, chunk.start, chunk.stop)
-    return read_root(source, chunk.start, chunk.stop)
+    with _opened(chunk) as source:
+        if chunk.schema == "csv":
+            return read_csv(source.location, chunk.start, chunk.stop)
+        return read_root(source, chunk.start, chunk.stop)
 
 
 def read_sections(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Read run and luminosity block of all events of a chunk, each (n_events,) int64; raises as `read_leptons` does."""
-    source = _locate(chunk.file)
-    if chunk.schema == "csv":
+    with _opened(chunk) as source:
+        if chunk.schema != "csv":
+            return _read_sections(chunk, source)
         leptons = read_csv(source.location, chunk.start, chunk.stop)
         return leptons.run, leptons.luminosity_block
+
+
+def _read_sections(chunk: Chunk, source: datasets.Source) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     names = BRANCHES["run"], BRANCHES["luminosity_block"]
     try:
         with clear_errors(source.location):
@@ -174,8 +242,7 @@ def check_weights(chunk: Chunk) -> None:
     SchemaError
         If ``genWeight`` differs between events: the number of events would then not give the expected number.
     """
-    source = _locate(chunk.file)
-    with open_tree(source) as tree:
+    with _opened(chunk) as source, open_tree(source) as tree:
         if GENERATOR_WEIGHT not in tree.keys():  # noqa: SIM118 - a tree is not a dict
             return
         weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
@@ -189,10 +256,8 @@ def check_weights(chunk: Chunk) -> None:
 
 
 def fingerprint(file: File, info: FileInfo) -> str | None:
-    """Return the checksum of a file if the campaign states it, else ROOT's UUID, else the adler32 of a CSV file."""
-    if file.adler32 is not None or info.uuid is not None:
-        return file.adler32 or info.uuid
-    return datasets.checksum(Path(_locate(file).location))
+    """Return the checksum of a file if the campaign states it, else ROOT's UUID, None for a CSV file."""
+    return file.adler32 or info.uuid
 
 
 def _locate(file: File) -> datasets.Source:

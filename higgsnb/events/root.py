@@ -16,7 +16,7 @@ from higgsnb import datasets
 from higgsnb.errors import DamagedFileError, SchemaError, UnreadableError
 from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
-from higgsnb.events.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, file_state, offsets_of
+from higgsnb.events.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, offsets_of
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
@@ -35,10 +35,18 @@ def inspect_root(source: datasets.Source) -> FileInfo:
 
 def read_root(source: datasets.Source, start: int, stop: int) -> Leptons:
     """Read the entries [start, stop) of a TTree or RNTuple through uproot."""
+    with open_tree(source) as tree:
+        try:
+            return _leptons(tree, source.location, start, stop)
+        except Exception:  # a branch that is missing or of the wrong type is not damage
+            check_branches(tree, source.location)
+            raise
+
+
+def _leptons(tree: Any, location: str, start: int, stop: int) -> Leptons:
     import awkward as ak
 
-    with open_tree(source) as tree:
-        arrays = {name: tree[branch].array(entry_start=start, entry_stop=stop) for name, branch in BRANCHES.items()}
+    arrays = {name: tree[branch].array(entry_start=start, entry_stop=stop) for name, branch in BRANCHES.items()}
     offsets = {flavour: offsets_of(arrays[f"{flavour}_offsets"]) for flavour in ("muon", "electron")}
     columns: dict[str, npt.NDArray[Any]] = {}
     for name, array in arrays.items():
@@ -53,7 +61,7 @@ def read_root(source: datasets.Source, start: int, stop: int) -> Leptons:
         else:
             counter = BRANCHES[f"{flavour}_offsets"]
             raise UnreadableError(
-                f"{source.location}: {BRANCHES[name]} does not have as many values as {counter} says",
+                f"{location}: {BRANCHES[name]} does not have as many values as {counter} says",
                 "The file is damaged: fetch it again.",
             )
     return Leptons(**columns)
@@ -61,18 +69,19 @@ def read_root(source: datasets.Source, start: int, stop: int) -> Leptons:
 
 def reader_of(source: datasets.Source, *, unchecked: bool) -> BasketReader | PageReader:
     """Return the fast reader of a file; one that `inspect_root` has not checked is checked against the schema."""
-    if source.is_remote:
-        return kept_reader(source.location, source.size or 0, source.verified, unchecked, None)
-    return kept_reader(source.location, None, source.verified, unchecked, file_state(source.location))
+    return kept_reader(source.location, source.is_remote, source.verified, unchecked, source.version)
 
 
 @lru_cache(maxsize=32)
 def kept_reader(
-    location: str, remote_size: int | None, verified: bool, unchecked: bool, _state: tuple[int, int] | None
+    location: str, is_remote: bool, verified: bool, unchecked: bool, version: datasets.Version
 ) -> BasketReader | PageReader:
-    """Open a file and keep it open, as opening one of NanoAOD's 1500 branches takes a second. Threads share it."""
+    """Open a file and keep it open as long as its version stays; threads share it.
+
+    Opening a file of NanoAOD with its 1500 branches takes a second.
+    """
     diagnose(location)
-    remote = None if remote_size is None else datasets.RemoteFile(location, remote_size)
+    remote = datasets.RemoteFile(location, version.size or 0, version) if is_remote else None
     try:
         return preselected.open_preselected(
             location,
@@ -94,8 +103,9 @@ def open_tree(source: datasets.Source) -> Iterator[Any]:
     import uproot
 
     diagnose(source.location)
-    remote = source.is_remote
-    what = io.BufferedReader(datasets.RemoteFile(source.location, source.size or 0)) if remote else source.location
+    what: Any = source.location
+    if source.is_remote:
+        what = io.BufferedReader(datasets.BlockwiseFile(source.location, source.size or 0, source.version))
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.datasets import constants
+from higgsnb.datasets import Version, constants
 from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
@@ -52,12 +52,16 @@ GENERATOR_WEIGHT = "genWeight"
 
 @dataclass(frozen=True)
 class FileInfo:
-    """What is known of an open file; ``kind`` is "TTree", "RNTuple" or "CSV", ``uuid`` that of ROOT, None for CSV."""
+    """What is known of an open file; ``kind`` is "TTree", "RNTuple" or "CSV", ``uuid`` that of ROOT, None for CSV.
+
+    ``version`` identifies its content; None if a checksum does, which the campaign states.
+    """
 
     entries: int
     kind: str
     bytes: int | None
     uuid: str | None
+    version: Version | None = None
 
 
 class Read(NamedTuple):
@@ -145,12 +149,6 @@ def diagnose(location: str, kind: str = "ROOT") -> None:
         raise UnreadableError(
             f"{location}: is truncated: {size:,} bytes, its header says {end:,}", "Fetch the file again."
         )
-
-
-def file_state(location: str) -> tuple[int, int]:
-    """Return size and modification time of a local file: what is kept in memory of it is valid while they stay."""
-    stat = Path(location).stat()
-    return stat.st_size, stat.st_mtime_ns
 
 
 def offsets_of(counter: npt.ArrayLike) -> npt.NDArray[np.int64]:

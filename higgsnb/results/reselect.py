@@ -154,7 +154,7 @@ class PreselectedEvents:
         OptionError
             If the result has counted no events.
         OSError
-            If a file cannot be read any more.
+            If a file cannot be read any more, or is not the one that was counted.
         """
         if not result.tally.ranges:
             raise OptionError("this result has counted no events", "Let the run go on, or look at result.failed.")
@@ -334,6 +334,7 @@ def _chunks(result: Result) -> Iterator[Chunk]:
     for (d, f), ranges in result.tally.ranges.items():
         dataset = result.campaign.datasets[d]
         mask = golden_json if dataset.is_data else None
+        info = result.files.get((d, f))
         for start, stop in ranges:
             inner = range((start // CHUNK_EVENTS + 1) * CHUNK_EVENTS, stop, CHUNK_EVENTS)
             for low, high in pairwise([start, *inner, stop]):
@@ -349,6 +350,7 @@ def _chunks(result: Result) -> Iterator[Chunk]:
                     stop=high,
                     golden_json=mask,
                     sections=dataset.is_data and result.campaign.has_sections,
+                    version=None if info is None else info.version,
                 )
 
 

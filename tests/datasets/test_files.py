@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import importlib
 import logging
 import os
 import random
@@ -79,15 +80,29 @@ def test_local_file_of_other_size_or_checksum_is_refused(
     assert_one_line_and_hint(caught.value)
 
 
-def test_local_checksum_is_remembered_by_size_and_time_of_modification(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("settled", "times"), [(0.0, 1), (1e9, 3)])
+def test_local_checksum_is_remembered_once_the_last_change_is_long_ago(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, settled: float, times: int
+) -> None:
+    monkeypatch.setattr(cache, "SETTLED", settled)
+    computed = []
+    monkeypatch.setattr(cache, "adler32_of", lambda path: computed.append(path) or SUM)
     path = tmp_path / "a.root"
     path.write_bytes(DATA)
-    datasets.locate(str(path), adler32=SUM)
+    assert {datasets.locate(str(path), adler32=SUM).verified for _ in range(3)} == {True}
+    assert len(computed) == times
+
+
+def test_local_checksum_is_computed_anew_although_the_time_was_set_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cache, "SETTLED", 0.0)
+    path = tmp_path / "a.root"
+    path.write_bytes(DATA)
+    assert datasets.locate(str(path), adler32=SUM).verified
     state = path.stat()
     path.write_bytes(DATA[:-1] + b"?")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert datasets.locate(str(path), adler32=SUM).verified  # not read again: nothing but the content has changed
-    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns + 1))
     with pytest.raises(ChecksumError, match=f"expected {SUM}"):
         datasets.locate(str(path), adler32=SUM)
 
@@ -604,10 +619,12 @@ def test_file_missing_everywhere_but_where_xrootd_was_needed_is_missing(
 
 
 STAND_IN = """
+import time
 from types import SimpleNamespace
 from pathlib import Path
 FOLDER = Path({folder!r})
 OK = SimpleNamespace(ok=True)
+MOST, PAUSE = 70000, 0.0
 class File:
     def open(self, url, timeout=0):
         self.path = FOLDER / url.rsplit("/", 1)[-1]
@@ -615,10 +632,15 @@ class File:
             return OK, None
         return SimpleNamespace(ok=False, errno=3011, message="[ERROR] no such file: " + url), None
     def stat(self, timeout=0):
-        return OK, SimpleNamespace(size=self.path.stat().st_size)
+        assert timeout, "xrootd would wait for half an hour"
+        state = self.path.stat()
+        return OK, SimpleNamespace(size=state.st_size, modtime=int(state.st_mtime))
     def read(self, offset=0, size=0, timeout=0):
-        return OK, self.path.read_bytes()[offset:offset + min(size, 70000)]
-    def close(self):
+        assert timeout
+        time.sleep(PAUSE)
+        return OK, self.path.read_bytes()[offset:offset + min(size, MOST)]
+    def close(self, timeout=0):
+        assert timeout
         return OK, None
 """
 
@@ -647,6 +669,38 @@ def test_xrootd_brings_the_file_when_https_does_not(xrootd: Path, http_server: F
     assert "taken from root://host//eos/a.root" in source.note
     with pytest.raises(FileNotFoundError, match="no such file"):
         datasets.fetch("root://host//eos/b.root")
+
+
+def test_xrootd_server_that_drips_is_named(xrootd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (xrootd / "a.root").write_bytes(DATA[:200])
+    client = importlib.import_module("XRootD.client")
+    monkeypatch.setattr(client, "MOST", 1)
+    monkeypatch.setattr(client, "PAUSE", 0.02)
+    monkeypatch.setattr(retries, "TIMEOUT", 0.1)
+    with pytest.raises(TransferError, match=r"only \d bytes in 0.1 s, 6 tries"):
+        datasets.fetch("root://host//eos/a.root")
+    monkeypatch.setattr(client, "MOST", 100)
+    assert datasets.fetch("root://host//eos/a.root").read_bytes() == DATA[:200]
+
+
+def test_part_of_a_replaced_file_of_an_xrootd_server_is_refused(xrootd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
+    path = xrootd / "a.root"
+    path.write_bytes(DATA)
+    os.utime(path, (1, 1_400_000_000))
+    source = datasets.locate("root://host//eos/a.root")
+    remote = transfer.RemoteFile(source.location, len(DATA), source.version)
+    assert remote.pread(5, 10) == DATA[5:15]
+    path.write_bytes(DATA[::-1])
+    with pytest.raises(TransferError, match=r"was replaced .*: Last-Modified \d+ instead of 1400000000"):
+        remote.pread(5, 10)
+
+
+def test_text_file_of_an_xrootd_server_has_a_largest_size(xrootd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request, "TEXT_MAX", 1_000_000)
+    (xrootd / "a.json").write_bytes(1_000_001 * b" ")
+    with pytest.raises(TransferError, match=r"more than 1 MB for a \.json file"):
+        datasets.fetch("root://host//eos/a.json")
 
 
 # --- mirror

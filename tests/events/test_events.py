@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import awkward as ak
@@ -9,9 +11,11 @@ import numpy as np
 import pytest
 import uproot
 from generators import pack, random_leptons
+from http_server import FileServer
 from outreach import branches, write
 
 from higgsnb.datasets import Chunk, File
+from higgsnb.datasets.files import transfer
 from higgsnb.errors import SchemaError, UnreadableError
 from higgsnb.events import csv, inspect, read_leptons
 from higgsnb.events import schema as schema_
@@ -107,21 +111,44 @@ def test_file_without_luminosity_block_names_it(shared_data: Path) -> None:
         inspect(File(url=str(shared_data / "nanoaod" / "missing_luminosityBlock.root")), "nanoaod")
 
 
-def test_missing_branch_error_names_nearest(leptons: Leptons, tmp_path: Path) -> None:
+def inspected(path: Path) -> None:
+    inspect(File(url=str(path)), "outreach")
+
+
+def read_without_inspection(path: Path) -> None:
+    read_leptons(chunk(path, 0, 3))
+
+
+@pytest.mark.parametrize("use", [inspected, read_without_inspection])
+def test_missing_branch_error_names_nearest(leptons: Leptons, tmp_path: Path, use: Callable[[Path], None]) -> None:
     path = write(tmp_path / "f.root", leptons, leave_out=("Muon_pfRelIso04_all", "Electron_dzErr"))
     with pytest.raises(
         SchemaError,
         match=r"lacks Muon_pfRelIso04_all, Electron_dzErr\n.*For Electron_dzErr: Did you mean Electron_dxyErr\?",
     ):
-        inspect(File(url=str(path)), "outreach")
+        use(path)
 
 
-def test_branch_of_wrong_type_is_named(tmp_path: Path) -> None:
+@pytest.mark.parametrize("use", [inspected, read_without_inspection])
+def test_branch_of_wrong_type_is_named(tmp_path: Path, use: Callable[[Path], None]) -> None:
     with uproot.recreate(tmp_path / "f.root") as file:
         columns = {branch: np.zeros(3, np.int32) for branch in schema_.BRANCHES.values()}
         file.mktree("Events", {name: column.dtype for name, column in columns.items()}).extend(columns)
     with pytest.raises(SchemaError, match=r"branch Muon_pt has type int32_t; expected float per lepton"):
-        inspect(File(url=str(tmp_path / "f.root")), "outreach")
+        use(tmp_path / "f.root")
+
+
+def test_fallback_asks_a_server_for_few_large_parts(
+    http_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
+    leptons = random_leptons(2000, seed=5)
+    content = write(tmp_path / "f.root", leptons, basket=500, compressed=False).read_bytes()
+    assert len(content) > 2 * transfer.READ_AHEAD
+    url = http_server.add("/f.root", content)
+    read = read_leptons(replace(chunk(tmp_path / "f.root", 0, 2000), file=File(url)))
+    assert read.event.tolist() == leptons.event.tolist()
+    assert len(http_server.seen) < 4 + 2 * len(content) / transfer.READ_AHEAD
 
 
 def test_file_without_the_tree_says_what_it_holds(tmp_path: Path) -> None:

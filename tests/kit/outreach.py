@@ -30,7 +30,14 @@ def branches(leptons: Leptons) -> dict[str, Any]:
     return found
 
 
-def write(path: Path, leptons: Leptons, *, leave_out: tuple[str, ...] = (), basket: int | None = None) -> Path:
+def write(
+    path: Path,
+    leptons: Leptons,
+    *,
+    leave_out: tuple[str, ...] = (),
+    basket: int | None = None,
+    compressed: bool = True,
+) -> Path:
     """Write a file with a tree ``Events``; ``basket`` is the number of events in a cluster of baskets."""
     columns = {name: values for name, values in branches(leptons).items() if name not in leave_out}
     zipped: dict[str, Any] = {name: values for name, values in columns.items() if "_" not in name}
@@ -38,12 +45,25 @@ def write(path: Path, leptons: Leptons, *, leave_out: tuple[str, ...] = (), bask
         fields = {name.removeprefix(f"{flavour}_"): v for name, v in columns.items() if name.startswith(f"{flavour}_")}
         if fields:
             zipped[flavour] = ak.zip(fields)
-    with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
+    with uproot.recreate(path, compression=uproot.ZLIB(1) if compressed else None) as file:
         step = basket or max(1, leptons.n_events)
         tree = file.mktree("Events", {name: ak.type(values).content for name, values in zipped.items()})
         for start in range(0, leptons.n_events, step):
             tree.extend({name: values[start : start + step] for name, values in zipped.items()})
     return path
+
+
+def with_other_runs(path: Path, add: int) -> bytes:
+    """Return the bytes of such an uncompressed file with ``add`` added to all run numbers: same size, same UUID."""
+    content = bytearray(path.read_bytes())
+    with uproot.open(path) as file:
+        branch = file["Events"]["run"]
+        seeks, sizes = branch.member("fBasketSeek"), branch.member("fBasketBytes")
+        for seek, size in zip(seeks[: branch.num_baskets], sizes, strict=False):
+            start = int(seek) + int.from_bytes(content[seek + 14 : seek + 16])  # the length of the key, see TKey
+            runs = np.frombuffer(content[start : seek + size], ">i4") + np.int32(add)
+            content[start : seek + size] = runs.astype(">i4").tobytes()
+    return bytes(content)
 
 
 def events_of(leptons: Leptons, start: int, stop: int) -> Leptons:

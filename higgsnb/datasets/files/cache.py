@@ -11,12 +11,13 @@ import sqlite3
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from higgsnb.datasets.files import retries
 from higgsnb.datasets.files.request import FileRequest, PartialDownload, SourceError, adler32_of
+from higgsnb.datasets.files.versions import Version
 from higgsnb.errors import TransferError
 from higgsnb.redaction import logger
 from higgsnb.storage import NotOwnFileError, cache_folder, distrust, make_folder, open_no_link
@@ -66,24 +67,40 @@ def problem_with(path: Path, request: FileRequest) -> SourceError | None:
 
 # --- Checksums that were computed before -----------------------------------------------------------------------
 
+SETTLED = 2.0
+"""s after its last change from which on the times of a file identify it: some file systems keep whole seconds only."""
+
 
 def checksum(path: Path) -> str:
-    """Return the adler32 of a file, eight hexadecimal digits; remembered by path, size and time of modification."""
+    """Return the adler32 of a file, eight hexadecimal digits; remembered as long as its `Version` stays."""
+    return _remembered(path, "adler32", adler32_of)
+
+
+def content_digest(path: Path) -> str:
+    """Return the sha256 of the content of a file, 64 hexadecimal digits; remembered like `checksum`."""
+    return _remembered(path, "sha256", _sha256_of)
+
+
+def _sha256_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _remembered(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
     path = path.absolute()
-    state = path.stat()
-    known = (os.fsencode(path), state.st_size, state.st_mtime_ns)
+    version = Version.of_file(path)
     try:
         if (cache_folder() / "verified.sqlite").exists():
             with _database() as database:
-                found = "SELECT adler32 FROM verified WHERE path = ? AND size = ? AND mtime_ns = ?"
-                row = database.execute(found, known).fetchone()
+                found = "SELECT digest FROM digests WHERE path = ? AND kind = ? AND version = ?"
+                row = database.execute(found, (os.fsencode(path), kind, _text(version))).fetchone()
             if row is not None:
                 return str(row[0])
     except (sqlite3.Error, OSError) as error:
         log.info("checksums cannot be looked up in the cache: %s", error)
-    text, after = adler32_of(path), path.stat()
-    if (after.st_size, after.st_mtime_ns) == (state.st_size, state.st_mtime_ns):
-        remember_checksum(path, state, text)
+    text, after = compute(path), path.stat()
+    if Version.of_state(after) == version and not 0 <= time.time() - after.st_ctime < SETTLED:
+        _remember(path, kind, version, text)
     return text
 
 
@@ -95,19 +112,26 @@ def _database() -> Iterator[sqlite3.Connection]:
         log.warning("%s %s: what is in it is not used, and it is begun again", memory, reason)
         memory.unlink()
     with contextlib.closing(sqlite3.connect(memory, timeout=30.0)) as database, database:
-        database.execute(
-            "CREATE TABLE IF NOT EXISTS verified (path TEXT PRIMARY KEY, size INTEGER, mtime_ns INTEGER, adler32 TEXT)"
-        )
+        columns = "path BLOB, kind TEXT, version TEXT, digest TEXT, PRIMARY KEY (path, kind)"
+        database.execute(f"CREATE TABLE IF NOT EXISTS digests ({columns})")
         yield database
+
+
+def _text(version: Version) -> str:
+    return f"{version.size} {version.modified} {version.tag}"
 
 
 def remember_checksum(path: Path, state: os.stat_result, adler32: str) -> None:
     """Remember the checksum of a file; a cache that cannot be written costs time, nothing else."""
+    _remember(path, "adler32", Version.of_state(state), adler32)
+
+
+def _remember(path: Path, kind: str, version: Version, digest: str) -> None:
     try:
         make_folder(cache_folder())
         with _database() as database:
-            row = (os.fsencode(path), state.st_size, state.st_mtime_ns, adler32)
-            database.execute("INSERT OR REPLACE INTO verified VALUES (?, ?, ?, ?)", row)
+            row = (os.fsencode(path), kind, _text(version), digest)
+            database.execute("INSERT OR REPLACE INTO digests VALUES (?, ?, ?, ?)", row)
     except (sqlite3.Error, OSError) as error:
         log.info("the checksum of %s cannot be stored in the cache: %s", path.name, error)
 

@@ -4,32 +4,40 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
+import errno
 import http.client
 import importlib
 import importlib.util
+import io
 import os
 import re
+import shutil
 import socket
 import ssl
 import time
 from base64 import b64encode
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterator
+from functools import lru_cache, partial
 from http.client import HTTPResponse
+from typing import Any
 from urllib.error import URLError
 from urllib.parse import quote, unquote, urljoin, urlunsplit
-from urllib.request import HTTPHandler, HTTPSHandler, OpenerDirector, ProxyHandler, Request
+from urllib.request import AbstractHTTPHandler, OpenerDirector, ProxyHandler, Request
 
 from higgsnb.datasets.files import retries
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import (
     BLOCK,
     FileRequest,
+    OtherSizeError,
     PartialDownload,
     RemoteInfo,
+    ReplacedError,
     SourceError,
     UnknownHostError,
 )
+from higgsnb.datasets.files.retries import Pace
+from higgsnb.datasets.files.versions import Version
 from higgsnb.redaction import logger, redact
 
 log = logger(__name__)
@@ -39,16 +47,18 @@ TRANSIENT_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 REFUSED_STATUS = frozenset({401, 403})
 REFUSED_HINT = "The server refuses access: check that the file is public and that a token in its address is valid."
 REDIRECT_STATUS = frozenset({301, 302, 303, 307, 308})
+INVALID_HINT = "The server does not answer as HTTP demands: try another address of the file."
 
 
 def download(source: Address, partial: PartialDownload, request: FileRequest) -> None:
     """Append what is missing of a file, in one request; start again where it cannot be resumed."""
-    offset, validator = partial.size, partial.validator(source)
+    before = partial.version(source)
+    validator = before and (before.tag if before.tag.startswith('"') else before.modified)  # If-Range takes no weak tag
     # Kept bytes are judged by the checksum of the whole file, or the server can vouch for them.
-    judged = request.adler32 is not None or validator is not None
-    if offset and not (judged and (request.size is None or offset <= request.size)):
+    judged = request.adler32 is not None or validator
+    if partial.size and not (judged and (request.size is None or partial.size <= request.size)):
         partial.reset()
-        offset, validator = 0, None
+    offset = partial.size
     if request.size is not None and offset == request.size:
         return
     headers = {"Range": f"bytes={offset}-"} if offset else {}
@@ -56,9 +66,9 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
         headers["If-Range"] = validator
     with _open(source, headers, request.hosts) as (response, _):
         start, total = _content_range(response)
-        if response.status == 416 and total == offset:
-            return
-        if response.status == 416:
+        if response.status == 416 and offset:
+            if total == offset:
+                return
             partial.reset()
             raise SourceError("transient", "cannot resume there")
         _check_answer(response)
@@ -66,17 +76,26 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
             if offset:
                 log.info("%s: the server does not resume, starting again", request.address.name)
             partial.reset()
-            length = response.headers.get("Content-Length", "")
-            total = int(length) if length.isdigit() else None
-        elif start != offset:
-            partial.reset()
-            raise SourceError("transient", f"sent bytes from {start}, requested from {offset}")
-        head = response.read(512)
+            total = _content_length(response)
+        version = Version.of_answer(response.headers, total)
+        if response.status == 206:
+            _check_rest(partial, before, version, start)
+        head = _read(response.read, 512)
         if partial.size == 0:
             _check_head(head, total, response, request)
         request.check_offered_size(total)
-        partial.note_origin(source, response.headers)
+        partial.note_origin(source, version)
         _copy(response, head, partial, total, request)
+
+
+def _check_rest(partial: PartialDownload, before: Version | None, version: Version, start: int | None) -> None:
+    """Discard what has arrived and raise `SourceError` if the answer does not continue it."""
+    difference = before.difference(version) if partial.size and before is not None else ""
+    if start != partial.size:
+        difference = f"sent bytes from {start}, requested from {partial.size}"
+    if difference:
+        partial.reset()
+        raise SourceError("transient", f"cannot resume there: {difference}")
 
 
 def probe(source: Address, request: FileRequest) -> RemoteInfo:
@@ -86,22 +105,26 @@ def probe(source: Address, request: FileRequest) -> RemoteInfo:
             return RemoteInfo(address, None, False)
         _check_answer(response)
         total = _content_range(response)[1]
-        _check_head(response.read(16), total, response, request)
+        _check_head(_read(response.read, 16), total, response, request)
         if response.status != 206 or total is None:
             log.warning("%s: the server does not support range requests, fetching it whole", request.address.name)
             return RemoteInfo(address, None, False)
+        version = Version.of_answer(response.headers, total)
     request.check_offered_size(total)
-    return RemoteInfo(address, total, True)
+    return RemoteInfo(address, total, True, version)
 
 
-def read_range(source: Address, offset: int, size: int, request: FileRequest) -> bytes:
-    """Read ``size`` bytes at ``offset``, in one request."""
+def read_range(source: Address, offset: int, size: int, request: FileRequest, version: Version) -> bytes:
+    """Read ``size`` bytes at ``offset``, in one request; `ReplacedError` if they are of another version."""
     headers = {"Range": f"bytes={offset}-{offset + size - 1}"}
     with _open(source, headers, request.hosts) as (response, _):
         _check_answer(response)
-        if response.status != 206 or _content_range(response)[0] != offset:
+        start, total = _content_range(response)
+        if response.status != 206 or start != offset:
             raise SourceError("transient", f"did not send the part from byte {offset} that was requested")
-        data = response.read(size + 1)
+        if difference := version.difference(Version.of_answer(response.headers, total)):
+            raise ReplacedError(difference)
+        data = _read(response.read, size + 1)
     if len(data) != size:
         raise SourceError("transient", f"sent {len(data)} of {size} bytes")
     return data
@@ -113,17 +136,22 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest) ->
 def _copy(
     response: HTTPResponse, block: bytes, partial: PartialDownload, total: int | None, request: FileRequest
 ) -> None:
-    """Write ``block``, then the rest of the body."""
-    done = partial.size
+    """Write ``block``, then the rest of the body; give up a body that may have no end."""
+    done, length = partial.size, request.size if total is None else total
+    deadline = time.monotonic() + retries.UNANNOUNCED_TIMEOUTS * retries.TIMEOUT
+    if (length or 0) - done > shutil.disk_usage(partial.path.parent).free:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before the disk of others is full as well
     while block:
-        partial.write(block)
         done += len(block)
+        request.check_text_size(done)
+        if length is None and time.monotonic() > deadline:
+            what = f"announced no length, and did not end in {retries.UNANNOUNCED_TIMEOUTS * retries.TIMEOUT:g} s"
+            hint = "Give the number of bytes of the file in the campaign, or download it."
+            raise OtherSizeError("permanent", what, hint)
+        partial.write(block)
         if request.progress is not None:
             request.progress(done, total)
-        try:
-            block = b"" if done == total else response.read1(BLOCK)
-        except OSError as error:  # of the network; one of the disk comes from the write above
-            raise _network_failure(error, "") from None
+        block = b"" if length is not None and done >= length else _read(response.read1, BLOCK)
     if total is not None and done < total:
         raise SourceError("transient", f"the body ended after {done} of {total} bytes", "Run the same command again.")
     if total is not None and done > total:
@@ -131,12 +159,33 @@ def _copy(
         raise SourceError("transient", f"sent {done} bytes, announced {total}")
 
 
+def _read(read: Callable[[int], bytes], size: int) -> bytes:
+    """Read from a body; an error of the network becomes a `SourceError`, unlike one of the disk."""
+    try:
+        return read(size)
+    except OSError as error:
+        raise _network_failure(error, "") from None
+    except ValueError:
+        raise SourceError("transient", "sent a chunk with an impossible length", INVALID_HINT) from None
+
+
 def _content_range(response: HTTPResponse) -> tuple[int | None, int | None]:
     """Return first byte and size of the whole file from ``Content-Range: bytes 5-9/10`` or ``bytes */10``."""
-    match = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(?:(\d+)|\*)", response.headers.get("Content-Range", "").strip())
+    text = response.headers.get("Content-Range", "").strip()
+    match = re.fullmatch(r"bytes (?:([0-9]{1,18})-[0-9]{1,18}|\*)/(?:([0-9]{1,18})|\*)", text)
     if match is None:
         return None, None
     return (None if match[1] is None else int(match[1])), (None if match[2] is None else int(match[2]))
+
+
+def _content_length(response: HTTPResponse) -> int | None:
+    """Return the announced length of the body, None if there is none; `SourceError` for one that is no such number."""
+    texts = {text.strip() for text in response.headers.get_all("Content-Length", [])}
+    if not texts:
+        return None
+    if len(texts) > 1 or not re.fullmatch("[0-9]{1,18}", min(texts)):
+        raise SourceError("transient", f"announced a length of {', '.join(sorted(texts))[:40]!a}", INVALID_HINT)
+    return int(min(texts))
 
 
 def _check_answer(response: HTTPResponse) -> None:
@@ -186,8 +235,9 @@ def _open(source: Address, headers: dict[str, str], hosts: frozenset[str]) -> It
     """
     address = source
     try:
+        pace = Pace()
         for redirects in range(MAX_REDIRECTS):
-            response = _request(address, headers)
+            response = _request(address, headers, pace)
             target = response.headers.get("Location")
             if redirects and response.status in REFUSED_STATUS:  # a signed address is valid for minutes only
                 response.close()
@@ -198,6 +248,7 @@ def _open(source: Address, headers: dict[str, str], hosts: frozenset[str]) -> It
             address = _redirected(address, target, hosts)
         else:
             raise SourceError("permanent", f"more than {MAX_REDIRECTS} redirects", "Check the address in a browser.")
+        pace.begin_body()
         with contextlib.closing(response):
             yield response, address
     except (URLError, http.client.HTTPException, ConnectionError, TimeoutError, ssl.SSLError) as error:
@@ -237,7 +288,7 @@ def _redirected(old: Address, target: str, hosts: frozenset[str]) -> Address:
     return new
 
 
-def _request(address: Address, headers: dict[str, str]) -> HTTPResponse:
+def _request(address: Address, headers: dict[str, str], pace: Pace) -> HTTPResponse:
     """Send one request, no redirects. A password in the address goes into a header, for this host only."""
     user, _, host = address.authority.rpartition("@")
     path, query = quote(address.path, safe="/%:=&+,;~!$'()*@"), address.query.replace(" ", "%20")
@@ -246,12 +297,68 @@ def _request(address: Address, headers: dict[str, str]) -> HTTPResponse:
     if user:
         request.add_unredirected_header("Authorization", "Basic " + b64encode(unquote(user).encode()).decode())
     opener = OpenerDirector()  # only http and https; no handler for redirects and errors: answers come back as they are
-    for handler in (ProxyHandler(), HTTPHandler(), HTTPSHandler(context=_tls())):
+    for handler in (ProxyHandler(), _PacedHandler(pace)):
         opener.add_handler(handler)
-    response = opener.open(request, timeout=retries.TIMEOUT)
+    response = opener.open(request, timeout=pace.timeout())
     if not isinstance(response, HTTPResponse):
         raise SourceError("permanent", "not an http address", "Correct the address.")
     return response
+
+
+class _PacedHandler(AbstractHTTPHandler):
+    """Opens http and https addresses; all that their servers send arrives at a `Pace`, also what a proxy sends."""
+
+    def __init__(self, pace: Pace) -> None:
+        super().__init__()
+        self._response = partial(_PacedResponse, pace=pace)
+        self.http_request = self.https_request = self.do_request_
+
+    def http_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self._connect, http.client.HTTPConnection), request)
+
+    def https_open(self, request: Request) -> HTTPResponse:
+        return self.do_open(partial(self._connect, http.client.HTTPSConnection, context=_tls()), request)
+
+    def _connect(self, kind: type[http.client.HTTPConnection], host: str, **options: Any) -> http.client.HTTPConnection:
+        connection = kind(host, **options)
+        connection.response_class = self._response  # type: ignore[assignment] # called, not derived from
+        return connection
+
+
+class _PacedResponse(HTTPResponse):
+    """An answer whose status, headers and body are read through a `Pace`."""
+
+    def __init__(self, sock: socket.socket, *arguments: Any, pace: Pace, **options: Any) -> None:
+        super().__init__(sock, *arguments, **options)
+        self.fp = io.BufferedReader(_PacedSocket(self.fp, sock, pace))
+
+
+class _PacedSocket(io.RawIOBase):
+    """The bytes of a socket; ``file`` is its own file object, which keeps it open."""
+
+    def __init__(self, file: io.BufferedReader, sock: socket.socket, pace: Pace) -> None:
+        super().__init__()
+        self._file, self._socket, self._pace = file, sock, pace
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        while True:
+            self._socket.settimeout(self._pace.timeout())
+            before = time.monotonic()
+            try:
+                size = self._socket.recv_into(buffer)
+            except TimeoutError:
+                self._pace.received(0, time.monotonic() - before)
+            else:
+                if size:  # else the connection was closed
+                    self._pace.received(size, time.monotonic() - before)
+                return size
+
+    def close(self) -> None:
+        self._file.close()
+        super().close()
 
 
 @lru_cache(maxsize=1)

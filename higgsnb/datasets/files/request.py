@@ -12,15 +12,18 @@ from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any, NamedTuple
+from typing import IO, NamedTuple
 from urllib.parse import quote
 
 from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.files.versions import UNKNOWN, Version
 from higgsnb.errors import ChecksumError, MissingFileError, TransferError
 from higgsnb.redaction import redact
 from higgsnb.storage import atomic_write
 
 BLOCK = 2**18  # bytes read at a time
+TEXT_FILES = frozenset({".csv", ".json", ".toml", ".txt"})
+TEXT_MAX = 2**28  # bytes of a text file: several times the luminosity table of a year
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
 AGAIN = "Run the same command again: it resumes."
 KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes open files
@@ -65,16 +68,28 @@ class UnknownHostError(SourceError):
     """A host name that cannot be resolved: another source of the file is a better next try."""
 
 
+class ReplacedError(SourceError):
+    """A source that has another content of a file than before."""
+
+    def __init__(self, difference: str) -> None:
+        hint = "The file was replaced on the server: run the same command again."
+        super().__init__("permanent", f"was replaced while it was read: {difference}", hint)
+
+
 class OtherSizeError(SourceError):
-    """A source that offers a file of another size; it is not retried."""
+    """A source that offers a file of another size, or one without end; it is not retried, its bytes are discarded."""
 
 
 class RemoteInfo(NamedTuple):
-    """What a source reports about a file: its address after redirects, bytes, and whether it can be read piecewise."""
+    """What a source reports about a file: its address after redirects, bytes, and whether it can be read piecewise.
+
+    ``version`` tells whether a part that is read later belongs to the same content.
+    """
 
     address: Address
     size: int | None
     has_ranges: bool
+    version: Version = UNKNOWN
 
 
 @dataclass(frozen=True)
@@ -140,9 +155,16 @@ class FileRequest:
 
     def check_offered_size(self, total: int | None) -> None:
         """Raise `OtherSizeError` if a source offers a file of another size than the one requested."""
+        self.check_text_size(total or 0)
         if total is not None and self.size is not None and total != self.size:
             hint = "Check the address, or bytes and adler32 in the campaign."
             raise OtherSizeError("checksum", f"offers {total} bytes, expected {self.size}", hint)
+
+    def check_text_size(self, size: int) -> None:
+        """Raise `OtherSizeError` if ``size`` bytes are more than a table or list can have."""
+        if self.address.suffix in TEXT_FILES and size > TEXT_MAX:
+            what = f"more than {TEXT_MAX / 1e6:.0f} MB for a {self.address.suffix} file"
+            raise OtherSizeError("permanent", what, "Check the address: no table or list is so long.")
 
     def difference(self, size: int, adler32: Callable[[], str], hint: str) -> SourceError | None:
         """Compare a whole file with what was requested; return None if it agrees. ``adler32`` computes its checksum."""
@@ -218,23 +240,23 @@ class PartialDownload:
             self.reset()
             raise difference
 
-    def validator(self, source: Address) -> str | None:
-        """Return the ETag or date under which this source gave the bytes so far; None if it did not."""
+    def version(self, source: Address) -> Version | None:
+        """Return the version of the file to which this source said that the bytes so far belong; None if it did not."""
         try:
             if not stat.S_ISREG(self.origin.lstat().st_mode):  # reading a pipe would not end
                 return None
             known = json.loads(self.origin.read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return None
-        good = isinstance(known, dict) and known.get("place") == _fingerprint(source)
-        return str(known["validator"]) if good and known.get("validator") else None
+            if known["place"] == _fingerprint(source):
+                return Version(known["size"], str(known["modified"]), str(known["tag"]))
+        except (OSError, ValueError, KeyError, TypeError):
+            pass
+        return None
 
-    def note_origin(self, source: Address, headers: Any) -> None:
-        """Keep the ETag or date under which a source gives the bytes."""
-        tag = headers.get("ETag", "")
-        validator = tag if tag.startswith('"') else headers.get("Last-Modified")
+    def note_origin(self, source: Address, version: Version) -> None:
+        """Keep the version of the file whose bytes a source gives."""
+        known = {"place": _fingerprint(source), "size": version.size, "modified": version.modified, "tag": version.tag}
         with atomic_write(self.origin, mode=0o644) as temporary:
-            temporary.write_text(json.dumps({"place": _fingerprint(source), "validator": validator}), encoding="utf-8")
+            temporary.write_text(json.dumps(known), encoding="utf-8")
 
     def finish(self, final: Path) -> None:
         """Give the bytes their final name, in one step, once they are on the disk."""

@@ -12,7 +12,10 @@ from higgsnb.redaction import logger
 
 log = logger(__name__)
 
-TIMEOUT = 20.0  # s without a single byte
+TIMEOUT = 20.0  # s in which a body must bring at least TIMEOUT * LEAST_RATE bytes
+LEAST_RATE = 1000.0  # bytes/s
+HEAD_TIMEOUTS = 1.5  # so many TIMEOUT for all that comes before the body: connection, redirects, headers
+UNANNOUNCED_TIMEOUTS = 5.0  # so many TIMEOUT for a whole body whose length the server does not say
 TRIES = 6  # of one source, unless a try made good progress
 TRIES_TIMEOUT = 60.0  # s in tries of one source that brought nothing, without the waits between them
 BACKOFF = 0.5  # s before the second try; doubles with each
@@ -21,6 +24,52 @@ RETRY_AFTER_MAX = 120.0  # s; a longer Retry-After of a server is cut to this
 GOOD_PROGRESS = 64 * 2**20  # bytes: a try that brought as many does not count as failed
 
 _counting = threading.Lock()
+
+
+class Pace:
+    """How long one request is waited for: its head in total, its body as long as it comes at the least rate.
+
+    Of the body only the time counts that is spent waiting for bytes, not what the caller does with them.
+    """
+
+    def __init__(self) -> None:
+        self._head_until: float | None = time.monotonic() + HEAD_TIMEOUTS * TIMEOUT
+        self._waited, self._received = 0.0, 0
+
+    def begin_body(self) -> None:
+        """End the time for the head."""
+        self._head_until, self._waited, self._received = None, 0.0, 0
+
+    def timeout(self) -> float:
+        """Return how long the next bytes may take, in s; `SourceError` if they are late already."""
+        left = TIMEOUT - self._waited
+        if self._head_until is not None:
+            left = min(TIMEOUT, self._head_until - time.monotonic())
+        if left <= 0:
+            raise self._late()
+        return left
+
+    def received(self, size: int, seconds: float) -> None:
+        """Note how many bytes came in so many seconds of waiting; `SourceError` if they are too few."""
+        self._received += size
+        if self._head_until is not None:
+            if not size:
+                raise self._late()
+            return
+        self._waited += seconds
+        if self._waited >= TIMEOUT:
+            if self._received < LEAST_RATE * TIMEOUT:
+                raise self._late()
+            self._waited, self._received = 0.0, 0
+
+    def _late(self) -> SourceError:
+        if not self._received:
+            what = f"no byte for {TIMEOUT:g} s"
+        elif self._head_until is not None:
+            what = f"no complete head of an answer in {HEAD_TIMEOUTS * TIMEOUT:g} s"
+        else:
+            what = f"only {self._received} bytes in {TIMEOUT:g} s"
+        return SourceError("transient", what, "Check the network, then run again.")
 
 
 class Retries:

@@ -20,7 +20,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,7 +34,8 @@ from higgsnb.datasets.files.cache import (
     remember_checksum,
     writable,
 )
-from higgsnb.datasets.files.request import FileRequest, Progress, SourceError
+from higgsnb.datasets.files.request import TEXT_FILES, FileRequest, Progress, SourceError
+from higgsnb.datasets.files.versions import UNKNOWN, Version
 from higgsnb.errors import OptionError, TransferError
 from higgsnb.redaction import logger, redact
 from higgsnb.storage import cache_folder, cached, distrust
@@ -42,7 +43,6 @@ from higgsnb.storage import cache_folder, cached, distrust
 log = logger(__name__)
 
 STREAM_ABOVE = 10**9  # bytes
-TEXT_FILES = frozenset({".csv", ".json", ".toml", ".txt"})
 
 Answer = TypeVar("Answer")
 
@@ -53,7 +53,7 @@ class Source:
 
     ``location`` is a path or an address, ``origin`` one of local, cache, mirror, remote, toy. ``verified``:
     the whole file agreed with an adler32 given by the caller. ``size`` in bytes, None = not known. ``note``
-    names the sources that failed before this one.
+    names the sources that failed before this one. ``version`` tells its content from an earlier or later one.
     """
 
     location: str
@@ -61,6 +61,7 @@ class Source:
     verified: bool
     size: int | None
     note: str = ""
+    version: Version = field(default=UNKNOWN, compare=False)
 
     def __repr__(self) -> str:
         return (
@@ -87,7 +88,7 @@ def locate(
         Other addresses of the same file, tried in this order after ``url``.
     size, adler32
         Bytes and eight hexadecimal digits, checked when given. Of a local file the checksum is computed once
-        and remembered by path, size and time of modification.
+        and remembered as long as its `Version` stays.
 
     Returns
     -------
@@ -108,7 +109,7 @@ def locate(
     address, found, note = _first(request, request.sources, lambda one: transfer.probe(one, request))
     if found.has_ranges and (found.size is None or found.size > _stream_above()):
         origin = "mirror" if request.mirror else "remote"
-        return Source(found.address.text, origin, False, found.size, note)
+        return Source(found.address.text, origin, False, found.size, note, found.version)
     source = _download(request, request.sources[request.sources.index(address) :])
     return replace(source, note="; ".join(text for text in (note, source.note) if text))
 
@@ -141,6 +142,12 @@ def transferred_bytes(url: str, size: int, share: float) -> float:
     if not address.is_remote:
         return 0.0
     return size if _is_downloaded(address, size) else share * size
+
+
+def is_streamed(url: str, size: int | None) -> bool:
+    """Whether a file is read piecewise from its server, if no copy is at hand; raises as `transferred_bytes` does."""
+    address = Address.of(url)
+    return address.is_remote and not _is_downloaded(address, size)
 
 
 def _is_downloaded(address: Address, size: int | None) -> bool:
@@ -222,7 +229,8 @@ def _checked(paths: Sequence[Path], origin: str, request: FileRequest) -> Source
 
 
 def _source(path: Path, origin: str, request: FileRequest, note: str = "") -> Source:
-    return Source(str(path), origin, request.adler32 is not None, path.stat().st_size, note)
+    version = Version.of_file(path)
+    return Source(str(path), origin, request.adler32 is not None, version.size, note, version)
 
 
 # --- Remote sources --------------------------------------------------------------------------------------------

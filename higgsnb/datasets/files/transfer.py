@@ -12,8 +12,11 @@ from higgsnb.datasets.files import http, xrootd
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.request import FileRequest, OtherSizeError, PartialDownload, RemoteInfo, SourceError
 from higgsnb.datasets.files.retries import Retries
+from higgsnb.datasets.files.versions import UNKNOWN, Version
 
 MAX_ORIGINS = 10_000  # signed addresses remembered
+READ_AHEAD = 256 * 1024  # bytes that a `BlockwiseFile` requests at a time
+BLOCKS_KEPT = 64
 
 
 class Origin(NamedTuple):
@@ -64,18 +67,19 @@ def probe(source: Address, request: FileRequest) -> RemoteInfo:
                 _origins[found.address.text] = Origin(request.address, source)
                 if len(_origins) > MAX_ORIGINS:
                     _origins.pop(next(iter(_origins)), None)
-            return found
+            return found._replace(version=found.version._replace(source=source.without_secrets))
 
 
 class RemoteFile(io.RawIOBase):
     """A remote file of ``size`` bytes read piecewise, as a binary file object; transient errors are retried.
 
-    ``location`` is that of a remote source that `locate` returned.
+    ``location`` and ``version`` are those of a remote source that `locate` returned. All parts are of that version: an
+    answer that belongs to another one is an error.
     """
 
-    def __init__(self, location: str, size: int) -> None:
+    def __init__(self, location: str, size: int, version: Version = UNKNOWN) -> None:
         super().__init__()
-        self.location, self.size = location, size
+        self.location, self.size, self.version = location, size, version._replace(size=size)
         self._request = FileRequest.of(location)
         self._position = 0
 
@@ -85,7 +89,7 @@ class RemoteFile(io.RawIOBase):
         Raises
         ------
         FileNotFoundError, TransferError
-            If the server does not give them in `retries.TRIES` tries.
+            If the server does not give them in `retries.TRIES` tries, or has replaced the file.
         """
         source = Address.of(self.location)
         origin = _origins.get(self.location, Origin(self._request.address, source))
@@ -95,7 +99,7 @@ class RemoteFile(io.RawIOBase):
             read = xrootd.read_range if source.scheme == "root" else http.read_range
             try:
                 try:
-                    return read(source, offset, size, self._request)
+                    return read(source, offset, size, self._request, self.version)
                 except SourceError as failure:
                     # A signed address to which a redirect led may have expired: get the present one.
                     expired = failure.kind == "refused" and origin.source != source
@@ -130,3 +134,29 @@ class RemoteFile(io.RawIOBase):
     def seekable(self) -> bool:
         """Return True."""
         return True
+
+
+class BlockwiseFile(RemoteFile):
+    """A remote file for readers that jump to and fro, such as uproot: read in blocks, of which the last 16 MB are kept.
+
+    Put an `io.BufferedReader` around it: one read does not go beyond the end of a block.
+    """
+
+    def __init__(self, location: str, size: int, version: Version = UNKNOWN) -> None:
+        super().__init__(location, size, version)
+        self._blocks: dict[int, bytes] = {}
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill the buffer from the current position, up to the end of a block."""
+        start = self._position - self._position % READ_AHEAD
+        if self._position >= self.size:
+            return 0
+        block = self._blocks.get(start)
+        if block is None:
+            block = self._blocks[start] = self.pread(start, min(READ_AHEAD, self.size - start))
+            if len(self._blocks) > BLOCKS_KEPT:
+                del self._blocks[next(iter(self._blocks))]
+        part = block[self._position - start :][: len(buffer)]
+        buffer[: len(part)] = part
+        self._position += len(part)
+        return len(part)
