@@ -20,7 +20,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 # From the ground floor to the top: a wing imports only from floors below its own.
 FLOORS = (
     {"errors"},
-    {"provenance", "storage"},
+    {"provenance", "storage", "text"},
     {"datasets", "selection"},
     {"events"},
     {"results"},
