@@ -94,8 +94,8 @@ def open_tree(source: datasets.Source) -> Iterator[Any]:
     import uproot
 
     diagnose(source.location)
-    remote = source.is_remote
-    what = io.BufferedReader(datasets.RemoteFile(source.location, source.size or 0)) if remote else source.location
+    remote = io.BufferedReader(datasets.RemoteFile(source.location, source.size or 0)) if source.is_remote else None
+    what = remote or preselected.local_file(source.location)
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)
