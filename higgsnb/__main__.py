@@ -5,6 +5,8 @@ It parses arguments, calls the package, prints what it returns, and sets the exi
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import os
 import sys
@@ -16,6 +18,7 @@ from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from unicodedata import combining, normalize
 
 import click
 
@@ -34,8 +37,31 @@ FAILURES_SHOWN = 10
 LEVELS = ("debug", "info", "warning", "error")
 
 
+SPELLED = {"±": "+-", "√": "sqrt", "→": "->", "μ": "u", "−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">="}
+"""How letters are written on a terminal that cannot print them."""
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    """Return ASCII for letters that cannot be encoded, and where to go on: a handler for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = normalize("NFKD", error.object[error.start : error.end])  # without accents, indices and ligatures
+    letters = [
+        SPELLED.get(letter) or (letter if letter.isascii() else "?") for letter in missing if not combining(letter)
+    ]
+    return "".join(letters), error.end
+
+
 class Commands(click.Group):
     """A group whose errors become one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments and run; a terminal that lacks a letter gets others in its place."""
+        codecs.register_error("higgsnb", _spelled)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="higgsnb")
+        return super().main(*args, **kwargs)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command."""
