@@ -92,6 +92,10 @@ def _header(line: str, location: str) -> tuple[int, list[int], str]:
     twice = [name for name in CSV_COLUMNS if names.count(name) > 1]
     if twice:
         raise SchemaError(f"{location}: the CSV has more than one column {', '.join(twice)}", "Remove one of them.")
+    number = next((name for name in names if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?", name)), None)
+    if number is not None:
+        what = f"the CSV has a number among the names of its columns: {number[:40]}"
+        raise SchemaError(f"{location}: {what}", "Is the end of the first line missing? The header has its own line.")
     return len(names), [names.index(name) for name in CSV_COLUMNS], separator
 
 
@@ -140,7 +144,8 @@ def read_csv(location: str, start: int, stop: int) -> Leptons:
 def _csv_flavour(leptons: npt.NDArray[np.float64], pdg_id: int) -> tuple[npt.NDArray[Any] | None, ...]:
     """Return the columns of one flavour from (n_rows, 4, [PID, pt, eta, phi, Q])."""
     mine = np.abs(leptons[:, :, 0]) == pdg_id
-    pt, eta, phi = (leptons[:, :, i][mine].astype(np.float32) for i in (1, 2, 3))
+    with np.errstate(over="ignore"):  # infinite: counted with the invalid values
+        pt, eta, phi = (leptons[:, :, i][mine].astype(np.float32) for i in (1, 2, 3))
     mass = np.full(len(pt), MASSES[pdg_id], np.float32)
     charge = leptons[:, :, 4][mine].astype(np.int32)
     return (offsets_of(mine.sum(axis=1)), pt, eta, phi, mass, charge, None, None, None, None, None)

@@ -153,6 +153,17 @@ def test_column_that_is_there_twice_is_named(path: Path) -> None:
         read(path)
 
 
+def test_momentum_beyond_single_precision_is_infinite_without_a_warning(path: Path) -> None:
+    path.write_text(text_of({"pt1": "1e308", "pt2": "1e-320"}))
+    assert (read(path).muon_pt[0], read(path).electron_pt[0]) == (np.inf, 0)
+
+
+def test_header_that_runs_into_the_first_row_is_named(path: Path) -> None:
+    path.write_text(text_of({}, {}).replace("Q4\n", "Q4,M", 1))
+    with pytest.raises(SchemaError, match="a number among the names of its columns: 12\nIs the end of the first line"):
+        read(path)
+
+
 def test_columns_that_lack_are_named_with_the_separators(path: Path) -> None:
     path.write_text(text_of({}).replace(",", "|"))
     with pytest.raises(SchemaError, match=r"lacks the columns Run, .*\n.*separated by commas, semicolons or tabs"):

@@ -8,9 +8,12 @@ import io
 import json
 import random
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from higgsnb import datasets, selection
 from higgsnb.datasets import File, LumiMask
@@ -59,9 +62,9 @@ EVENTS = "\n".join(
 
 
 def campaign(path: Path) -> Any:
-    """All that a campaign says of its physics and files."""
+    """All that a campaign says of its physics and files, of which only the names are compared."""
     found = datasets.load(path)
-    parts = [(one.name, one.process, one.cross_section_pb, one.scale, one.files) for one in found.datasets]
+    parts = [(one.name, one.process, one.cross_section_pb, one.scale, _files(one.files)) for one in found.datasets]
     return found.name, found.title, found.luminosity_fb, found.luminosity_uncertainty, found.energies_tev, parts
 
 
@@ -77,15 +80,19 @@ def table(path: Path) -> Any:
 
 
 def events(path: Path) -> Any:
-    """The columns of leptons."""
+    """Run, event, muons and electrons of each row; of each lepton pt, eta, phi and charge."""
     leptons = read_csv(str(path), 0, 10**6)
-    return [None if column is None else column.tolist() for column in leptons]
+    flavours = []
+    for name in ("muon", "electron"):
+        columns = (getattr(leptons, f"{name}_{quantity}").tolist() for quantity in ("pt", "eta", "phi", "charge"))
+        rows, offsets = list(zip(*columns, strict=True)), getattr(leptons, f"{name}_offsets").tolist()
+        flavours.append([rows[first:last] for first, last in pairwise(offsets)])
+    return list(zip(leptons.run.tolist(), leptons.event.tolist(), *flavours, strict=True))
 
 
 def cuts(path: Path) -> Any:
     """The cuts of a selection."""
-    found = selection.load(path).as_dict()
-    return {name: value for name, value in found.items() if name not in ("name", "title", "source")}
+    return selection.load(path).as_dict() | {"name": "", "title": "", "source": ""}
 
 
 KINDS: dict[str, tuple[str, Callable[[Path], Any], str]] = {
@@ -142,7 +149,13 @@ def text_of(data: bytes) -> str:
     """The text of some bytes, as the standard library would have it."""
     if data[:2] == b"\x1f\x8b":
         data = gzip.decompress(data)
-    marks = {b"\xff\xfe\0\0": "utf-32", b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}
+    marks = {
+        b"\xff\xfe\0\0": "utf-32",
+        b"\0\0\xfe\xff": "utf-32",
+        b"\xff\xfe": "utf-16",
+        b"\xfe\xff": "utf-16",
+        b"\xef\xbb\xbf": "utf-8-sig",
+    }
     coding = next((name for mark, name in marks.items() if data.startswith(mark)), None)
     if coding is None:
         coding = "utf-8" if 0 not in data[:2] else "utf-16-be" if data[0] == 0 else "utf-16-le"
@@ -154,12 +167,12 @@ def plain_campaign(text: str) -> Any:
     found = tomllib.loads(text)
     head = found["campaign"]
     parts = [
-        (one["name"], one["process"], one.get("cross_section_pb"), one.get("scale", 1.0),
-         tuple(File(**{**file, "alternatives": tuple(file.get("alternatives", ()))}) for file in one["file"]))
+        (one["name"], one["process"], _float(one.get("cross_section_pb")), _float(one.get("scale", 1.0)),
+         _files(File(**file) for file in one["file"]))
         for one in found["dataset"]
     ]  # fmt: skip
-    energies = tuple(sorted({one.get("energy_tev", head["energy_tev"]) for one in found["dataset"]}))
-    numbers = head["luminosity_fb"], head["luminosity_uncertainty"]
+    energies = tuple(sorted({_float(one.get("energy_tev", head["energy_tev"])) for one in found["dataset"]}))
+    numbers = _float(head["luminosity_fb"]), _float(head["luminosity_uncertainty"])
     return head["name"], head.get("title", head["name"]), *numbers, energies, parts
 
 
@@ -184,22 +197,58 @@ def plain_table(text: str) -> Any:
     names: list[str] = []
     for line in text.replace("\ufeff", "").split("\n"):
         cells = [cell.strip() for cell in line.split(",")]
-        if line.lower().lstrip(' \t,;"').startswith("#") and "delivered" in line and "run:" in line:
-            names = [cell.partition("(")[0].strip("# ") for cell in cells]
+        if line.lower().lstrip(' \t,;"').startswith("#") and "delivered(" in line.lower() and "run:" in line:
+            names = [cell.partition("(")[0].partition(":")[0].strip("# ") for cell in cells]
         elif any(cells) and not line.lstrip(' \t,;"').startswith("#"):
             row = dict(zip(names, cells, strict=True))
             first, _, second = row["ls"].partition(":")
-            key = int(row["run:fill"].partition(":")[0]) << 32 | (int(second or 0) or int(first))
+            key = int(row["run"].partition(":")[0]) << 32 | (int(second or 0) or int(first))
             assert key not in found
             found[key] = float(row["recorded"]) * 1e-9
     return dict(sorted(found.items()))
 
 
+@np.errstate(over="ignore")
 def plain_events(text: str) -> Any:
-    """Run, event and the sorted transverse momenta of each row."""
-    rows = [row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row)]
-    lines = [dict(zip((name.strip() for name in rows[0]), row, strict=False)) for row in rows[1:]]
-    return [
-        (int(float(line["Run"])), int(line["Event"]) % 2**64, sorted(float(line[f"pt{i}"]) for i in range(1, 5)))
-        for line in lines
-    ]
+    """What `events` returns."""
+    header, *rows = (row for row in csv.reader(io.StringIO(text)) if any(cell.strip() for cell in row))
+    names, found = [name.strip() for name in header], []
+    assert len(set(names)) == len(names)
+    for row in rows:
+        line = dict(zip(names, row, strict=True))
+        flavours: dict[int, list[tuple[float, ...]]] = {13: [], 11: []}
+        for i in range(1, 5):
+            numbers = [float(np.float32(float(line[f"{name}{i}"]))) for name in ("pt", "eta", "phi")]
+            flavours[abs(int(float(line[f"PID{i}"])))].append((*numbers, int(float(line[f"Q{i}"]))))
+        event = (
+            int(float(line["Event"])) if "." in line["Event"] or "e" in line["Event"].lower() else int(line["Event"])
+        )
+        found.append((int(float(line["Run"])), event % 2**32 if event < 0 else event, flavours[13], flavours[11]))
+    return found
+
+
+def plain_cuts(text: str) -> Any:
+    """What `cuts` returns."""
+    found = tomllib.loads(text)
+    base = selection.load(found.pop("base", "open2012")).as_dict() | found
+    numbers = {name: _float(value) for name, value in base.items() if name != "version"}
+    return {**base, **numbers, "name": "", "title": "", "source": ""}
+
+
+def _files(files: Iterable[File]) -> list[tuple[Any, ...]]:
+    return [(file.url.rsplit("/", 1)[-1], file.events, file.bytes, file.adler32) for file in files]
+
+
+def _float(value: Any) -> Any:
+    """Return a whole number as float."""
+    return float(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+PLAIN: dict[str, Callable[[str], Any]] = {
+    "campaign": plain_campaign,
+    "selection": plain_cuts,
+    "golden_json": plain_golden_json,
+    "table": plain_table,
+    "events": plain_events,
+}
+"""Of each kind the short program that reads its text."""
