@@ -278,7 +278,7 @@ def _rows(text: str, label: str) -> Iterator[tuple[int, int, float, float]]:
     for number, line in enumerate(text.split("\n"), 1):
         content = line.strip('\ufeff \t,;"')  # a blank row of a spreadsheet still has its separators
         try:
-            if found := _header(content):
+            if not content[:1].isdigit() and (found := _header(line.rstrip(" \t,;"))):  # a row begins with its run
                 columns, header = found, number
             elif content and content[0] != "#":
                 if columns is None:
@@ -305,32 +305,33 @@ class _Columns(NamedTuple):
 
     def read(self, line: str) -> tuple[int, float, float]:
         """Return the packed section of a row, and the luminosity delivered and recorded; ValueError if it is none."""
-        cells = next(csv.reader([line], delimiter=self.separator, skipinitialspace=True))
+        cells = line.split(self.separator)
+        if '"' in line:
+            cells = next(csv.reader([line], delimiter=self.separator, skipinitialspace=True))
         if len(cells) < self.width or any(cell.strip() for cell in cells[self.width :]):
             raise ValueError(f"{len(cells)} cells, {self.width} in the header")
-        run = to_int(cells[self.run].partition(":")[0])
+        integer, real = (int, float) if line.isascii() and "_" not in line else (to_int, to_float)
+        run = integer(cells[self.run].partition(":")[0])
         first, _, second = cells[self.ls].partition(":")  # "section:cms section", the latter 0 if not recorded
-        section = to_int(second or "0") or to_int(first)
+        section = integer(second or "0") or integer(first)
         if not (0 < run <= LARGEST and 0 <= section <= LARGEST):
             raise LumiDataError(f"run {run}, section {section} are out of range", BRILCALC)
-        delivered, recorded = (
-            to_float(cells[at]) * factor
-            for at, factor in zip((self.delivered, self.recorded), self.factors, strict=True)
-        )
+        delivered = real(cells[self.delivered]) * self.factors[0]
+        recorded = real(cells[self.recorded]) * self.factors[1]
         if not (0 <= delivered <= LARGEST_SECTION and 0 <= recorded <= LARGEST_SECTION):
             what = f"luminosity must not be negative, or above {LARGEST_SECTION:g} /fb in one section"
             raise LumiDataError(f"{what}: {shown(line)}", BRILCALC)
         return run << 32 | section, delivered, recorded
 
 
-def _header(content: str) -> _Columns | None:
+def _header(line: str) -> _Columns | None:
     """Return the columns of a table if a line is its header, that of brilcalc or of lumiCalc2."""
-    if content.startswith(("|", "+--")):
+    if line.lstrip().startswith(("|", "+--")):
         raise LumiDataError("a table for the screen, with | between its columns", BRILCALC)
-    if "run" not in content[:200].lower():
+    if "run" not in line[:200].lower():
         return None
-    separator = max(",;\t", key=content.count)
-    names = [re.sub(r"[\s\"#\ufeff]", "", name).lower() for name in content.split(separator)]
+    separator = max(",;\t", key=line.count)
+    names = [re.sub(r"[\s\"#\ufeff]", "", name).lower() for name in line.split(separator)]
     kinds = [re.split("[:(]", name)[0] for name in names]
     wanted = ("run", "ls", "delivered", "recorded")
     if "run" not in kinds or len(set(kinds) & set(wanted)) == 1:
