@@ -114,7 +114,7 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
         luminosity_fb=table.number("luminosity_fb", above=0),
         luminosity_uncertainty=table.number("luminosity_uncertainty", least=0, below=1),
         energy_tev=table.number("energy_tev", above=0),
-        selection=_absolute(selection, folder) if selection.endswith(".toml") else selection,
+        selection=_absolute(selection, folder) if selection.endswith((".toml", ".toml.gz")) else selection,
         datasets=datasets,
         golden_json=table.optional(table.location, "golden_json", folder),
         luminosity_table=table.optional(table.location, "luminosity_table", folder),
