@@ -425,14 +425,14 @@ def test_name_that_no_file_can_have_is_named(name: str) -> None:
     assert len(caught.value.message) < 4096
 
 
-def test_plan_of_too_many_chunks_is_refused_before_it_is_made() -> None:
+def test_plan_of_too_many_chunks_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "MOST_CHUNKS", 1000)  # of two million
     files = (File("a.root", events=10**10),) * 9
     campaign = replace(datasets.load("toy"), datasets=(Dataset(name="d", process="data", files=files),))
-    with pytest.raises(
-        OptionError, match="more than 2,000,000 chunks of 10,000 events: dataset 'd' alone has 90,000,000,000"
-    ):
-        datasets.plan_chunks(campaign, {}, 10_000)
-    assert len(datasets.plan_chunks(campaign, {}, 10_000_000)) == 9000
+    with pytest.raises(OptionError, match="more than 1,000 chunks of 80,000,000 events: dataset 'd' alone has 90,000,"):
+        datasets.plan_chunks(campaign, {}, 80_000_000)
+    assert len(datasets.plan_chunks(campaign, {}, 80_000_000, fraction=0.5)) == 9 * 63
+    assert len(datasets.plan_chunks(campaign, {}, 100_000_000)) == 900
 
 
 def test_campaign_without_datasets_is_refused(write) -> None:  # type: ignore[no-untyped-def]
