@@ -40,7 +40,7 @@ def _rows(location: str, _state: tuple[int, int]) -> _Rows:
     """Read a whole CSV file; it is read again after it changed."""
     text = read_text(Path(location), location, "CSV file", undecodable="replace")
     if not text.strip():
-        raise UnreadableError(f"{location}: is empty ({_state[0]} bytes)", "Fetch the file again.")
+        raise UnreadableError(f"{location}: is empty ({Path(location).stat().st_size} bytes)", "Fetch the file again.")
     lines = text.split("\n")
     head = next(number for number, line in enumerate(lines) if line.strip())
     fields, columns, separator = _header(lines[head], location)

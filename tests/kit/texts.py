@@ -198,7 +198,7 @@ def plain_table(text: str) -> Any:
     for line in text.replace("\ufeff", "").split("\n"):
         cells = [cell.strip() for cell in line.split(",")]
         if line.lower().lstrip(' \t,;"').startswith("#") and "delivered(" in line.lower() and "run:" in line:
-            names = [cell.partition("(")[0].partition(":")[0].strip("# ") for cell in cells]
+            names = ["".join(cell.split()).partition("(")[0].partition(":")[0].lstrip("#") for cell in cells]
         elif any(cells) and not line.lstrip(' \t,;"').startswith("#"):
             row = dict(zip(names, cells, strict=True))
             first, _, second = row["ls"].partition(":")
