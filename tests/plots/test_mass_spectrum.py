@@ -226,8 +226,3 @@ def test_dollar_sign_in_a_title_or_name_is_no_mathematics(
     drawn = (tmp_path / "mass_4l.svg").read_text(encoding="utf-8")
     assert f">{text}</text>" in drawn or f">{text}</tspan>" in drawn
     assert f">{text}  (" in drawn
-
-
-def test_process_that_begins_with_an_underscore_is_in_the_legend(sample: Callable[[str], str]) -> None:
-    legend = panel_of(plots.mass_4l(a_result(f"{sample('_bkg')} data"))).get_legend()
-    assert any(text.get_text().strip().startswith("_bkg") for text in legend.get_texts())
