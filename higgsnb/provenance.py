@@ -16,7 +16,7 @@ from higgsnb.redaction import redact
 LIBRARIES = ("awkward", "boost-histogram", "hist", "numba", "numpy", "pyarrow", "uproot")
 """Libraries whose version can change a result."""
 
-READ_MODULES = ("storage", "datasets", "selection", "events")
+READ_MODULES = ("storage", "text", "datasets", "selection", "events")
 """What can change which leptons are read of a file: wings, and modules beside them."""
 
 RESULT_MODULES = (*READ_MODULES, "results")

@@ -309,6 +309,43 @@ def test_reader_of_the_output_that_goes_away_does_not_change_the_exit_code(folde
     assert document(tmp_path)["complete"] is True
 
 
+@pytest.mark.parametrize(("charset", "sign"), [("iso8859-5", "+-"), ("cp1252", "±"), ("utf-8", "±")])
+def test_terminal_that_lacks_letters_gets_others(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, charset: str, sign: str
+) -> None:
+    path = toml(folder / "l.toml", "data")
+    path.write_text(path.read_text().replace('"mine"', '"mine"\ntitle = "10 fb⁻¹ → Ångström…"', 1), encoding="utf-8")
+    runner = CliRunner(charset=charset)
+    monkeypatch.chdir(tmp_path)
+    shown = runner.invoke(main, ["run", str(path), "--out", "s3:a\udcff"])
+    assert shown.exit_code == 0, shown.stderr
+    expected = document(tmp_path / "s3:a\udcff")["yields"]["higgs"]["4mu"]
+    assert f"{expected['expected']:.2f} {sign} {expected['stat_error']:.2f}" in shown.stdout
+    assert ("10 fb-1 -> Angstrom..." if charset == "iso8859-5" else "10 fb") in shown.stderr
+    assert runner.invoke(main, ["run", "--help"]).exit_code == 0
+
+
+def test_range_of_two_thousand_million_sections_is_written_as_a_range(folder: Path, tmp_path: Path) -> None:
+    (folder / "g.json").write_text('{"1": [[0, 2147483647]]}')
+    path = toml(folder / "g.toml", "data")
+    path.write_text(path.read_text().replace("energy_tev", 'golden_json = "g.json"\nenergy_tev', 1))
+    invoke("run", path, "--out", tmp_path, "--quiet")
+    found = document(tmp_path)["luminosity"]
+    assert found["processed"]["mu"] == {"1": [[0, 2147483647]]}
+
+
+ODD_NAMES = ("a::b.root", "trail.root ", "~backup.root", "user.me:data16.root", "a?b#c%20.root", "é µ.root")
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+def test_file_of_any_name_is_read(folder: Path, tmp_path: Path, name: str) -> None:
+    invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path / "1", "--quiet")
+    (folder / name).write_bytes((folder / "data" / "mc.root").read_bytes())
+    url = f"./{name}" if not name.startswith("~") else name
+    invoke("run", toml(folder / "b.toml", "data", mc=url), "--out", tmp_path / "2", "--quiet")
+    assert document(tmp_path / "2")["yields"] == document(tmp_path / "1")["yields"]
+
+
 def test_file_of_the_user_in_the_result_directory_stays(folder: Path, tmp_path: Path) -> None:
     (tmp_path / ".higgsnb").write_text("mine")
     invoke("run", toml(folder / "a.toml", "data"), "--out", tmp_path, "--quiet")

@@ -21,7 +21,7 @@ PACKAGE = Path(higgsnb.__file__).parent
 FLOORS = (
     {"redaction"},
     {"errors"},
-    {"provenance", "storage"},
+    {"provenance", "storage", "text"},
     {"datasets", "selection"},
     {"events"},
     {"results"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import codecs
+import io
 import logging
 import os
 import sys
@@ -12,7 +14,7 @@ from typing import Any
 import click
 
 from higgsnb import __version__
-from higgsnb.cli.terminal import show, wants_colour
+from higgsnb.cli.terminal import show, spelled, wants_colour
 from higgsnb.errors import HiggsnbError, describe
 from higgsnb.redaction import redact
 
@@ -30,6 +32,14 @@ class InOrder(click.Group):
 
 class Commands(InOrder):
     """A group whose errors become one to three lines on stderr and an exit code; ``--debug`` shows the traceback."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments and run; a terminal that lacks a letter gets others in its place."""
+        codecs.register_error("higgsnb", spelled)
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="higgsnb")
+        return super().main(*args, **kwargs)
 
     def make_context(self, *arguments: Any, **extra: Any) -> click.Context:
         """Decide on colour once for all commands, and for --help."""

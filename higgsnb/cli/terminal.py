@@ -8,6 +8,7 @@ import shutil
 import textwrap
 from collections.abc import Sequence
 from typing import Any
+from unicodedata import combining, normalize
 
 import click
 
@@ -15,6 +16,19 @@ WIDTH = 80
 """Most columns of a table or a paragraph, however wide the terminal is."""
 SHORTEST_NAME = 12
 """Fewest characters that are left of a name in a table."""
+SPELLED = {"±": "+-", "√": "sqrt", "→": "->", "μ": "u", "−": "-", "–": "-", "—": "-", "≤": "<=", "≥": ">="}
+"""How letters are written on a terminal that cannot print them."""
+
+
+def spelled(error: UnicodeError) -> tuple[str, int]:
+    """Return ASCII for letters that cannot be encoded, and where to go on: a handler for `codecs.register_error`."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    missing = normalize("NFKD", error.object[error.start : error.end])  # without accents, indices and ligatures
+    letters = [
+        SPELLED.get(letter) or (letter if letter.isascii() else "?") for letter in missing if not combining(letter)
+    ]
+    return "".join(letters), error.end
 
 
 def wants_colour() -> bool | None:

@@ -9,6 +9,9 @@ from higgsnb.datasets.campaign import Campaign, Chunk, File, short_name
 from higgsnb.errors import CampaignError, OptionError
 from higgsnb.redaction import redact
 
+MOST_CHUNKS = 2_000_000
+"""Most chunks of a plan, which take about 1 GB; CMS recorded fewer events than that many usual chunks hold."""
+
 
 def plan_chunks(
     campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fraction: float = 1.0
@@ -42,6 +45,10 @@ def plan_chunks(
     for index, dataset in enumerate(campaign.datasets):
         counts = [_entries(file, entries) for file in dataset.files]
         total, before = max(1, sum(counts)), 0
+        if len(placed) + sum(count // chunk_events for count in counts) * fraction > MOST_CHUNKS:
+            what = f"dataset '{dataset.name}' alone has {total:,} events"
+            hint = "Take larger chunks (--chunk-events), a smaller fraction, or correct `events` in the campaign."
+            raise OptionError(f"more than {MOST_CHUNKS:,} chunks of {chunk_events:,} events: {what}", hint)
         for number, (file, count) in enumerate(zip(dataset.files, counts, strict=True)):
             wanted = round(fraction * count)
             for start in range(0, wanted, chunk_events) if count else (0,):

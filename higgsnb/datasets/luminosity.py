@@ -11,10 +11,10 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from array import array
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,8 +26,11 @@ from higgsnb.datasets.files.sources import fetch
 from higgsnb.datasets.files.versions import Version
 from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
 from higgsnb.redaction import redact
+from higgsnb.text import DOCUMENT_BYTES, read_text, shown, to_float, to_int
 
 Ints = npt.NDArray[np.int64]
+LARGEST_SECTION = 1e6  # 1/fb; the LHC gives 5e-4
+ROUNDING = 1e-3  # relative, of the numbers in a table
 SECTION_SECONDS = 2**18 / 11245.5  # 2^18 turns of the LHC, at its frequency of revolution in Hz
 LARGEST = 2**31 - 1  # run and section numbers, so that the packed number stays positive
 GOLDEN_JSON = 'A golden JSON is {"run": [[first, last], …], …}; take one from the CMS Open Data portal.'
@@ -76,47 +79,87 @@ class Segments(NamedTuple):
         return found
 
 
-@dataclass(frozen=True, eq=False)
 class LumiList:
-    """A set of lumi sections: ``keys`` is sorted and unique, int64 (n,)."""
+    """A set of lumi sections, in ranges: ``starts[i] <= key <= stops[i]``, int64 (n,), ascending and never touching.
 
-    keys: Ints
+    A range may be as long as a run has section numbers: what is computed takes the memory of the ranges.
+    """
+
+    def __init__(self, keys: Ints) -> None:
+        """Make the set of some packed sections, int64 (n,), sorted and unique."""
+        self.starts, self.stops = (keys, keys) if len(keys) < 2 else _joined(keys, keys)
+
+    @classmethod
+    def of_ranges(cls, starts: Ints, stops: Ints) -> LumiList:
+        """Make the set of all sections in some ranges, int64 (n,), in any order; they may overlap."""
+        order, found = np.argsort(starts, kind="stable"), cls(np.empty(0, np.int64))
+        found.starts, found.stops = _joined(starts[order], np.maximum.accumulate(stops[order]))
+        return found
+
+    @property
+    def keys(self) -> Ints:
+        """The sections one by one, sorted, int64 (len,)."""
+        lengths = self.stops - self.starts + 1
+        before = np.cumsum(lengths) - lengths
+        return np.repeat(self.starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64)
 
     def __len__(self) -> int:
-        return len(self.keys)
+        return int((self.stops - self.starts + 1).sum())
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, LumiList) and np.array_equal(self.keys, other.keys)
+        if not isinstance(other, LumiList):
+            return False
+        return np.array_equal(self.starts, other.starts) and np.array_equal(self.stops, other.stops)
 
     def __hash__(self) -> int:
-        return hash(self.keys.tobytes())
+        return hash((self.starts.tobytes(), self.stops.tobytes()))
 
     def __and__(self, other: LumiList) -> LumiList:
         """Return the sections in both."""
-        return LumiList(np.intersect1d(self.keys, other.keys, assume_unique=True))
+        return self._overlap(other.starts, other.stops)
 
     def __sub__(self, other: LumiList) -> LumiList:
         """Return the sections in this set and not in the other."""
-        return LumiList(np.setdiff1d(self.keys, other.keys, assume_unique=True))
+        largest = np.iinfo(np.int64)
+        return self._overlap(np.r_[largest.min, other.stops + 1], np.r_[other.starts - 1, largest.max])
+
+    def _overlap(self, starts: Ints, stops: Ints) -> LumiList:
+        """Return the sections that are also in some ranges, ascending and disjoint."""
+        first = np.searchsorted(stops, self.starts, side="left")
+        number = np.maximum(np.searchsorted(starts, self.stops, side="right") - first, 0)  # of ranges that overlap each
+        mine = np.repeat(np.arange(len(number)), number)
+        theirs = np.arange(number.sum()) - np.repeat(np.cumsum(number) - number - first, number)
+        return LumiList.of_ranges(
+            np.maximum(self.starts[mine], starts[theirs]), np.minimum(self.stops[mine], stops[theirs])
+        )
+
+    def holds(self, keys: Ints) -> npt.NDArray[np.bool_]:
+        """Return which packed sections (see `pack`) are in the set; bool of the same shape."""
+        if not len(self.starts):
+            return np.zeros(keys.shape, dtype=np.bool_)
+        at = np.searchsorted(self.starts, keys, side="right") - 1
+        return (at >= 0) & (keys <= self.stops[at])
 
     def ranges(self) -> dict[str, list[list[int]]]:
         """Return the set in the form of a golden JSON: ``{run: [[first, last], …]}``."""
-        if not len(self):
-            return {}
-        breaks = np.flatnonzero(np.diff(self.keys) != 1) + 1
-        firsts, lasts = self.keys[np.r_[0, breaks]], self.keys[np.r_[breaks - 1, len(self) - 1]]
         found: dict[str, list[list[int]]] = {}
-        for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
+        for first, last in zip(self.starts.tolist(), self.stops.tolist(), strict=True):
             found.setdefault(str(first >> 32), []).append([first & 0xFFFFFFFF, last & 0xFFFFFFFF])
         return found
 
 
+def _joined(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
+    """Join ranges that touch or overlap; both are ascending."""
+    first = np.ones(len(starts), np.bool_)
+    first[1:] = starts[1:] > stops[:-1] + 1
+    return starts[first], stops[np.roll(first, -1)]
+
+
 @dataclass(frozen=True, eq=False)
 class LumiMask:
-    """Certified lumi sections: ``starts[i] <= key <= stops[i]``, int64 (n,), ascending and disjoint."""
+    """The certified lumi sections."""
 
-    starts: Ints
-    stops: Ints
+    sections: LumiList
 
     @classmethod
     def load(cls, location: str | os.PathLike[str]) -> LumiMask:
@@ -125,62 +168,52 @@ class LumiMask:
         Raises
         ------
         LumiMaskError
-            If the text is not ``{"run": [[first, last], …], …}``; names the run.
+            If the file is not text, or the text not ``{"run": [[first, last], …], …}``; names the run.
         MissingFileError, TransferError, ChecksumError
             If no source gave it.
         """
         label, path = redact(os.fspath(location)), fetch(os.fspath(location))
+        text = read_text(path, label, "golden JSON", LumiMaskError, largest=DOCUMENT_BYTES)
         try:
-            return cls.of(json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once))
+            return cls.of(json.loads(text, object_pairs_hook=_once))
         except LumiMaskError as error:
             raise LumiMaskError(f"{label}: {error.message}", error.hint) from None
-        except ValueError as error:
+        except json.JSONDecodeError as error:
             raise LumiMaskError(f"{label}: not JSON: {error}", GOLDEN_JSON) from None
+        except RecursionError:
+            raise LumiMaskError(f"{label}: brackets are nested too deeply", GOLDEN_JSON) from None
+        except ValueError:
+            raise LumiMaskError(f"{label}: a number has thousands of digits", GOLDEN_JSON) from None
 
     @classmethod
     def of(cls, ranges: Mapping[str, Any]) -> LumiMask:
         """Make a mask from the content of a golden JSON; overlapping ranges are joined."""
         if not isinstance(ranges, Mapping):
             raise LumiMaskError(f'expected {{"run": [[first, last], …]}}, got a {type(ranges).__name__}', GOLDEN_JSON)
-        pairs = []
+        bounds = array("q")  # start, stop, start, …
         for run, spans in ranges.items():
-            if not re.fullmatch(r"\d{1,10}", run) or not 0 < int(run) <= LARGEST:
-                raise LumiMaskError(f"expected a run number as key, got '{run[:40]}'", GOLDEN_JSON)
+            if not re.fullmatch(r"[0-9]{1,10}", run) or not 0 < int(run) <= LARGEST:
+                raise LumiMaskError(f"expected a run number as key, got {shown(run, 40)}", GOLDEN_JSON)
             if not isinstance(spans, list):
-                raise LumiMaskError(f"run {run}: expected a list of [first, last], got {str(spans)[:40]}", GOLDEN_JSON)
+                got = shown(spans, 40)
+                raise LumiMaskError(f"run {run}: expected a list of [first, last], got {got}", GOLDEN_JSON)
             for span in spans:
                 whole = isinstance(span, list) and len(span) == 2 and all(type(number) is int for number in span)
                 if not whole or not 0 <= span[0] <= span[1] <= LARGEST:
                     expected = f"run {run}: expected [first, last] with 0 <= first <= last"
-                    raise LumiMaskError(f"{expected}, got {str(span)[:40]}", GOLDEN_JSON)
-                pairs.append((int(run) << 32 | span[0], int(run) << 32 | span[1]))
-        joined: list[list[int]] = []
-        for start, stop in sorted(pairs):
-            if joined and start <= joined[-1][1] + 1:
-                joined[-1][1] = max(joined[-1][1], stop)
-            else:
-                joined.append([start, stop])
-        bounds = np.array(joined, dtype=np.int64).reshape(-1, 2)
-        return cls(bounds[:, 0].copy(), bounds[:, 1].copy())
+                    raise LumiMaskError(f"{expected}, got {shown(span, 40)}", GOLDEN_JSON)
+                bounds.extend((int(run) << 32 | span[0], int(run) << 32 | span[1]))
+        return cls(LumiList.of_ranges(*np.array(bounds, dtype=np.int64).reshape(-1, 2).T))
 
     def holds(self, keys: Ints) -> npt.NDArray[np.bool_]:
         """Return which packed sections (see `pack`) are certified; bool of the same shape."""
-        if not len(self.starts):
-            return np.zeros(keys.shape, dtype=np.bool_)
-        at = np.searchsorted(self.starts, keys, side="right") - 1
-        return (at >= 0) & (keys <= self.stops[at])
-
-    @property
-    def sections(self) -> LumiList:
-        """The certified sections one by one."""
-        lengths = self.stops - self.starts + 1
-        before = np.cumsum(lengths) - lengths
-        return LumiList(np.repeat(self.starts - before, lengths) + np.arange(lengths.sum(), dtype=np.int64))
+        return self.sections.holds(keys)
 
     @property
     def digest(self) -> str:
         """sha256 (hex) of the certified sections, whatever the form of the file."""
-        return hashlib.sha256(self.starts.astype("<i8").tobytes() + self.stops.astype("<i8").tobytes()).hexdigest()
+        starts, stops = (bounds.astype("<i8").tobytes() for bounds in (self.sections.starts, self.sections.stops))
+        return hashlib.sha256(starts + stops).hexdigest()
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -188,7 +221,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in pairs:
         if key in found:
-            raise LumiMaskError(f"run {key} is listed twice", "Join its ranges into one list.")
+            raise LumiMaskError(f"run {shown(key)[1:-1]} is listed twice", "Join its ranges into one list.")
         found[key] = value
     return found
 
@@ -205,8 +238,9 @@ class LumiData:
 def read_table(location: str | os.PathLike[str]) -> LumiData:
     """Read what ``brilcalc lumi --byls --output-style csv`` wrote, from a path or an address.
 
-    The units are those of the header: ``(/ub)``, ``(/pb)``, …; a rate, ``(hz/ub)``, is multiplied by the
-    length of a section.
+    Columns are found by name, separated by commas, semicolons or tabs; units are those of the header: ``(/ub)``,
+    ``(/pb)``, …; a rate, ``(hz/ub)``, is multiplied by the length of a section. Tables may be joined: each header holds
+    for the lines up to the next. The form of lumiCalc2, whose header does not begin with ``#``, is read as well.
 
     Raises
     ------
@@ -216,60 +250,106 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
         If no source gave it.
     """
     label = redact(os.fspath(location))
-    path: Path = fetch(os.fspath(location))
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError:
-        raise LumiDataError(f"{label}: not a text file", BRILCALC) from None
-    at, factors = _header(lines, label)
-    packed, luminosity = [], []
-    for number, text in enumerate(lines, 1):
-        if not text or text[0] == "#":
-            continue
-        try:
-            cells = next(csv.reader([text]))
-            run = int(cells[at["run"]].partition(":")[0])
-            first, _, second = cells[at["ls"]].partition(":")  # "section:cms section", the latter 0 if not recorded
-            section = int(second or 0) or int(first)
-            delivered, recorded = float(cells[at["delivered"]]), float(cells[at["recorded"]])
-        except (ValueError, IndexError, csv.Error):
-            raise LumiDataError(f"{label}: line {number} cannot be read: {text[:80]}", BRILCALC) from None
-        if not (0 < run <= LARGEST and 0 <= section <= LARGEST):
-            raise LumiDataError(f"{label}: line {number}: run {run}, section {section} are out of range", BRILCALC)
-        if not (0 <= delivered < math.inf and 0 <= recorded < math.inf):
-            raise LumiDataError(f"{label}: line {number}: luminosity must not be negative: {text[:80]}", BRILCALC)
-        packed.append(run << 32 | section)
-        luminosity.append((delivered * factors[0], recorded * factors[1]))
-    keys = np.array(packed, dtype=np.int64)
-    order = np.argsort(keys, kind="stable")
-    twice = np.flatnonzero(np.diff(keys[order]) == 0)
+    text = read_text(fetch(os.fspath(location)), label, "luminosity table", LumiDataError, undecodable="replace")
+    keys, luminosity, blocks = array("q"), array("d"), array("q")
+    for header, key, delivered, recorded in _rows(text, label):
+        blocks.append(header)
+        keys.append(key)
+        luminosity.extend((delivered, recorded))
+    packed, values = np.array(keys, dtype=np.int64), np.array(luminosity, dtype=np.float64).reshape(-1, 2)
+    for header in np.unique(blocks):
+        of_all = values[np.array(blocks) == header].sum(axis=0)
+        if of_all[1] > (1 + ROUNDING) * of_all[0]:
+            what = f"more luminosity recorded ({of_all[1]:.4g} /fb) than delivered ({of_all[0]:.4g} /fb)"
+            raise LumiDataError(
+                f"{label}: {what} below the header in line {header}", f"Are columns exchanged? {BRILCALC}"
+            )
+    order = np.argsort(packed, kind="stable")
+    packed = packed[order]
+    twice = np.flatnonzero(np.diff(packed) == 0)
     if len(twice):
-        run, section = divmod(int(keys[order][twice[0]]), 2**32)
+        run, section = divmod(int(packed[twice[0]]), 2**32)
         raise LumiDataError(f"{label}: run {run}, section {section} is there twice", "Give each section one line.")
-    values = np.array(luminosity, dtype=np.float64).reshape(-1, 2)[order]
-    return LumiData(LumiList(keys[order]), values[:, 0].copy(), values[:, 1].copy())
+    return LumiData(LumiList(packed), values[order, 0], values[order, 1])
 
 
-def _header(lines: list[str], label: str) -> tuple[dict[str, int], list[float]]:
-    """Find the columns of a table, and the factors that turn delivered and recorded into 1/fb."""
-    for line in lines:
-        names = [name.strip().lower() for name in line.lstrip("#").split(",")]
-        if not line.startswith("#") or not names[0].startswith("run"):
-            continue
-        found = {name.partition("(")[0].partition(":")[0]: at for at, name in enumerate(names)}
-        lacking = [name for name in ("ls", "delivered", "recorded") if name not in found]
-        if lacking:
-            raise LumiDataError(f"{label}: no column '{lacking[0]}' among {', '.join(names)}", BRILCALC)
-        factors = []
-        for column in (names[found["delivered"]], names[found["recorded"]]):  # such as "recorded(1e3/pb)"
-            unit = re.fullmatch(r"\w+\((\d+(?:\.\d+)?(?:e[+-]?\d+)?)?(hz)?/([munpfa]?b)\)", column)
-            if unit is None:
-                expected = f"no unit in '{column}'; expected one as (/pb), (/ub) or (hz/ub)"
-                raise LumiDataError(f"{label}: {expected}", BRILCALC)
-            factor = float(unit[1] or 1) * (SECTION_SECONDS if unit[2] else 1.0)
-            factors.append(factor * 10.0 ** UNITS[unit[3]])
-        return found, factors
-    raise LumiDataError(f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'", BRILCALC)
+def _rows(text: str, label: str) -> Iterator[tuple[int, int, float, float]]:
+    """Yield for each row the line of its header, the packed section, and the luminosity delivered and recorded."""
+    columns, header = None, 0
+    for number, line in enumerate(text.split("\n"), 1):
+        content = line.strip('\ufeff \t,;"')  # a blank row of a spreadsheet still has its separators
+        try:
+            if not content[:1].isdigit() and (found := _header(line.rstrip(" \t,;"))):  # a row begins with its run
+                columns, header = found, number
+            elif content and content[0] != "#":
+                if columns is None:
+                    break
+                yield header, *columns.read(line)
+        except LumiDataError as error:
+            raise LumiDataError(f"{label}: line {number}: {error.message}", error.hint) from None
+        except (ValueError, csv.Error):
+            raise LumiDataError(f"{label}: line {number} cannot be read: {shown(line)}", BRILCALC) from None
+    if columns is None:
+        raise LumiDataError(f"{label}: no header '#run:fill,ls,…,delivered(/pb),recorded(/pb)…'", BRILCALC)
+
+
+class _Columns(NamedTuple):
+    """Where the columns of a table are, and the factors that turn delivered and recorded into 1/fb."""
+
+    run: int
+    ls: int
+    delivered: int
+    recorded: int
+    factors: tuple[float, ...]
+    separator: str
+    width: int
+
+    def read(self, line: str) -> tuple[int, float, float]:
+        """Return the packed section of a row, and the luminosity delivered and recorded; ValueError if it is none."""
+        cells = line.split(self.separator)
+        if '"' in line:
+            cells = next(csv.reader([line], delimiter=self.separator, skipinitialspace=True))
+        if len(cells) < self.width or any(cell.strip() for cell in cells[self.width :]):
+            raise ValueError(f"{len(cells)} cells, {self.width} in the header")
+        integer, real = (int, float) if line.isascii() and "_" not in line else (to_int, to_float)
+        run = integer(cells[self.run].partition(":")[0])
+        first, _, second = cells[self.ls].partition(":")  # "section:cms section", the latter 0 if not recorded
+        section = integer(second or "0") or integer(first)
+        if not (0 < run <= LARGEST and 0 <= section <= LARGEST):
+            raise LumiDataError(f"run {run}, section {section} are out of range", BRILCALC)
+        delivered = real(cells[self.delivered]) * self.factors[0]
+        recorded = real(cells[self.recorded]) * self.factors[1]
+        if not (0 <= delivered <= LARGEST_SECTION and 0 <= recorded <= LARGEST_SECTION):
+            what = f"luminosity must not be negative, or above {LARGEST_SECTION:g} /fb in one section"
+            raise LumiDataError(f"{what}: {shown(line)}", BRILCALC)
+        return run << 32 | section, delivered, recorded
+
+
+def _header(line: str) -> _Columns | None:
+    """Return the columns of a table if a line is its header, that of brilcalc or of lumiCalc2."""
+    if line.lstrip().startswith(("|", "+--")):
+        raise LumiDataError("a table for the screen, with | between its columns", BRILCALC)
+    if "run" not in line[:200].lower():
+        return None
+    separator = max(",;\t", key=line.count)
+    names = [re.sub(r"[\s\"#\ufeff]", "", name).lower() for name in line.split(separator)]
+    kinds = [re.split("[:(]", name)[0] for name in names]
+    wanted = ("run", "ls", "delivered", "recorded")
+    if "run" not in kinds or len(set(kinds) & set(wanted)) == 1:
+        return None
+    for name in wanted:
+        if kinds.count(name) != 1:
+            number = "no column" if name not in kinds else "more than one column"
+            raise LumiDataError(f"{number} '{name}' among {shown(', '.join(names), 200)}", BRILCALC)
+    factors = []
+    for name in (names[kinds.index("delivered")], names[kinds.index("recorded")]):  # such as "recorded(1e3/pb)"
+        unit = re.fullmatch(r"[a-z]+\((\d+(?:\.\d+)?(?:e[+-]?\d+)?)?(hz)?/([munpfa]?b)\)", name)
+        factor = float(unit[1] or 1) * (SECTION_SECONDS if unit[2] else 1.0) * 10.0 ** UNITS[unit[3]] if unit else 0.0
+        if not 0 < factor < math.inf:
+            raise LumiDataError(f"no unit in {shown(name)}; expected one as (/pb), (/ub) or (hz/ub)", BRILCALC)
+        factors.append(factor)
+    run, section, delivered, recorded = map(kinds.index, wanted)
+    return _Columns(run, section, delivered, recorded, tuple(factors), separator, len(names))
 
 
 def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:

@@ -10,11 +10,9 @@ import difflib
 import math
 import os
 import re
-import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib import resources
-from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,10 +21,16 @@ from higgsnb.datasets.chunks import check_totals
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import CampaignError, did_you_mean
 from higgsnb.redaction import logger, redact
+from higgsnb.storage import expanded
+from higgsnb.text import is_one_line, read_toml, shown
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
 PLANNED = {"cms2016"}
 """Campaigns that are announced but not shipped yet."""
+SMALLEST, LARGEST = 1e-30, 1e15
+"""Limits of all numbers, whatever their unit: products and squares of them are finite and not zero."""
+MOST_EVENTS = 10**10
+"""Most events of a file: it is planned chunk by chunk before it is opened."""
 CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # it names a folder, too
 SCHEMES = ("file", "http", "https", "root", "toy")
 log = logger(__name__)
@@ -54,13 +58,19 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     """
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and text in names():
-        shipped = resources.files("higgsnb.datasets") / "campaigns" / f"{text}.toml"
-        return _parse(shipped, label=f"{text}.toml", folder=Path.cwd())
+        with resources.as_file(resources.files("higgsnb.datasets") / "campaigns" / f"{text}.toml") as shipped:
+            return _parse(shipped, label=f"{text}.toml", folder=Path.cwd())
     choices = f"one of {', '.join(names())}, or the path of a TOML file"
     if not text.strip():
         raise CampaignError("the name of the campaign is empty", f"Give {choices}.")
-    path = Path(text).expanduser()
-    if path.is_file():
+    if not is_one_line(text):
+        raise CampaignError(f"{shown(text)}: not the name or path of a campaign", f"Give {choices}.")
+    path = expanded(text)
+    try:
+        is_file = path.is_file()
+    except OSError as error:  # such as a name that is too long, or a folder that may not be entered
+        raise CampaignError(f"{shown(text)}: cannot be read: {error.strerror}", f"Give {choices}.") from None
+    if is_file:
         return _parse(path, label=str(path), folder=path.resolve().parent)
     if Address.of(text).scheme:
         hint = "Download the TOML file first and give its path."
@@ -76,18 +86,8 @@ def load(name_or_path: str | os.PathLike[str]) -> Campaign:
     )
 
 
-def _parse(source: Path | Traversable, *, label: str, folder: Path) -> Campaign:
-    try:
-        document = tomllib.loads(source.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        hint = "A campaign is a TOML file: check the path."
-        raise CampaignError(f"{label}: not UTF-8 text (byte {error.start})", hint) from None
-    except OSError as error:
-        hint = "Check the permissions of the file."
-        raise CampaignError(f"{label}: cannot be read: {error.strerror}", hint) from None
-    except tomllib.TOMLDecodeError as error:
-        raise CampaignError(f"{label}: not valid TOML: {error}", "Correct this line.") from None
-    top = _TomlTable(document, label, "top level")
+def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
+    top = _TomlTable(read_toml(path, label, CampaignError), label, "top level")
     head, bodies = top.table("campaign"), top.tables("dataset")
     top.finish()
     if not bodies:
@@ -114,7 +114,7 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
         luminosity_fb=table.number("luminosity_fb", above=0),
         luminosity_uncertainty=table.number("luminosity_uncertainty", least=0, below=1),
         energy_tev=table.number("energy_tev", above=0),
-        selection=_absolute(selection, folder) if selection.endswith(".toml") else selection,
+        selection=_absolute(selection, folder) if selection.endswith((".toml", ".toml.gz")) else selection,
         datasets=datasets,
         golden_json=table.optional(table.location, "golden_json", folder),
         luminosity_table=table.optional(table.location, "luminosity_table", folder),
@@ -167,7 +167,7 @@ def _file(table: _TomlTable, folder: Path) -> File:
     file = File(
         url=table.location("url", folder),
         alternatives=tuple(table.location("alternatives", folder, text) for text in table.texts("alternatives")),
-        events=table.optional(table.integer, "events"),
+        events=table.optional(table.integer, "events", most=MOST_EVENTS),
         bytes=table.optional(table.integer, "bytes", least=1),
         adler32=table.optional(table.checksum, "adler32"),
     )
@@ -185,9 +185,9 @@ class _TomlTable:
     known: list[str] = field(default_factory=list)
 
     def error(self, key: str, expected: str, got: object, hint: str = "") -> CampaignError:
-        shown = repr(redact(got) if isinstance(got, str) else got)
         kinds = {str: "string", bool: "true/false", int: "whole number", float: "number", dict: "table"}
-        found = f"{shown if len(shown) <= 80 else shown[:77] + '...'} ({kinds.get(type(got), type(got).__name__)})"
+        value = shown(redact(got) if isinstance(got, str) else got)
+        found = f"{value} ({kinds.get(type(got), type(got).__name__)})"
         unread = sorted(set(self.values) - set(self.known))
         misspelt = difflib.get_close_matches(key, unread, n=1, cutoff=0.7) if got is _MISSING else []
         if got is _MISSING:
@@ -217,12 +217,14 @@ class _TomlTable:
         unknown = sorted(set(self.values) - set(self.known))
         if unknown:
             hint = did_you_mean(unknown[0], sorted(self.known))
-            raise CampaignError(f"{self.file}: {self.label}: unknown key '{unknown[0]}'", hint)
+            raise CampaignError(f"{self.file}: {self.label}: unknown key {shown(unknown[0])}", hint)
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self.get(key, _MISSING if default is None else default)
         if not isinstance(value, str) or not value.strip():
             raise self.error(key, "a string", value)
+        if not is_one_line(value):  # it is printed, drawn or opened
+            raise self.error(key, "a string of one line without control characters", value)
         return value
 
     def optional(self, read: Callable[..., Value], key: str, *arguments: Any, **limits: float) -> Value | None:
@@ -233,6 +235,8 @@ class _TomlTable:
         value = self.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
             raise self.error(key, "a list of strings", value)
+        if not all(map(is_one_line, value)):
+            raise self.error(key, "a list of strings of one line without control characters", value)
         if len(set(value)) < len(value):
             raise self.error(key, "a list without repetitions", value)
         return tuple(value)
@@ -258,12 +262,16 @@ class _TomlTable:
             limits = {"above": above, "of at least": least, "below": below}
             stated = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
             raise self.error(key, f"a number {stated}", value)
+        if value and not SMALLEST <= value <= LARGEST:
+            raise self.error(key, f"a number from {SMALLEST:g} to {LARGEST:g}", value)
         return float(value)
 
-    def integer(self, key: str, *, least: int = 0) -> int:
+    def integer(self, key: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
         value = self.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise self.error(key, f"a whole number of at least {least}", value)
+        if value > most:
+            raise self.error(key, f"a whole number of at most {most:,}", value)
         return value
 
     def checksum(self, key: str) -> str:
@@ -277,9 +285,14 @@ class _TomlTable:
         text = self.text(key) if text is None else text
         address = Address.of(text)
         if not address.scheme:
-            return _absolute(text, folder)
+            user, found = text.split("/")[0], _absolute(text, folder)
+            if user[:1] == "~" and expanded(user) == Path(user) and not os.path.lexists(found):
+                who = f"no user '{user[1:]}'" if user[1:] else "no home folder"
+                raise self.error(key, f"a path; there is {who}, and no such file", text)
+            return found
         if address.scheme not in SCHEMES or not address.valid:
-            raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text)
+            hint = f"The path of a file with a colon in its name is written as './{redact(text)}'." * ("//" not in text)
+            raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text, hint)
         return text
 
     def table(self, key: str) -> _TomlTable:
@@ -326,4 +339,4 @@ def _check_datasets(campaign: Campaign, label: str) -> None:
 
 
 def _absolute(text: str, folder: Path) -> str:
-    return os.path.normpath(folder / Path(text).expanduser())
+    return os.path.normpath(folder / expanded(text))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import re
+from array import array
 from collections.abc import Container
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +15,12 @@ import numpy.typing as npt
 
 from higgsnb.datasets import Version
 from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
-from higgsnb.events.schema import MASSES, FileInfo, diagnose, offsets_of
+from higgsnb.events.schema import MASSES, FileInfo, offsets_of
 from higgsnb.selection import ELECTRON, MUON, Leptons
+from higgsnb.text import read_text, shown, to_float, to_int
 
 CSV_COLUMNS = ("Run", "Event", *(f"{name}{i}" for i in range(1, 5) for name in ("PID", "pt", "eta", "phi", "Q")))
+FETCH = "Correct the line, or fetch the file again."
 
 
 class _Rows(NamedTuple):
@@ -35,30 +39,65 @@ def inspect_csv(location: str) -> FileInfo:
 @lru_cache(maxsize=16)
 def _rows(location: str, _version: Version) -> _Rows:
     """Read a whole CSV file; it is read again after it changed."""
-    diagnose(location, "CSV")
-    with Path(location).open(newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file)
-        try:
-            header = reader.fieldnames or []
-            missing = [name for name in CSV_COLUMNS if name not in header]
-            if missing:
-                raise SchemaError(
-                    f"{location}: the CSV lacks the columns {', '.join(missing[:6])}",
-                    " ".join(f"For {name}: {did_you_mean(name, header)}" for name in missing[:3]),
-                )
-            rows = [
-                [_number(f"{location}, line {reader.line_num}", name, row[name] or "") for name in CSV_COLUMNS]
-                for row in reader
-            ]
-        except csv.Error as error:
-            raise UnreadableError(
-                f"{location}, line {reader.reader.line_num}: not a row of numbers: {error}", "Fetch the file again."
-            ) from error
+    text = read_text(Path(location), location, "CSV file", undecodable="replace")
+    if not text.strip():
+        raise UnreadableError(f"{location}: is empty ({Path(location).stat().st_size} bytes)", "Fetch the file again.")
+    lines = text.split("\n")
+    head = next(number for number, line in enumerate(lines) if line.strip())
+    fields, columns, separator = _header(lines[head], location)
+    run, event, leptons = [], [], array("d")
+    reader = csv.reader(lines[head + 1 :], delimiter=separator, skipinitialspace=True, strict=True)
+    before = 0
+    try:
+        for row in reader:
+            line, before = f"{location}, line {head + 1 + reader.line_num}", before + 1
+            if reader.line_num != before:
+                raise UnreadableError(f"{line}: not a row of numbers: a quoted cell of several lines", FETCH)
+            if not any(cell.strip() for cell in row):
+                continue
+            cells = row + [""] * (fields - len(row))
+            run_number, event_number, *numbers = (
+                _number(line, name, cells[at]) for name, at in zip(CSV_COLUMNS, columns, strict=True)
+            )
+            if len(row) < fields or any(cell.strip() for cell in row[fields:]):
+                raise UnreadableError(f"{line}: not a row of numbers: {len(row)} cells, {fields} in the header", FETCH)
+            run.append(run_number)
+            event.append(event_number)
+            leptons.extend(numbers)
+    except csv.Error as error:
+        line = f"{location}, line {head + 1 + reader.line_num}"
+        raise UnreadableError(f"{line}: not a row of numbers: {error}", FETCH) from error
     return _Rows(
-        np.array([row[0] for row in rows], np.int64),
-        np.array([row[1] for row in rows], np.uint64),
-        np.array([row[2:] for row in rows], np.float64).reshape(len(rows), 4, 5),
+        np.array(run, np.int64), np.array(event, np.uint64), np.array(leptons, np.float64).reshape(len(run), 4, 5)
     )
+
+
+def _header(line: str, location: str) -> tuple[int, list[int], str]:
+    """Return the number of columns, the indices of `CSV_COLUMNS`, and the separator: comma, semicolon or tab."""
+    names, separator = max(
+        (
+            ([name.strip() for name in next(csv.reader([line], delimiter=separator, skipinitialspace=True))], separator)
+            for separator in ",;\t"
+        ),
+        key=lambda found: len(set(found[0]) & set(CSV_COLUMNS)),
+    )
+    while names and not names[-1]:
+        names.pop()
+    missing = [name for name in CSV_COLUMNS if name not in names]
+    if missing:
+        raise SchemaError(
+            f"{location}: the CSV lacks the columns {', '.join(missing[:6])}",
+            " ".join(f"For {name}: {did_you_mean(name, names)}" for name in missing[:3])
+            + " Columns are separated by commas, semicolons or tabs.",
+        )
+    twice = [name for name in CSV_COLUMNS if names.count(name) > 1]
+    if twice:
+        raise SchemaError(f"{location}: the CSV has more than one column {', '.join(twice)}", "Remove one of them.")
+    number = next((name for name in names if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?", name)), None)
+    if number is not None:
+        what = f"the CSV has a number among the names of its columns: {number[:40]}"
+        raise SchemaError(f"{location}: {what}", "Is the end of the first line missing? The header has its own line.")
+    return len(names), [names.index(name) for name in CSV_COLUMNS], separator
 
 
 _WHOLE_NUMBERS: dict[str, tuple[str, Container[int]]] = {
@@ -76,7 +115,7 @@ def _number(line: str, name: str, text: str) -> float:
     expected, allowed = _WHOLE_NUMBERS.get(column, ("a number", None))
     what = ""
     try:
-        value = float(text)
+        value = to_float(text)
     except ValueError:
         what = "not a row of numbers: "
     else:
@@ -84,13 +123,14 @@ def _number(line: str, name: str, text: str) -> float:
             return value
         number: int | None
         try:
-            number = int(text)
+            number = to_int(text)
         except ValueError:  # 12.0 or 1e5; beyond 2**53 a float no longer tells neighbours apart
             number = int(value) if value.is_integer() and abs(value) <= 2**53 else None
         if number is not None and number in allowed:
             return number % 2**32 if column == "Event" and number < 0 else number
     raise UnreadableError(
-        f"{line}: {what}{name} is {text[:40]!r}, expected {expected}", "Correct the line, or fetch the file again."
+        f"{line}: {what}{name} is {shown(text, 42)}, expected {expected}",
+        "Write decimals with a point." if re.fullmatch(r"-?\d+,\d+", text) else FETCH,
     )
 
 
@@ -105,7 +145,8 @@ def read_csv(location: str, start: int, stop: int) -> Leptons:
 def _csv_flavour(leptons: npt.NDArray[np.float64], pdg_id: int) -> tuple[npt.NDArray[Any] | None, ...]:
     """Return the columns of one flavour from (n_rows, 4, [PID, pt, eta, phi, Q])."""
     mine = np.abs(leptons[:, :, 0]) == pdg_id
-    pt, eta, phi = (leptons[:, :, i][mine].astype(np.float32) for i in (1, 2, 3))
+    with np.errstate(over="ignore"):  # infinite: counted with the invalid values
+        pt, eta, phi = (leptons[:, :, i][mine].astype(np.float32) for i in (1, 2, 3))
     mass = np.full(len(pt), MASSES[pdg_id], np.float32)
     charge = leptons[:, :, 4][mine].astype(np.int32)
     return (offsets_of(mine.sum(axis=1)), pt, eta, phi, mass, charge, None, None, None, None, None)

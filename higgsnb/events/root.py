@@ -103,7 +103,7 @@ def open_tree(source: datasets.Source) -> Iterator[Any]:
     import uproot
 
     diagnose(source.location)
-    what: Any = source.location
+    what: Any = preselected.local_file(source.location)
     if source.is_remote:
         what = io.BufferedReader(datasets.BlockwiseFile(source.location, source.size or 0, source.version))
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}

@@ -121,10 +121,10 @@ def check_tree(names: Iterable[str], location: str) -> None:
         )
 
 
-def diagnose(location: str, kind: str = "ROOT") -> None:
+def diagnose(location: str) -> None:
     """Raise `UnreadableError` for a local file that is empty, an HTML page, not a ROOT file, or truncated.
 
-    These are common, and give obscure errors in uproot. With ``kind="CSV"`` only the first two are checked.
+    These are common, and give obscure errors in uproot.
     """
     path = Path(location)
     if "://" in location or not path.is_file():
@@ -136,11 +136,9 @@ def diagnose(location: str, kind: str = "ROOT") -> None:
         raise UnreadableError(f"{location}: is empty (0 bytes)", "Fetch the file again.")
     if head.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"<":
         raise UnreadableError(
-            f"{location}: is an HTML or XML page, not a {kind} file",
+            f"{location}: is an HTML or XML page, not a ROOT file",
             "The link gave an error page: open it in a browser.",
         )
-    if kind != "ROOT":
-        return
     if head[:4] != b"root" or len(head) < 64:
         raise UnreadableError(f"{location}: is not a ROOT file (begins with {head[:8]!r})", "Check the address.")
     is_big = struct.unpack(">i", head[4:8])[0] >= 1_000_000

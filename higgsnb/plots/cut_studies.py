@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from higgsnb import engine, results
 from higgsnb.plots.labels import coverage_text, heading
-from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, one_panel, styled
+from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, one_panel, plain, styled
 from higgsnb.plots.tables import DATA, Rows, Table
 from higgsnb.results import PreselectedEvents, stack_order
 from higgsnb.selection import LARGEST, Selection
@@ -135,7 +135,8 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
                 bars = np.abs(np.stack(garwood(counts)) - counts)
                 axes.errorbar(centres, counts, bars, fmt="o", color="black", markersize=3.5, label="data")
                 continue
-            patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=LABELS.get(process, process))
+            name = LABELS.get(process) or plain(process)
+            patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=name)
             patch.set(facecolor=colour(process, others), edgecolor="none")
             bottom = bottom + counts
         for begin, end in ((low, found.kept[0]), (found.kept[1], high)):

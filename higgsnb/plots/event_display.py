@@ -11,7 +11,7 @@ from matplotlib.patches import Circle, Rectangle
 
 from higgsnb.datasets import constants
 from higgsnb.plots.leptons import Events, leptons_of
-from higgsnb.plots.style import ShownFigure, styled
+from higgsnb.plots.style import ShownFigure, plain, styled
 from higgsnb.selection import rules
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def plot_event(events: Events, event: int) -> Figure:
                 text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
         run, section, event_number = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
         title = f"{events.heading}: run {run}, luminosity section {section}, event {event_number}"
-        figure.suptitle(title, fontsize=11.5, x=0.01, ha="left")
+        figure.suptitle(plain(title), fontsize=11.5, x=0.01, ha="left")
     return figure
 
 

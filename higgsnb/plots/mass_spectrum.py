@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from higgsnb import results
 from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label
-from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, styled
+from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, plain, styled
 from higgsnb.results import stack_order
 from higgsnb.statistics import deviation, garwood
 from higgsnb.storage import atomic_write
@@ -116,7 +116,7 @@ def _draw_prediction(panel: Axes, spectrum: Spectrum) -> list[tuple[Any, str]]:
         patch = panel.stairs(bottom + heights, spectrum.edges, baseline=bottom, fill=True, label=process)
         patch.set(facecolor=colour(process, others), edgecolor="none")
         n = heights.sum()
-        entries.append((patch, f"{LABELS.get(process, process)}  ({n:{'.1f' if n >= 1 else '.2g'}})"))
+        entries.append((patch, f"{LABELS.get(process) or plain(process)}  ({n:{'.1f' if n >= 1 else '.2g'}})"))
         bottom = bottom + heights
     if not entries:
         return []
@@ -146,7 +146,7 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
     """Write inside the frame, from the top: coverage if partial, then campaign, selection and legend."""
     artists: list[Artist] = []
     top, right, left = 1.0, 1.0, _fraction(panel, SIDE_MARGIN * size)[0]
-    if warning := coverage_text(result):
+    if warning := plain(coverage_text(result)):
         artists.append(_draw_strip(panel, warning, size))
         top = _box(panel, artists[0]).y0
     top -= _fraction(panel, 0.7 * size)[1]
@@ -156,7 +156,7 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
         artists.append(panel.legend(handles, labels, loc="upper right", bbox_to_anchor=(1.0 - left, top), **tight))
         right = _box(panel, artists[-1]).x0
     note = panel.text(left, top, "", fontsize=0.92 * size, va="top", linespacing=1.35, transform=panel.transAxes)
-    lines = [result.campaign.title, f"selection {result.selection.name}"]
+    lines = [plain(result.campaign.title), plain(f"selection {result.selection.name}")]
     for columns in range(60, 10, -2):
         note.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
         if _box(panel, note).x1 < right:

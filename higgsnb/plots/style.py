@@ -7,6 +7,7 @@ thread while a notebook draws something else.
 from __future__ import annotations
 
 import io
+import re
 import textwrap
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,14 @@ def colour(process: str, others: list[str]) -> str:
     return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
 
 
+def plain(text: str) -> str:
+    """Return a text of somebody else, a title or a name, so that matplotlib draws it as it is.
+
+    A dollar sign would begin a formula, and a leading underscore keep a process out of the legend.
+    """
+    return re.sub("^_", " _", text.replace("$", r"\$"))
+
+
 def one_panel(figure: Figure, label: str, vertical: str, heading: str, note: str = "") -> Axes:
     """Return the axes of a figure with one panel, with a heading and a note above."""
     top = 0.87 if note else 0.92
@@ -74,6 +83,7 @@ def one_panel(figure: Figure, label: str, vertical: str, heading: str, note: str
     axes.set_xlabel(label, fontsize=10)
     axes.set_ylabel(vertical, fontsize=10)
     axes.tick_params(labelsize=9)
-    axes.text(0.0, 1.02, heading, fontsize=10, fontweight="bold", transform=axes.transAxes)
-    axes.text(1.0, 1.02, textwrap.fill(note, 56), ha="right", va="bottom", fontsize=8, transform=axes.transAxes)
+    axes.text(0.0, 1.02, plain(heading), fontsize=10, fontweight="bold", transform=axes.transAxes)
+    text = textwrap.fill(plain(note), 56)
+    axes.text(1.0, 1.02, text, ha="right", va="bottom", fontsize=8, transform=axes.transAxes)
     return axes

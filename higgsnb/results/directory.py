@@ -39,8 +39,8 @@ def write(result: Result, folder: str | Path, *, run: dict[str, Any]) -> list[Pa
         temporary.write_text(text + "\n", encoding="utf-8")
     with atomic_write(written[1]) as temporary:
         histograms.save(result.histograms, temporary, label)
-    with atomic_write(written[2]) as temporary:
-        pq.write_table(candidates_table(result), temporary, compression="gzip")
+    with atomic_write(written[2]) as temporary, temporary.open("wb") as file:  # of a path pyarrow may make an address
+        pq.write_table(candidates_table(result), file, compression="gzip")
     return written
 
 

@@ -179,7 +179,7 @@ class Luminosity:
                 "Correct luminosity_fb, or make the table for these data."
             )
         for name, sections in self.without_table.items():
-            run, section = divmod(int(sections.keys[0]), 2**32)
+            run, section = divmod(int(sections.starts[0]), 2**32)
             several = len(sections) > 1
             notes.append(
                 f"{name}: {len(sections)} lumi section{'s' if several else ''} with events (run {run}, section "
@@ -309,8 +309,8 @@ def lumi_accounting(
 
 def union(parts: Iterable[LumiList]) -> LumiList:
     """Return the sections in any of some sets."""
-    keys = [part.keys for part in parts]
-    return LumiList(np.unique(np.concatenate(keys)) if keys else np.empty(0, np.int64))
+    starts, stops = zip(*((part.starts, part.stops) for part in (LumiList(np.empty(0, np.int64)), *parts)), strict=True)
+    return LumiList.of_ranges(np.concatenate(starts), np.concatenate(stops))
 
 
 @dataclass(frozen=True)
@@ -332,7 +332,7 @@ class LumiCatalogue:
         """Sum the recorded luminosity of those of its sections that are in ``some``, in 1/fb."""
         if self.recorded is None:
             return 0.0
-        inside = np.isin(self.sections.keys, some.keys, assume_unique=True)
+        inside = some.holds(self.sections.keys)
         return math.fsum(self.recorded[inside].tolist())  # exact, so that it is the same on every machine
 
 
@@ -353,4 +353,4 @@ def _catalogue(mask: LumiMask | None, table: LumiData | None) -> LumiCatalogue:
     if table is None:
         return LumiCatalogue(certified or LumiList(np.empty(0, np.int64)), None)
     sections = table.sections if certified is None else table.sections & certified
-    return LumiCatalogue(sections, table.recorded[np.isin(table.sections.keys, sections.keys, assume_unique=True)])
+    return LumiCatalogue(sections, table.recorded[sections.holds(table.sections.keys)])

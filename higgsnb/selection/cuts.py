@@ -30,6 +30,8 @@ import numpy as np
 
 from higgsnb.errors import MissingFileError, SelectionError, did_you_mean
 from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, TWO_EACH
+from higgsnb.storage import expanded
+from higgsnb.text import is_one_line, read_toml, shown
 
 ALGORITHMS = ("open2012", "aod2012", "df103")
 OPEN2012, DF103 = 0, 2
@@ -185,16 +187,15 @@ def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
     is_limit = isinstance(value, (int, float, np.number)) and not isinstance(value, bool) and 0 <= value <= LARGEST
     good, expected = {
         "bool": (isinstance(value, bool), "true or false"),
-        "int": (isinstance(value, int) and not isinstance(value, bool), "a whole number"),
-        "str": (isinstance(value, str) and bool(value), "a string"),
+        "int": (isinstance(value, int) and not isinstance(value, bool) and abs(value) < 2**63, "a whole number"),
+        "str": (isinstance(value, str) and bool(value) and is_one_line(value), "a string of one line"),
         "float": (is_limit, f"a number from 0 to {LARGEST:g}"),
     }[str(field.type)]
     if not good:
-        shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
         hint = f"Correct {field.name} in the selection."
         if field.type == "float":
             hint = "A cut that is not wanted is written as 0 (a minimum) or 1e12 (a maximum)."
-        raise SelectionError(f"selection {selection!r}: {field.name} = {shown}; expected {expected}", hint)
+        raise SelectionError(f"selection {selection!r}: {field.name} = {shown(value)}; expected {expected}", hint)
     return float(value) if field.type == "float" else value
 
 
@@ -203,7 +204,7 @@ def _check_names(selection: str, given: dict[str, Any]) -> None:
     known = [field.name for field in dataclasses.fields(Selection)]
     for name in given:
         if name not in known:
-            raise SelectionError(f"selection {selection!r} has no cut {name!r}", did_you_mean(name, known))
+            raise SelectionError(f"selection {selection!r} has no cut {shown(name)}", did_you_mean(name, known))
 
 
 def names() -> tuple[str, ...]:
@@ -231,24 +232,18 @@ def load(name: str | Path) -> Selection:
     shipped = _shipped()
     if str(name) in shipped:
         return Selection(name=str(name), **shipped[str(name)])
-    path = Path(name)
-    if not str(name).endswith(".toml"):
+    path = expanded(str(name))
+    if not str(name).endswith((".toml", ".toml.gz")):
         hint = f"{did_you_mean(str(name), shipped)} For your own selection, give the path of its .toml file."
-        raise SelectionError(f"no selection {str(name)!r}", hint)
+        raise SelectionError(f"no selection {shown(str(name))}", hint)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = read_toml(path, str(path), SelectionError)
     except FileNotFoundError:
         hint = f"Give the path of a TOML file, or a name: {', '.join(shipped)}."
         raise MissingFileError(f"no selection file at {path}", hint) from None
-    except OSError as error:
-        hint = "Give the path of a TOML file that can be read."
-        raise SelectionError(f"{path}: cannot be read: {error.strerror}", hint) from error
-    except ValueError as error:  # not TOML, not UTF-8, a number of a thousand digits
-        hint = "Write one cut a line, as in: z1_mass_min = 40.0"
-        raise SelectionError(f"{path}: not valid TOML: {str(error)[:120]}", hint) from error
     base = table.pop("base", "open2012")
     if not isinstance(base, str) or base not in shipped:
-        raise SelectionError(f"{path}: no selection {base!r} to use as base", did_you_mean(str(base), shipped))
+        raise SelectionError(f"{path}: no selection {shown(base)} to use as base", did_you_mean(str(base), shipped))
     _check_names(str(path), table)
     merged = {"name": path.stem, **shipped[base], "title": f"{path.stem} (from {base})", "source": path.name, **table}
     return Selection(**merged)

@@ -18,7 +18,7 @@ from outreach import write as outreach_file
 from higgsnb import datasets, engine, errors, selection
 from higgsnb.datasets import Campaign, Dataset, File, chunks, parse
 from higgsnb.datasets.toy import pseudodata, writer
-from higgsnb.errors import CampaignError
+from higgsnb.errors import CampaignError, OptionError
 from higgsnb.events import inspect
 from higgsnb.events.schema import FileInfo
 
@@ -325,7 +325,7 @@ MISTAKES = {
     "campaign name with a slash": ('"mine"', '"../mine"', r"name: expected letters, digits and _ \. \+ - only"),
     "campaign name with a dot first": ('"mine"', '".mine"', "name: expected letters.*no dot first"),
     "campaign name with a space": ('"mine"', '"my campaign"', "name: expected letters"),
-    "campaign name that ends its line": ('"mine"', r'"mine\n"', "name: expected letters"),
+    "campaign name that ends its line": ('"mine"', r'"mine\n"', "name: expected a string of one line"),
     "long campaign name": ('"mine"', f'"{101 * "m"}"', "at most 100"),
     "data misspelt": ('"data"', '"Data"', 'process: expected exactly "data" for collision data'),
     "no file": (re.search(r"file = .*", GOOD)[0], "", r"muons.*file is missing \(expected at least one file"),  # type: ignore[index]
@@ -354,6 +354,31 @@ MISTAKES = {
         "'muons': both 'primary_dataset' and 'stream', its old name\nRemove 'stream'",
     ),
     "primary dataset twice": ('"DoubleElectron"', '"DoubleMu"', "a list without repetitions"),
+    "number with 400 digits": ("11.58", "9" * 400, "luminosity_fb: expected a number from 1e-30 to"),
+    "number with 5000 hexadecimal digits": (
+        "299973",
+        "0x" + "f" * 5000,
+        "events: .*at most 10,000,000,000; got <a very large int>",
+    ),
+    "1e308": ("0.0065", "1e308", r"cross_section_pb: expected a number from 1e-30 to 1e\+15; got 1e\+308"),
+    "1e-320": ("0.0065", "1e-320", "cross_section_pb: expected a number from 1e-30 to"),
+    "events of all of the LHC": (
+        "299973",
+        "9223372036854775807",
+        "events: expected a whole number of at most 10,000,000,000",
+    ),
+    "bytes": ("42400229", "9223372036854775808", "bytes: expected a whole number of at most"),
+    "dotted key": ('name = "signal"', "name." + ".".join("a" * 60) + "=1", "name: expected a string; got {'a': {'a'"),
+    "zero byte": ("data/signal", r"data\u0000signal", r"url: expected a string of one line .*; got .*data\\x00signal"),
+    "two lines": ('"signal"', r'"sig\nnal"', r"name: expected a string of one line .*; got 'sig\\nnal'"),
+    "codes for the terminal": ('"signal"', r'"\u001b[2J"', r"name: expected a string of one line"),
+    "key of two lines": ('process = "higgs"', 'process = "higgs"\n"a\\nb" = 1', r"unknown key 'a\\nb'"),
+    "home of nobody": ("data/signal", "~no.such.user/signal", "url: expected a path; there is no user 'no.such.user'"),
+    "colon in a name": (
+        "data/signal",
+        "user.me:signal",
+        r"got 'user.me:signal.root' .*\nThe path of a file .* is written as './user.me:signal.root'",
+    ),
     "not TOML": ("[[dataset]]", "[[dataset", "not valid TOML: .*line 10"),
     "simulated in quotes": (
         "energy_tev",
@@ -373,6 +398,41 @@ def test_mistake_is_named_with_file_table_key_expected_and_got(  # type: ignore[
         datasets.load(path)
     assert str(path) in str(caught.value)
     assert len(str(caught.value).splitlines()) <= 3
+
+
+ODD_NAMES = {
+    "tilde": ("~backup.root", "~backup.root"),
+    "two colons": ("./a::b.root", "a::b.root"),
+    "colon": ("./user.me:data16.root", "user.me:data16.root"),
+    "blank at the end": ("./trail.root ", "trail.root "),
+    "percent, hash, question mark": ("a%20b#c?d.root", "a%20b#c?d.root"),
+    "no-break space": ("a\u00a0b.root", "a\u00a0b.root"),
+}
+
+
+@pytest.mark.parametrize(("url", "name"), ODD_NAMES.values(), ids=ODD_NAMES)
+def test_file_of_any_name_is_found(write, tmp_path: Path, url: str, name: str) -> None:  # type: ignore[no-untyped-def]
+    (tmp_path / name).touch()
+    campaign = datasets.load(write(GOOD.replace("data/signal.root", url)))
+    assert datasets.locate(campaign.files[0].url).location == str(tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["a\0b.toml", "a\nb", "~no.such.user/a.toml", "x" * 5000, "x" * 3000])
+def test_name_that_no_file_can_have_is_named(name: str) -> None:
+    with pytest.raises(CampaignError) as caught:
+        datasets.load(name)
+    assert len(str(caught.value).splitlines()) == 2
+    assert len(caught.value.message) < 4096
+
+
+def test_plan_of_too_many_chunks_is_refused_before_it_is_made(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "MOST_CHUNKS", 1000)  # of two million
+    files = (File("a.root", events=10**10),) * 9
+    campaign = replace(datasets.load("toy"), datasets=(Dataset(name="d", process="data", files=files),))
+    with pytest.raises(OptionError, match="more than 1,000 chunks of 80,000,000 events: dataset 'd' alone has 90,000,"):
+        datasets.plan_chunks(campaign, {}, 80_000_000)
+    assert len(datasets.plan_chunks(campaign, {}, 80_000_000, fraction=0.5)) == 9 * 63
+    assert len(datasets.plan_chunks(campaign, {}, 100_000_000)) == 900
 
 
 def test_campaign_without_datasets_is_refused(write) -> None:  # type: ignore[no-untyped-def]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from higgsnb.datasets.luminosity import (
     read_table,
 )
 from higgsnb.errors import LumiDataError, LumiMaskError, MissingFileError
-from higgsnb.results.lumi_sections import LumiCatalogue
+from higgsnb.results.lumi_sections import DatasetSections, LumiCatalogue, lumi_accounting, lumi_catalogue
 
 CERTIFIED = {
     "Cert_160404-180252_7TeV_ReRecoNov08_Collisions11_JSON.txt": (470, 160_526),
@@ -125,7 +126,12 @@ BAD_MASKS = {
     '{"1": [[true, 2]]}': r"got \[True, 2\]",
     '{"1": [[1, 9999999999]]}': "run 1: expected",
     '{"1": [[1, 2]], "1": [[3, 4]]}': "run 1 is listed twice",
-    "\xff": "not JSON",
+    "[" * 200_000: "brackets are nested too deeply",  # Python 3.12 takes 5,000
+    '{"1": [[' + "9" * 5000 + ", 1]]}": "a number has thousands of digits",
+    '{"1": [[1e308, 1]]}': r"got \[1e\+308, 1\]",
+    '{"\\u0661": [[1, 2]]}': "expected a run number as key",
+    '{"1\\n": [[1, 2]]}': r"expected a run number as key, got '1\\n'",
+    "\xff": r"line 1 is not UTF-8 text \(byte 0: 0xff\)",
 }
 
 
@@ -153,6 +159,35 @@ def test_set_operations_are_those_of_python_sets(a: list[tuple[int, int]], b: li
     assert (sections(a) - sections(b)) == sections(sorted(set(a) - set(b)))
     assert len(sections(a)) == len(set(a))
     assert LumiMask.of(sections(a).ranges()).sections == sections(a)
+
+
+@given(SETS, SETS)
+def test_set_of_ranges_is_that_of_its_sections(a: list[tuple[int, int]], b: list[tuple[int, int]]) -> None:
+    ones, ends = pack([run for run, _ in a], [section for _, section in a]), [8 - section for _, section in a]
+    ranges = LumiList.of_ranges(ones, ones + np.array(ends, np.int64))
+    plain = {(run, one) for run, section in a for one in range(section, 9)}
+    assert ranges == sections(sorted(plain))
+    assert (len(ranges), ranges.holds(ranges.keys).all()) == (len(plain), True)
+    assert ranges - sections(b) == sections(sorted(plain - set(b)))
+    assert sections(b) - ranges == sections(sorted(set(b) - plain))
+    assert ranges & sections(b) == sections(sorted(plain & set(b)))
+
+
+def test_range_of_two_thousand_million_sections_takes_no_memory(tmp_path: Path) -> None:
+    path = tmp_path / "Cert.txt"
+    path.write_text('{"1": [[0, 2147483647]], "7": [[0, 2147483647]]}')
+    tracemalloc.start()
+    mask = LumiMask.load(path)
+    catalogue = lumi_catalogue(str(path), None)
+    assert catalogue is not None
+    seen = sections([(1, 5), (7, 0)])
+    found = lumi_accounting(catalogue.sections, {"d": DatasetSections(seen, sections([(7, 0)]))}, complete=False)["d"]
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(mask.sections) == 2**32
+    assert found.processed.ranges() == {"1": [[5, 5]]}
+    assert found.lost.ranges() == {"1": [[0, 4], [6, 2147483647]], "7": [[0, 2147483647]]}
+    assert peak < 10**6
 
 
 # --- the table
@@ -198,10 +233,11 @@ def test_rows_in_any_order_give_the_same_table(tmp_path: Path) -> None:
 )
 def test_units_come_from_the_header(tmp_path: Path, unit: str, factor: float) -> None:
     path = tmp_path / "a.csv"
-    path.write_text(HEADER.replace("recorded(/pb)", f"recorded({unit})") + row(1, "1:1", 3, 2))
+    header = HEADER.replace("recorded(/pb)", f"recorded({unit})").replace("delivered(/pb)", "delivered(/fb)")
+    path.write_text(header + row(1, "1:1", 3, 2))
     table = read_table(path)
     assert table.recorded.tolist() == pytest.approx([2 * factor])
-    assert table.delivered.tolist() == pytest.approx([0.003])
+    assert table.delivered.tolist() == [3]
 
 
 def test_a_lumi_section_lasts_23_seconds() -> None:
@@ -214,6 +250,52 @@ def test_section_that_cms_did_not_record_keeps_its_number(tmp_path: Path) -> Non
     assert read_table(path).sections == sections([(1, 8), (1, 9)])
 
 
+def saved(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_each_of_two_joined_tables_has_its_own_units(tmp_path: Path) -> None:
+    ub = HEADER.replace("(/pb)", "(/ub)")
+    joined = HEADER + row(1, "1:1", 0.2, 0.1) + "#Summary:\n#1,1\n" + "\ufeff" + ub + row(1, "2:2", 2e5, 1e5)
+    table = read_table(saved(tmp_path / "a.csv", joined))
+    assert table.recorded.tolist() == pytest.approx([1e-4, 1e-4], rel=1e-15)
+    assert table.delivered.tolist() == pytest.approx([2e-4, 2e-4], rel=1e-15)
+
+
+TABLES = {
+    "columns exchanged": "#run:fill,ls,recorded(/pb),delivered(/pb)\n1:9,3:3,0.5,2",
+    "columns exchanged below the second header": (
+        "#run:fill,ls,delivered(/pb),recorded(/pb)\n1:9,4:4,9,8\n#run:fill,ls,recorded(/pb),delivered(/pb)\n1:9,3:3,0.5,2"
+    ),
+    "run last": "#ls,delivered(/pb),recorded(/pb),run:fill\n3:3,2,0.5,1:9",
+    "lumiCalc2": (
+        "Run:Fill,LS,UTCTime,Beam Status,E(GeV),Delivered(/ub),Recorded(/ub),avgPU\n"
+        "1:9,3:3,04/06/12 10:00:00,STABLE BEAMS,4000,2e6,5e5,20.5"
+    ),
+    "blanks": "# run:fill , ls , delivered (/pb) , recorded (/pb)\n 1:9 , 3:3 , 2 , 0.5 ",
+    "blanks before quotes": '#run:fill, "ls", "delivered(/pb)", "recorded(/pb)"\n"1:9", "3:3", "2", "0.5"',
+    "semicolons": "#run:fill;ls;delivered(/pb);recorded(/pb)\n1:9;3:3;2;0.5",
+    "tabs": "#run:fill\tls\tdelivered(/pb)\trecorded(/pb)\n1:9\t3:3\t2\t0.5",
+    "rows of a spreadsheet": (
+        "#Data tag,,,\n,,,\n#run:fill,ls,delivered(/pb),recorded(/pb)\n01:09,03:03,2,0.5\n,,,\n  \n"
+    ),
+    "first column empty": ",#run:fill,ls,delivered(/pb),recorded(/pb)\n,1:9,3:3,2,0.5",
+    "first cell quoted": (
+        '"#Data tag : 19v2 , Norm tag: None"\n"#run:fill",ls,delivered(/pb),recorded(/pb)\n1:9,3:3,2,0.5'
+    ),
+    "a column that begins like another": "#run:fill,ls,runtime,delivered(/pb),recorded(/pb)\n1:9,3:3,7,2,0.5",
+}
+
+
+@pytest.mark.parametrize("text", TABLES.values(), ids=TABLES)
+def test_columns_are_found_by_name_however_they_are_written(tmp_path: Path, text: str) -> None:
+    table = read_table(saved(tmp_path / "a.csv", text))
+    at = table.sections.keys.tolist().index(1 << 32 | 3)
+    assert table.recorded[at] == pytest.approx(0.0005, rel=1e-15)
+    assert table.delivered[at] == pytest.approx(0.002, rel=1e-15)
+
+
 BAD_TABLES = {
     "no header": (row(1, "1:1", 3, 2), "no header '#run:fill"),
     "by run": (HEADER.replace("ls,", ""), "no column 'ls' .*\nMake the table with brilcalc lumi --byls"),
@@ -223,13 +305,41 @@ BAD_TABLES = {
         r"no unit in 'recorded'; expected one as \(/pb\)",
     ),
     "strange unit": (HEADER.replace("recorded(/pb)", "recorded(/xb)"), "no unit in"),
-    "cut line": (HEADER + row(1, "1:1", 3, 2)[:30], "line 2 cannot be read: 1:5839"),
+    "cut line": (HEADER + row(1, "1:1", 3, 2)[:30], "line 2 cannot be read: '1:5839"),
     "word": (HEADER + row(1, "1:1", 3, 2).replace(",2,", ",two,"), "line 2 cannot be read"),
     "negative": (HEADER + row(1, "1:1", 3, -2), "line 2: luminosity must not be negative"),
     "nan": (HEADER + row(1, "1:1", 3, math.nan), "line 2: luminosity"),
     "run": (HEADER + row(-1, "1:1", 3, 2), "line 2: run -1, section 1 are out of range"),
     "twice": (HEADER + row(1, "1:1", 3, 2) + row(1, "1:1", 3, 2), "run 1, section 1 is there twice"),
-    "binary": ("\xff\xfe", "not a text file"),
+    "first column only begins with run": (HEADER.replace("#run:fill", "#runs"), "no header '#run:fill"),
+    "rows before the header": (row(1, "1:1", 3, 2) + HEADER, "no header '#run:fill"),
+    "numbers exchanged": (
+        HEADER + row(1, "1:1", 2, 3),
+        r"more luminosity recorded \(0.003 /fb\) than .* in line 1\nAre",
+    ),
+    "numbers exchanged below the second header": (
+        HEADER + row(1, "1:1", 9, 8) + HEADER + row(1, "2:2", 2, 3),
+        "than delivered .0.002 /fb. below the header in line 3",
+    ),
+    "no unit below the second header": (
+        HEADER + row(1, "1:1", 3, 2) + HEADER.replace("(/pb)", ""),
+        "line 3: no unit in 'delivered'",
+    ),
+    "unit without end": (HEADER.replace("(/pb)", "(1e400/pb)"), "no unit in"),
+    "unit of nothing": (HEADER.replace("(/pb)", "(0/pb)"), "no unit in"),
+    "column twice": (HEADER.replace("avgpu", "recorded(/pb)"), "more than one column 'recorded'"),
+    "1e308": (HEADER + row(1, "1:1", 3, 1e308), r"line 2: luminosity must not be .* above 1e\+06 /fb"),
+    "underscore": (HEADER + row(1, "1_1", 3, 2), "line 2 cannot be read"),
+    "5000 digits": (HEADER + row(1, "9" * 5000, 3, 2), "line 2 cannot be read"),
+    "a cell too many": (HEADER + row(1, "1:1,5", 3, 2), "line 2 cannot be read"),
+    "header shifted": (f",{HEADER}{row(1, '1:1', 3, 2)}", "line 2 cannot be read"),
+    "decimal commas": (HEADER.replace(",", ";") + "1:1;1:1;x;x;1;3,5;2,5;1;x", "line 2 cannot be read"),
+    "for the screen": (
+        "#Data tag\n+------+----+\n| run:fill | ls |\n",
+        "line 2: a table for the screen, with | between",
+    ),
+    "by run, of lumiCalc2": ("Run,Total LS,Delivered(/ub),Selected LS,Recorded(/ub)", "no column 'ls'"),
+    "binary": ("ab\0\xff", "is not a luminosity table: line 1 has a zero byte"),
 }
 
 

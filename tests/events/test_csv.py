@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -93,6 +94,79 @@ def test_bad_number_is_named_with_file_line_and_column(path: Path, column: str, 
 def test_cell_that_is_no_number_is_named(path: Path, column: str, text: str) -> None:
     path.write_text(text_of({column: text}))
     with pytest.raises(UnreadableError, match=f"line 2: not a row of numbers: {column} is '{text}', expected a"):
+        read(path)
+
+
+AS_SAVED = {
+    "blanks after commas": lambda text: text.replace(",", ", "),
+    "blanks around all": lambda text: text.replace(",", " , "),
+    "quotes": lambda text: "\n".join(",".join(f'"{c}"' for c in line.split(",")) for line in text.split("\n")),
+    "quotes after blanks": lambda text: "\n".join(
+        ", ".join(f'"{c}"' for c in line.split(",")) for line in text.split("\n")
+    ),
+    "semicolons": lambda text: text.replace(",", ";"),
+    "tabs": lambda text: text.replace(",", "\t"),
+    "last column empty": lambda text: text.replace("\n", ",\n"),
+    "blank lines": lambda text: "\n" + text.replace("\n", "\n\n \n") + ",,,,\n",
+    "another column with commas": lambda text: "\n".join(f'{line},"a,b"' if line else "" for line in text.split("\n")),
+}
+
+
+@pytest.mark.parametrize("change", AS_SAVED.values(), ids=AS_SAVED)
+def test_rows_are_the_same_however_they_are_separated(path: Path, change: Callable[[str], str]) -> None:
+    text = text_of({}, {"Event": "876658967", "pt2": "7.25", "phi4": "3"})
+    path.write_text(text)
+    expected = [None if column is None else column.tolist() for column in read(path)]
+    path.write_text(change(text))
+    assert [None if column is None else column.tolist() for column in read(path)] == expected
+
+
+BAD_ROWS = {
+    "a cell too many": (text_of({}).replace("20.5", "20,5"), "line 2: PID1 is '20', expected"),
+    "a cell too many, last": (text_of({})[:-1] + ",7\n", "line 2: not a row of numbers: 23 cells, 22 in the header"),
+    "a cell too few, unread": (
+        text_of({}).replace("Q4\n", "Q4,M,N\n"),
+        "line 2: not a row of numbers: 22 cells, 24 in",
+    ),
+    "decimal commas": (
+        text_of({}).replace(",", ";").replace("20.5", "20,5"),
+        "line 2: not a row of numbers: pt1 is '20,5', expected a number\nWrite decimals with a point",
+    ),
+    "digits of another script": (text_of({"pt1": "\u0661"}), "line 2: not a row of numbers: pt1 is"),
+    "underscore": (text_of({"Run": "19_4050"}), "line 2: not a row of numbers: Run is '19_4050'"),
+    "5000 digits": (text_of({"Event": "9" * 5000}), "line 2: Event is '999"),
+    "open quote": (text_of({"Run": '"194050'}, {}, {}), "line 5: not a row of numbers: unexpected end of data"),
+    "quote over lines": (text_of({"Q4": '"1'}, {"Q4": '1"'}), "line 3: not a row of numbers: a quoted cell of several"),
+}
+
+
+@pytest.mark.parametrize(("text", "words"), BAD_ROWS.values(), ids=BAD_ROWS)
+def test_row_that_is_shifted_or_joined_is_named(path: Path, text: str, words: str) -> None:
+    path.write_text(text)
+    with pytest.raises(UnreadableError, match=rf"f\.csv, {words}"):
+        read(path)
+
+
+def test_column_that_is_there_twice_is_named(path: Path) -> None:
+    path.write_text("\n".join(f"{line},{line.split(',')[2]}" for line in text_of({}).splitlines()))
+    with pytest.raises(SchemaError, match="the CSV has more than one column pt1"):
+        read(path)
+
+
+def test_momentum_beyond_single_precision_is_infinite_without_a_warning(path: Path) -> None:
+    path.write_text(text_of({"pt1": "1e308", "pt2": "1e-320"}))
+    assert (read(path).muon_pt[0], read(path).electron_pt[0]) == (np.inf, 0)
+
+
+def test_header_that_runs_into_the_first_row_is_named(path: Path) -> None:
+    path.write_text(text_of({}, {}).replace("Q4\n", "Q4,M", 1))
+    with pytest.raises(SchemaError, match="a number among the names of its columns: 12\nIs the end of the first line"):
+        read(path)
+
+
+def test_columns_that_lack_are_named_with_the_separators(path: Path) -> None:
+    path.write_text(text_of({}).replace(",", "|"))
+    with pytest.raises(SchemaError, match=r"lacks the columns Run, .*\n.*separated by commas, semicolons or tabs"):
         read(path)
 
 

@@ -7,11 +7,12 @@ import io
 import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from made_results import texts
 
 from higgsnb import datasets, engine, plots, selection
-from higgsnb.plots import Events
+from higgsnb.plots import Events, cut_studies
 from higgsnb.results import Result
 
 OPEN = selection.load("open2012")
@@ -76,3 +77,11 @@ def test_every_figure_of_simulated_collisions_states_it(toy: datasets.Campaign, 
         assert "simulated collisions" in texts(figure)
         image = io.BytesIO(figure._repr_png_()[0]).getvalue()
         assert image.startswith(b"\x89PNG")
+
+
+def test_process_that_begins_with_an_underscore_is_in_the_legend() -> None:
+    values, one = {"_bkg": np.array([1.0, 2.0]), "a$b$": np.array([3.0])}, {"_bkg": np.ones(2), "a$b$": np.ones(1)}
+    passes = {process: weights > 0 for process, weights in one.items()}
+    found = cut_studies.NMinusOne("sip", "heading", "", (-math.inf, 4.0), values, one, passes)
+    legend = plots.plot_n_minus_one(found).axes[0].get_legend()
+    assert sorted(text.get_text().strip().replace("\\", "") for text in legend.get_texts()) == ["_bkg", "a$b$"]

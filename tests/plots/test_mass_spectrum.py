@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
+import made_results
 import numpy as np
 import pytest
 from made_results import a_result, panel_of
@@ -201,3 +203,26 @@ def test_saved_twice_gives_the_same_bytes(tmp_path: Path) -> None:
     for name in ("mass_4l.png", "mass_4l.svg"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
     assert sorted(path.name for path in first.iterdir()) == ["mass_4l.png", "mass_4l.svg"]
+
+
+@pytest.fixture
+def sample(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
+    """Gives the Higgs sample another process, and returns its name."""
+
+    def rename(process: str) -> str:
+        (higgs,) = made_results.SAMPLES["higgs"]
+        monkeypatch.setitem(made_results.SAMPLES, process, (replace(higgs, process=process),))
+        monkeypatch.setitem(made_results.SELECTED, process, 300)
+        return process
+
+    return rename
+
+
+@pytest.mark.parametrize("text", ["costs_5$_or_6$_$", "$x^^2$", r"\$5_and_$\frac$", "$$", "a_$b$"])
+def test_dollar_sign_in_a_title_or_name_is_no_mathematics(
+    text: str, tmp_path: Path, sample: Callable[[str], str]
+) -> None:
+    plots.save(plots.mass_4l(a_result(f"{sample(text)} data", share=0.5, title=text)), tmp_path)
+    drawn = (tmp_path / "mass_4l.svg").read_text(encoding="utf-8")
+    assert f">{text}</text>" in drawn or f">{text}</tspan>" in drawn
+    assert f">{text}  (" in drawn

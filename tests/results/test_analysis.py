@@ -365,7 +365,9 @@ def by_section(tmp_path_factory: pytest.TempPathFactory) -> BySection:
     assert key[310] == key[311]  # a section in two files
     mc = dataset("mc", "zz", write(folder / "mc.root", leptons), cross_section_pb=0.5)
     (folder / "cert.json").write_text('{"200000": [[3, 20], [22, 58], [70, 75]]}')
-    rows = (f"200000:1,{n}:{n},06/16/12 20:55:44,STABLE BEAMS,4000,9,{n**2},20,X" for n in range(1, 73) if n % 7)
+    rows = (
+        f"200000:1,{n}:{n},06/16/12 20:55:44,STABLE BEAMS,4000,{n**2 + 9},{n**2},20,X" for n in range(1, 73) if n % 7
+    )
     (folder / "byls.csv").write_text("#run:fill,ls,time,beamstatus,E(GeV),delivered(/pb),recorded(/pb),avgpu,source\n")
     with (folder / "byls.csv").open("a") as file:
         file.write("\n".join(rows))

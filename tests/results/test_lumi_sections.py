@@ -163,7 +163,7 @@ def test_processed_and_lost_are_all_sections_of_the_stream(
 
 def test_catalogue_of_sections_is_what_is_in_mask_and_table(tmp_path: Path) -> None:
     (tmp_path / "c.json").write_text('{"1": [[1, 2], [4, 9]]}')
-    (tmp_path / "t.csv").write_text(HEADER + "".join(row(1, f"{n}:{n}", 3, n) for n in (2, 3, 4, 11)))
+    (tmp_path / "t.csv").write_text(HEADER + "".join(row(1, f"{n}:{n}", 30, n) for n in (2, 3, 4, 11)))
     mask, table = str(tmp_path / "c.json"), str(tmp_path / "t.csv")
     assert lumi_catalogue(None, None) is None
     expected = {(mask, None): [1, 2, 4, 5, 6, 7, 8, 9], (None, table): [2, 3, 4, 11], (mask, table): [2, 4]}

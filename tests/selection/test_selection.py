@@ -679,11 +679,32 @@ def test_whole_numbers_and_numpy_numbers_are_the_same_cut() -> None:
     assert len(digests) == 1
 
 
-@pytest.mark.parametrize("text", ["base = ['a']", "base = 'run1'", "muon_ptmin = 3", "= 3", "muon_pt_min = 'a'"])
+BAD_CUTS = (
+    "muon_pt_min = 1e308",
+    "muon_pt_min = 0x" + "f" * 5000,
+    "version = 0x" + "f" * 5000,
+    "muon_pt_min = " + "[" * 200 + "]" * 200,
+    "base." + ".".join("a" * 60) + " = 1",
+    r'title = "a\u0000b"',
+    r'"a\nb" = 1',
+)
+
+
+@pytest.mark.parametrize(
+    "text", ["base = ['a']", "base = 'run1'", "muon_ptmin = 3", "= 3", "muon_pt_min = 'a'", *BAD_CUTS]
+)
 def test_selection_file_that_makes_no_sense_names_the_file(text: str, tmp_path: Path) -> None:
     (tmp_path / "mine.toml").write_text(text)
-    with pytest.raises(errors.SelectionError, match="mine"):
+    with pytest.raises(errors.SelectionError, match="mine") as caught:
         selection.load(tmp_path / "mine.toml")
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize("name", ["a\0b.toml", "a" * 3000 + ".toml", "~no.such.user/a.toml", "open2012 ", "a\nb"])
+def test_name_that_no_selection_can_have_is_named(name: str) -> None:
+    with pytest.raises((errors.SelectionError, errors.MissingFileError)) as caught:
+        selection.load(name)
+    assert len(str(caught.value).splitlines()) == 2
 
 
 def test_selection_file_changes_its_base(tmp_path: Path) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import io
 from collections.abc import Callable, Mapping, MutableMapping
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -14,10 +15,6 @@ from higgsnb.events.fast.blocks import ByteSource, LocalBlocks, RemoteBlocks, Un
 from higgsnb.events.fast.pages import PageReader
 from higgsnb.events.schema import TREE
 from higgsnb.selection import Leptons
-
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 _READERS: dict[str, type[BasketReader | PageReader]] = {"TTree": BasketReader, "ROOT::RNTuple": PageReader}
 _TYPES = {
@@ -54,7 +51,7 @@ def open_preselected(
     import uproot
 
     # Remote headers and lists of baskets are requested 256 kB at a time.
-    what = location if remote is None else io.BufferedReader(remote, 256 * 1024)
+    what = local_file(location) if remote is None else io.BufferedReader(remote, 256 * 1024)
     with uproot.open(what, array_cache=None, object_cache=None, custom_classes=own_classes()) as opened:
         found = opened[TREE]
         if check is not None:
@@ -68,6 +65,15 @@ def open_preselected(
         except BaseException:
             source.close()
             raise
+
+
+def local_file(location: str | Path) -> Any:
+    """Return what `uproot.open` has to be given to open a local file, whatever characters its name has.
+
+    Of a str it takes off blanks, and what follows a colon for the name of an object; of any path fsspec takes what
+    follows two colons for another file system, so that such a file is opened here.
+    """
+    return Path(location).open("rb") if "::" in str(location) else {location: None}
 
 
 def own_classes() -> MutableMapping[str, Any]:
