@@ -130,8 +130,8 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
             for key, future in done.items():
                 try:
                     files[key] = future.result()
-                except (OSError, ValueError) as error:
-                    what = errors.describe(error)
+                except (OSError, ValueError, MemoryError) as error:
+                    what = errors.describe(error, campaign.datasets[key[0]].files[key[1]].url)
                     failures[key] = failure(campaign, key, type(error).__name__, *what, strict=strict, cause=error)
             if time.monotonic() >= heartbeat_due:
                 yield Inspection(dict(files), dict(failures), {}, complete=False)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from higgsnb import provenance
+from higgsnb.errors import describe
 from higgsnb.events.schema import Read
 from higgsnb.selection import Leptons
 from higgsnb.storage import atomic_write
@@ -49,7 +50,10 @@ def _version_folder(folder: Path) -> Path:
 
 
 def save(read: Read, path: Path) -> None:
-    """Write a skim, a row per event with leptons as lists, and its sha256, each under a temporary name first."""
+    """Write a skim, a row per event with leptons as lists, and its sha256, each under a temporary name first.
+
+    If there is no room for it, a line of the log says so: results do not need it, later runs take longer.
+    """
     import pyarrow as pa
 
     leptons, columns = read.leptons, {"entry": pa.array(read.entries)}
@@ -66,10 +70,19 @@ def save(read: Read, path: Path) -> None:
         writer.write_table(table)
     content = sink.getvalue()
     checksum = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    for target, data in ((path, content), (Path(f"{path}.sha256"), checksum.encode())):
-        with atomic_write(target) as temporary:
-            temporary.write_bytes(data)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for target, data in ((path, content), (Path(f"{path}.sha256"), checksum.encode())):
+            with atomic_write(target) as temporary:
+                temporary.write_bytes(data)
+    except OSError as error:
+        _say_not_kept(path.parent, error.strerror or str(error), describe(error)[1])
+
+
+@cache
+def _say_not_kept(folder: Path, why: str, hint: str) -> None:
+    """Log, once for each folder and reason, that no skims are kept."""
+    log.warning("%s: skims are not kept (%s), so that later runs take longer. %s", folder, why.lower(), hint)
 
 
 def load(path: Path) -> Read | None:
