@@ -17,6 +17,7 @@ from higgsnb import datasets
 from higgsnb.errors import DamagedFileError, HiggsnbError, SchemaError, UnreadableError, first_line
 from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
+from higgsnb.events.fast.pages import read_page_lists
 from higgsnb.events.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, file_state, offsets_of
 from higgsnb.selection import Leptons
 
@@ -109,7 +110,10 @@ def open_tree(source: datasets.Source) -> Iterator[Any]:
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)
-        yield directory[TREE]
+        tree = directory[TREE]
+        if getattr(tree, "classname", "") == "ROOT::RNTuple":
+            read_page_lists(tree, source.location)
+        yield tree
 
 
 @contextmanager

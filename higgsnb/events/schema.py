@@ -80,7 +80,7 @@ def check_branches(tree: Any, location: str) -> None:
 
     So it does for an object that is no tree at all, such as a histogram.
     """
-    if not hasattr(tree, "num_entries"):
+    if not hasattr(type(tree), "num_entries"):
         raise SchemaError(
             f"{location}: {TREE!r} is a {getattr(tree, 'classname', 'folder')}, neither a TTree nor an RNTuple",
             "Is this a file of events? Give the one that holds them.",

@@ -144,7 +144,7 @@ class _Schema:
 
 
 def read_page_lists(ntuple: Any, location: str) -> None:
-    """Let uproot read where the pages are, and verify the checksums of these lists, which uproot does not.
+    """Let uproot read entries and pages of each cluster, and verify the checksums of these lists, which it does not.
 
     Raises `DamagedFileError` if one does not agree.
     """
@@ -187,12 +187,12 @@ class PageReader(OpenFile):
     name = "pages"
 
     def __init__(self, ntuple: Any, source: ByteSource, columns: Columns, *, checked: bool = True) -> None:
+        read_page_lists(ntuple, source.location)
         self.uuid = str(ntuple.file.uuid)
         self.columns = columns
         self.n_entries = int(ntuple.num_entries)
         self._source = source
         self._checked = checked
-        read_page_lists(ntuple, source.location)
         schema = _Schema(ntuple, source.location)
         self._flat = {name: schema.flat(name) for name in columns.flat}
         self._jagged = {c: {name: schema.jagged(name) for name in names} for c, names in columns.jagged.items()}
