@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Mapping
 from concurrent.futures import CancelledError, Future, wait
 from contextlib import ExitStack, suppress
@@ -28,7 +27,7 @@ from higgsnb.engine.ledger import Ledger, nondeterminism
 from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
 from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
 from higgsnb.engine.worker import ChunkResult, Job, process_chunks, unseen
-from higgsnb.errors import FileError, LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
+from higgsnb.errors import LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
 from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
 
 if TYPE_CHECKING:
@@ -236,20 +235,9 @@ class _Progress:
             self._failed_sections[*key, chunk.start, chunk.stop] = result.sections
 
     def check_readable(self) -> None:
-        """Raise FileError if every file has failed and nothing of any was counted: that is no result."""
-        failed = list(self._failures.values())
-        n_files, kinds = (
-            sum(len(dataset.files) for dataset in self._plan.campaign.datasets),
-            Counter(f.error for f in failed),
-        )
-        if self.counted or len(failed) < n_files or not failed or "PoisonUnitError" in kinds:
-            return
-        which = "the only file" if n_files == 1 else f"none of the {n_files:,} files"
-        listed = ", ".join(f"{error}: {n:,}" for error, n in kinds.most_common())
-        first = f"{failed[0].message}"
-        raise FileError(
-            f"{which} of campaign {self._plan.campaign.name} can be read ({listed}); first: {first}", failed[0].hint
-        )
+        """Raise FileError if nothing was counted, and no file could be read: that is no result."""
+        if not self.counted:
+            plans.check_readable(self._plan.campaign, self._failures)
 
     def fail_killer(self, index: int, limit: float | None) -> None:
         """List a chunk that ends its worker each time it is tried; the chunks of one file share one message."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -93,6 +95,23 @@ def failure(
         raise FileError(message, hint) from cause
     dataset = campaign.datasets[key[0]]
     return Failure(dataset.name, dataset.files[key[1]].url, error, redact(message), redact(hint))
+
+
+def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> None:
+    """Raise FileError if no file of a campaign could be read; the message counts the reasons and gives the first one.
+
+    Files that were read and refused, such as those of another schema, are no reason.
+    """
+    kinds = Counter(failure.error for failure in failures.values())
+    n_files = sum(len(dataset.files) for dataset in campaign.datasets)
+    classes = (getattr(errors, name, getattr(builtins, name, object)) for name in kinds)
+    if not n_files or len(failures) < n_files or not all(issubclass(kind, OSError) for kind in classes):
+        return
+    first = failures[min(failures)]
+    if n_files == 1:
+        raise FileError(first.message, first.hint)
+    counted = ", ".join(f"{n:,} × {name}" for name, n in kinds.most_common())
+    raise FileError(f"none of the {n_files:,} files can be read ({counted}); the first: {first.message}", first.hint)
 
 
 def check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
