@@ -300,7 +300,7 @@ Executor: TypeAlias = Threads | Processes | DaskCluster
 
 
 @contextlib.contextmanager
-def open_executor(client: Any, workers: int | None) -> Iterator[Executor]:
+def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
     """Return the executor for two options of `engine.run`, closed on exit; OptionError if they do not fit together."""
     if workers is not None and (not isinstance(workers, numbers.Integral) or isinstance(workers, bool) or workers < 1):
         raise OptionError(f"workers = {workers!r}", "Give a whole number of at least 1.")
