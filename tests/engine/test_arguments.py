@@ -143,6 +143,13 @@ def of_files(*files: File) -> Campaign:
     return campaign(Dataset(name="mu", process="data", files=files, primary_dataset="DoubleMu"))
 
 
+@pytest.mark.parametrize(("events", "chunk_events"), [(10**18, 250_000), (3_000_000, 1)])
+def test_a_plan_of_too_many_chunks_is_refused_before_it_is_made(tmp_path: Path, events: int, chunk_events: int) -> None:
+    huge = of_files(File(str(tmp_path / "a.root"), events=events, bytes=1, adler32="00000001"))
+    with pytest.raises(errors.OptionError, match=rf"has {events:,} events: more than 2,000,000 chunks of"):
+        last(huge, chunk_events=chunk_events)
+
+
 def test_nothing_readable_is_no_result_but_one_reason(one: Campaign, tmp_path: Path) -> None:
     absent = [File(str(tmp_path / f"absent{i}.root")) for i in range(2000)]
     with pytest.raises(errors.FileError) as caught:
