@@ -189,8 +189,19 @@ def test_bad_file_gives_one_message_and_exit_code_3(folder: Path, tmp_path: Path
     assert json.loads((tmp_path / "out" / "histograms.json").read_text())["complete"] is False
 
 
-def test_many_files_that_fail_alike_are_counted_and_ten_of_them_named(tmp_path: Path) -> None:
+def test_nothing_readable_is_exit_code_2_with_one_reason_and_no_result(tmp_path: Path) -> None:
     urls = ", ".join(f'{{ url = "absent{i:02d}.root" }}' for i in range(14))
+    (tmp_path / "a.toml").write_text(NANOAOD.replace('[{{ url = "{url}" }}]', f"[{urls}]"))
+    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=2)
+    first, *hint = result.stderr.strip().splitlines()
+    assert "none of the 14 files can be read (14 × MissingFileError); the first: absent00.root" in first
+    assert len(hint) <= 2
+    assert not (tmp_path / "out" / "result.json").exists()
+
+
+def test_many_files_that_fail_alike_are_counted_and_ten_of_them_named(folder: Path, tmp_path: Path) -> None:
+    urls = ", ".join(f'{{ url = "absent{i:02d}.root" }}' for i in range(14))
+    urls += f', {{ url = "{folder}/data/mu.root" }}'
     (tmp_path / "a.toml").write_text(NANOAOD.replace('[{{ url = "{url}" }}]', f"[{urls}]"))
     result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=3)
     *lines, count, summary = result.stderr.strip().splitlines()
@@ -198,7 +209,7 @@ def test_many_files_that_fail_alike_are_counted_and_ten_of_them_named(tmp_path: 
     assert [f"absent{i:02d}.root" in line for i, line in enumerate(named)] == [True] * 10
     assert len(lines) <= 3 * 10
     assert "14 files, of which the first 10" in count
-    assert "incomplete: 0 of 14 files" in summary
+    assert "incomplete: 1 of 15 files" in summary
     failed = document(tmp_path / "out")["failed"]
     assert len(failed) == 14
     assert all(failure["message"] and failure["remedy"] for failure in failed)

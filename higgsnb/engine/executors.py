@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import multiprocessing
-import numbers
 import os
 import signal
 import threading
@@ -302,7 +301,7 @@ Executor: TypeAlias = Threads | Processes | DaskCluster
 @contextlib.contextmanager
 def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
     """Return the executor for two options of `engine.run`, closed on exit; OptionError if they do not fit together."""
-    if workers is not None and (not isinstance(workers, numbers.Integral) or isinstance(workers, bool) or workers < 1):
+    if workers is not None and (isinstance(workers, bool) or not hasattr(workers, "__index__") or workers < 1):
         raise OptionError(f"workers = {workers!r}", "Give a whole number of at least 1.")
     with contextlib.ExitStack() as stack:
         if hasattr(client, "get_client") and not hasattr(client, "submit"):  # a cluster, of Dask or of this package
