@@ -28,7 +28,10 @@ its own. Each class also derives from the built-in type that fits, so that ``exc
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import errno
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 from higgsnb.redaction import redact
 
@@ -82,9 +85,13 @@ class LumiDataError(HiggsnbError, ValueError):
 
 
 class FileError(HiggsnbError, RuntimeError):
-    """A file that could not be analysed, raised with ``on_error="strict"``; message and hint are those of the cause."""
+    """A file that could not be analysed, raised with ``on_error="strict"``; message and hint are those of the cause.
+
+    It is also raised if no file of a campaign can be read: then ``failed`` has a `results.Failure` for each.
+    """
 
     default_hint = 'Correct the file, or go on without it: on_error="report".'
+    failed: Sequence[Any] = ()
 
 
 class MissingFileError(HiggsnbError, FileNotFoundError):
@@ -183,6 +190,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(known[:12])}{more}." if known else ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of another package's error, at most 160 characters, for a message of one line."""
+    return str(error).strip().partition("\n")[0].strip()[:160]
+
+
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (
     (MemoryError, WorkerLostError.default_hint),
     (FileNotFoundError, MissingFileError.default_hint),
@@ -194,15 +206,33 @@ _HINTS: tuple[tuple[type[BaseException], str], ...] = (
 )
 
 
-def describe(error: BaseException) -> tuple[str, str]:
+_SPACE = "Free some space, or choose another disk: --out for results, HIGGSNB_CACHE for the cache."
+_HINTS_BY_NUMBER = {
+    errno.ENOSPC: _SPACE,
+    errno.EDQUOT: _SPACE,
+    errno.EFBIG: f"{_SPACE} `ulimit -f` shows the limit for one file.",
+    errno.EROFS: "Choose a place that can be written: --out for results, HIGGSNB_CACHE for the cache.",
+    errno.EMFILE: "Use fewer workers, or allow more open files (ulimit -n).",
+    errno.ENOMEM: WorkerLostError.default_hint,
+    errno.EIO: "The disk or its connection has a fault: copy the file to another one.",
+}
+
+
+def describe(error: BaseException, file: str = "") -> tuple[str, str]:
     """Return what is wrong, and what to do about it; neither is empty nor has a secret in it.
 
-    Of another package's error the message is the first line of its text, the hint the rest of it.
+    Of another package's error the message is the first line of its text, the hint the rest of it. ``file`` is what was
+    being read or written: it is named if such an error names none.
     """
     if isinstance(error, HiggsnbError):
         return error.message, error.hint
     message, _, hint = redact(str(error)).strip().partition("\n")
-    if isinstance(error, MemoryError) and not message:
-        message = "the worker had no memory left"
     fallback = next((hint for kind, hint in _HINTS if isinstance(error, kind)), HiggsnbError.default_hint)
-    return message or type(error).__name__, hint.strip() or fallback
+    if isinstance(error, OSError) and error.errno is not None:
+        file = redact(file if error.filename is None else os.fsdecode(error.filename))
+        message = (error.strerror or os.strerror(error.errno)).lower()
+        fallback = _HINTS_BY_NUMBER.get(error.errno, fallback)
+    elif isinstance(error, MemoryError):
+        message = f"no memory left ({message})" if message else "the worker had no memory left"
+    message = message or type(error).__name__
+    return f"{file}: {message}" if file else message, hint.strip() or fallback

@@ -80,8 +80,8 @@ def atomic_write(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
         yield temporary
         temporary.replace(path)
     except OSError as error:
-        if error.filename == str(temporary):
-            raise OSError(error.errno, error.strerror, str(path)) from None
+        if error.errno is not None and error.filename in (None, str(temporary)):  # a full disk names no file
+            raise OSError(error.errno, os.strerror(error.errno), str(path)) from None
         raise
     finally:
         temporary.unlink(missing_ok=True)

@@ -40,9 +40,16 @@ def test_every_class_has_a_hint_of_its_own_and_a_line_in_the_drawn_tree(kind: ty
 @pytest.mark.parametrize(
     ("error", "message", "hint"),
     [
-        (OSError(28, "No space left on device"), "[Errno 28] No space left on device", "Check that the file"),
+        (OSError(28, "No space left on device"), "no space left on device", "Free some space"),
+        (OSError(28, "No space left on device", "/disk/a"), "/disk/a: no space left on device", "Free some space"),
+        (OSError(27, "File too large", b"/disk/a"), "/disk/a: file too large", "Free some space"),
+        (OSError(30, "Read-only file system", "/disk/a"), "/disk/a: read-only file system", "Choose a place"),
+        (OSError(24, "Too many open files"), "too many open files", "Use fewer workers"),
+        (PermissionError(13, "Permission denied", "/a"), "/a: permission denied", "Check the permissions"),
+        (OSError("no number"), "no number", "Check that the file"),
         (ConnectionResetError(), "ConnectionResetError", "Check the network"),
         (MemoryError(), "the worker had no memory left", "Give workers more memory"),
+        (MemoryError("16 GiB"), "no memory left (16 GiB)", "Give workers more memory"),
         (ValueError("not ROOT\nTry another file."), "not ROOT", "Try another file."),
         (ValueError(" \n "), "ValueError", "Check the file"),
         (ZeroDivisionError(), "ZeroDivisionError", "Run `higgsnb --debug"),
@@ -52,6 +59,16 @@ def test_errors_of_others_have_a_message_and_a_hint(error: Exception, message: s
     found = errors.describe(error)
     assert found[0] == message
     assert found[1].startswith(hint)
+
+
+@pytest.mark.parametrize("error", [OSError(22, "Invalid argument"), MemoryError("16 GiB"), ValueError("not ROOT")])
+def test_the_file_is_named_where_the_error_names_none(error: Exception) -> None:
+    message, hint = errors.describe(error, "a.root")
+    assert message == f"a.root: {errors.describe(error)[0]}"
+    assert hint == errors.describe(error)[1]
+    assert errors.describe(OSError(22, "Invalid argument", "b.root"), "a.root")[0] == "b.root: invalid argument"
+    own = errors.UnreadableError("b.root: is damaged", "Fetch it.")
+    assert errors.describe(own, "a.root") == (own.message, own.hint)
 
 
 def test_unknown_name_is_answered_with_the_nearest_or_with_all() -> None:

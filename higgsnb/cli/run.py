@@ -8,7 +8,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,11 +30,11 @@ from higgsnb.cli.group import BAD_USAGE, COMPLETE, INCOMPLETE
 from higgsnb.cli.ledger import LEDGER
 from higgsnb.cli.report import show_report
 from higgsnb.cli.terminal import show, show_json
-from higgsnb.errors import OptionError, did_you_mean
+from higgsnb.errors import FileError, OptionError, did_you_mean
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
-    from higgsnb.results import Result
+    from higgsnb.results import Failure, Result
     from higgsnb.selection import Selection
 
 CONNECT_SECONDS = 10
@@ -138,10 +138,13 @@ def run(
             chunk_seconds=chunk_seconds,
         )  # fmt: skip
         with closing(partial_results):  # on Ctrl-C: the ledger must not count it as a failure of the chunks in flight
-            result = _last(partial_results, quiet=quiet)
-    if not result.coverage.events[0] and len(result.failed) == len(campaign.files):
-        _show_nothing_read(result, folder, as_json=as_json)
-        ctx.exit(BAD_USAGE)
+            try:
+                result = _last(partial_results, quiet=quiet)
+            except FileError as error:
+                if not error.failed:
+                    raise
+                _show_nothing_read(error.failed, folder, as_json=as_json)
+                ctx.exit(BAD_USAGE)
     run_block = {
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(time.perf_counter() - wall, 3),
@@ -171,20 +174,16 @@ def _announce(campaign: Campaign, selection: Selection) -> None:
         show("compiling the selection for this machine: once, a few seconds", err=True)
 
 
-def _show_nothing_read(result: Result, folder: Path, *, as_json: bool) -> None:
+def _show_nothing_read(failed: Sequence[Failure], folder: Path, *, as_json: bool) -> None:
     """Say why there is no result; what lies in the directory from an earlier run stays."""
-    from higgsnb import results
-
-    show_failures(result.failed, rest="; --json lists all")
-    number = len(result.failed)
-    none = "the only file" if number == 1 else f"none of the {number:,} files"
-    could = "could not be read" if number == 1 else "could be read"
+    show_failures(failed, rest="; --json lists all")
+    none = "the only file" if len(failed) == 1 else f"none of the {len(failed):,} files"
+    could = "could not be read" if len(failed) == 1 else "could be read"
     show(f"higgsnb: no result: {none} {could}", err=True, fg="red")
     if (folder / "result.json").exists():
         show(f"    What {folder} holds is the result of an earlier run.", err=True)
     if as_json:
-        found = results.document(result)
-        show_json({key: found[key] for key in ("schema_version", "complete", "coverage", "failed")} | {"written": []})
+        show_json({"complete": False, "failed": [failure.as_dict() for failure in failed], "written": []})
 
 
 @contextmanager

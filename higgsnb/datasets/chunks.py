@@ -12,6 +12,9 @@ from higgsnb.redaction import redact
 MOST_CHUNKS = 2_000_000
 """Most chunks of a plan, which take about 1 GB; CMS recorded fewer events than that many usual chunks hold."""
 
+MOST_CHUNKS = 2_000_000
+"""Most chunks of a campaign: they take half a kilobyte each, and all of CMS Open Data is 250,000 of the usual size."""
+
 
 def plan_chunks(
     campaign: Campaign, entries: Mapping[str, int], chunk_events: int, fraction: float = 1.0
@@ -35,15 +38,23 @@ def plan_chunks(
     Raises
     ------
     OptionError
-        If a number is out of range, or the number of entries of a file is not known.
+        If a number is out of range, the number of entries of a file is not known, or there would be too many chunks.
     """
     if chunk_events < 1:
         raise OptionError(f"chunk_events must be at least 1, got {chunk_events}", "The default is a good choice.")
     if not 0 < fraction <= 1:
         raise OptionError(f"fraction must be above 0 and at most 1, got {fraction}", "1 stands for all events.")
     placed: list[tuple[float, Chunk]] = []
+    n_chunks = 0
     for index, dataset in enumerate(campaign.datasets):
         counts = [_entries(file, entries) for file in dataset.files]
+        n_chunks += sum(-(-round(fraction * count) // chunk_events) for count in counts)
+        if n_chunks > MOST_CHUNKS:
+            raise OptionError(
+                f"dataset {dataset.name!r} has {sum(counts):,} events: more than {MOST_CHUNKS:,} chunks of "
+                f"{chunk_events:,}",
+                "Use larger chunks (--chunk-events); or correct `events` in the campaign, if it is not so many.",
+            )
         total, before = max(1, sum(counts)), 0
         if len(placed) + sum(count // chunk_events for count in counts) * fraction > MOST_CHUNKS:
             what = f"dataset '{dataset.name}' alone has {total:,} events"

@@ -33,6 +33,12 @@ GATHER_SECONDS = 60.0
 """How long the transfer of a finished result to this process may take."""
 WORKERS_SECONDS = 120.0
 """How long a cluster may be without any worker."""
+STILLBORN = 3
+"""So many processes in succession that die before they could begin are no accident."""
+PROCESSES_HINT = (
+    "In a script, start the run under `if __name__ == '__main__':`, because every process imports the script. "
+    'Otherwise give client="threads".'
+)
 NEW_CLUSTER = "Start a new cluster, then run the same call again."
 
 
@@ -58,7 +64,8 @@ class Threads(ThreadPoolExecutor):
 class Processes:
     """Processes of this machine, each with one call at a time, so that it is known which call a process died of.
 
-    They are started when first needed, and end with the process that started them, even if that is killed.
+    They are started when first needed, and end with the process that started them, even if that is killed. A process
+    that dies before it could begin is no fault of the call that it was started for.
     """
 
     name = "processes"
@@ -71,6 +78,10 @@ class Processes:
         self._idle: list[ProcessPoolExecutor] = []
         self._busy: set[ProcessPoolExecutor] = set()
         self._broken: list[ProcessPoolExecutor] = []
+        self._begun: dict[ProcessPoolExecutor, Future[int]] = {}
+        """The first call of each process, which does nothing: whether it has been answered."""
+        self._stillborn = 0
+        """How many processes in succession died before they could begin."""
         self._lock = threading.Lock()
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
@@ -79,26 +90,30 @@ class Processes:
         outer: Future[Value] = Future()
         while True:
             with self._lock:
-                broken, self._broken = self._broken, []
-                if not self._idle:
-                    try:
-                        self._idle.append(ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),)))
-                    except OSError as error:  # they need semaphores, which Linux keeps in a folder
-                        message = f"no other process can be talked to: /dev/shm: {error.strerror}"
-                        raise OptionError(message, "Make it writable, or use threads (--scheduler threads).") from error
-                pool = self._idle.pop()
+                pool = self._idle.pop() if self._idle else self._new()
                 self._busy.add(pool)
+                broken, self._broken = self._broken, []
             for dead in broken:
                 dead.shutdown(wait=False)
             try:
+                if pool not in self._begun:
+                    self._begun[pool] = pool.submit(os.getpid)
                 inner = pool.submit(call, *arguments)
-            except BrokenProcessPool:  # it died while it was idle: take another
-                with self._lock:
-                    self._busy.discard(pool)
-                    self._broken.append(pool)
+            except BrokenProcessPool:  # it died while it was idle, or at its start: take another
+                self._bury(pool)
                 continue
             inner.add_done_callback(partial(self._finish, pool, outer))
             return outer
+
+    def _new(self) -> ProcessPoolExecutor:
+        """Return a new process; raise `OptionError` if those before it died before they could begin."""
+        if self._stillborn >= STILLBORN:
+            raise OptionError(f"{self._stillborn} worker processes died before they could begin", PROCESSES_HINT)
+        try:
+            return ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),))
+        except OSError as error:  # they need semaphores, which Linux keeps in a folder
+            message = f"no other process can be talked to: /dev/shm: {error.strerror}"
+            raise OptionError(message, "Make it writable, or use threads (--scheduler threads).") from error
 
     def _finish(self, pool: ProcessPoolExecutor, outer: Future[Value], inner: Future[Value]) -> None:
         """Pass on the result of a call, and keep the process for the next one unless it died.
@@ -108,17 +123,31 @@ class Processes:
         """
         error = None if inner.cancelled() else inner.exception()
         died = isinstance(error, BrokenProcessPool)
-        with self._lock:
-            self._busy.discard(pool)
-            (self._broken if died else self._idle).append(pool)
-        if inner.cancelled():
+        begun = self._bury(pool) if died else True
+        if not died:
+            with self._lock:
+                self._busy.discard(pool)
+                self._idle.append(pool)
+                self._stillborn = 0
+        if inner.cancelled() or not begun:
             outer.cancel()
+            outer.set_running_or_notify_cancel()
         elif died:
             outer.set_exception(WorkerLostError("the worker process died"))
         elif error is not None:
             outer.set_exception(error)
         else:
             outer.set_result(inner.result())
+
+    def _bury(self, pool: ProcessPoolExecutor) -> bool:
+        """Note that a process died, and return whether it had begun; it is shut down later, see `_finish`."""
+        begun = self._begun[pool].exception() is None  # known by now: the calls of a process end in their order
+        with self._lock:
+            del self._begun[pool]
+            self._busy.discard(pool)
+            self._broken.append(pool)
+            self._stillborn = 0 if begun else self._stillborn + 1
+        return begun
 
     def close(self) -> None:
         """End all processes, including those that are working."""
@@ -274,20 +303,23 @@ Executor: TypeAlias = Threads | Processes | DaskCluster
 
 
 @contextlib.contextmanager
-def open_executor(client: Any, workers: int | None) -> Iterator[Executor]:
+def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
     """Return the executor for two options of `engine.run`, closed on exit; OptionError if they do not fit together."""
-    if workers is not None and workers < 1:
-        raise OptionError(f"workers = {workers}", "Give a whole number of at least 1.")
-    if client in (None, "threads", "processes"):
-        kind = Processes if client == "processes" else Threads
-        executor: Executor = kind(workers or available_cores())
-    elif hasattr(client, "scheduler_info"):
-        if workers is not None:
-            raise OptionError("workers is for threads and processes", "Scale a Dask cluster with cluster.scale(n).")
-        executor = DaskCluster(client)
-    else:
-        raise OptionError(f"client = {client!r}", 'Give "threads", "processes" or a distributed.Client.')
-    try:
+    if workers is not None and (isinstance(workers, bool) or not hasattr(workers, "__index__") or workers < 1):
+        raise OptionError(f"workers = {workers!r}", "Give a whole number of at least 1.")
+    with contextlib.ExitStack() as stack:
+        if hasattr(client, "get_client") and not hasattr(client, "submit"):  # a cluster, of Dask or of this package
+            client = stack.enter_context(contextlib.closing(client.get_client()))
+        if isinstance(client, str | None) and client in (None, "threads", "processes"):
+            if client == "processes" and getattr(multiprocessing.current_process(), "_inheriting", False):
+                raise OptionError("a worker process runs the script that started it from the beginning", PROCESSES_HINT)
+            kind = Processes if client == "processes" else Threads
+            executor: Executor = kind(workers or available_cores())
+        elif hasattr(client, "scheduler_info") and hasattr(client, "submit"):
+            if workers is not None:
+                raise OptionError("workers is for threads and processes", "Scale a Dask cluster with cluster.scale(n).")
+            executor = DaskCluster(client)
+        else:
+            raise OptionError(f"client = {client!r}", 'Give "threads", "processes", a distributed.Client or a cluster.')
+        stack.callback(executor.close)
         yield executor
-    finally:
-        executor.close()

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from higgsnb import datasets, storage
 from higgsnb.datasets import Address
+from higgsnb.engine import arguments, versions
 from higgsnb.engine import plan as plans  # `plan` is that of a run
-from higgsnb.engine import versions
 from higgsnb.engine.executors import DaskCluster, Executor, open_executor
 from higgsnb.engine.ledger import Ledger, nondeterminism
 from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
@@ -53,12 +53,14 @@ CHUNK_SECONDS = 900.0
 """Default time limit for one chunk, in a process or on a cluster."""
 PATHS_CHECKED = 100
 """Number of local paths that are looked up on every worker before the run."""
+KILLERS_NAMED = 10
+"""Chunks of one file that a message names; it is made anew for each of them."""
 KILLER_HINT = "The others are counted. Look at this part of the file, or give workers more memory."
 
 
 def run(
-    campaign: Campaign,
-    selection: Selection,
+    campaign: Campaign | str | Path,
+    selection: Selection | str | Path,
     *,
     client: Any = None,
     workers: int | None = None,
@@ -76,11 +78,11 @@ def run(
     Parameters
     ----------
     campaign, selection
-        What to analyse, what to keep.
+        What to analyse, what to keep; or their names or TOML files, for `datasets.load` and `selection.load`.
     client
         Where to run. None or "threads": threads of this process. "processes": processes of this machine, so that a
-        crash, too little memory or an endless loop costs one chunk and not the run. A `distributed.Client`: any Dask
-        cluster, see `cluster`.
+        crash, too little memory or an endless loop costs one chunk and not the run. A `distributed.Client`, or a
+        cluster that gives one: any Dask cluster, see `cluster`.
     workers
         Number of threads or processes (default: the cores this process may use).
     chunk_events
@@ -112,20 +114,23 @@ def run(
     Raises
     ------
     OptionError
-        If an option is out of range.
+        If an option is out of range or of the wrong type, or worker processes cannot be started.
     LedgerError
         If the ledger is in use by another process or cannot be written.
     NondeterminismError
         If a chunk gave another result than before.
     FileError
-        With ``on_error="strict"``, for the first file that cannot be analysed.
+        If none of the files can be read. With ``on_error="strict"``, for the first one that cannot be analysed.
     VersionError
         If the cluster's workers run other versions than this process.
     SchedulerLostError
         If the Dask cluster is gone; the same call with a new cluster resumes.
     """
-    if on_error not in {"report", "strict"}:
-        raise OptionError(f"on_error = {on_error!r}", "Give one of report, strict.")
+    campaign, selection = arguments.loaded(campaign, selection)
+    arguments.check(
+        chunk_events=chunk_events, fraction=fraction, on_error=on_error, skims_folder=skims_folder, ledger=ledger,
+        fresh=fresh, chunk_seconds=chunk_seconds, analyse=analyse,
+    )  # fmt: skip
     plans.check_primary_datasets(campaign, selection)
     storage.given_cache()  # if it is wrong, it is so for every file
     datasets.check_inputs(campaign)
@@ -133,7 +138,8 @@ def run(
     with ExitStack() as stack:
         executor = stack.enter_context(open_executor(client, workers))
         limit = _time_limit(chunk_seconds, executor)
-        job = Job(selection, skims_folder, analyse, limit, versions.installed_versions())
+        folder = None if skims_folder is None else Path(skims_folder)
+        job = Job(selection, folder, analyse, limit, versions.installed_versions())
         if isinstance(executor, DaskCluster):
             _check_workers(executor, campaign)
         opened = None if ledger is None else stack.enter_context(Ledger(ledger))
@@ -151,6 +157,7 @@ def run(
         loop = _Loop(plan, executor, job, progress, opened)
         loop.resume(fresh=fresh)
         yield from loop.results()
+        progress.check_readable()
         yield progress.result()
 
 
@@ -193,6 +200,8 @@ class _Progress:
     def __init__(self, plan: Plan, executor: Executor, ledger: Ledger | None, tries: Mapping[str, int]) -> None:
         self._plan, self._executor, self._ledger = plan, executor, ledger
         self.sum = Sum()
+        self.counted = False
+        """Whether any chunk is in the sum."""
         self.uncommitted: list[tuple[int, Record]] = []
         """Finished chunks, by their index, that wait to be written to the ledger and counted."""
         self.tries = dict(tries)
@@ -215,6 +224,7 @@ class _Progress:
             self._ledger.commit((self._plan.keys[index], record) for index, record in self.uncommitted)
         finished, self.uncommitted = self.uncommitted, []
         self.sum.add(record for _, record in finished)
+        self.counted |= bool(finished)
 
     def fail(self, index: int, result: ChunkResult) -> None:
         """List the file of a chunk that failed; raise FileError in strict mode."""
@@ -225,16 +235,23 @@ class _Progress:
         if result.sections is not None:
             self._failed_sections[*key, chunk.start, chunk.stop] = result.sections
 
+    def check_readable(self) -> None:
+        """Raise FileError if nothing was counted, and no file could be read: that is no result."""
+        if not self.counted:
+            plans.check_readable(self._plan.campaign, self._failures)
+
     def fail_killer(self, index: int, limit: float | None) -> None:
         """List a chunk that ends its worker each time it is tried; the chunks of one file share one message."""
         chunk = self._plan.chunks[index]
         key = (chunk.dataset_index, chunk.file_index)
         ranges = self._killers.setdefault(key, [])
         ranges.append(f"{chunk.start} to {chunk.stop}")
-        if key in self._failures and len(ranges) == 1:  # the file has failed for another reason already
+        if key in self._failures and self._failures[key].error != "PoisonUnitError":  # of another reason, which stays
             return
         cause = "a crash, or no memory left" if limit is None else f"a crash, no memory left, or more than {limit:g} s"
-        message = f"{chunk.file.url}: entries {', '.join(ranges)} ended the worker each time they were tried ({cause})"
+        named = ", ".join(ranges[:KILLERS_NAMED])
+        more = f" and {len(ranges) - KILLERS_NAMED} more such chunks" if len(ranges) > KILLERS_NAMED else ""
+        message = f"{chunk.file.url}: entries {named}{more} ended the worker each time they were tried ({cause})"
         self._failures[key] = plans.failure(
             self._plan.campaign, key, "PoisonUnitError", message, KILLER_HINT, strict=self._plan.strict
         )
@@ -261,6 +278,7 @@ class _Loop:
         for records in self._ledger.records(keys):
             finished.update(records)
             self._progress.sum.add(records.values())
+            self._progress.counted |= bool(records)
         waiting = [index for index, key in enumerate(keys) if key not in finished]
         attempts = {} if self._executor.isolates else self._ledger.attempts(keys)
         begun = {index: attempts[keys[index]] for index in waiting if keys[index] in attempts}
@@ -274,11 +292,14 @@ class _Loop:
         job = self._job._replace(chunk_seconds=CHUNK_SECONDS)
         with open_executor("processes", 1) as executor:
             for index in suspects:
-                future = executor.submit(process_chunks, (self._plan.chunks[index],), job)
-                wait([future])
+                while True:
+                    future = executor.submit(process_chunks, (self._plan.chunks[index],), job)
+                    wait([future])
+                    if not future.cancelled():  # as it is if the process died before it could begin
+                        break
                 if isinstance(future.exception(), WorkerLostError):
                     self._queue.fail(index)
-                    self._progress.fail_killer(index, self._job.chunk_seconds)
+                    self._progress.fail_killer(index, job.chunk_seconds)
                 else:
                     self._receive(Batch((index,), alone=False), future)
 
@@ -346,8 +367,8 @@ class _Loop:
         """Process the results of a batch, or the loss of its worker."""
         try:
             results = future.result()
-        except CancelledError:  # the connection was cut
-            log.info("%d chunks are sent again: the connection was cut", len(batch.chunks))
+        except CancelledError:  # the connection was cut, or a process died before it could begin
+            log.info("%d chunks are sent again: they did not reach a worker", len(batch.chunks))
             self._queue.requeue(batch)
             return
         except WorkerLostError as error:

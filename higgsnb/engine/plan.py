@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import builtins
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -96,6 +98,24 @@ def failure(
     return Failure(dataset.name, dataset.files[key[1]].url, error, redact(message), redact(hint))
 
 
+def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> None:
+    """Raise FileError if no file of a campaign could be read; the message counts the reasons and gives the first one.
+
+    Files that were read and refused, such as those of another schema, are no reason.
+    """
+    kinds = Counter(failure.error for failure in failures.values())
+    n_files = sum(len(dataset.files) for dataset in campaign.datasets)
+    classes = (getattr(errors, name, getattr(builtins, name, object)) for name in kinds)
+    if not n_files or len(failures) < n_files or not all(issubclass(kind, OSError) for kind in classes):
+        return
+    first = failures[min(failures)]
+    counted = ", ".join(f"{n:,} × {name}" for name, n in kinds.most_common())
+    none = f"none of the {n_files:,} files can be read ({counted}); the first: " if n_files > 1 else ""
+    error = FileError(f"{none}{first.message}", first.hint)
+    error.failed = tuple(failures.values())
+    raise error
+
+
 def check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
     """Raise OptionError if the selection takes no channel from the primary dataset of some data."""
     for dataset in campaign.datasets:
@@ -134,8 +154,8 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
             for key, future in done.items():
                 try:
                     files[key] = future.result()
-                except (OSError, ValueError) as error:
-                    what = errors.describe(error)
+                except (OSError, ValueError, MemoryError) as error:
+                    what = errors.describe(error, campaign.datasets[key[0]].files[key[1]].url)
                     failures[key] = failure(campaign, key, type(error).__name__, *what, strict=strict, cause=error)
             if time.monotonic() >= heartbeat_due:
                 yield Inspection(dict(files), dict(failures), {}, complete=False)

@@ -84,7 +84,7 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
                     record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
             except (OSError, ValueError, MemoryError) as caught:
                 error = type(caught).__name__
-                message, hint = (redact(text) for text in errors.describe(caught))
+                message, hint = (redact(text) for text in errors.describe(caught, chunk.file.url))
                 with suppress(OSError, ValueError, MemoryError), _time_limit(job.chunk_seconds):
                     sections = sections_of(chunk)
         sha256 = b"" if record is None else record.sha256()

@@ -139,10 +139,7 @@ def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
         if kept is not None:
             return kept
         kept = _read_preselected(chunk, source)
-    try:
-        skims.save(kept, path)  # only now is it certain that all of it was read from one content
-    except OSError as error:  # costs time, nothing else
-        skims.not_kept(path.parent.parent, str(error.strerror))
+    skims.save(kept, path)  # only now is it certain that all of it was read from one content
     return kept
 
 

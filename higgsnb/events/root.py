@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,15 +14,18 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import datasets
-from higgsnb.errors import DamagedFileError, SchemaError, UnreadableError
+from higgsnb.errors import DamagedFileError, HiggsnbError, SchemaError, UnreadableError, first_line
 from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
+from higgsnb.events.fast.pages import read_page_lists
 from higgsnb.events.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, offsets_of
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
     from higgsnb.events.fast.baskets import BasketReader
     from higgsnb.events.fast.pages import PageReader
+
+DAMAGED_HINT = "The file is damaged or incomplete; fetch it again."
 
 
 def inspect_root(source: datasets.Source) -> FileInfo:
@@ -30,6 +34,13 @@ def inspect_root(source: datasets.Source) -> FileInfo:
         check_branches(tree, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
         size = source.size if source.is_remote else Path(source.location).stat().st_size
+        for branch in BRANCHES.values():  # the plan trusts this number: each branch has it, too
+            if tree[branch].num_entries != tree.num_entries:
+                raise UnreadableError(
+                    f"{source.location}: branch {branch} has {tree[branch].num_entries:,} entries, the tree "
+                    f"{tree.num_entries:,}",
+                    "The file is damaged: fetch it again.",
+                )
         return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
 
 
@@ -92,7 +103,7 @@ def kept_reader(
         )
     except KeyError as error:
         raise SchemaError(
-            f"{location}: no tree {TREE!r}, or one without the branches needed: {error}",
+            f"{location}: no tree {TREE!r}, or one without the branches needed ({first_line(error)})",
             "Is this a file of the schema that the campaign names?",
         ) from error
 
@@ -109,7 +120,10 @@ def open_tree(source: datasets.Source) -> Iterator[Any]:
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)
-        yield directory[TREE]
+        tree = directory[TREE]
+        if getattr(tree, "classname", "") == "ROOT::RNTuple":
+            read_page_lists(tree, source.location)
+        yield tree
 
 
 @contextmanager
@@ -119,11 +133,18 @@ def clear_errors(location: str) -> Iterator[None]:
         yield
     except DamagedFileError as error:
         raise UnreadableError(error.message, error.hint) from error
-    except (SchemaError, UnexpectedFormError, OSError, MemoryError):
+    except (HiggsnbError, UnexpectedFormError):
         raise
-    except Exception as error:  # uproot raises whatever the damage leads to: struct.error, zlib.error, IndexError, …
-        detail = str(error).strip().splitlines()[0] if str(error).strip() else ""
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise UnreadableError(f"{location}: points to a place before its own start", DAMAGED_HINT) from error
+    except MemoryError as error:
         raise UnreadableError(
-            f"{location}: cannot be read ({type(error).__name__}: {detail[:160]})",
-            "The file is damaged or incomplete; fetch it again.",
+            f"{location}: more memory is needed to read it than there is ({first_line(error)})",
+            "Give workers more memory, or use smaller chunks (--chunk-events). A file that alone needs so much may be "
+            "damaged: fetch it again.",
         ) from error
+    except Exception as error:  # uproot raises whatever the damage leads to: struct.error, zlib.error, IndexError, …
+        message = f"{location}: cannot be read ({type(error).__name__}: {first_line(error)})"
+        raise UnreadableError(message, DAMAGED_HINT) from error

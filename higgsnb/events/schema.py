@@ -80,8 +80,16 @@ class Read(NamedTuple):
 
 
 def check_branches(tree: Any, location: str) -> None:
-    """Raise `SchemaError` for branches that are missing, with the name most like the first, or of the wrong type."""
-    present, types = list(tree.keys()), tree.typenames() if hasattr(tree, "typenames") else {}
+    """Raise `SchemaError` for branches that are missing, with the name most like the first, or of the wrong type.
+
+    So it does for an object that is no tree at all, such as a histogram.
+    """
+    if not hasattr(type(tree), "num_entries"):
+        raise SchemaError(
+            f"{location}: {TREE!r} is a {getattr(tree, 'classname', 'folder')}, neither a TTree nor an RNTuple",
+            "Is this a file of events? Give the one that holds them.",
+        )
+    present = list(tree.keys())
     missing = [branch for branch in BRANCHES.values() if branch not in set(present)]
     if missing:
         more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
@@ -95,7 +103,12 @@ def check_branches(tree: Any, location: str) -> None:
             expected = "one integer per event"
         else:
             expected = "integers per lepton" if column.endswith("charge") else "float per lepton"
-        found = types.get(branch)
+        if unread := _unread_type(tree[branch]):
+            raise SchemaError(
+                f"{location}: branch {branch} is stored as {unread}, which is not supported",
+                "The file may be whole: write this branch as float (/F), for example with RDataFrame's Snapshot.",
+            )
+        found = tree[branch].typename
         if found is not None:
             per_lepton = bool(re.search(r"\[\]|RVec<|vector<", found))
             kind = "float" if re.search(r"float|double|real", found) else "integer" if "int" in found else "other"
@@ -104,6 +117,19 @@ def check_branches(tree: Any, location: str) -> None:
                     f"{location}: branch {branch} has type {found}; expected {expected}",
                     "Is this a file of the schema that the campaign names?",
                 )
+
+
+def _unread_type(branch: Any) -> str | None:
+    """Return the type of a branch if uproot cannot read it, or takes its packed numbers for plain ones; else None."""
+    if not hasattr(branch, "member"):  # a field of an RNTuple
+        return None
+    for leaf in branch.member("fLeaves"):
+        title = str(leaf.member("fTitle"))
+        if leaf.classname == "TLeafF16":
+            return "Float16_t"
+        if leaf.classname == "TLeafD32" and re.search(r"\[[^]]*,", f"{title} {branch.title}"):
+            return f"Double32_t in a range of its own ({branch.title})"
+    return None
 
 
 def check_tree(names: Iterable[str], location: str) -> None:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from higgsnb import provenance
+from higgsnb.errors import describe
 from higgsnb.events.schema import Read
 from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
@@ -51,7 +52,10 @@ def _version_folder(folder: Path) -> Path:
 
 
 def save(read: Read, path: Path) -> None:
-    """Write a skim, a row per event with leptons as lists, and its sha256, each under a temporary name first."""
+    """Write a skim, a row per event with leptons as lists, and its sha256, each under a temporary name first.
+
+    If there is no room for it, a line of the log says so: results do not need it, later runs take longer.
+    """
     import pyarrow as pa
 
     leptons, columns = read.leptons, {"entry": pa.array(read.entries)}
@@ -68,10 +72,19 @@ def save(read: Read, path: Path) -> None:
         writer.write_table(table)
     content = sink.getvalue()
     checksum = f"{hashlib.sha256(content).hexdigest()}  {path.name}\n"
-    make_folder(path.parent)
-    for target, data in ((path, content), (Path(f"{path}.sha256"), checksum.encode())):
-        with atomic_write(target, mode=0o644) as temporary:
-            temporary.write_bytes(data)
+    try:
+        make_folder(path.parent)
+        for target, data in ((path, content), (Path(f"{path}.sha256"), checksum.encode())):
+            with atomic_write(target, mode=0o644) as temporary:
+                temporary.write_bytes(data)
+    except OSError as error:
+        _say_not_kept(path.parent.parent, error.strerror or str(error), describe(error)[1])
+
+
+@cache
+def _say_not_kept(folder: Path, why: str, hint: str) -> None:
+    """Log, once for each folder and reason, that no skims are kept."""
+    log.warning("skims cannot be kept in %s (%s), so that later runs take longer. %s", folder, why.lower(), hint)
 
 
 def load(path: Path) -> Read | None:
@@ -95,12 +108,6 @@ def load(path: Path) -> Read | None:
         columns[f"{flavour}_offsets"] = offsets.astype(np.int64)
     n_events, reader, integrity = int(about["n_events"]), about["reader"], about["integrity"]
     return Read(Leptons(**columns), _values(table, "entry"), n_events, reader, integrity)
-
-
-@cache
-def not_kept(folder: Path, why: str) -> None:
-    """Log, once, that skims cannot be written."""
-    log.warning("skims cannot be kept in %s (%s): each run reads the files themselves", folder, why)
 
 
 def _values(table: pa.Table, name: str) -> Any:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from higgsnb import datasets, events, provenance
 from higgsnb.datasets import Segments
+from higgsnb.errors import UnreadableError
 from higgsnb.results import histograms
 from higgsnb.results.tally import Integers, Span, Table, Tally
 from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities, select
@@ -32,7 +33,10 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         events.check_weights(chunk)
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, segments = certified(read, chunk)
-    candidates = select(read.leptons, selection, chunk.primary_dataset)
+    try:
+        candidates = select(read.leptons, selection, chunk.primary_dataset)
+    except UnreadableError as error:  # of one event
+        raise UnreadableError(f"{chunk.file.url}: {error.message}", error.hint) from error
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)

@@ -243,7 +243,8 @@ class PreselectedEvents:
             key = (part.dataset, selection.z_mass)
             if key not in self._all:
                 self._all = {kept: value for kept, value in self._all.items() if kept[1] == selection.z_mass}
-                paired = pairings.pair_all(part.preselected, selection.z_mass)
+                numbers = pairings.count_all(part.preselected)
+                paired = pairings.pair_all(part.preselected, numbers, selection.z_mass)
                 pairings.find_bins(paired.rows, 0, len(paired.rows), _EDGES, _EDGE_ENDS, _WIDTHS)
                 self._all[key] = paired
             memory.pairings = self._all[key]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
@@ -15,6 +16,8 @@ from higgsnb.selection.rules import cuts_of
 
 BLOCK = 65_536
 """Events that are selected at a time: what is kept of them needs little memory, however many survive."""
+MOST_PAIRINGS = 1_000_000
+"""Pairings made at a time, of 96 bytes each: a block of events that has more is halved."""
 
 _ONE_AT_A_TIME = threading.Lock()
 """numba looks up types in a dictionary that grows when it first compiles or loads something."""
@@ -43,8 +46,9 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
     and ``df103``.
     """
     blocks = [
-        _select(leptons, slice(first, first + BLOCK), selection, primary_dataset)
+        block
         for first in range(0, max(leptons.n_events, 1), BLOCK)
+        for block in _select(leptons, first, min(first + BLOCK, leptons.n_events), selection, primary_dataset)
     ]
     if len(blocks) == 1:
         return blocks[0]
@@ -56,30 +60,39 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
     )
 
 
-def _select(leptons: Leptons, block: slice, selection: Selection, primary_dataset: str | None) -> Candidates:
-    """Apply a selection to a block of events; ``event_index`` counts from the start of the chunk."""
+def _select(
+    leptons: Leptons, first: int, last: int, selection: Selection, primary_dataset: str | None
+) -> Iterator[Candidates]:
+    """Apply a selection to the events [first, last); ``event_index`` counts from the start of the chunk."""
     cuts, channels = cuts_of(selection), selection.channels(primary_dataset)
     whole_event = selection.algorithm == "df103"
     # Offsets stay those of the chunk, so the columns of leptons need no cutting.
-    events = leptons._replace(
-        run=leptons.run[block],
-        muon_offsets=leptons.muon_offsets[block.start : block.stop + 1],
-        electron_offsets=leptons.electron_offsets[block.start : block.stop + 1],
-    )
+    per_event: dict[str, Any] = {
+        name: getattr(leptons, name)[first:last] for name in ("run", "luminosity_block", "event")
+    }
+    offsets = {name: getattr(leptons, name)[first : last + 1] for name in ("muon_offsets", "electron_offsets")}
+    events = leptons._replace(**per_event, **offsets)
     found, which, enough_stored, invalid = pairings.preselect(events, cuts, any_pt=whole_event)
+    numbers = pairings.count_all(found) if selection.one_per_event else np.zeros(0, np.int64)
+    if numbers.sum() > MOST_PAIRINGS and last - first > 1:
+        middle = (first + last) // 2
+        yield from _select(leptons, first, middle, selection, primary_dataset)
+        yield from _select(leptons, middle, last, selection, primary_dataset)
+        return
     flags = np.empty(len(found.leptons), np.uint8)
     measured = (found.leptons, found.isolation, found.dxy, found.dz, found.sip)
     pairings.flag_leptons(*measured, cuts, 0, len(flags), flags)
-    paired = pairings.pair_all(found, selection.z_mass) if selection.one_per_event else pairings.room(found)
+    one_per_event = selection.one_per_event
+    paired = pairings.pair_all(found, numbers, selection.z_mass) if one_per_event else pairings.room(found)
     wanted = np.isin(np.arange(len(CHANNELS)), channels)
     candidates, passed = pairings.list_candidates(found, 0, len(which), cuts, wanted, flags, paired)
     selected, counts = np.empty((len(candidates), 2), np.int64), np.zeros((len(CHANNELS), 1), np.int64)
-    n = pairings.choose(candidates, paired.rows, cuts, selection.one_per_event, passed, counts, selected)
+    n = pairings.choose(candidates, paired.rows, cuts, one_per_event, passed, counts, selected)
     event, row = selected[:n].T
     chosen = {name: paired.rows[name][row] for name in ("a", "b", "c", "d", "channel", "mass_4l", "mass_z1", "mass_z2")}
     index = found.offsets[event, None] + np.stack([chosen[name] for name in "abcd"], axis=1)
-    return Candidates(
-        event_index=which[event] + block.start,
+    yield Candidates(
+        event_index=which[event] + first,
         channel=chosen["channel"].astype(np.int8),
         lepton=found.leptons["place"][index],
         flavour=found.leptons["flavour"][index].astype(np.int8),

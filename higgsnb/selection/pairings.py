@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.errors import UnreadableError
 from higgsnb.selection.compiled import inner_rule, rule
 from higgsnb.selection.cuts import DF103, OPEN2012, Cut
 from higgsnb.selection.leptons import (
@@ -60,6 +61,10 @@ LEPTON_CUTS = (
 """The cuts on single leptons: they decide which leptons are good."""
 WELL_MEASURED, HARD = 1, 2  # quality flags of a lepton: passes all cuts except that on pT; passes that on pT
 GOOD = WELL_MEASURED + HARD
+MOST_STORED = 32_767
+"""Most muons or electrons of an event: their places are 16-bit integers."""
+MOST_GOOD = 32
+"""Most leptons of an event that ``open2012`` pairs, in up to 28,800 ways; hundreds would take days, and all memory."""
 
 
 class Preselected(NamedTuple):
@@ -124,12 +129,14 @@ def survey(
 
     ``kept`` (2, n_events) gets their numbers in events that have enough of them, ``possible`` (2, 3) the number of
     events with at least, and with exactly, as many stored leptons as a channel needs, ``invalid`` what `count_invalid`
-    counts in those.
+    counts in those. Returned is the first event with more leptons than `MOST_STORED` or `MOST_GOOD`, or −1.
     """
     for e in range(len(muon_offsets) - 1):
         n_mu, n_e = muon_offsets[e + 1] - muon_offsets[e], electron_offsets[e + 1] - electron_offsets[e]
         if too_few_leptons(n_mu, n_e):
             continue
+        if max(n_mu, n_e) > MOST_STORED:
+            return e
         count_invalid(muons, muon_offsets[e], muon_offsets[e + 1], invalid[0])
         count_invalid(electrons, electron_offsets[e], electron_offsets[e + 1], invalid[1])
         for channel in range(3):
@@ -143,8 +150,11 @@ def survey(
             electrons, electron_offsets[e], electron_offsets[e + 1], pt_min[1], cuts.electron_eta_max,
             cuts.electron_isolation_max, cuts, good_electrons,
         )  # fmt: skip
+        if cuts.algorithm == OPEN2012 and n_mu + n_e > MOST_GOOD:
+            return e
         if not too_few_leptons(n_mu, n_e):
             kept[0, e], kept[1, e] = n_mu, n_e
+    return -1
 
 
 @inner_rule
@@ -188,6 +198,11 @@ def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected
         `Preselected`; the index of each of its events in the chunk, (n,) int64; the number of events with enough stored
         leptons in each channel, at least and exactly, (2, 3) int64; the number of muons and electrons with an invalid
         value of each quantity, in events with enough leptons, (2, len(QUANTITIES)) int64.
+
+    Raises
+    ------
+    UnreadableError
+        If an event has more leptons than any collision gives; names the event.
     """
     muons, electrons = columns_of(leptons, "muon"), columns_of(leptons, "electron")
     columns = (leptons.muon_offsets, muons, leptons.electron_offsets, electrons)
@@ -195,7 +210,9 @@ def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected
     kept, possible = np.zeros((2, leptons.n_events), np.int16), np.zeros((2, 3), np.int64)
     invalid = np.zeros((2, len(QUANTITIES)), np.int64)
     pt_min = np.array([-np.inf, -np.inf] if any_pt else [cuts.muon_pt_min, cuts.electron_pt_min])
-    survey(*columns, cuts, pt_min, *good, kept, possible, invalid)
+    too_many = survey(*columns, cuts, pt_min, *good, kept, possible, invalid)
+    if too_many >= 0:
+        raise _too_many_leptons(leptons, too_many)
     which = np.flatnonzero(kept[0] | kept[1])
     muons_kept = kept[0, which]
     offsets = np.concatenate(([0], np.cumsum(muons_kept + kept[1, which], dtype=np.int64)))
@@ -206,6 +223,15 @@ def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected
     )  # fmt: skip
     keep_events(which, *columns, *good, found)
     return found, which, possible, invalid
+
+
+def _too_many_leptons(leptons: Leptons, e: int) -> UnreadableError:
+    n_mu, n_e = (int(np.diff(offsets[e : e + 2])[0]) for offsets in (leptons.muon_offsets, leptons.electron_offsets))
+    return UnreadableError(
+        f"run {leptons.run[e]}, luminosity block {leptons.luminosity_block[e]}, event {leptons.event[e]} has {n_mu} "
+        f"muons and {n_e} electrons; at most {MOST_GOOD} good ones can be paired",
+        "No collision gives so many: the file may be damaged. Leave it out, or tighten the cuts on leptons.",
+    )
 
 
 def join(parts: list[Preselected]) -> Preselected:
@@ -470,10 +496,15 @@ def find_bins(rows, first, last, edges, ends, widths):
             before += widths[k]
 
 
-def pair_all(found: Preselected, z_mass: float) -> Pairings:
-    """Return the pairings of ``open2012``: every two Z candidates that share no lepton, good or not."""
+def count_all(found: Preselected) -> Integers:
+    """Return how many pairings each event has in ``open2012``, (n_events,) int64: what `pair_all` makes room for."""
     numbers = np.empty(len(found.muons), np.int64)
     count_open2012(found.offsets, found.leptons, numbers)
+    return numbers
+
+
+def pair_all(found: Preselected, numbers: Integers, z_mass: float) -> Pairings:
+    """Return the pairings of ``open2012``: every two Z candidates that share no lepton, good or not."""
     stops = np.cumsum(numbers)
     pairings = Pairings(stops - numbers, stops, np.zeros(numbers.sum(), PAIRING))
     pair_open2012(found.offsets, found.leptons, 0, len(numbers), z_mass, pairings.starts, pairings.rows)

@@ -4,6 +4,8 @@
 
 All hold the same 600 events: `unaligned.root` with small baskets that no two branches share, `generated-offsets.root`
 without entry offsets, `embedded.root` with its last baskets in the header of the tree, `converted.root` as an RNTuple.
+
+The files `form-*.root` hold nine events of the outreach schema, whose numbers have other types than CERN's files.
 """
 
 from __future__ import annotations
@@ -70,6 +72,60 @@ void write_shape(const char *path, int basket_bytes, bool leave_out_offsets, boo
 """
 
 
+FORMS = {
+    "counter-uint64": ("ULong64_t", "float", "l", "F"),
+    "long": ("int", "Long64_t", "I", "G"),
+    "float16": ("int", "float", "I", "f"),
+    "float16-range": ("int", "float", "I", "f[0,0,10]"),
+    "double32": ("int", "double", "I", "d"),
+    "double32-range": ("int", "double", "I", "d[-500,500,20]"),
+}
+"""Types of counters and of the other numbers, in C++ and as leaf codes; "long" has charges of that type, and floats."""
+FORM_WRITER = """
+template <class Counter, class Number> void write_form(const char *path, const char *counter, const char *number)
+{
+   TFile file(path, "RECREATE", "", 207);
+   TTree *tree = new TTree("Events", "Events");
+   const bool is_long = number[0] == 'G';
+   int run = 1, charge[2][5];
+   unsigned lumi = 1;
+   ULong64_t event;
+   Counter n[2];
+   Number value[2][9][5];
+   float plain[2][9][5];
+   tree->Branch("run", &run, "run/I");
+   tree->Branch("luminosityBlock", &lumi, "luminosityBlock/i");
+   tree->Branch("event", &event, "event/l");
+   const char *names[9] = {"pt", "eta", "phi", "mass", "dxy", "dxyErr", "dz", "dzErr", ""};
+   Number charges[2][5];
+   for (int f = 0; f < 2; ++f) {
+      const std::string l = f ? "Electron" : "Muon", size = "[n" + l + "]";
+      tree->Branch(("n" + l).c_str(), &n[f], ("n" + l + "/" + counter).c_str());
+      void *at = is_long ? (void *)charges[f] : (void *)charge[f];
+      tree->Branch((l + "_charge").c_str(), at, (l + "_charge" + size + (is_long ? "/G" : "/I")).c_str());
+      for (int k = 0; k < 9; ++k) {
+         const std::string name = l + "_" + (k < 8 ? names[k] : f ? "pfRelIso03_all" : "pfRelIso04_all");
+         void *values = is_long ? (void *)plain[f][k] : (void *)value[f][k];
+         tree->Branch(name.c_str(), values, (name + size + "/" + (is_long ? "F" : number)).c_str());
+      }
+   }
+   for (int i = 0; i < 9; ++i) {
+      event = i;
+      for (int f = 0; f < 2; ++f) {
+         n[f] = (i + 2 * f) % 5;
+         for (int j = 0; j < 5; ++j) {
+            charges[f][j] = charge[f][j] = j % 2 ? 1 : -1;
+            for (int k = 0; k < 9; ++k)
+               value[f][k][j] = plain[f][k][j] = 0.5f * k + j + 8 * i;
+         }
+      }
+      tree->Fill();
+   }
+   tree->Write();
+}
+"""
+
+
 def convert(source: Path, path: Path) -> None:
     """Turn a tree into an RNTuple with many small pages."""
     path.unlink(missing_ok=True)
@@ -95,6 +151,9 @@ def main() -> None:
     ROOT.write_shape(str(plain), 512, False, False, False, 101)
     convert(plain, folder / "converted.root")
     plain.unlink()
+    ROOT.gInterpreter.Declare(FORM_WRITER)
+    for name, (counter, number, counter_code, code) in FORMS.items():
+        ROOT.write_form[counter, number](str(folder / f"form-{name}.root"), counter_code, code)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uproot
 from generators import random_leptons
 from http_server import Fault, FileServer, Seen
 from outreach import campaign, dataset, with_other_runs, write
@@ -34,7 +35,7 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> tuple[bytes, bytes]:
     """Old and new content of a file: same size, UUID and everything but the run numbers."""
     leptons = random_leptons(EVENTS, seed=8)
     leptons = leptons._replace(run=leptons.run % 7 + 1)
-    path = write(tmp_path_factory.mktemp("old") / "a.root", leptons, basket=50, compressed=False)
+    path = write(tmp_path_factory.mktemp("old") / "a.root", leptons, basket=50, compression=uproot.ZLIB(0))
     return path.read_bytes(), with_other_runs(path, OTHER)
 
 

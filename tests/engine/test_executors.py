@@ -114,6 +114,7 @@ def test_threads_blame_a_chunk_only_after_it_ended_the_process_alone_three_times
     codes = [finished.returncode for finished in done]
     assert codes == [-11, -11, -11, -11, 0]
     assert "entries 300 to 400 ended the worker each time" in done[-1].stdout
+    assert "or more than 900 s" in done[-1].stdout  # the limit of that process, which this run has not
     calls = Counter(line for path in tmp_path.glob("[0-9]*") for line in path.read_text().splitlines())
     assert calls["0 0 300"] == 5  # among others, alone three times, and in a process of its own
     assert len(calls) == 36
@@ -126,8 +127,10 @@ def test_file_that_fails_in_run_after_run_is_no_poison(
     options = {"ledger": tmp_path / "l.sqlite", "analyse": analyses.away, "chunk_events": 300}
     monkeypatch.setenv("AWAY", "1")
     for _ in range(6):
-        result = last(one, **options)
-        assert [failure.error for failure in result.failed] == ["ConnectionError"] * 4
+        with pytest.raises(
+            errors.FileError, match=r"none of the 4 files can be read \(4 × ConnectionError\); the first: "
+        ):
+            last(one, **options)
     monkeypatch.delenv("AWAY")
     assert results.document(last(one, **options)) == results.document(last(one))
 

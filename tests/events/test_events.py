@@ -143,7 +143,7 @@ def test_fallback_asks_a_server_for_few_large_parts(
 ) -> None:
     monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
     leptons = random_leptons(2000, seed=5)
-    content = write(tmp_path / "f.root", leptons, basket=500, compressed=False).read_bytes()
+    content = write(tmp_path / "f.root", leptons, basket=500, compression=uproot.ZLIB(0)).read_bytes()
     assert len(content) > 2 * transfer.READ_AHEAD
     url = http_server.add("/f.root", content)
     read = read_leptons(replace(chunk(tmp_path / "f.root", 0, 2000), file=File(url)))

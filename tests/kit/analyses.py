@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from higgsnb.datasets import Chunk
+from higgsnb.engine import executors
 from higgsnb.results import Tally, analyse, histograms
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut, Selection
 
@@ -41,6 +42,22 @@ def away(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     if "AWAY" in os.environ:
         raise ConnectionError("the server is away\nTry again later.")
     return analyse(chunk, selection, **options)
+
+
+def short_of_memory(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Ask for too much memory in that chunk."""
+    if _is_poison(chunk):
+        raise MemoryError("Unable to allocate 16.0 GiB")
+    return analyse(chunk, selection, **options)
+
+
+def begin_late(parent: int) -> None:
+    """Begin a worker process; the first ``STILLBORN`` ones die before that, counted in the folder ``CALLS``."""
+    mine = Path(os.environ["CALLS"]) / f"begun-{os.getpid()}"
+    mine.touch()
+    if len(list(mine.parent.glob("begun-*"))) <= int(os.environ["STILLBORN"]):
+        os._exit(1)
+    executors._follow(parent)
 
 
 def full_disk() -> None:

@@ -31,13 +31,9 @@ def branches(leptons: Leptons) -> dict[str, Any]:
 
 
 def write(
-    path: Path,
-    leptons: Leptons,
-    *,
-    leave_out: tuple[str, ...] = (),
-    basket: int | None = None,
-    compressed: bool = True,
-) -> Path:
+    path: Path, leptons: Leptons, *,
+    leave_out: tuple[str, ...] = (), basket: int | None = None, compression: Any = None,
+) -> Path:  # fmt: skip
     """Write a file with a tree ``Events``; ``basket`` is the number of events in a cluster of baskets."""
     columns = {name: values for name, values in branches(leptons).items() if name not in leave_out}
     zipped: dict[str, Any] = {name: values for name, values in columns.items() if "_" not in name}
@@ -45,7 +41,7 @@ def write(
         fields = {name.removeprefix(f"{flavour}_"): v for name, v in columns.items() if name.startswith(f"{flavour}_")}
         if fields:
             zipped[flavour] = ak.zip(fields)
-    with uproot.recreate(path, compression=uproot.ZLIB(1) if compressed else None) as file:
+    with uproot.recreate(path, compression=compression or uproot.ZLIB(1)) as file:
         step = basket or max(1, leptons.n_events)
         tree = file.mktree("Events", {name: ak.type(values).content for name, values in zipped.items()})
         for start in range(0, leptons.n_events, step):

@@ -19,7 +19,7 @@ contradiction is a `DamagedFileError`. A tree that is valid but different (``std
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
@@ -66,6 +66,8 @@ _STORED = {
     ("TLeafI", True): ">u4",
     ("TLeafL", False): ">i8",
     ("TLeafL", True): ">u8",
+    ("TLeafG", False): ">i8",  # Long_t, stored with eight bytes on every machine
+    ("TLeafG", True): ">u8",
 }
 _KEY = struct.Struct(">ihiIhhii")
 _BIG_KEY = struct.Struct(">ihiIhhqq")
@@ -406,11 +408,10 @@ class _Work:
                 kept[index] = content
             yield np.frombuffer(content, branch.dtype)
 
-    def gather(self, name: str, starts: Integers, elements: Integers) -> Array:
-        """Return the values of branch ``name`` at ``elements``, ascending; its baskets begin at ``starts``."""
+    def gather(self, name: str, contents: Iterable[Array], starts: Integers, elements: Integers) -> Array:
+        """Return the values of branch ``name`` at ``elements``, ascending; its ``contents`` begin at ``starts``."""
         values = np.empty(len(elements), self.branches[name].dtype.newbyteorder("="))
         cuts = np.searchsorted(elements, starts).tolist()
-        contents = self.contents(name, np.diff(starts))
         for content, start, first, last in zip(contents, starts.tolist(), cuts, cuts[1:], strict=False):
             if first < last:
                 values[first:last] = content[elements[first:last] - start]
@@ -444,14 +445,23 @@ def _read_window(work: _Work, columns: Columns) -> Preselected:
     here = slice(window.start - first, window.stop - first)
     selected = np.flatnonzero(four_leptons(*(counts[name][here] for name in columns.jagged)))
     entries = selected + window.start
-    found = {name: work.gather(name, work.edges(name), entries) for name in columns.flat}
+    edges = {name: work.edges(name) for name in columns.flat}
+    found = {
+        name: work.gather(name, work.contents(name, np.diff(starts)), starts, entries) for name, starts in edges.items()
+    }
     offsets = []
     for counter, names in columns.jagged.items():
         firsts = np.empty(last - first + 1, dtype=np.int64)
-        add_up(counts[counter], firsts)
+        if not add_up(counts[counter], firsts):
+            raise DamagedFileError(f"{work.location}: branch {counter} counts less than no leptons, or too many")
+        edges = {name: firsts[work.edges(name) - first] for name in names}
+        # Baskets of another size than the counters say end it here, before anything is allocated for so many leptons.
+        read = {name: list(work.contents(name, np.diff(edges[name]))) for name in names[:1]}
         elements, starts = elements_of(firsts[entries - first], counts[counter][entries - first])
         offsets.append(starts)
-        found |= {name: work.gather(name, firsts[work.edges(name) - first], elements) for name in names}
+        for name, begins in edges.items():
+            contents = read.pop(name, None) or work.contents(name, np.diff(begins))
+            found[name] = work.gather(name, contents, begins, elements)
     muons, electrons = offsets
     return Preselected(entries, muons, electrons, found, window.stop - window.start, Notes.of(work.seen))
 
@@ -466,17 +476,23 @@ def _counts(work: _Work, counter: str) -> npt.NDArray[Any]:
 
 
 @rule
-def add_up(counts: npt.NDArray[Any], offsets: Integers) -> None:
-    """Fill ``offsets`` (n + 1,) with zero and the running sum of ``counts`` (n,), eight times faster than `numpy`."""
-    total = np.int64(0)
+def add_up(counts: npt.NDArray[Any], offsets: Integers) -> bool:
+    """Fill ``offsets`` (n + 1,) with zero and the running sum of ``counts`` (n,), eight times faster than `numpy`.
+
+    Return whether the sum never decreases, as it does with a negative count or one that is too large.
+    """
+    total, rises = np.int64(0), True
     offsets[0] = total
     for i in range(len(counts)):
         total += np.int64(counts[i])
+        rises &= total >= offsets[i]
         offsets[i + 1] = total
+    return rises
 
 
 def elements_of(firsts: Integers, counts: npt.NDArray[Any]) -> tuple[Integers, Integers]:
     """Return the indices of the leptons of events that start at ``firsts`` and have ``counts``, and their offsets."""
+    counts = counts.astype(np.int64, copy=False)  # numpy adds no unsigned 64-bit integers to signed ones
     offsets = np.empty(len(firsts) + 1, dtype=np.int64)
     add_up(counts, offsets)
     return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], counts), offsets

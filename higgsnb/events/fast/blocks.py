@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import bisect
 import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Sequence
@@ -65,14 +66,15 @@ class LocalBlocks:
     def __init__(self, path: str | Path) -> None:
         self.location = os.fspath(path)
         self._descriptor = os.open(self.location, os.O_RDONLY)
+        self._size = os.fstat(self._descriptor).st_size
         self.close = weakref.finalize(self, os.close, self._descriptor)
 
     def read(self, offset: int, size: int) -> bytes:
         """Return the bytes at ``offset``; fewer than ``size`` of them is a `DamagedFileError`."""
+        check_place(self.location, offset, size, self._size)
         data = os.pread(self._descriptor, size, offset)
         if len(data) != size:
-            missing = size - len(data)
-            raise DamagedFileError(f"{self.location}: ends {missing} bytes too early, reading {size} at {offset}")
+            raise DamagedFileError(f"{self.location}: gave {len(data)} bytes instead of {size} at {offset}")
         return data
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:  # noqa: ARG002 - the operating system reads ahead
@@ -81,7 +83,7 @@ class LocalBlocks:
 
 
 class RemoteBlocks:
-    """A file read through a function ``pread(offset, size) -> bytes``, in few and large requests.
+    """A file of ``size`` bytes, if that is known, read through ``pread(offset, size) -> bytes`` in few, large requests.
 
     Ranges less than ``gap`` bytes apart are asked for together, up to ``largest`` bytes a request, and four requests
     run at once. Retrying is left to ``pread``.
@@ -90,9 +92,11 @@ class RemoteBlocks:
     remote = True
 
     def __init__(
-        self, location: str, pread: Callable[[int, int], bytes], *, gap: int = 128 * 1024, largest: int = 8 * 1024**2
-    ) -> None:
+        self, location: str, pread: Callable[[int, int], bytes], size: int = sys.maxsize, *,
+        gap: int = 128 * 1024, largest: int = 8 * 1024**2,
+    ) -> None:  # fmt: skip
         self.location = location
+        self._size = size
         self._pread = pread
         self._gap = gap
         self._largest = largest
@@ -101,6 +105,8 @@ class RemoteBlocks:
 
     def fetch(self, ranges: Sequence[tuple[int, int]]) -> Fetch:
         """Read all ``ranges`` now."""
+        for offset, size in ranges:
+            check_place(self.location, offset, size, self._size)
         requests = coalesce(ranges, gap=self._gap, largest=self._largest)
         futures = [self._pool.submit(copy_context().run, self._pread, offset, size) for offset, size in requests]
         pieces = []
@@ -116,6 +122,15 @@ class RemoteBlocks:
             return memoryview(pieces[i])[offset - starts[i] : offset - starts[i] + size]
 
         return read
+
+
+def check_place(location: str, offset: int, size: int, file_size: int) -> None:
+    """Raise `DamagedFileError` if a file cannot have ``size`` bytes at ``offset``; nothing is allocated for them."""
+    if offset < 0 or size < 0:
+        raise DamagedFileError(f"{location}: points to {size} bytes at {offset}, which cannot be")
+    if offset + size > file_size:
+        missing = offset + size - file_size
+        raise DamagedFileError(f"{location}: ends {missing} bytes too early, reading {size} at {offset}")
 
 
 def coalesce(ranges: Sequence[tuple[int, int]], *, gap: int, largest: int) -> list[tuple[int, int]]:
@@ -170,7 +185,9 @@ def _inflate_zlib(payload: Buffer, size: int, wanted: int, checked: bool) -> Inf
     except ImportError:
         import zlib
 
-        return Inflated(zlib.decompress(payload, bufsize=size), True)
+        whole = zlib.decompressobj()
+        data = whole.decompress(payload, size + 1)  # however much more it holds
+        return Inflated(data if whole.eof else b"", True)  # without its end it is damaged
     return Inflated(deflate.zlib_decompress(payload, size), True)
 
 
@@ -195,7 +212,8 @@ def _inflate_zstd(payload: Buffer, size: int, wanted: int, _checked: bool) -> In
     except ImportError:
         import cramjam
 
-        return Inflated(memoryview(cramjam.zstd.decompress(payload, output_len=size)), has_checksum)
+        data = bytearray(size)  # `decompress` would go on, however much the block holds
+        return Inflated(memoryview(data)[: cramjam.zstd.decompress_into(payload, data)], has_checksum)
     if zstandard.frame_content_size(payload) not in (size, -1):  # that much would be allocated, however wrong it is
         raise ValueError("its frame has another size")
     if not hasattr(_zstd, "decompressor"):  # one for each thread; making one costs as much as a small block
@@ -205,11 +223,15 @@ def _inflate_zstd(payload: Buffer, size: int, wanted: int, _checked: bool) -> In
     return Inflated(_zstd.decompressor.stream_reader(payload).read(wanted), False)
 
 
+_LZMA_MEMORY = 256 * 1024**2
+"""Most memory of an LZMA decompressor; the largest dictionary that a compressor makes, of level 9, takes 65 MiB."""
+
+
 def _inflate_lzma(payload: Buffer, size: int, wanted: int, checked: bool) -> Inflated:
     """LZMA: an XZ container with its CRC, or the first ``wanted`` bytes of it."""
     import lzma
 
-    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_XZ)
+    decompressor = lzma.LZMADecompressor(format=lzma.FORMAT_XZ, memlimit=_LZMA_MEMORY)
     data = decompressor.decompress(payload, size + 1 if checked else wanted)
     return Inflated(data, decompressor.eof)
 

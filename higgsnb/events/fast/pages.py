@@ -89,8 +89,8 @@ class JaggedField(NamedTuple):
 class _Schema:
     """Fields and columns of an RNTuple, by uproot's records of them."""
 
-    def __init__(self, ntuple: Any) -> None:
-        self._ntuple = ntuple
+    def __init__(self, ntuple: Any, location: str) -> None:
+        self._ntuple, self._location = ntuple, location
         self._fields = ntuple.field_records
         self._top = {record.field_name: i for i, record in enumerate(self._fields) if record.parent_field_id == i}
         self._columns: dict[int, list[int]] = {}
@@ -138,12 +138,32 @@ class _Schema:
                 zigzag=bool(metadata.zigzag),
                 delta=bool(metadata.delta),
                 is_bit=bool(metadata.isbit),
-                clusters=tuple(_pages(cluster, number, name) for cluster in self._ntuple.page_link_list),
+                clusters=tuple(_pages(self._location, c, number, name) for c in self._ntuple.page_link_list),
             )
         return self._made[number]
 
 
-def _pages(cluster: Any, number: int, name: str) -> tuple[Page, ...]:
+def read_page_lists(ntuple: Any, location: str) -> None:
+    """Let uproot read entries and pages of each cluster, and verify the checksums of these lists, which it does not.
+
+    Raises `DamagedFileError` if one does not agree.
+    """
+
+    def read(locator: Any, size: int) -> tuple[Any, Any]:
+        chunk, cursor = type(ntuple).read_locator(ntuple, locator, size)
+        content = bytes(chunk.raw_data)
+        if xxhash.xxh3_64_digest(content[:-_CHECKSUM])[::-1] != content[-_CHECKSUM:]:
+            raise DamagedFileError(f"{location}: a list of pages at byte {locator.offset} fails its checksum")
+        return chunk, cursor
+
+    ntuple.read_locator = read
+    try:
+        ntuple.page_link_list  # noqa: B018 - read now, and kept
+    finally:
+        del ntuple.read_locator
+
+
+def _pages(location: str, cluster: Any, number: int, name: str) -> tuple[Page, ...]:
     """List the pages of one column in one cluster."""
     if number >= len(cluster) or cluster[number].suppressed:
         raise UnexpectedFormError(f"field {name} is not stored in every cluster")
@@ -151,7 +171,7 @@ def _pages(cluster: Any, number: int, name: str) -> tuple[Page, ...]:
     stop = 0
     for record in cluster[number].pages:
         if not record.num_elements > 0 or not record.locator.num_bytes > 0:
-            raise DamagedFileError(f"field {name} has a page of {record.num_elements} elements")
+            raise DamagedFileError(f"{location}: field {name} has a page of {record.num_elements} elements")
         start, stop = stop, stop + int(record.num_elements)
         size = int(record.locator.num_bytes) + (_CHECKSUM if record.has_checksum else 0)
         pages.append(Page(int(record.locator.offset), size, bool(record.has_checksum), start, stop))
@@ -167,12 +187,13 @@ class PageReader(OpenFile):
     name = "pages"
 
     def __init__(self, ntuple: Any, source: ByteSource, columns: Columns, *, checked: bool = True) -> None:
+        read_page_lists(ntuple, source.location)
         self.uuid = str(ntuple.file.uuid)
         self.columns = columns
         self.n_entries = int(ntuple.num_entries)
         self._source = source
         self._checked = checked
-        schema = _Schema(ntuple)
+        schema = _Schema(ntuple, source.location)
         self._flat = {name: schema.flat(name) for name in columns.flat}
         self._jagged = {c: {name: schema.jagged(name) for name in names} for c, names in columns.jagged.items()}
         edges = np.cumsum([0, *(int(cluster.num_entries) for cluster in ntuple.cluster_summaries)])

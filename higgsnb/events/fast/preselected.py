@@ -59,7 +59,9 @@ def open_preselected(
         reader = _READERS.get(found.classname)
         if reader is None:
             raise UnexpectedFormError(f"{TREE} in {location} is a {found.classname}, neither TTree nor RNTuple")
-        source: ByteSource = LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread)
+        source: ByteSource = (
+            LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread, remote.size)
+        )
         try:
             return reader(found, source, columns, checked=checked)
         except BaseException:
