@@ -242,9 +242,10 @@ class Cluster(AbstractContextManager["Cluster"]):
             found = provider.problem()
             self._show(found)
             final = timer.is_final(found)
-            if ready == 0 and (final or time.monotonic() > until):
+            late = time.monotonic() > until
+            if ready == 0 and (late or (final and found and not found.some_may_come)):
                 raise not_ready(found, self._spec.deadline, provider.name)
-            if final or time.monotonic() > until:
+            if late or (ready and final):
                 break
             pause(self._cancel)
         else:
