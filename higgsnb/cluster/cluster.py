@@ -107,10 +107,10 @@ def launch(
         Setting it from another thread cancels the start within about a second with `ClusterError`; what was made is
         removed, in a thread if that takes longer. Without effect once the cluster is ready.
     options
-        ``kubernetes``: ``environment`` (dict for the pods), ``pull_secrets``, ``user_id``; ``gateway``: ``address``,
-        ``proxy_address``, ``auth`` and what its administrator offers; ``slurm``, ``htcondor``: those of dask-jobqueue;
-        ``local``: those of Dask's ``LocalCluster``; ``auto``: all of them; those of other kinds than the chosen one are
-        ignored.
+        ``kubernetes``: ``environment`` (dict for the pods), ``pull_secrets``, ``user_id``, ``disk`` (temporary storage
+        of a worker, ``"10GiB"``); ``gateway``: ``address``, ``proxy_address``, ``auth`` and what its administrator
+        offers; ``slurm``, ``htcondor``: those of dask-jobqueue; ``local``: those of Dask's ``LocalCluster``; ``auto``:
+        all of them; those of other kinds than the chosen one are ignored.
 
     Raises
     ------
@@ -242,9 +242,10 @@ class Cluster(AbstractContextManager["Cluster"]):
             found = provider.problem()
             self._show(found)
             final = timer.is_final(found)
-            if ready == 0 and (final or time.monotonic() > until):
+            late = time.monotonic() > until
+            if ready == 0 and (late or (final and found and not found.some_may_come)):
                 raise not_ready(found, self._spec.deadline, provider.name)
-            if final or time.monotonic() > until:
+            if late or (ready and final):
                 break
             pause(self._cancel)
         else:

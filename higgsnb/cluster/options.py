@@ -27,7 +27,9 @@ BATCH = {
 }
 """The class of dask-jobqueue, and the commands that it runs."""
 GATEWAY_OPTIONS = ("address", "proxy_address", "auth")
-KUBERNETES_OPTIONS = ("environment", "pull_secrets", "user_id")
+KUBERNETES_OPTIONS = ("environment", "pull_secrets", "user_id", "disk")
+WORKER_DISK = "10GiB"
+"""Default of the option ``disk`` of Kubernetes: the temporary storage of a worker, for the files that it downloads."""
 OWN_OPTIONS = {
     *("n_workers", "threads_per_worker", "memory_limit", "host", "dashboard_address", "worker_dashboard_address"),
     *("processes", "death_timeout", "protocol", "security", "asynchronous"),
@@ -80,6 +82,7 @@ class ClusterSpec:
             if not isinstance(variables, Mapping) or not all(isinstance(x, str) for x in chain(*variables.items())):
                 raise OptionError("environment must be a dict of str to str", "For instance {'OMP_NUM_THREADS': '1'}.")
             check_number("user_id", self.options.get("user_id", 1))
+            parse_memory(self.options.get("disk", WORKER_DISK), "disk")
         if self.options or self.kind in BATCH:
             _check_names(self.kind, self.options)
 
@@ -169,8 +172,8 @@ def jobqueue() -> Any:
     return dask_jobqueue
 
 
-def parse_memory(text: str | int) -> int:
-    """Return an amount of memory in bytes.
+def parse_memory(text: str | int, name: str = "memory") -> int:
+    """Return an amount of memory, or of what else ``name`` says, in bytes.
 
     Raises OptionError if it is not an amount, or less than 100 MB.
 
@@ -179,7 +182,7 @@ def parse_memory(text: str | int) -> int:
     """
     amount = int(quantity(str(text).replace(" ", "").removesuffix("B").removesuffix("b")))
     if amount < 100_000_000:
-        raise OptionError(f"memory = {text!r} is {amount} bytes; a worker needs at least 100MB", "Try 2GiB.")
+        raise OptionError(f"{name} = {text!r} is {amount} bytes; a worker needs at least 100MB", "Try 2GiB.")
     return amount
 
 

@@ -21,11 +21,14 @@ class Problem:
     """Why a cluster is not ready, in the words of Dask or Kubernetes, and what to do about it.
 
     ``timeout`` is how long it may last, in seconds, before it counts as final: 0 for what cannot clear by itself.
+    ``log_of`` is the pod whose log says more. ``some_may_come``: it keeps some workers away, others may still come.
     """
 
     reason: str
     hint: str
     timeout: float = 0.0
+    log_of: str = ""
+    some_may_come: bool = False
 
 
 class ProblemTimer:

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from higgsnb.cluster import ClusterSpec
 from higgsnb.cluster.kubernetes import api, preflight, problems, spec
+from higgsnb.errors import OptionError
 
 
 def test_only_addresses_without_secrets_reach_the_pods(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -57,10 +59,104 @@ READY = [{"type": "Ready", "status": "True"}]
 FULL = "0/3 nodes are available: 3 Insufficient memory."
 
 
+EARLY, READY_AT, LATE = (f"2026-11-27T10:00:{second}Z" for second in ("05", "09", "31"))
+SCHEDULER = pod("scheduler", phase="Running", conditions=[{**READY[0], "lastTransitionTime": READY_AT}])
+REFUSED = {"reason": "FailedCreate", "type": "Warning", "message": "pods is forbidden: exceeded quota: small"}
+
+
+def refused(replica_set: str, message: str = REFUSED["message"]) -> dict[str, Any]:
+    return {**REFUSED, "message": message, "involvedObject": {"kind": "ReplicaSet", "name": replica_set}}
+
+
+def ended(at: str, **status: Any) -> dict[str, Any]:
+    """What the API says of a container that has ended before."""
+    return {"lastState": {"terminated": {"exitCode": 1, "reason": "Error", "finishedAt": at}}, **status}
+
+
+def reason(pods: list[dict[str, Any]], *events: dict[str, Any]) -> str:
+    found = problems.find_problem(pods, events)
+    return found.reason if found else ""
+
+
 def test_worker_that_ends_for_want_of_its_scheduler_is_not_the_problem() -> None:
     crashed = waiting("CrashLoopBackOff", lastState={"terminated": {"exitCode": 1, "reason": "Error"}})
     assert problems.find_problem([pod("scheduler", phase="Running"), crashed], []) is None
     assert problems.find_problem([pod("scheduler", phase="Running", conditions=READY), crashed], []) is not None
+
+
+def test_the_crash_of_a_worker_is_its_own_only_once_the_scheduler_is_ready() -> None:
+    before, after = (waiting("CrashLoopBackOff", **ended(at)) for at in (EARLY, LATE))
+    again = pod(phase="Running", containerStatuses=[{"state": {"running": {}}, **ended(EARLY, restartCount=2)}])
+    assert reason([SCHEDULER, before]) == reason([SCHEDULER, again]) == reason([before]) == ""
+    assert "a worker keeps crashing" in reason([SCHEDULER, after])
+    for worker in (before, again):
+        assert "exceeded quota" in reason([SCHEDULER, worker], refused("c-default-worker-2"))
+
+
+def test_what_keeps_the_scheduler_away_comes_before_what_that_does_to_workers() -> None:
+    crashed = waiting("CrashLoopBackOff", **ended(LATE))
+    full = pod(conditions=[{"type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": FULL}])
+    for workers in ([crashed], [full], [crashed, full], []):
+        assert "no schedulers" in reason(
+            workers, refused("c-default-worker-1"), refused("c-scheduler-1", "no schedulers")
+        )
+        pulling = waiting("ErrImagePull")
+        pulling["metadata"]["labels"]["dask.org/component"] = "scheduler"
+        assert "the scheduler cannot pull its image" in reason([*workers, pulling], refused("c-default-worker-1"))
+
+
+def test_a_refusal_counts_only_while_its_pod_is_missing() -> None:
+    worker = pod(phase="Running")
+    worker["metadata"]["ownerReferences"] = [{"kind": "ReplicaSet", "name": "c-default-worker-1"}]
+    assert reason([SCHEDULER, worker], refused("c-default-worker-1")) == ""
+    assert "exceeded quota" in reason([SCHEDULER, worker], refused("c-default-worker-2"))
+
+
+@pytest.mark.parametrize(
+    ("workers", "some_may_come"),
+    [
+        ([pod(phase="Running")], True),
+        ([pod()], True),
+        ([], False),
+        ([waiting("ErrImagePull")], False),
+        ([waiting("CrashLoopBackOff", **ended(LATE))], False),
+        ([waiting("CrashLoopBackOff", **ended(LATE)), pod(phase="Running")], True),
+    ],
+)
+def test_what_keeps_some_workers_away_does_not_end_the_start_while_others_may_come(
+    workers: list[dict[str, Any]], some_may_come: bool
+) -> None:
+    found = problems.find_problem([SCHEDULER, *workers], [refused("c-default-worker-9")])
+    assert found is not None
+    assert found.some_may_come is some_may_come
+
+
+def test_what_the_operator_cannot_make_is_named_from_its_log() -> None:
+    words = "Handler 'daskcluster_create_components/status.phase' failed with an exception: services \"c\" is forbidden"
+    event = {"type": "Error", "reason": "Logging", "message": words, "involvedObject": {"name": "c"}}
+    assert "the Dask operator cannot make the cluster: Handler" in reason([SCHEDULER], event)
+    assert reason([SCHEDULER, pod(phase="Running")], event) == ""  # it has tried again since
+    assert reason([SCHEDULER], {**event, "type": "Warning"}) == ""
+
+
+def test_a_pod_that_ran_out_of_disk_is_told_what_to_ask_for() -> None:
+    words = "Pod ephemeral local storage usage exceeds the total limit of containers 10Gi."
+    found = problems.find_problem([SCHEDULER, pod(phase="Failed", reason="Evicted", message=words)], [])
+    assert found is not None
+    assert 'disk="20GiB"' in found.hint
+    assert "HIGGSNB_STREAM_ABOVE" in found.hint
+
+
+@pytest.mark.parametrize(("options", "limit"), [({}, 10 * 2**30), ({"disk": "500MB"}, 5 * 10**8)])
+def test_workers_have_a_disk_of_limited_size(options: dict[str, Any], limit: int) -> None:
+    wanted = ClusterSpec.parse("kubernetes", workers=1, image="x", **options)
+    made = spec.cluster_object("c", wanted, None)["spec"]
+    worker, scheduler = (made[role]["spec"]["containers"][0]["resources"] for role in ("worker", "scheduler"))
+    assert worker["limits"]["ephemeral-storage"] == str(limit)
+    assert scheduler["limits"]["ephemeral-storage"] == "1Gi"
+    assert [one["requests"]["ephemeral-storage"] for one in (worker, scheduler)] == ["0", "0"]
+    with pytest.raises(OptionError, match="disk = '1MB' is 1000000 bytes"):
+        ClusterSpec.parse("kubernetes", disk="1MB")
 
 
 @pytest.mark.parametrize(
@@ -114,6 +210,11 @@ def test_a_quota_is_compared_with_what_is_needed() -> None:
     }
     quota = {"metadata": {"name": "team"}, "status": status}
     assert list(preflight.shortage(quota, {"pods": 3, "cpu": 1.5, "memory": 2**33})) == []
+    disks = {"requests.ephemeral-storage": "5Gi", "limits.ephemeral-storage": "20Gi"}
+    small = {"metadata": {"name": "team"}, "status": {"hard": disks}}
+    assert list(preflight.shortage(small, {"limits.ephemeral-storage": 2.0**35})) == [
+        "team: limits.ephemeral-storage 20Gi, used 0, needed 3.43597e+10"
+    ]
     assert list(preflight.shortage(quota, {"pods": 8, "cpu": 1.6, "memory": 2**33 + 1})) == [
         "team: pods 10, used 3, needed 8",
         "team: requests.cpu 4, used 2500m, needed 1.6",

@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from higgsnb import cluster, errors
+
 ROOT = Path(__file__).resolve().parents[2]
 MANIFESTS = ROOT / "binder" / "hub" / "manifests"
 ADMIN = Path(os.environ.get("KUBECONFIG", ""))
@@ -97,6 +99,27 @@ def user_kubeconfig(admin: Any, namespace: str, account: str, server: str = "") 
         "users": [{"name": "test", "user": {"token": token}}],
         "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test", "namespace": namespace}}],
     }
+
+
+def start_fails(kube: Kube, words: str, hint: str, **options: Any) -> errors.ClusterError:
+    """A start must fail with these words and this hint, be told in time, and leave nothing."""
+    states: list[cluster.ClusterState] = []
+    whole = {
+        "workers": 1,
+        "memory": "1GiB",
+        "image": kube.image,
+        "deadline": 55,
+        **options,
+    }  # guarantee G16: named within a minute
+    with pytest.raises(errors.ClusterError, match=words) as failure:
+        cluster.launch("kubernetes", on_state=states.append, **whole)
+    error = failure.value
+    assert hint in error.hint
+    assert len(str(error).splitlines()) <= 3
+    state = states[-1]
+    assert (state.phase, state.workers_ready, state.hint) == ("failed", 0, error.hint)
+    assert kube.objects() == []
+    return error
 
 
 class Proxy:

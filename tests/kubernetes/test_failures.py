@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from kube import MANIFESTS, Kube, Proxy, yaml_documents
+from kube import MANIFESTS, Kube, Proxy, start_fails, yaml_documents
 from waiting import wait_for
 
 import higgsnb
 from higgsnb import cluster, errors
 from higgsnb.cluster import ClusterSpec
+from higgsnb.cluster.kubernetes.operated import delete
 from higgsnb.cluster.kubernetes.preflight import RIGHTS
 from higgsnb.cluster.prepare import prepare
 
@@ -22,27 +23,6 @@ pytestmark = pytest.mark.kubernetes
 
 OPERATOR = "/apis/apps/v1/namespaces/dask-operator/deployments/dask-operator"
 RBAC = "/apis/rbac.authorization.k8s.io/v1"
-
-
-def start_fails(kube: Kube, words: str, hint: str, **options: Any) -> errors.ClusterError:
-    """A start must fail with these words and this hint, be told in time, and leave nothing."""
-    states: list[cluster.ClusterState] = []
-    whole = {
-        "workers": 1,
-        "memory": "1GiB",
-        "image": kube.image,
-        "deadline": 55,
-        **options,
-    }  # guarantee G16: named within a minute
-    with pytest.raises(errors.ClusterError, match=words) as failure:
-        cluster.launch("kubernetes", on_state=states.append, **whole)
-    error = failure.value
-    assert hint in error.hint
-    assert len(str(error).splitlines()) <= 3
-    state = states[-1]
-    assert (state.phase, state.workers_ready, state.hint) == ("failed", 0, error.hint)
-    assert kube.objects() == []
-    return error
 
 
 def test_1_no_custom_resource_definitions(faulty: Kube) -> None:
@@ -246,3 +226,11 @@ def test_the_role_is_the_table_of_the_preflight() -> None:
 
 def test_a_deadline_too_short_says_what_was_missing(faulty: Kube) -> None:
     start_fails(faulty, "was not ready in 6 s", "deadline=", image="dask:never-ready", deadline=6)
+
+
+def test_the_workers_of_a_deleted_cluster_go_also_without_the_operator(faulty: Kube) -> None:
+    with cluster.launch("kubernetes", workers=1, memory="1GiB", image=faulty.image) as mine, operator_away(faulty):
+        with pytest.raises(errors.ApiError, match=f"still there 2 s after {mine.state.name} was deleted"):
+            delete([(faulty.admin, mine.state.name)], 2)
+        wait_for(lambda: not faulty.pods("worker"), "no workers", 60)
+        assert faulty.pods("scheduler")

@@ -127,7 +127,8 @@ def test_the_pods_have_no_more_rights_than_they_need(user: Kube) -> None:
         assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
         assert container["securityContext"]["allowPrivilegeEscalation"] is False
         assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
-        assert set(container["resources"]["requests"]) == set(container["resources"]["limits"]) == {"cpu", "memory"}
+        resources, names = container["resources"], {"cpu", "memory", "ephemeral-storage"}
+        assert set(resources["requests"]) == set(resources["limits"]) == names
         assert pod["metadata"]["labels"]["app.kubernetes.io/managed-by"] == "higgsnb"
     assert made["spec"]["idleTimeout"] == 77
 

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import copy
+import functools
+import ipaddress
+import json
 import re
-from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import celpy
 import pytest
+from hostile import HOSTILE_PODS, HOSTILE_SERVICES, cluster_of_ours, made, pods, scheduler_of
 from kube import MANIFESTS, ROOT, yaml_documents
 
-from higgsnb.cluster import ClusterSpec
 from higgsnb.cluster.kubernetes.operated import DASHBOARD_PORT, SCHEDULER_PORT
-from higgsnb.cluster.kubernetes.spec import cluster_object
+from higgsnb.cluster.options import quantity as amount
 
 pytestmark = pytest.mark.kubernetes
 
@@ -61,89 +64,119 @@ def test_clusters_have_a_namespace_of_their_own_that_refuses_privileged_pods() -
     assert {place for kind, place in places if kind != "ServiceAccount"} == {namespace["metadata"]["name"]}
 
 
-# --- What pods a user may have made ----------------------------------------------------------------
+# --- What pods and services a user may have made ---------------------------------------------------
 
 
-def refusals(pod: dict[str, Any]) -> list[str]:
-    """What the shipped policy says of a pod, by an evaluator of its language."""
-    policy, binding = yaml_documents(MANIFESTS / "admission.yaml")
-    assert binding["spec"]["policyName"] == policy["metadata"]["name"]
-    spec = policy["spec"]
-    if not all(holds(one["expression"], pod) for one in spec["matchConditions"]):
+def policy(kind: str) -> dict[str, Any]:
+    """The shipped policy for pods or services."""
+    policies = [item for item in yaml_documents(MANIFESTS / "admission.yaml") if "validations" in item["spec"]]
+    spec: dict[str, Any] = next(item["spec"] for item in policies if item["metadata"]["name"].endswith(kind))
+    return spec
+
+
+def lists(kind: str) -> dict[str, list[str]]:
+    """The lists in the variables of a policy, by name."""
+    entries = policy(kind)["variables"]
+    return {one["name"]: json.loads(one["expression"]) for one in entries if one["expression"].startswith("[")}
+
+
+def refusals(item: dict[str, Any], operation: str = "CREATE") -> list[str]:
+    """What the shipped policy says of a pod, service or cluster, by an evaluator of its language."""
+    resource = {"Service": "services", "DaskCluster": "daskclusters"}.get(item.get("kind", ""), "pods")
+    spec = policy("pods" if resource == "pods" else "services")
+    request = {"operation": operation, "resource": {"resource": resource}}
+    context = {"object": celpy.json_to_cel(item), "request": celpy.json_to_cel(request)}
+    if not all(value(one["expression"], context) for one in spec["matchConditions"]):
         return []
-    return [one["message"] for one in spec["validations"] if not holds(one["expression"], pod)]
+    context["variables"] = celpy.json_to_cel({})
+    for one in spec["variables"]:
+        context["variables"][celpy.json_to_cel(one["name"])] = value(one["expression"], context)
+    return [one["message"] for one in spec["validations"] if not value(one["expression"], context)]
 
 
-def holds(expression: str, pod: dict[str, Any]) -> bool:
+@functools.cache
+def compiled(expression: str) -> Any:
     environment = celpy.Environment()
-    program = environment.program(environment.compile(expression))
-    return bool(program.evaluate({"object": celpy.json_to_cel(pod)}))
+    return environment.program(environment.compile(expression))
 
 
-def pods(change: Callable[[dict[str, Any]], object] = lambda _: None) -> list[dict[str, Any]]:
-    """The pods that the operator makes of a cluster of ours, after its user changed the cluster."""
-    controller = pytest.importorskip("dask_kubernetes.operator.controller.controller")
-    spec = ClusterSpec.parse("kubernetes", workers=1, memory=2 * 10**9, image="higgsnb:test", pull_secrets=["registry"])
-    cluster = cluster_object("higgsnb-x", spec, None)
-    change(cluster)
-    made = cluster["metadata"], cluster["spec"]
-    labels, (scheduler, worker) = made[0]["labels"], (made[1]["scheduler"]["spec"], made[1]["worker"]["spec"])
-    deployments = (
-        controller.build_scheduler_deployment_spec("higgsnb-x", scheduler, {}, labels),
-        controller.build_worker_deployment_spec("g", "higgsnb-dask", "higgsnb-x", "u", worker, {}, labels),
-    )
-    return [deployment["spec"]["template"] for deployment in deployments]
+def value(expression: str, context: dict[str, Any]) -> Any:
+    try:
+        return compiled(expression).evaluate(context)
+    except celpy.CELEvalError:  # failurePolicy: Fail
+        return celpy.json_to_cel(False)
 
 
-def test_pods_of_our_clusters_are_admitted() -> None:
-    assert [refusals(pod) for pod in pods()] == [[], []]
+def test_what_our_clusters_consist_of_is_admitted() -> None:
+    assert [refusals(item) for item in [cluster_of_ours(), *made()]] == [[], [], [], []]
 
 
-def scheduler_of(cluster: dict[str, Any]) -> dict[str, Any]:
-    pod: dict[str, Any] = cluster["spec"]["scheduler"]["spec"]
-    return pod
+def test_what_kubernetes_adds_is_admitted() -> None:
+    for place in (0, 1):
+        pod = made()[place]
+        pod["metadata"]["labels"]["pod-template-hash"] = "5d9c7b6f8"
+        pod["metadata"]["annotations"]["kubernetes.io/limit-ranger"] = "LimitRanger plugin set: ..."
+        seconds = {"operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 300}
+        taints = ("node.kubernetes.io/not-ready", "node.kubernetes.io/unreachable")
+        pod["spec"] |= {"dnsPolicy": "ClusterFirst", "restartPolicy": "Always", "schedulerName": "default-scheduler"}
+        pod["spec"] |= {"serviceAccount": "default", "serviceAccountName": "default", "priority": 0}
+        pod["spec"] |= {"preemptionPolicy": "PreemptLowerPriority", "terminationGracePeriodSeconds": 30}
+        pod["spec"]["tolerations"] = [{"key": key, **seconds} for key in taints]
+        message = {"terminationMessagePath": "/dev/termination-log", "terminationMessagePolicy": "File"}
+        pod["spec"]["containers"][0] |= {**message, "imagePullPolicy": "IfNotPresent"}
+        assert refusals(pod) == []
+        pod["spec"]["nodeName"] = "node-1"  # as the scheduler sets it later
+        pod["metadata"]["annotations"]["cni.example.org/addresses"] = "10.1.2.3/32"
+        assert refusals(pod, "UPDATE") == []
+    service = made()[2]
+    service["spec"] |= {"clusterIP": "10.0.0.7", "clusterIPs": ["10.0.0.7"], "internalTrafficPolicy": "Cluster"}
+    service["spec"] |= {"ipFamilies": ["IPv4"], "ipFamilyPolicy": "SingleStack", "sessionAffinity": "None"}
+    assert refusals(service) == []
+    service["metadata"]["annotations"]["kopf.zalando.org/last-handled-configuration"] = "{}"
+    assert refusals(service, "UPDATE") == []
 
 
-SECRET = {"secretKeyRef": {"name": "registry", "key": ".dockerconfigjson"}}
-PROJECTED = {"name": "t", "projected": {"sources": [{"serviceAccountToken": {"path": "token"}}]}}
-HOSTILE: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
-    "the operator's account": (lambda c: scheduler_of(c).update(serviceAccountName="dask-operator"), "account"),
-    "a token": (lambda c: scheduler_of(c).update(automountServiceAccountToken=True), "token"),
-    "a token by default": (lambda c: scheduler_of(c).pop("automountServiceAccountToken"), "token"),
-    "a secret as a volume": (
-        lambda c: scheduler_of(c).update(volumes=[{"name": "s", "secret": {"secretName": "registry"}}]),
-        "volumes",
-    ),
-    "a projected token": (lambda c: scheduler_of(c).update(volumes=[PROJECTED]), "volumes"),
-    "a secret as a variable": (
-        lambda c: scheduler_of(c)["containers"][0]["env"].append({"name": "S", "valueFrom": SECRET}),
-        "secrets",
-    ),
-    "all of a secret": (
-        lambda c: scheduler_of(c)["containers"][0].update(envFrom=[{"secretRef": {"name": "registry"}}]),
-        "secrets",
-    ),
-    "an init container": (lambda c: scheduler_of(c).update(initContainers=[{"name": "i"}]), "init containers"),
-    "the operator's label": (
-        lambda c: c["metadata"]["labels"].update({"app.kubernetes.io/name": "dask-kubernetes-operator"}),
-        "label",
-    ),
-    "no label of a cluster": (
-        lambda c: (
-            c["metadata"]["labels"].update({"dask.org/cluster-name": ""}),
-            scheduler_of(c).update(serviceAccountName="dask-operator"),
-        ),
-        "account",
-    ),
-}
+@pytest.mark.parametrize(
+    ("kind", "name", "schema"),
+    [("pods", "fields", "podspec"), ("pods", "containerFields", "container"), ("services", "fields", "servicespec")],
+)
+def test_every_field_of_kubernetes_is_in_the_list_or_refused(validator: Any, kind: str, name: str, schema: str) -> None:
+    folder = Path(validator.__file__).parent / "kubernetes-json-schema" / f"v{max(supported())}.0-local-strict"
+    known = json.loads((folder / f"{schema}-v1.json").read_text(encoding="utf-8"))["properties"].keys()
+    allowed = set(lists(kind)[name])
+    assert allowed <= known
+    for field in known - allowed:
+
+        def change(cluster: dict[str, Any], field: str = field) -> None:
+            pod = scheduler_of(cluster)
+            places = {"podspec": pod, "container": pod["containers"][0]}
+            places.get(schema, cluster["spec"]["scheduler"]["service"])[field] = {}
+
+        pod, _, service = made(change)
+        assert [words for words in refusals(service if kind == "services" else pod) if "no other fields" in words], (
+            field
+        )
 
 
-@pytest.mark.parametrize("name", HOSTILE)
-def test_pods_that_reach_for_more_are_refused(name: str) -> None:
-    change, word = HOSTILE[name]
-    (said, *more) = refusals(pods(change)[0])
+@pytest.mark.parametrize("name", HOSTILE_PODS)
+def test_pods_that_reach_for_more_are_refused_by_one_rule(name: str) -> None:
+    change, word = HOSTILE_PODS[name]
+    (said,) = refusals(pods(change)[0])
     assert word in said
-    assert more == []
+
+
+@pytest.mark.parametrize("name", HOSTILE_SERVICES)
+def test_services_that_reach_for_more_are_refused_by_one_rule_and_so_are_their_clusters(name: str) -> None:
+    change, word = HOSTILE_SERVICES[name]
+    (said,) = refusals(made(change)[2])
+    assert word in said
+    assert refusals(cluster_of_ours(change)) == [said]
+
+
+def test_there_is_a_hostile_cluster_for_each_rule() -> None:
+    for kind, place, hostile in (("pods", 0, HOSTILE_PODS), ("services", 2, HOSTILE_SERVICES)):
+        said = {words for change, _ in hostile.values() for words in refusals(made(change)[place])}
+        assert said == {one["message"] for one in policy(kind)["validations"]}
 
 
 def test_the_operator_itself_is_admitted() -> None:
@@ -173,6 +206,73 @@ def test_nothing_is_open_but_what_a_policy_lists() -> None:
     *_, outside = dask["spec"]["egress"]
     assert {item["port"] for item in outside["ports"]} == {80, 443, 1094, 1095}
     assert "ingress" not in operator["spec"]
+
+
+def reaches(rules: list[dict[str, Any]], address: str, port: int) -> bool:
+    """Whether an address block of a network policy includes an address at a port."""
+    one = ipaddress.ip_address(address)
+    blocks = [
+        to["ipBlock"]
+        for rule in rules
+        if "to" in rule and (not rule.get("ports") or port in {item["port"] for item in rule["ports"]})
+        for to in rule["to"]
+        if "ipBlock" in to
+    ]
+    inside = [block for block in blocks if one in ipaddress.ip_network(block["cidr"])]
+    return any(not any(one in ipaddress.ip_network(less) for less in block.get("except", ())) for block in inside)
+
+
+def egress() -> dict[str, list[dict[str, Any]]]:
+    """The rules for what goes out, of the clusters, the operator and the notebooks."""
+    _, dask, operator = yaml_documents(MANIFESTS / "network-policy.yaml")
+    (values,) = yaml_documents(HUB / "values.yaml")
+    policy = values["jupyterhub"]["singleuser"]["networkPolicy"]
+    assert not any(policy["egressAllowRules"].values())
+    return {"clusters": dask["spec"]["egress"], "operator": operator["spec"]["egress"], "notebooks": policy["egress"]}
+
+
+CLOUD = ("169.254.169.254", "169.254.170.2", "168.63.129.16", "192.0.0.192", "100.100.100.200", "fd00:ec2::254")
+
+
+@pytest.mark.parametrize("port", [80, 443, 1094])
+@pytest.mark.parametrize("address", [*CLOUD, "10.1.2.3", "172.31.0.1", "192.168.1.1", "127.0.0.1", "240.0.0.1"])
+def test_neither_private_addresses_nor_what_clouds_tell_a_machine_can_be_reached(address: str, port: int) -> None:
+    reached = {who for who, rules in egress().items() if reaches(rules, address, port)}
+    api = {"operator"} if address not in CLOUD or address == "100.100.100.200" else set()  # wherever the API server is
+    assert reached <= (api | {"notebooks"} if address == "10.1.2.3" else api)
+
+
+def test_the_servers_of_the_open_data_can_be_reached() -> None:
+    rules = egress()
+    for address in ("188.184.17.17", "128.142.33.66", "1.1.1.1"):
+        assert reaches(rules["clusters"], address, 443)
+        assert reaches(rules["clusters"], address, 1094)
+        assert reaches(rules["notebooks"], address, 443)
+
+
+def test_the_quota_bounds_everything_and_has_room_for_ten_people_with_three_workers_each() -> None:
+    quota, limit_range = yaml_documents(MANIFESTS / "quota.yaml")
+    hard = {name: amount(text) for name, text in quota["spec"]["hard"].items()}
+    (limits,) = limit_range["spec"]["limits"]
+    (operator,) = yaml_documents(HUB / "operator-values.yaml")
+    scheduler, worker = (pod["spec"]["containers"][0]["resources"] for pod in pods())
+    used = {"pods": 41.0, "services": 10.0, "count/deployments.apps": 41.0, "count/replicasets.apps": 41.0}
+    used |= {
+        f"count/{kind}.kubernetes.dask.org": 10.0 for kind in ("daskclusters", "daskworkergroups", "daskautoscalers")
+    }
+    for kind in ("requests", "limits"):
+        for name in ("cpu", "memory", "ephemeral-storage"):
+            used[f"{kind}.{name}"] = sum(
+                count * amount(resources[kind][name])
+                for count, resources in ((10, scheduler), (30, worker), (1, operator["resources"]))
+            )
+            assert amount(worker["limits"][name]) <= amount(limits["max"][name])
+            assert name in limits["default"]
+            assert name in limits["defaultRequest"]
+    assert {name for name, most in hard.items() if most == 0} == hard.keys() - used.keys()
+    assert [name for name, need in used.items() if not need <= hard[name]] == []
+    # Otherwise the operator tries for ever to make the service of a cluster, which then cannot be deleted.
+    assert hard["services"] >= hard["count/daskclusters.kubernetes.dask.org"]
 
 
 def test_the_hub_gives_notebooks_the_account_and_the_way_to_the_scheduler() -> None:

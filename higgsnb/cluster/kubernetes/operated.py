@@ -18,11 +18,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
 from higgsnb.cluster.kubernetes.api import GROUP, REQUEST_SECONDS, Api, Object, in_cluster
-from higgsnb.cluster.kubernetes.problems import crash, find_problem, is_ready, is_scheduler, short
+from higgsnb.cluster.kubernetes.problems import find_problem, is_ready, is_scheduler, short
 from higgsnb.cluster.kubernetes.spec import MANAGED, cluster_object, labels, owner_reference
 from higgsnb.cluster.options import ClusterSpec
 from higgsnb.cluster.provider import Problem, ProblemTimer, dashboard_link, not_ready
@@ -49,7 +50,6 @@ class OperatedCluster:
         self._address = self._dashboard = ""
         self._forwards: list[PortForward] = []
         self._created = 0.0
-        self._phase = ""
 
     def start(self, until: float, report: Callable[[Problem | None], None], cancel: threading.Event) -> None:
         """Make the object and wait until its scheduler can be reached.
@@ -118,38 +118,40 @@ class OperatedCluster:
     def _pods(self) -> list[Object]:
         return self.api.list("pods", labelSelector=f"dask.org/cluster-name={self.name}")
 
-    def _exists(self) -> bool:
-        """Whether the object is still there; the operator deletes it after the idle timeout."""
-        found = self.api.call("GET", self.api.path("daskclusters", self.name, group=GROUP), allowed={404})
-        if found is None:
-            return False
-        self._phase = found.get("status", {}).get("phase", "")
-        return "deletionTimestamp" not in found["metadata"]
+    def _made(self) -> Object | None:
+        """Return the object; None once it is deleted, as the operator does after the idle timeout."""
+        path = self.api.path("daskclusters", self.name, group=GROUP)
+        found: Object | None = self.api.call("GET", path, allowed={404})
+        return found if found and "deletionTimestamp" not in found["metadata"] else None
 
     def gone(self) -> str:
         """Return why the cluster is no longer there; empty while it is."""
-        if self._exists():
+        if self._made() is not None:
             return ""
         return f"the cluster was removed: {self.spec.idle_timeout} s without work, or by another user"
 
     def problem(self) -> Problem | None:
         """Return what keeps the cluster from being ready, if it is known."""
         pods = self._pods()
-        events = self.api.list("events", fieldSelector="type=Warning")
+        events = self.api.list("events", fieldSelector="type!=Normal")
         mine = [event for event in events if self.name in event.get("involvedObject", {}).get("name", "")]
         found = find_problem(pods, mine)
-        if found and "CrashLoopBackOff" in found.reason:
-            return Problem(f"{found.reason}; the end of its log: {self._end_of_log(pods)}", found.hint, found.timeout)
+        if found and found.log_of:
+            return replace(found, reason=f"{found.reason}; the end of its log: {self._end_of_log(found.log_of)}")
         seconds = time.monotonic() - self._created
-        if found is None and not pods and seconds > UP_TAKE_SECONDS and self._exists() and not self._phase:
-            hint = "Ask the platform engineer whether the operator runs and watches this namespace."
-            return Problem(f"no Dask operator has taken up the cluster in {seconds:.0f} s", hint)
-        return found
+        if found or pods or seconds <= UP_TAKE_SECONDS:
+            return found
+        made = self._made()
+        if made is None:
+            return Problem("the cluster was removed, by another user perhaps", "Start again.")
+        if made.get("status", {}).get("phase"):
+            return None
+        hint = "Ask the platform engineer whether the operator runs and watches this namespace."
+        return Problem(f"no Dask operator has taken up the cluster in {seconds:.0f} s", hint)
 
-    def _end_of_log(self, pods: Sequence[Object], lines: int = 5) -> str:
-        """Return the end of the log of the container that crashed."""
-        crashed = next(pod for pod in pods if crash(pod))
-        path = self.api.path("pods", f"{crashed['metadata']['name']}/log")
+    def _end_of_log(self, pod: str, lines: int = 5) -> str:
+        """Return the end of the log of a pod that crashed."""
+        path = self.api.path("pods", f"{pod}/log")
         for previous in (True, False):
             with suppress(ApiError):
                 text = self.api.call("GET", path, parameters={"previous": previous, "tailLines": lines}, seconds=5)
@@ -208,30 +210,29 @@ def delete(clusters: Sequence[tuple[Api, str]], seconds: float) -> None:
     """Delete clusters, each given as the API of its namespace and its name, and wait until nothing of them is left.
 
     That takes a second or two, or a minute while the operator is asking whether the scheduler is idle: it checks only
-    once a minute whether the answer has come. The workers are then deleted first.
+    once a minute whether the answer has come. The workers do not wait for that, their group is deleted as well; the
+    service does, since the operator asks for minutes if it cannot find it.
 
     Raises
     ------
     ApiError
         If something is refused, or is still there after ``seconds``; the other clusters are gone.
     """
-    began = time.monotonic()
+    until = time.monotonic() + seconds
     refused, waiting = [], {key: [""] for key in clusters}
     for api, name in clusters:
         try:
-            _delete(api, "daskclusters", name, max(began + seconds - time.monotonic(), 1))
+            _delete(api, "daskclusters", name, max(until - time.monotonic(), 1))
         except ApiError as error:
             refused.append(f"{name}: {error.message}")
             del waiting[api, name]
-    workers_deleted = False
     while waiting := {key: left for key in waiting if (left := _remains(*key))}:
-        if time.monotonic() > began + seconds:
+        if time.monotonic() > until:
             break
-        if not workers_deleted and time.monotonic() > began + 4:
-            for api, name in waiting:
-                with suppress(ApiError):  # only to speed it up
+        for (api, name), left in waiting.items():
+            if f"{name}-default" in left:  # perhaps made after its cluster was deleted, and never tied to it
+                with suppress(ApiError):  # tried again
                     _delete(api, "daskworkergroups", f"{name}-default", REQUEST_SECONDS)
-            workers_deleted = True
         time.sleep(0.3)
     after = f"still there {seconds:.0f} s after"
     late = [f"{', '.join(left[:4])} {after} {name} was deleted" for (_, name), left in waiting.items()]
@@ -246,8 +247,12 @@ def _delete(api: Api, plural: str, name: str, seconds: float) -> None:
 
 def _remains(api: Api, name: str) -> list[str]:
     """Return the names of what is left of a cluster."""
-    selector = f"dask.org/cluster-name={name}"
-    pods = [str(pod["metadata"]["name"]) for pod in api.list("pods", labelSelector=selector)]
-    services = [str(item["metadata"]["name"]) for item in api.list("services", labelSelector=selector)]
+    mine = {"labelSelector": f"dask.org/cluster-name={name}"}
+    items = [
+        *api.list("pods", **mine),
+        *api.list("services", **mine),
+        *api.list("daskworkergroups", group=GROUP, **mine),
+    ]
     clusters = api.list("daskclusters", group=GROUP, labelSelector=f"{MANAGED}=higgsnb")
-    return [*pods, *services, *(name for item in clusters if item["metadata"]["name"] == name)]
+    items += [item for item in clusters if item["metadata"]["name"] == name]
+    return [str(item["metadata"]["name"]) for item in items]

@@ -9,9 +9,9 @@ from importlib import util
 
 from higgsnb.cluster.kubernetes.api import GROUP, Api, Object, default_image, in_cluster
 from higgsnb.cluster.kubernetes.problems import QUOTA_HINT, is_ready
-from higgsnb.cluster.kubernetes.spec import SCHEDULER_MEMORY
+from higgsnb.cluster.kubernetes.spec import DISK, SCHEDULER_DISK, SCHEDULER_MEMORY
 from higgsnb.cluster.machine import Check
-from higgsnb.cluster.options import DEFAULT_WORKERS, ClusterSpec, quantity
+from higgsnb.cluster.options import DEFAULT_WORKERS, WORKER_DISK, ClusterSpec, parse_memory, quantity
 from higgsnb.errors import ApiError
 
 QUOTA = "quota"
@@ -79,7 +79,8 @@ def _check_api(api: Api, spec: ClusterSpec) -> Iterator[Check]:
     else:
         workers = spec.workers or DEFAULT_WORKERS
         memory = workers * spec.memory + quantity(SCHEDULER_MEMORY)
-        needs = {"pods": workers + 1.0, "cpu": workers * spec.cores + 0.5, "memory": memory}
+        disk = workers * parse_memory(spec.options.get("disk", WORKER_DISK)) + quantity(SCHEDULER_DISK)
+        needs = {"pods": workers + 1.0, "cpu": workers * spec.cores + 0.5, "memory": memory, f"limits.{DISK}": disk}
         short = [text for quota in quotas.get("items", []) for text in shortage(quota, needs)]
         yield Check(QUOTA, not short, "; ".join(short) or f"enough for {workers} workers", QUOTA_HINT)
     image = spec.image or default_image()
@@ -117,10 +118,13 @@ def _rights(api: Api) -> Iterator[Check]:
 
 
 def shortage(quota: Object, needs: Mapping[str, float]) -> Iterator[str]:
-    """Yield each resource of a ResourceQuota that is too small for ``pods``, ``cpu`` (cores) and ``memory`` (bytes)."""
+    """Yield each resource of a ResourceQuota that is too small.
+
+    ``needs`` has ``pods``, ``cpu`` (cores), ``memory`` (bytes) and ``limits.ephemeral-storage`` (bytes).
+    """
     status = quota.get("status", {})
     for name, most in status.get("hard", {}).items():
-        need = needs.get(name.removeprefix("requests.").removeprefix("limits."))
+        need = needs.get(name, needs.get(name.removeprefix("requests.").removeprefix("limits.")))
         used = status.get("used", {}).get(name, "0")
         if need is not None and quantity(used) + need > quantity(most):
             yield f"{quota['metadata']['name']}: {name} {most}, used {used}, needed {need:g}"

@@ -10,7 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from higgsnb.cluster.kubernetes.api import Api, Object, default_image, in_cluster, own_namespace, user_label
-from higgsnb.cluster.options import ClusterSpec
+from higgsnb.cluster.options import WORKER_DISK, ClusterSpec, parse_memory
 from higgsnb.datasets import Address, redact
 from higgsnb.errors import OptionError
 
@@ -20,6 +20,8 @@ MANAGED = "app.kubernetes.io/managed-by"
 USER = "higgsnb/user"
 CLIENT_HOST, CLIENT_PROCESS = "higgsnb/client-host", "higgsnb/client-process"
 SCHEDULER_MEMORY = "1Gi"
+DISK, SCHEDULER_DISK = "ephemeral-storage", "1Gi"
+"""What Kubernetes calls the disk of a pod; how much of it the scheduler may use."""
 PASSED_ON = ("HIGGSNB_MIRROR", "HIGGSNB_ALLOW_HOSTS", "HIGGSNB_STREAM_ABOVE")
 
 
@@ -48,8 +50,11 @@ def cluster_object(name: str, spec: ClusterSpec, owner: Object | None) -> Object
     worker["containers"][0]["args"] += ["--nthreads", str(spec.cores), "--memory-limit", str(spec.memory)]
     worker["containers"][0]["args"] += ["--death-timeout", "60"]
     sizes = {"cpu": "500m", "memory": SCHEDULER_MEMORY}, {"cpu": str(spec.cores), "memory": str(spec.memory)}
-    for pod, size in zip((scheduler, worker), sizes, strict=True):
-        pod["containers"][0]["resources"] = {"requests": dict(size), "limits": dict(size)}
+    disks = SCHEDULER_DISK, str(parse_memory(spec.options.get("disk", WORKER_DISK)))
+    for pod, size, disk in zip((scheduler, worker), sizes, disks, strict=True):
+        # The disk is limited but not reserved: a node may be small, or not count its disk at all.
+        resources = {"requests": {**size, DISK: "0"}, "limits": {**size, DISK: disk}}
+        pod["containers"][0]["resources"] = resources
         pod["imagePullSecrets"] = [{"name": name} for name in spec.options.get("pull_secrets", ())]
         # Every right that analysing files does not need is dropped.
         pod.update(automountServiceAccountToken=False, enableServiceLinks=False)
