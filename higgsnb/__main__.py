@@ -168,7 +168,7 @@ def run(
         sys.stdout.flush()
     except OSError:  # a closed pipe: the result is written, so that its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    ctx.exit(COMPLETE if result.complete else INCOMPLETE)
+    ctx.exit(COMPLETE if result.complete and not result.doubts else INCOMPLETE)
 
 
 @contextmanager
@@ -224,6 +224,8 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
     """Print what was found, what is missing, and where it was written."""
     for line in _failure_lines(result.failed):
         click.echo(line, err=True)
+    for doubt in result.doubts:
+        click.echo(f"higgsnb: doubtful {doubt.kind}: {doubt.message}\n    {doubt.hint}", err=True)
     if not result.complete:
         click.echo(f"higgsnb: incomplete: {result.coverage}", err=True)
     if quiet:
@@ -236,10 +238,8 @@ def _report(result: Result, written: list[Path], *, quiet: bool) -> None:
     for title, yields in tables.items():
         for line in _table(title, yields):
             click.echo(line)
-    for name, columns in result.not_applied.items():
-        click.echo(f"note: {name} lacks {', '.join(columns)}; cuts on them are not applied")
-    for url in result.empty_files:
-        click.echo(f"note: {url} contains no events")
+    for remark in result.remarks:
+        click.echo(f"note: {remark}")
     click.echo(f"{'simulated collisions; ' if result.simulated else ''}{result.coverage}")
     click.echo("written: " + ", ".join(str(path) for path in written))
 

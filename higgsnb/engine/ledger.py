@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
 log = logging.getLogger(__name__)
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
 KEYS_AT_ONCE = 500

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from higgsnb.events.read import (
-    check_weights,
     fingerprint,
     info_from_campaign,
     inspect,
+    read_generator,
     read_leptons,
     read_preselected,
     read_sections,
@@ -17,7 +17,7 @@ __all__ = [
     "inspect",
     "info_from_campaign",
     "fingerprint",
-    "check_weights",
+    "read_generator",
     "read_preselected",
     "read_leptons",
     "read_sections",

@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from higgsnb import datasets, events, provenance
 from higgsnb.datasets import Segments
-from higgsnb.results import histograms
+from higgsnb.results import histograms, plausibility
 from higgsnb.results.tally import Integers, Span, Table, Tally
 from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities, select
 
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
     from higgsnb.datasets import Chunk
     from higgsnb.events import Read
+
+LOOKED_AT = 20_000
+"""About as many events of a file are looked at to see whether its columns are in the right units."""
 
 
 def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = None) -> Tally:
@@ -28,14 +31,19 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     FileNotFoundError, UnreadableError, SchemaError
         See `events.inspect`.
     """
-    if chunk.schema == "nanoaod" and not chunk.is_data:
-        events.check_weights(chunk)
+    file, index = (chunk.dataset_index, chunk.file_index), chunk.dataset_index
+    weighted: dict[str, Any] = {}
+    if chunk.schema == "nanoaod" and not chunk.is_data and chunk.stop > chunk.start:
+        generated = events.read_generator(chunk)
+        weighted["generator_weights"] = {index: (generated.smallest, generated.largest)}
+        weighted["generated"] = {} if generated.events is None else {file: generated.events}
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, segments = certified(read, chunk)
     candidates = select(read.leptons, selection, chunk.primary_dataset)
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
-    index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
+    step = max(1, (chunk.entries or 0) // LOOKED_AT)
+    some = read.leptons if step == 1 else _keep(read.leptons, np.flatnonzero(read.entries % step == 0))
     sections: dict[str, Any] = {}
     if segments is not None and len(segments.keys):
         first, last = int(segments.keys[0]), int(segments.keys[-1])
@@ -49,11 +57,13 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         counts={index: histograms.fill(table.variables)},
         cutflow={index: candidates.cutflow},
         invalid_values={index: candidates.invalid_values},
+        plausibility={index: plausibility.count(some)},
         rejected_by_golden_json={index: read.n_events - n_events},
         not_applied={index: frozenset(missing_quantities(read.leptons))},
         readers={file: frozenset({(read.reader, read.integrity)})},
         blocks=(table,) if len(table.run) else (),
         **sections,
+        **weighted,
     )
 
 
