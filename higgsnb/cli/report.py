@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from higgsnb.cli.failures import names, show_failures
+from higgsnb.cli.failures import show_failures
 from higgsnb.cli.terminal import fits, paragraph, show, table
 
 if TYPE_CHECKING:
@@ -19,33 +19,25 @@ BAR = "| "
 
 
 def show_report(result: Result, written: list[Path], folder: Path, *, quiet: bool) -> None:
-    """Print what failed on stderr, then, unless ``quiet``, what was found and where it was written."""
+    """Print what failed or is doubtful on stderr, then, unless ``quiet``, what was found and where it was written."""
     rest = f', all of them under "failed" in {folder / "result.json"}'
     show_failures(result.failed, rest=rest)
+    for doubt in result.doubts:
+        show(f"higgsnb: doubtful {doubt.kind}: {doubt.message}", err=True, fg="yellow")
+        show(f"    {doubt.hint}", err=True)
     if not result.complete:
         show(f"higgsnb: incomplete: {result.coverage}", err=True, fg="red")
     if quiet:
         return
     _show_yields(result)
     show("")
-    lacking: dict[tuple[str, ...], list[str]] = {}
-    for name, columns in result.not_applied.items():
-        lacking.setdefault(tuple(columns), []).append(name)
-    for missing, datasets in lacking.items():
-        verb = "lacks" if len(datasets) == 1 else "lack"
-        _show_note(f"{names(datasets, rest='')} {verb} {', '.join(missing)}; cuts on them are not applied")
-    if empty := result.empty_files:
-        count = "" if len(empty) == 1 else f"{len(empty):,} files contain no events: "
-        _show_note(f"{count}{names(empty, rest='')}{' contains no events' if len(empty) == 1 else ''}")
+    for remark in result.remarks:
+        for line in paragraph("note: ", remark):
+            show(line)
     coverage = str(result.coverage).replace(" ", "\N{NO-BREAK SPACE}").replace(",\N{NO-BREAK SPACE}", ", ")
     for line in paragraph("", f"{'simulated collisions; ' if result.simulated else ''}{coverage}"):
         show(line)  # broken after commas only
     for line in paragraph(f"written to {folder}: ", ", ".join(path.name for path in written)):
-        show(line)
-
-
-def _show_note(text: str) -> None:
-    for line in paragraph("note: ", text):
         show(line)
 
 

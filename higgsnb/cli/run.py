@@ -161,7 +161,7 @@ def run(
         sys.stdout.flush()
     except OSError:  # a closed pipe: the result is written, so that its exit code counts
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    ctx.exit(COMPLETE if result.complete else INCOMPLETE)
+    ctx.exit(COMPLETE if result.complete and not result.doubts else INCOMPLETE)
 
 
 def _announce(campaign: Campaign, selection: Selection) -> None:

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
 log = logger(__name__)
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
 NO_SQLITE_LOCKS = {

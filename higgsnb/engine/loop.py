@@ -26,7 +26,7 @@ from higgsnb.engine.ledger import Ledger, nondeterminism
 from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
 from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
 from higgsnb.engine.worker import ChunkResult, Job, process_chunks, unseen
-from higgsnb.errors import LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
+from higgsnb.errors import FileError, LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
 from higgsnb.redaction import logger
 from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
 
@@ -213,10 +213,13 @@ class _Progress:
     def result(self) -> Result:
         """Commit, and return what has been counted so far."""
         self.commit()
-        return Result(
+        result = Result(
             self._plan.campaign, self._plan.selection, self.sum.tally(), self._plan.files, dict(self._failures),
             failed_sections=dict(self._failed_sections), run=_run_block(self._executor, self.tries),
         )  # fmt: skip
+        if self._plan.strict and result.failed:  # found when the chunks of a dataset were put together
+            raise FileError(result.failed[0].message, result.failed[0].hint)
+        return result
 
     def commit(self) -> None:
         """Write finished chunks to the ledger, and only then count them."""

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from higgsnb.events.read import (
-    check_weights,
     fingerprint,
     identify,
     info_from_campaign,
     inspect,
+    read_generator,
     read_leptons,
     read_preselected,
     read_sections,
@@ -19,7 +19,7 @@ __all__ = [
     "identify",
     "info_from_campaign",
     "fingerprint",
-    "check_weights",
+    "read_generator",
     "read_preselected",
     "read_leptons",
     "read_sections",

@@ -17,8 +17,8 @@ from higgsnb.events import skims
 from higgsnb.events.csv import inspect_csv, read_csv
 from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
-from higgsnb.events.root import clear_errors, inspect_root, kept_reader, open_tree, read_root, reader_of
-from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, FileInfo, Read
+from higgsnb.events.root import clear_errors, inspect_root, kept_reader, open_file, open_tree, read_root, reader_of
+from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, TREE, FileInfo, Generator, Read
 from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
 
@@ -231,25 +231,37 @@ def _read_sections(chunk: Chunk, source: datasets.Source) -> tuple[npt.NDArray[n
     return run, section
 
 
-def check_weights(chunk: Chunk) -> None:
-    """Check that all events of a chunk of simulation have the same generator weight.
+def read_generator(chunk: Chunk) -> Generator:
+    """Read the generator weights of a chunk of NanoAOD simulation, and the ``Runs`` tree of its file.
 
     Raises
     ------
     SchemaError
-        If ``genWeight`` differs between events: the number of events would then not give the expected number.
+        If a weight is not a finite number, or if the file holds more events than its ``Runs`` tree says were generated.
     """
-    with _opened(chunk) as source, open_tree(source) as tree:
-        if GENERATOR_WEIGHT not in tree.keys():  # noqa: SIM118 - a tree is not a dict
-            return
-        weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
-    other = int(np.count_nonzero(weights != weights[:1])) if len(weights) else 0
-    if other:
-        raise SchemaError(
-            f"{chunk.file.url}: {other} of {len(weights)} events have another {GENERATOR_WEIGHT} than the first; "
-            "weighted simulation is not supported yet",
-            "Leave this dataset out, or use a sample without weights.",
-        )
+    smallest, largest, generated = 1.0, 1.0, None
+    with _opened(chunk) as source, open_file(source) as directory:
+        tree = directory[TREE]
+        if GENERATOR_WEIGHT in tree.keys():  # noqa: SIM118 - a tree is not a dict
+            weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
+            if not np.isfinite(weights).all():
+                entry = chunk.start + int(np.flatnonzero(~np.isfinite(weights))[0])
+                what = f"{chunk.file.url}: {GENERATOR_WEIGHT} of entry {entry} is {weights[entry - chunk.start]}"
+                raise SchemaError(what, "Leave this dataset out, or fetch the file again.")
+            smallest, largest = (float(weights.min()), float(weights.max())) if len(weights) else (np.inf, -np.inf)
+        if "Runs" in directory.keys(cycle=False):
+            runs = directory["Runs"]
+            names = [name for name in runs.keys() if name.startswith("genEvent")]  # noqa: SIM118
+            sums = {name.rstrip("_"): float(np.sum(np.asarray(runs[name].array()))) for name in names}
+            if "genEventCount" in sums:
+                generated = round(sums["genEventCount"])
+            elif "genEventSumw" in sums and smallest == largest != 0:
+                generated = round(sums["genEventSumw"] / smallest)
+        n = int(tree.num_entries)
+    if generated is not None and generated < n:
+        what = f"{chunk.file.url}: holds {n:,} events, but its Runs tree says that {generated:,} were generated"
+        raise SchemaError(what, "The file was merged without its Runs tree: fetch it again, or leave it out.")
+    return Generator(smallest, largest, generated)
 
 
 def fingerprint(file: File, info: FileInfo) -> str | None:

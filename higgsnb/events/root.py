@@ -109,8 +109,8 @@ def kept_reader(
 
 
 @contextmanager
-def open_tree(source: datasets.Source) -> Iterator[Any]:
-    """Open the tree of a file with uproot; any error that damaged bytes cause becomes an `UnreadableError`."""
+def open_file(source: datasets.Source) -> Iterator[Any]:
+    """Open a file with uproot, and yield its directory; an error that damaged bytes cause is an `UnreadableError`."""
     import uproot
 
     diagnose(source.location)
@@ -120,10 +120,16 @@ def open_tree(source: datasets.Source) -> Iterator[Any]:
     options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
     with clear_errors(source.location), uproot.open(what, **options) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)
-        tree = directory[TREE]
-        if getattr(tree, "classname", "") == "ROOT::RNTuple":
-            read_page_lists(tree, source.location)
-        yield tree
+        if getattr(directory[TREE], "classname", "") == "ROOT::RNTuple":
+            read_page_lists(directory[TREE], source.location)
+        yield directory
+
+
+@contextmanager
+def open_tree(source: datasets.Source) -> Iterator[Any]:
+    """Open the tree of a file with uproot, see `open_file`."""
+    with open_file(source) as directory:
+        yield directory[TREE]
 
 
 @contextmanager

@@ -79,6 +79,18 @@ class Read(NamedTuple):
     integrity: str
 
 
+class Generator(NamedTuple):
+    """What a chunk of simulation says of its generator.
+
+    ``smallest`` and ``largest`` weight of its events (1 if they have none); ``events``, how many generated events the
+    whole file stands for, more than it holds if it is a skim, and None if it does not say.
+    """
+
+    smallest: float
+    largest: float
+    events: int | None
+
+
 def check_branches(tree: Any, location: str) -> None:
     """Raise `SchemaError` for branches that are missing, with the name most like the first, or of the wrong type.
 

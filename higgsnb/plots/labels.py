@@ -35,7 +35,10 @@ def per_bin_label(edges: Floats, name: str, label: str) -> str:
 
 
 def coverage_text(result: Result) -> str:
-    """Return in one line what is missing from a result, ``PARTIAL: 37 % of events, …``; empty if nothing is."""
+    """Return in one line what is missing from a result, ``PARTIAL: 37 % of events, …``, and what is doubtful in it.
+
+    Empty if nothing is.
+    """
     missing = []
     if not result.complete:
         done, total = result.coverage.events
@@ -46,6 +49,8 @@ def coverage_text(result: Result) -> str:
         missing.append(f"{len(result.failed)} file{'s' if len(result.failed) > 1 else ''} failed")
     if names := result.missing_simulation:
         missing.append(f"prediction without {' and '.join(names) if len(names) < 3 else f'{len(names)} samples'}")
+    if result.doubts:
+        missing.append(f"DOUBTFUL: {', '.join(dict.fromkeys(doubt.kind for doubt in result.doubts))}")
     return ", ".join(missing)
 
 

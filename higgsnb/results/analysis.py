@@ -10,7 +10,7 @@ import numpy.typing as npt
 from higgsnb import datasets, events, provenance
 from higgsnb.datasets import Segments
 from higgsnb.errors import UnreadableError
-from higgsnb.results import histograms
+from higgsnb.results import histograms, plausibility
 from higgsnb.results.tally import Integers, Span, Table, Tally
 from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities, select
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
     from higgsnb.datasets import Chunk
     from higgsnb.events import Read
+
+LOOKED_AT = 20_000
+"""About as many events of a file are looked at to see whether its columns are in the right units."""
 
 
 def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = None) -> Tally:
@@ -29,8 +32,12 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     FileNotFoundError, UnreadableError, SchemaError
         See `events.inspect`.
     """
-    if chunk.schema == "nanoaod" and not chunk.is_data:
-        events.check_weights(chunk)
+    file, index = (chunk.dataset_index, chunk.file_index), chunk.dataset_index
+    weighted: dict[str, Any] = {}
+    if chunk.schema == "nanoaod" and not chunk.is_data and chunk.stop > chunk.start:
+        generated = events.read_generator(chunk)
+        weighted["generator_weights"] = {index: (generated.smallest, generated.largest)}
+        weighted["generated"] = {} if generated.events is None else {file: generated.events}
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, segments = certified(read, chunk)
     try:
@@ -39,7 +46,8 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         raise UnreadableError(f"{chunk.file.url}: {error.message}", error.hint) from error
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
-    index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
+    step = max(1, (chunk.entries or 0) // LOOKED_AT)
+    some = read.leptons if step == 1 else _keep(read.leptons, np.flatnonzero(read.entries % step == 0))
     sections: dict[str, Any] = {}
     if segments is not None and len(segments.keys):
         first, last = int(segments.keys[0]), int(segments.keys[-1])
@@ -53,11 +61,13 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         counts={index: histograms.fill(table.variables)},
         cutflow={index: candidates.cutflow},
         invalid_values={index: candidates.invalid_values},
+        plausibility={index: plausibility.count(some)},
         rejected_by_golden_json={index: read.n_events - n_events},
         not_applied={index: frozenset(missing_quantities(read.leptons))},
         readers={file: frozenset({(read.reader, read.integrity)})},
         blocks=(table,) if len(table.run) else (),
         **sections,
+        **weighted,
     )
 
 

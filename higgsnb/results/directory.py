@@ -87,9 +87,11 @@ def document(result: Result) -> dict[str, Any]:
             "outside_golden_json": result.rejected_by_golden_json,
             "duplicates_removed": result.duplicates_removed,
             "empty_files": list(result.empty_files),
-            "luminosity": list(result.luminosity.notes),
+            "luminosity": [f"{what}. {hint}" for what, hint in result.luminosity.notes],
             "sections_without_luminosity": without_table,
+            "skimmed": {name: list(pair) for name, pair in result.skimmed.items()},
         },
+        "doubts": [doubt._asdict() for doubt in result.doubts],
         "provenance": result.provenance,
     }
 

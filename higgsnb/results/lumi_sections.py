@@ -161,43 +161,45 @@ class Luminosity:
         return {name: sections for name, sections in found.items() if len(sections)}
 
     @property
-    def notes(self) -> tuple[str, ...]:
-        """Warnings about the luminosity, each with what to do: table and campaign, or table and data, disagree.
+    def notes(self) -> tuple[tuple[str, str], ...]:
+        """Warnings about the luminosity, each with a hint: table and campaign, or table and data, disagree.
 
         They are not errors: the counts are right whatever the luminosity, and that data have sections which the table
         lacks is seen only when they have been read.
         """
-        campaign, tally, notes = self.progress.campaign, self.progress.tally, []
+        campaign, tally = self.progress.campaign, self.progress.tally
+        notes: list[tuple[str, str]] = []
         if self._catalogue is None or campaign.luminosity_table is None:
             return ()
         total, expected = self._catalogue.total, campaign.luminosity_fb
         if abs(total - expected) > campaign.luminosity_uncertainty * expected:
-            notes.append(
+            what = (
                 f"luminosity_table adds up to {total:.4g} /fb in the certified sections, luminosity_fb is "
                 f"{expected:.4g}: they differ by more than luminosity_uncertainty "
-                f"({campaign.luminosity_uncertainty:.2g}). luminosity_fb was used, the table only for shares of it. "
-                "Correct luminosity_fb, or make the table for these data."
+                f"({campaign.luminosity_uncertainty:.2g}). luminosity_fb was used, the table only for shares of it"
             )
+            notes.append((what, "Correct luminosity_fb, or make the table for these data."))
         for name, sections in self.without_table.items():
             run, section = divmod(int(sections.starts[0]), 2**32)
             several = len(sections) > 1
-            notes.append(
+            what = (
                 f"{name}: {len(sections)} lumi section{'s' if several else ''} with events (run {run}, section "
                 f"{section}{' …' if several else ''}) not in luminosity_table: their events are counted, their "
-                "luminosity is not. Make the table with the same golden JSON (brilcalc lumi --byls -i), or name a "
-                "golden_json that leaves these sections out."
+                "luminosity is not"
             )
+            hint = "Make the table with brilcalc lumi --byls -i GOLDEN_JSON, or leave the sections out of that."
+            notes.append((what, hint))
         sparse = [
             campaign.datasets[index].name
             for index, keys in tally.sections.items()
             if self.progress.events_done[index] - tally.rejected_by_golden_json.get(index, 0) < FEW_EVENTS * len(keys)
         ]
         if sparse and not self.progress.complete():
-            notes.append(
+            what = (
                 f"{', '.join(sparse)}: fewer than {FEW_EVENTS} events in a lumi section on average. Sections without "
-                "any event count as lost until the run is complete, so that the luminosity is too low until then. "
-                "Leave luminosity_table out to estimate it from the events."
+                "any event count as lost until the run is complete, so that the luminosity is too low until then"
             )
+            notes.append((what, "Leave luminosity_table out to estimate it from the events."))
         return tuple(notes)
 
 

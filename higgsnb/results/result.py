@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from html import escape
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,7 @@ from higgsnb.redaction import redact
 from higgsnb.results import histograms, yields
 from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
 from higgsnb.results.lumi_sections import Luminosity
+from higgsnb.results.plausibility import SHAPE, implausible
 from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
 from higgsnb.results.yields import Yield
@@ -58,6 +59,14 @@ class Failure:
         }  # fmt: skip
 
 
+class Doubt(NamedTuple):
+    """Inputs that do not fit each other: ``kind`` in a word or two, what it is, and what to do."""
+
+    kind: str
+    message: str
+    hint: str
+
+
 @dataclass(frozen=True, repr=False)
 class Result:
     """A tally seen against its campaign. ``result + other`` adds disjoint parts of the same campaign and selection.
@@ -74,6 +83,22 @@ class Result:
     failures: Mapping[FileKey, Failure] = field(default_factory=dict)
     failed_sections: Mapping[ChunkKey, Integers] = field(default_factory=dict)
     run: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+    def __post_init__(self) -> None:
+        """Leave out simulation that cannot be normalised by a number of events: a decision over all that is in it."""
+        mixed = {i: pair for i, pair in self.tally.generator_weights.items() if pair[0] != pair[1] or not pair[0]}
+        if not mixed:
+            return
+        failures = dict(self.failures)
+        for index, (smallest, largest) in mixed.items():
+            dataset = self.campaign.datasets[index]
+            what = f"goes from {smallest:g} to {largest:g}" if smallest != largest else "is 0"
+            message = f"dataset {dataset.name}: genWeight {what}; weighted simulation is not supported yet"
+            for number, file in enumerate(dataset.files):
+                failure = Failure(dataset.name, file.url, "SchemaError", message, "Use a sample without weights.")
+                failures.setdefault((index, number), failure)
+        object.__setattr__(self, "failures", failures)
+        object.__setattr__(self, "tally", self.tally.without(mixed))
 
     def __repr__(self) -> str:
         """Return one line that says how much of the campaign is in it."""
@@ -96,6 +121,8 @@ class Result:
         warnings = ""
         if self.missing_simulation:
             warnings += f"<div>The prediction lacks {escape(', '.join(self.missing_simulation))}.</div>"
+        for doubt in self.doubts:
+            warnings += f"<div>Doubtful {escape(doubt.kind)}: {escape(doubt.message)}. {escape(doubt.hint)}</div>"
         if self.failures:
             listed = "".join(
                 f"<li>{escape(Address.of(one.file).public_name)} ({escape(one.dataset)}): {escape(one.message)}"
@@ -260,6 +287,38 @@ class Result:
         return {dataset.name: int(n) for dataset, n in zip(self.campaign.datasets, found, strict=True) if n}
 
     @property
+    def skimmed(self) -> dict[str, tuple[int, float]]:
+        """Counted events, and generated events that they stand for, of each dataset where these differ."""
+        pairs = zip(self.campaign.datasets, self._progress.events_done, self._progress.generated, strict=True)
+        return {dataset.name: (done, generated) for dataset, done, generated in pairs if done != generated}
+
+    @cached_property
+    def doubts(self) -> tuple[Doubt, ...]:
+        """What makes the numbers doubtful although they could be computed: inputs that do not fit each other."""
+        found = [Doubt("luminosity", *note) for note in self.luminosity.notes]
+        for index, dataset in enumerate(self.campaign.datasets):
+            done, rejected = self._progress.events_done[index], self.tally.rejected_by_golden_json.get(index, 0)
+            if done and rejected == done:
+                message = f"{dataset.name}: none of its {done:,} events is in a section that the golden JSON certifies"
+                found.append(Doubt("golden JSON", message, "Name the golden JSON of the year of these data."))
+            for what in implausible(self.tally.plausibility.get(index, np.zeros(SHAPE, np.int64))):
+                hint = "Momenta must be in GeV, lengths in cm, angles in radians: convert the file."
+                found.append(Doubt("units", f"{dataset.name}: {what}", hint))
+        return tuple(found)
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What a reader of the numbers should know, a sentence each; nothing of it is wrong."""
+        found = [
+            f"{name} lacks {', '.join(some)}; cuts on them are not applied" for name, some in self.not_applied.items()
+        ]
+        for name, (done, generated) in self.skimmed.items():
+            found.append(f"{name}: {done:,} events stand for {generated:,.0f} generated ones, which normalise them")
+        for name, rejected in self.rejected_by_golden_json.items():
+            found.append(f"{name}: the golden JSON does not certify the lumi sections of {rejected:,} events")
+        return (*found, *(f"{url} contains no events" for url in self.empty_files))
+
+    @property
     def empty_files(self) -> tuple[str, ...]:
         """Files without any event: legal, but worth a look."""
         urls = [
@@ -272,7 +331,7 @@ class Result:
     @cached_property
     def weights(self) -> dict[str, dict[str, float]]:
         """Expected events per counted event, by dataset and channel, see `yields.weights`."""
-        return yields.weights(self.campaign, self._progress.events_done, self.luminosity.shares)
+        return yields.weights(self.campaign, self._progress.generated, self.luminosity.shares)
 
     @property
     def missing_simulation(self) -> tuple[str, ...]:

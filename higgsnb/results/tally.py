@@ -7,16 +7,17 @@ a set of entry ranges, or a row that is put into the order of the catalogue at t
 from __future__ import annotations
 
 import hashlib
+import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from higgsnb.errors import OptionError
-from higgsnb.results import histograms
+from higgsnb.results import histograms, plausibility
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut
 
 Integers = npt.NDArray[np.int64]
@@ -30,6 +31,7 @@ SHAPES = {
     "counts": (len(CHANNELS), histograms.SIZE),
     "cutflow": (len(CHANNELS), len(Cut)),
     "invalid_values": (2, len(QUANTITIES)),
+    "plausibility": plausibility.SHAPE,
 }
 """The arrays of a `Tally` that are added up, each int64."""
 
@@ -92,9 +94,11 @@ class Tally:
     """What has been counted, per dataset (by its index in the catalogue); ``a + b`` for disjoint chunks.
 
     ``ranges`` are the entry ranges counted of each file, ``counts`` as in `histograms`, ``cutflow`` (3, len(Cut)),
-    ``invalid_values`` (2, len(QUANTITIES)), ``rejected_by_golden_json`` events in lumi sections that are not certified,
-    ``not_applied`` columns that the schema does not have. Only of data of a campaign with lumi sections: ``sections``,
-    the certified ones as packed by `luminosity.pack`, sorted and unique, ``spans`` the ranges with the
+    ``invalid_values`` (2, len(QUANTITIES)), ``plausibility`` see `plausibility.count`, ``rejected_by_golden_json``
+    events in lumi sections that are not certified, ``not_applied`` columns that the schema does not have. Only of
+    simulation with generator weights: ``generator_weights``, the smallest and the largest, and ``generated``, how many
+    generated events each whole file stands for, if it says so. Only of data of a campaign with lumi sections:
+    ``sections``, the certified ones as packed by `luminosity.pack`, sorted and unique, ``spans`` the ranges with the
     section at either end, and ``scattered`` the certified sections of chunks in which a section is left and entered
     again.
     """
@@ -103,6 +107,7 @@ class Tally:
     counts: Mapping[int, Integers] = field(default_factory=dict)
     cutflow: Mapping[int, Integers] = field(default_factory=dict)
     invalid_values: Mapping[int, Integers] = field(default_factory=dict)
+    plausibility: Mapping[int, Integers] = field(default_factory=dict)
     rejected_by_golden_json: Mapping[int, int] = field(default_factory=dict)
     not_applied: Mapping[int, frozenset[str]] = field(default_factory=dict)
     readers: Mapping[FileKey, frozenset[tuple[str, str]]] = field(default_factory=dict)
@@ -110,19 +115,33 @@ class Tally:
     sections: Mapping[int, Integers] = field(default_factory=dict)
     spans: Mapping[FileKey, tuple[Span, ...]] = field(default_factory=dict)
     scattered: Mapping[FileKey, Integers] = field(default_factory=dict)
+    generator_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
+    generated: Mapping[FileKey, float] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
         """Add the tally of other chunks; OptionError if some events were counted in both."""
         return merge((self, other))
 
+    def without(self, datasets: Collection[int]) -> Tally:
+        """Return the tally without what was counted in some datasets, by index; why not is kept: their weights."""
+        kept: dict[str, Any] = {}
+        for name in ("ranges", "readers", "spans", "scattered", "generated"):
+            kept[name] = {key: value for key, value in getattr(self, name).items() if key[0] not in datasets}
+        for name in (*SHAPES, "rejected_by_golden_json", "not_applied", "sections"):
+            kept[name] = {index: value for index, value in getattr(self, name).items() if index not in datasets}
+        left_out = list(datasets)
+        blocks = [block.rows(~np.isin(block.dataset, left_out)) for block in self.blocks]
+        return replace(self, **kept, blocks=tuple(block for block in blocks if len(block.run)))
+
 
 class Record(NamedTuple):
     """The tally of one chunk in bytes.
 
-    ``counts``, ``cutflow`` and ``invalid_values`` are sparse: pairs (flat index, value) of int64. ``rows`` are the
-    candidates in the layout `ROW`, ``not_applied`` column names joined by commas, ``sections`` the certified lumi
-    sections. ``edges``, where lumi sections are noted: that of the first entry, of the last one, and whether they are
-    scattered.
+    The arrays of `SHAPES` are sparse: pairs (flat index, value) of int64. ``rows`` are the candidates in the layout
+    `ROW`, ``not_applied`` column names joined by commas, ``sections`` the certified lumi sections. ``edges``, where
+    lumi sections are noted: that of the first entry, of the last one, and whether they are scattered. ``generator``,
+    where events have generator weights: the smallest, the largest, and the number of generated events that the whole
+    file stands for (NaN: it does not say), each float64.
     """
 
     dataset: int
@@ -132,6 +151,7 @@ class Record(NamedTuple):
     counts: bytes
     cutflow: bytes
     invalid_values: bytes
+    plausibility: bytes
     rejected_by_golden_json: int
     not_applied: str
     reader: str
@@ -139,6 +159,7 @@ class Record(NamedTuple):
     rows: bytes
     sections: bytes = b""
     edges: bytes = b""
+    generator: bytes = b""
 
     def sha256(self) -> bytes:
         """Return the sha256 over everything in it, 32 bytes."""
@@ -159,16 +180,17 @@ def pack(tally: Tally) -> Record:
         rows[name] = column
     sparse = {}
     for name in SHAPES:
-        array = getattr(tally, name)[dataset].ravel()
+        array = getattr(tally, name).get(dataset, np.zeros(0, np.int64)).ravel()
         index = np.flatnonzero(array)
         sparse[name] = np.stack([index, array[index]], axis=1).astype(NUMBER).tobytes()
     edges = [(span.first, span.last, len(tally.scattered)) for (span,) in tally.spans.values()]
+    generator = [(*found, tally.generated.get((dataset, file), np.nan)) for found in tally.generator_weights.values()]
     return Record(
         dataset=dataset, file=file, start=start, stop=stop, **sparse,
         rejected_by_golden_json=tally.rejected_by_golden_json[dataset],
         not_applied=",".join(sorted(tally.not_applied[dataset])), reader=reader, integrity=integrity,
         rows=rows.tobytes(), sections=b"".join(keys.astype(NUMBER).tobytes() for keys in tally.sections.values()),
-        edges=np.array(edges, NUMBER).tobytes(),
+        edges=np.array(edges, NUMBER).tobytes(), generator=np.array(generator, "<f8").tobytes(),
     )  # fmt: skip
 
 
@@ -183,6 +205,8 @@ def unpack(dataset: int, records: list[Record]) -> Tally:
     spans: dict[FileKey, list[Span]] = defaultdict(list)
     sections: list[Integers] = []
     scattered: dict[FileKey, list[Integers]] = defaultdict(list)
+    generator_weights: list[tuple[float, float]] = []
+    generated: dict[FileKey, float] = {}
     for record in records:
         file = (dataset, record.file)
         ranges[file].append((record.start, record.stop))
@@ -194,6 +218,10 @@ def unpack(dataset: int, records: list[Record]) -> Tally:
             spans[file].append(Span(record.start, record.stop, first, last))
             sections.append(np.frombuffer(record.sections, NUMBER).astype(np.int64))
             scattered[file] += sections[-1:] if is_scattered else []
+        if record.generator:
+            smallest, largest, n_generated = np.frombuffer(record.generator, "<f8").tolist()
+            generator_weights.append((smallest, largest))
+            generated |= {} if math.isnan(n_generated) else {file: n_generated}
     arrays = {}
     for name, shape in SHAPES.items():
         arrays[name] = np.zeros(shape, np.int64)
@@ -211,6 +239,8 @@ def unpack(dataset: int, records: list[Record]) -> Tally:
         sections={dataset: _union(sections)} if any(map(len, sections)) else {},
         spans={file: tuple(some) for file, some in spans.items()},
         scattered={file: _union(some) for file, some in scattered.items() if some},
+        generator_weights={dataset: _extremes(generator_weights)} if generator_weights else {},
+        generated=generated,
     )
 
 
@@ -233,6 +263,12 @@ def _union(some: Sequence[Integers]) -> Integers:
     return some[0] if len(some) == 1 else np.unique(np.concatenate(some))
 
 
+def _extremes(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
+    """Return the smallest and the largest of some pairs (smallest, largest)."""
+    smallest, largest = zip(*pairs, strict=True)
+    return min(smallest), max(largest)
+
+
 class Sum:
     """The running sum of tallies; adding some costs what these take, however much is in it already."""
 
@@ -246,6 +282,8 @@ class Sum:
         self._sections: dict[int, list[Integers]] = defaultdict(list)
         self._spans: dict[FileKey, list[Span]] = defaultdict(list)
         self._scattered: dict[FileKey, list[Integers]] = defaultdict(list)
+        self._generator_weights: dict[int, tuple[float, float]] = {}
+        self._generated: dict[FileKey, float] = {}
 
     def add(self, parts: Iterable[Tally | Record]) -> None:
         """Add tallies, or records of chunks; OptionError if some events are counted already, and nothing is added."""
@@ -289,6 +327,9 @@ class Sum:
             self._spans[file] += spans
         for file, keys in tally.scattered.items():
             self._scattered[file].append(keys)
+        for dataset, pair in tally.generator_weights.items():
+            self._generator_weights[dataset] = _extremes([pair, self._generator_weights.get(dataset, pair)])
+        self._generated |= tally.generated
 
     def tally(self) -> Tally:
         """Return the sum so far, in the order of the catalogue; what is added later does not change it."""
@@ -311,6 +352,8 @@ class Sum:
             sections={dataset: keys for dataset, (keys,) in sorted(self._sections.items())},
             spans={file: tuple(some) for file, some in sorted(self._spans.items())},
             scattered={file: keys for file, (keys,) in sorted(self._scattered.items())},
+            generator_weights=dict(sorted(self._generator_weights.items())),
+            generated=dict(sorted(self._generated.items())),
         )
 
 

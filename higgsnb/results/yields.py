@@ -32,18 +32,18 @@ class Yield(NamedTuple):
         return f"<span>{self}</span>"
 
 
-def weights(campaign: Campaign, events_done: Sequence[int], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def weights(campaign: Campaign, generated: Sequence[float], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
     """Return expected events per counted event, by dataset and channel: 1 for data, L·σ·k / N for simulation.
 
-    L is the luminosity processed so far in that channel (``shares`` of all), N the number of events processed
-    (``events_done``): a partial result is normalised like a complete one. A simulated dataset of which nothing has been
-    processed is left out.
+    L is the luminosity processed so far in that channel (``shares`` of all), N the number of generated events that the
+    processed ones stand for (``generated``, by dataset): a partial result is normalised like a complete one, and a skim
+    like the sample that it was made of. A simulated dataset of which nothing has been processed is left out.
     """
     found: dict[str, dict[str, float]] = {}
     for index, dataset in enumerate(campaign.datasets):
         if dataset.is_data:
             found[dataset.name] = dict.fromkeys(CHANNELS, 1.0)
-        elif n_events := events_done[index]:
+        elif n_events := generated[index]:
             found[dataset.name] = {}
             for channel in CHANNELS:
                 luminosity_fb = (dataset.luminosity_fb or campaign.luminosity_fb) * shares[channel]

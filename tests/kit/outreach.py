@@ -31,11 +31,16 @@ def branches(leptons: Leptons) -> dict[str, Any]:
 
 
 def write(
-    path: Path, leptons: Leptons, *,
-    leave_out: tuple[str, ...] = (), basket: int | None = None, compression: Any = None,
+    path: Path, leptons: Leptons, *, leave_out: tuple[str, ...] = (), basket: int | None = None,
+    compression: Any = None, weights: Any = None, runs: dict[str, Any] | None = None,
 ) -> Path:  # fmt: skip
-    """Write a file with a tree ``Events``; ``basket`` is the number of events in a cluster of baskets."""
+    """Write a file with a tree ``Events``, and maybe generator weights and a tree ``Runs``, as NanoAOD has them.
+
+    ``basket`` is the number of events in a cluster of baskets.
+    """
     columns = {name: values for name, values in branches(leptons).items() if name not in leave_out}
+    if weights is not None:
+        columns["genWeight"] = ak.Array(np.asarray(weights, np.float32))
     zipped: dict[str, Any] = {name: values for name, values in columns.items() if "_" not in name}
     for flavour in ("Muon", "Electron"):
         fields = {name.removeprefix(f"{flavour}_"): v for name, v in columns.items() if name.startswith(f"{flavour}_")}
@@ -46,6 +51,8 @@ def write(
         tree = file.mktree("Events", {name: ak.type(values).content for name, values in zipped.items()})
         for start in range(0, leptons.n_events, step):
             tree.extend({name: values[start : start + step] for name, values in zipped.items()})
+        if runs is not None:
+            file["Runs"] = {name: np.asarray(values) for name, values in runs.items()}
     return path
 
 
