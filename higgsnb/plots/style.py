@@ -6,12 +6,14 @@ thread while a notebook draws something else.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mplhep
 from matplotlib import style
@@ -31,15 +33,28 @@ _STYLE_LOCK = threading.RLock()
 
 
 class ShownFigure(Figure):
-    """A Figure that a notebook shows although pyplot does not manage it."""
+    """A Figure that a notebook shows although pyplot does not manage it.
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """Return a PNG with twice the resolution it is shown at, for high-density screens."""
+    ``alt`` is its text alternative, with the numbers that a reader takes from the picture.
+    """
+
+    alt: str = ""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """Return a PNG with twice the resolution it is shown at, for high-density screens, and what goes with it."""
         data = io.BytesIO()
         with styled():
             self.savefig(data, format="png", dpi=2 * 80, metadata={"Software": None})
         width, height = (round(80 * inches) for inches in self.get_size_inches())
-        return data.getvalue(), {"width": width, "height": height}
+        return data.getvalue(), {"width": width, "height": height, "alt": self.alt}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Return the picture as HTML with its text alternative, which notebooks do not give to a PNG, and as a PNG."""
+        png, shown = self._repr_png_()
+        data = base64.b64encode(png).decode()
+        size = f'width="{shown["width"]}" height="{shown["height"]}" style="max-width: 100%; height: auto"'
+        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" {size}>'
+        return {"image/png": data, "text/html": image}, {"image/png": shown}
 
 
 @contextmanager
