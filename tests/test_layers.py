@@ -66,9 +66,22 @@ LIBRARIES = {
     "traitlets": {"widgets"},
     "click": {"__main__"},
     "tqdm": {"__main__"},
+    # only where a notebook has imported it already
+    "IPython": {"engine.progress", "widgets.view"},
+    "voila": {"__main__"},
 }
 # Libraries that take long to import, and those of them that importing a module may load.
-HEAVY = set(LIBRARIES) - {"click", "cramjam", "deflate", "isal", "platformdirs", "tqdm", "xxhash", "zstandard"}
+HEAVY = set(LIBRARIES) - {
+    "IPython",
+    "click",
+    "cramjam",
+    "deflate",
+    "isal",
+    "platformdirs",
+    "tqdm",
+    "xxhash",
+    "zstandard",
+}
 HEAVY |= {"aiohttp", "fsspec", "ipywidgets", "requests"}
 COMPILED = {"numba", "scipy"}  # numba loads scipy
 FIGURES = COMPILED | {"matplotlib", "mplhep", "uhi"}
@@ -83,7 +96,7 @@ LOADED: dict[str, set[str]] = {
     ".statistics": COMPILED,
     ".cluster": COMPILED,
     ".plots": FIGURES,
-    ".widgets": FIGURES | {"anywidget", "ipywidgets", "traitlets"},
+    ".widgets": FIGURES | {"IPython", "anywidget", "ipywidgets", "traitlets"},
 }
 VAGUE = {"utils", "util", "core", "base", "common", "helpers", "misc", "tools"}
 
