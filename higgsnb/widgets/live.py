@@ -24,6 +24,8 @@ from higgsnb.widgets.control import ClusterControl
 from higgsnb.widgets.view import State, View, describe_error, error_of, static
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
 
@@ -178,6 +180,9 @@ class LiveHistogram(View):
     def __repr__(self) -> str:
         state = self.state
         return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
+
+    def _still(self) -> Figure:
+        return plots.mass_4l(self.result, histogram=self._histogram)
 
     def start(self, *, client: Any = None) -> None:
         """Start or resume the run in a thread; do nothing if it is running.
