@@ -1,4 +1,4 @@
-"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``ledger``, ``doctor`` and ``clean``.
+"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``ledger``, ``doctor``, ``dashboard`` and ``clean``.
 
 It parses arguments, calls the package, prints what it returns, and sets the exit code.
 """
@@ -427,6 +427,35 @@ def doctor(ctx: click.Context) -> None:
     found = f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above" if problems else ""
     click.echo(found or "no problem found")
     ctx.exit(COMPLETE)
+
+
+@main.command()
+@click.argument("name", metavar="[CAMPAIGN]", default="toy", envvar="HIGGSNB_CAMPAIGN")
+@click.option("--port", type=click.IntRange(1, 65535), default=8866, show_default=True, help="Port to listen at.")
+@click.option(
+    "--ip", default="127.0.0.1", show_default=True, metavar="ADDRESS",
+    help="Address to listen at; 0.0.0.0: also for others in the network, who need no password.",
+)  # fmt: skip
+@click.option("--no-browser", is_flag=True, help="Do not open the page.")
+def dashboard(name: str, port: int, ip: str, no_browser: bool) -> None:
+    """Serve the cut explorer as a web page; the kernel of a page ends when the page is left."""
+    from higgsnb import datasets
+
+    datasets.load(name)  # an error is said here, not on the page
+    try:
+        from voila.app import Voila
+    except ImportError as error:
+        raise OptionError("the dashboard needs Voilà", "Install it: pip install 'higgsnb[notebook]'.") from error
+    static = Path(__file__).parent / "widgets" / "static"
+    installed = static / "dashboard.ipynb"
+    source = installed if installed.is_file() else Path(__file__).parents[1] / "notebooks" / installed.name
+    os.environ["HIGGSNB_CAMPAIGN"] = str(Path(name).resolve()) if Path(name).is_file() else name
+    os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(static), os.environ.get("JUPYTER_PATH")]))
+    options = [str(source), f"--port={port}", f"--Voila.ip={ip}", *(["--no-browser"] if no_browser else [])]
+    # A page tells when it is left, but not if its browser or device dies: such a kernel ends within a minute.
+    culling = {"cull_idle_timeout": 40, "cull_interval": 5, "cull_connected": False}
+    options += [f"--MappingKernelManager.{trait}={value}" for trait, value in culling.items()]
+    Voila.launch_instance(options)
 
 
 @main.command()

@@ -127,10 +127,11 @@ def notebook(path: Path, *cells: str) -> Path:
 
 @dataclass(frozen=True)
 class Server:
-    """A Jupyter server: where it is, and the folder it shows."""
+    """A Jupyter server: where it is, the folder it shows, and its process ID."""
 
     address: str
     folder: Path
+    process: int
 
 
 @contextmanager
@@ -175,7 +176,7 @@ def serving(
         wait_for(lambda: answers(address + probe, any_answer) or process.poll() is not None, SECONDS_TO_START)
         if process.poll() is not None:
             raise RuntimeError(f"the server ended:\n{log.read_text(encoding='utf-8')[-3000:]}")
-        yield Server(address, folder)
+        yield Server(address, folder, process.pid)
     finally:
         process.terminate()
         process.wait(timeout=30)
