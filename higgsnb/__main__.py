@@ -443,12 +443,14 @@ def dashboard(name: str, port: int, ip: str, no_browser: bool) -> None:
 
     datasets.load(name)  # an error is said here, not on the page
     try:
+        from jupyter_core.paths import jupyter_path
         from voila.app import Voila
     except ImportError as error:
         raise OptionError("the dashboard needs Voilà", "Install it: pip install 'higgsnb[notebook]'.") from error
     static = Path(__file__).parent / "widgets" / "static"
-    installed = static / "dashboard.ipynb"
-    source = installed if installed.is_file() else Path(__file__).parents[1] / "notebooks" / installed.name
+    in_clone = Path(__file__).parents[1] / "notebooks" / "dashboard.ipynb"
+    installed = (Path(folder, in_clone.name) for folder in jupyter_path("voila", "templates", "higgsnb"))
+    source = next(path for path in (in_clone, *installed) if path.is_file())
     os.environ["HIGGSNB_CAMPAIGN"] = str(Path(name).resolve()) if Path(name).is_file() else name
     os.environ["JUPYTER_PATH"] = os.pathsep.join(filter(None, [str(static), os.environ.get("JUPYTER_PATH")]))
     options = [str(source), f"--port={port}", f"--Voila.ip={ip}", *(["--no-browser"] if no_browser else [])]

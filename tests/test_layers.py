@@ -68,6 +68,7 @@ LIBRARIES = {
     "tqdm": {"__main__"},
     # only where a notebook has imported it already
     "IPython": {"engine.progress", "widgets.view"},
+    "jupyter_core": {"__main__"},
     "voila": {"__main__"},
 }
 # Libraries that take long to import, and those of them that importing a module may load.

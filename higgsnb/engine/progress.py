@@ -55,9 +55,10 @@ def _display() -> Show:
     if os.environ.get("CI"):
         return lambda _, __: None
     if getattr(shell, "kernel", None) is not None:
-        from IPython.display import display
+        from IPython import display
 
-        handle = display({"text/plain": ""}, raw=True, display_id=True)
+        show: Any = display.display
+        handle = show({"text/plain": ""}, raw=True, display_id=True)
         return lambda doing, result: handle.update(_bundle(doing, result), raw=True)
     return _write if sys.stderr.isatty() else lambda _, __: None
 

@@ -144,7 +144,7 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
 
 def _draw_counts(axes: Axes, found: NMinusOne, bins: int) -> list[Any]:
     """Draw the stacked prediction and the data; return what the legend lists, from the bottom of the stack."""
-    bottom, drawn = np.zeros(bins), []
+    bottom, drawn = np.zeros(bins), list[Any]()
     low, high = QUANTITIES[found.quantity].axis
     processes = stack_order(found.values)
     others = [process for process in processes if process not in (*COLOURS, DATA)]

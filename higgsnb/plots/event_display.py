@@ -50,12 +50,11 @@ def plot_event(events: Events, event: int) -> Figure:
     Tracks bend in the magnetic field according to charge and transverse momentum. Electrons (dotted) end in the
     calorimeter, muons leave the detector.
     """
-    leptons, found = events.leptons, []
+    leptons, found = events.leptons, list[tuple[str, float, float, float, int]]()
     for lepton in leptons_of(leptons, event):
         column = rules.columns_of(leptons, lepton.flavour)
-        found.append(
-            (lepton.flavour, *(float(c[lepton.index]) for c in (column.pt, column.eta, column.phi)), lepton.charge)
-        )
+        pt, eta, phi = (float(values[lepton.index]) for values in (column.pt, column.eta, column.phi))
+        found.append((lepton.flavour, pt, eta, phi, lepton.charge))
     run, section, number = (int(c[event]) for c in (leptons.run, leptons.luminosity_block, leptons.event))
     return plot_tracks(f"{events.heading}: run {run}, luminosity section {section}, event {number}", found)
 
@@ -86,7 +85,7 @@ def plot_tracks(title: str, leptons: Iterable[tuple[str, float, float, float, in
 
 def _draw_detector(end: Axes, side: Axes) -> None:
     for _, radius, half, colour in DETECTOR:
-        edge = {"facecolor": colour, "edgecolor": "0.6", "linewidth": 0.6}
+        edge: dict[str, Any] = {"facecolor": colour, "edgecolor": "0.6", "linewidth": 0.6}
         end.add_patch(Circle((0, 0), radius, **edge))
         side.add_patch(Rectangle((-half, -radius), 2 * half, 2 * radius, **edge))
     views = (

@@ -67,11 +67,12 @@ class Pictured(anywidget.AnyWidget):
 
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the view, unless nothing can show it, and the picture, which Voilà has no use for."""
-        has_page = _has_page()
-        data, metadata = super()._repr_mimebundle_(**kwargs) if has_page else ({"text/plain": repr(self)}, {})
+        shown = super()._repr_mimebundle_(**kwargs) if _has_page() else None
+        data, metadata = shown or ({"text/plain": repr(self)}, {})
         if VOILA in os.environ:
             return data, metadata
-        still, _ = DisplayFormatter().format(self._still(), include={"text/html", "image/png"})
+        formatter: Any = DisplayFormatter()
+        still, _ = formatter.format(self._still(), include={"text/html", "image/png"})
         return {**still, **data}, metadata
 
 

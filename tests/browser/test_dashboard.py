@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shutil
 import sys
+import tomllib
 import urllib.request
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import psutil
 import pytest
@@ -18,6 +18,7 @@ SECONDS = 1000  # milliseconds, as playwright counts
 SECONDS_TO_END = 60
 """A kernel ends at most so many seconds after its page."""
 OPENED = 120 * SECONDS
+TEMPLATE = "share/jupyter/voila/templates/higgsnb"
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,10 @@ def test_kernel_of_a_page_that_never_says_goodbye_ends_and_that_of_an_open_page_
     page.wait_for_function("document.querySelector('.hgx .status').textContent.startsWith('1')", timeout=30 * SECONDS)
 
 
-def test_template_is_where_voila_looks_for_it() -> None:
-    template = Path("higgsnb/widgets/static/voila/templates/higgsnb")
+def test_page_and_its_template_are_installed_where_voila_looks_for_them() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    shared = project["tool"]["hatch"]["build"]["targets"]["wheel"]["shared-data"]
+    (template,) = (source for source, target in shared.items() if target == TEMPLATE)
     assert (ROOT / template / "index.html.j2").is_file()
-    assert f'"{template}" = "share/jupyter/voila/templates/higgsnb"' in (ROOT / "pyproject.toml").read_text("utf-8")
+    assert template.endswith("static/voila/templates/higgsnb")  # the same below the folder that the command names
+    assert shared["notebooks/dashboard.ipynb"] == f"{TEMPLATE}/dashboard.ipynb"

@@ -7,6 +7,7 @@ import io
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import nbformat
@@ -32,7 +33,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
     monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("COLUMNS", "100")
     screen = Terminal()
-    monkeypatch.setattr("sys.stderr", screen)
+    monkeypatch.setattr(progress, "sys", SimpleNamespace(stderr=screen, modules={}))
     return screen
 
 
@@ -87,16 +88,13 @@ def test_interrupted_run_is_called_so_and_the_error_goes_on(terminal: Terminal) 
 
 
 @pytest.mark.parametrize("why", ["no terminal", "CI"])
-def test_nothing_is_shown_where_nobody_looks(
-    why: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("CI", raising=False)
+def test_nothing_is_shown_where_nobody_looks(why: str, terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     if why == "CI":
         monkeypatch.setenv("CI", "true")
-        monkeypatch.setattr("sys.stderr.isatty", lambda: True)
-    result = hn.engine.watch(hn.datasets.load("toy"), OPEN)
-    assert result.complete
-    assert capsys.readouterr() == ("", "")
+    else:
+        monkeypatch.setattr(terminal, "isatty", lambda: False)
+    assert hn.engine.watch(hn.datasets.load("toy"), OPEN).complete
+    assert terminal.getvalue() == ""
 
 
 NOTEBOOK = """
