@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Voilà's own template asks a web site for icons. This header forbids pages to ask anybody but their own server.
 POLICY = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws:"}
 LOCAL = {"127.0.0.1", "localhost"}
-SECONDS_TO_START = 90
+SECONDS_TO_START = 180
 
 # A page that shows one widget as a notebook would, with the state of a real Python object, but without a kernel: what
 # the widget sends is kept in `sent`, and `update` replaces its state.
