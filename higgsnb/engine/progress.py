@@ -79,7 +79,7 @@ def _write(doing: str, result: Result) -> None:
     width = shutil.get_terminal_size().columns - 1
     sys.stderr.write(f"\r{_line(doing, result)[:width]:<{width}}")
     if doing in ENDED:
-        sys.stderr.write("".join(f"\n{text}" for text in ("", *_failure_lines(result))).removeprefix("\n") + "\n")
+        sys.stderr.write("".join(f"\n{text}" for text in _failure_lines(result)) + "\n")
     sys.stderr.flush()
 
 
@@ -95,7 +95,6 @@ def _failure_lines(result: Result) -> Iterator[str]:
     for failure in result.failed:
         kinds.setdefault((failure.error, failure.hint), []).append(f"{failure.dataset}: {failure.message}")
     for (error, hint), messages in kinds.items():
-        more = (
-            f"; and {len(messages) - FAILURES_SHOWN} more, see result.failed" if len(messages) > FAILURES_SHOWN else ""
-        )
-        yield f"{error}: {'; '.join(messages[:FAILURES_SHOWN])}{more}. {hint}"
+        shown, rest = messages[:FAILURES_SHOWN], len(messages) - FAILURES_SHOWN
+        more = f"; and {rest} more, see result.failed" if rest > 0 else ""
+        yield f"{error}: {'; '.join(shown)}{more}. {hint}"

@@ -221,7 +221,8 @@ def test_in_jupyterlab_widgets_look_as_they_do_alone(
         prices = {"price_gb": 0.09, "price_core_hour": 0.05}
         same = ClusterControl(campaign=hn.datasets.load("cms2012"), kind="local", workers=4, **prices)
     assert same.wait(60)
-    alone = visit(viewport={"width": 1280, "height": 1100}).show(same)
+    width = inside.evaluate("(root) => root.parentElement.clientWidth")
+    alone = visit(viewport={"width": width + 16, "height": 1100}).show(same)  # with the margins of the page
     assert inside.evaluate(STYLES) == alone.locator(".hn").evaluate(STYLES)
 
 
