@@ -192,6 +192,7 @@ def environment(folder: Path) -> dict[str, str]:
         **os.environ,
         **private,
         "IPYTHONDIR": str(folder / ".ipython"),
+        "JUPYTER_PATH": str(ROOT / "higgsnb" / "widgets" / "static"),  # the template of these sources, not an older one
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 

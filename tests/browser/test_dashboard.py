@@ -37,8 +37,6 @@ def beside_lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     pytest.importorskip("voila", reason="no Voilà; pip install -e '.[browser]'")
     folder = tmp_path_factory.mktemp("beside")
     shutil.copy(NOTEBOOK, folder)
-    template = ROOT / "higgsnb" / "widgets" / "static" / "voila"
-    shutil.copytree(template, folder / ".jupyter" / "DATA_DIR" / "voila")
     with jupyterlab(folder) as server:
         yield Server(f"{server.address}/voila/render/dashboard.ipynb", folder, server.process)
 
