@@ -72,17 +72,7 @@ LIBRARIES = {
     "voila": {"__main__"},
 }
 # Libraries that take long to import, and those of them that importing a module may load.
-HEAVY = set(LIBRARIES) - {
-    "IPython",
-    "click",
-    "cramjam",
-    "deflate",
-    "isal",
-    "platformdirs",
-    "tqdm",
-    "xxhash",
-    "zstandard",
-}
+HEAVY = set(LIBRARIES) - {"click", "cramjam", "deflate", "isal", "platformdirs", "tqdm", "xxhash", "zstandard"}
 HEAVY |= {"aiohttp", "fsspec", "ipywidgets", "requests"}
 COMPILED = {"numba", "scipy"}  # numba loads scipy
 FIGURES = COMPILED | {"matplotlib", "mplhep", "uhi"}
