@@ -70,6 +70,14 @@ PAINT = """
 })
 """
 
+# Where the terms of a list of definitions and what they mean begin, and whether these stand beside each other.
+ROWS = """
+(list) => [...list.querySelectorAll("dt")].map((term) => {
+  const [one, other] = [term, term.nextSibling].map((element) => element.getBoundingClientRect());
+  return [Math.round(one.left), Math.round(other.left), one.top === other.top, one.right <= other.left];
+})
+"""
+
 
 @dataclass
 class Visit:

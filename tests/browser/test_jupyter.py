@@ -5,14 +5,13 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-from pages import Server, Visit, notebook
+from pages import ROWS, Server, Visit, notebook
 
 import higgsnb as hn
 from higgsnb.results import Result
-from higgsnb.widgets import ClusterControl, LiveHistogram
 
 if TYPE_CHECKING:
     from playwright.sync_api import Locator, Page
@@ -41,21 +40,6 @@ control = widgets.ClusterControl(
 )
 assert control.wait(60)
 control
-"""
-STYLES = """
-(root) => [root, ...root.querySelectorAll("*")].map((element) => {
-  const style = getComputedStyle(element);
-  const names = ["display", "float", "clear", "textAlign", "fontWeight", "fontStyle", "listStyleType", "overflowX"];
-  const sides = ["Top", "Right", "Bottom", "Left"].flatMap((side) => [`margin${side}`, `padding${side}`]);
-  const letters = sides.map((name) => (parseFloat(style[name]) / parseFloat(style.fontSize)).toFixed(1));
-  return [element.localName, element.className, ...names.map((name) => style[name]), ...letters].join(" ");
-})
-"""
-ROWS = """
-(list) => [...list.querySelectorAll("dt")].map((term) => {
-  const [one, other] = [term, term.nextSibling].map((element) => element.getBoundingClientRect());
-  return [Math.round(one.left), Math.round(other.left), one.top === other.top, one.right <= other.left];
-})
 """
 RUN_ALL = """
 async () => {
@@ -203,27 +187,15 @@ def test_in_jupyterlab_a_cluster_is_launched_replaced_when_it_died_and_stopped(
     page.wait_for_selector(".hn-cluster[data-phase=closed]", timeout=60 * SECONDS)
 
 
-@pytest.mark.parametrize("cell", [COSTS, LIVE], ids=["panel", "histogram"])
-def test_in_jupyterlab_widgets_look_as_they_do_alone(
-    visit: Callable[..., Visit], lab: Server, artefacts: Path, cell: str
+def test_in_jupyterlab_the_costs_of_a_cluster_stand_in_two_columns(
+    visit: Callable[..., Visit], lab: Server, artefacts: Path
 ) -> None:
-    """JupyterLab styles lists, tables and headings in its outputs; which rules win differs between its versions."""
-    page = open_in_lab(visit, lab, "look.ipynb", cell)
-    inside = page.locator(".hn")
-    if cell == COSTS:
-        rows = inside.locator(".hn-costs").evaluate(ROWS)
-        assert len(rows) >= 4
-        assert len({(left, right) for left, right, _, _ in rows}) == 1
-        assert all(level and apart for _, _, level, apart in rows)
-    inside.screenshot(path=artefacts / f"jupyterlab_{'panel' if cell == COSTS else 'histogram'}.png")
-    same: Any = LiveHistogram(hn.datasets.load("toy"), hn.selection.load("open2012"))
-    if cell == COSTS:
-        prices = {"price_gb": 0.09, "price_core_hour": 0.05}
-        same = ClusterControl(campaign=hn.datasets.load("cms2012"), kind="local", workers=4, **prices)
-    assert same.wait(60)
-    width = inside.evaluate("(root) => root.parentElement.clientWidth")
-    alone = visit(viewport={"width": width + 16, "height": 1100}).show(same)  # with the margins of the page
-    assert inside.evaluate(STYLES) == alone.locator(".hn").evaluate(STYLES)
+    page = open_in_lab(visit, lab, "costs.ipynb", COSTS)
+    rows = page.locator(".hn-costs").evaluate(ROWS)
+    page.locator(".hn").screenshot(path=artefacts / "jupyterlab_costs.png")
+    assert len(rows) >= 4
+    assert len({(left, right) for left, right, _, _ in rows}) == 1
+    assert all(level and apart for _, _, level, apart in rows)
 
 
 def test_in_voila_the_histogram_grows_stops_resumes_and_completes(
