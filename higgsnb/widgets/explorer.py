@@ -24,8 +24,6 @@ from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
 from higgsnb.widgets.view import Pictured, static
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from higgsnb.datasets import Campaign
 
 SECONDS_AT_A_TIME = 0.05
@@ -114,7 +112,7 @@ class CutExplorer(Pictured):
     def __repr__(self) -> str:
         return f"CutExplorer({self.sample.campaign.name}, {self._selected.name}: {self.view['summary']})"
 
-    def _still(self) -> Figure:
+    def _still(self) -> Any:
         if self._result.selection.digest != self._selected.digest:
             self._result = self._analyse(self.sample.campaign, self._selected)
         return plots.mass_4l(self._result, histogram=self.variable)
@@ -298,7 +296,7 @@ class EventDisplay(Pictured):
     def __repr__(self) -> str:
         return f"EventDisplay({self.event['name']}, {self.event['channel']}: {self.event['mass_4l']:.2f} GeV)"
 
-    def _still(self) -> Figure:
+    def _still(self) -> Any:
         shown = self.event
         title = ": ".join(filter(None, [self.setup["note"], f"event {shown['name']}, {shown['mass_4l']:.2f} GeV"]))
         leptons = [tuple(one[name] for name in ("flavour", "pt", "eta", "phi", "charge")) for one in shown["leptons"]]

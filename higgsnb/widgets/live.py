@@ -24,8 +24,6 @@ from higgsnb.widgets.control import ClusterControl
 from higgsnb.widgets.view import State, View, describe_error, error_of, static
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
     from higgsnb.datasets import Campaign
     from higgsnb.selection import Selection
 
@@ -181,7 +179,7 @@ class LiveHistogram(View):
         state = self.state
         return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
 
-    def _still(self) -> Figure:
+    def _still(self) -> Any:
         return plots.mass_4l(self.result, histogram=self._histogram)
 
     def start(self, *, client: Any = None) -> None:
