@@ -178,7 +178,7 @@ function labels(node, places, tracks, size, textSize) {
   const within = (value, most) => Math.min(Math.max(value, 2), most - 2);
   const shared = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + high && b.y < a.y + high;
   for (const { end, out, pair, text } of places) {
-    const width = 0.62 * textSize * text.length, gap = 0.5 * textSize;
+    const width = 0.68 * textSize * text.length, gap = 0.5 * textSize;
     const boxes = [];
     for (const across of [out < 0 ? -gap - width : gap, -width / 2, out < 0 ? gap : -gap - width]) {
       for (const row of [0, -1, 1, -2, 2, -3, 3, -4, 4]) {
