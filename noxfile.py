@@ -51,9 +51,10 @@ def notebooks(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
-def browser(session: nox.Session) -> None:
-    """Run the tests that need a browser."""
-    session.install("-e", ".[test,notebook]")
+@nox.parametrize("jupyterlab", ["jupyterlab", "jupyterlab==4.5.7"], ids=["newest", "oldest"])
+def browser(session: nox.Session, jupyterlab: str) -> None:
+    """Run the tests that need a browser, with the newest and the oldest JupyterLab that `pyproject.toml` allows."""
+    session.install("-e", ".[test,browser]", jupyterlab)
     session.run("pytest", "-m", "browser", *session.posargs)
 
 

@@ -151,6 +151,15 @@ def test_settings_of_jupyterlab_are_valid_and_ask_nobody_about_news() -> None:
     assert settings["@jupyterlab/apputils-extension:notification"]["fetchNews"] == "false"
 
 
+def test_kernels_that_nobody_looks_at_end_after_a_while() -> None:
+    culling = json.loads((BINDER / "jupyter_server_config.json").read_text(encoding="utf-8"))["MappingKernelManager"]
+    assert 60 <= culling["cull_idle_timeout"] <= 600  # then mybinder.org ends the whole session
+    assert 0 < culling["cull_interval"] <= 60
+    assert culling["cull_connected"] is False
+    script = (BINDER / "postBuild").read_text(encoding="utf-8")
+    assert 'cp binder/jupyter_server_config.json "$prefix/etc/jupyter/"' in script
+
+
 # --- Links that open it ----------------------------------------------------------------------------
 
 

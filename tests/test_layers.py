@@ -68,6 +68,10 @@ LIBRARIES = {
     "traitlets": {"widgets"},
     "click": {"cli"},
     "tqdm": {"cli"},
+    # only where a notebook has imported it already
+    "IPython": {"engine.progress", "widgets.view"},
+    "jupyter_core": {"cli"},
+    "voila": {"cli"},
 }
 # Libraries that take long to import, and those of them that importing a module may load.
 HEAVY = set(LIBRARIES) - {"click", "cramjam", "deflate", "isal", "platformdirs", "tqdm", "xxhash", "zstandard"}
@@ -86,7 +90,7 @@ LOADED: dict[str, set[str]] = {
     ".statistics": COMPILED,
     ".cluster": COMPILED,
     ".plots": FIGURES,
-    ".widgets": FIGURES | {"anywidget", "ipywidgets", "traitlets"},
+    ".widgets": FIGURES | {"IPython", "anywidget", "ipywidgets", "traitlets"},
 }
 VAGUE = {"utils", "util", "core", "base", "common", "helpers", "misc", "tools"}
 

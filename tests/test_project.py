@@ -29,10 +29,11 @@ OPTIONAL = ("notebook", "kubernetes", "batch", "gateway")  # extras that parts o
 WITH_OTHERS = {
     "IPython",
     "httpx",
+    "jupyter_core",
     "psutil",
     "tornado",
     "traitlets",
-}  # come with ipykernel, kr8s, distributed, anywidget
+}  # come with ipykernel, kr8s, voila, distributed, anywidget
 
 
 def read(name: str) -> str:

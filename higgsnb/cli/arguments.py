@@ -32,7 +32,8 @@ def _files(incomplete: str) -> CompletionItem:
     return CompletionItem(incomplete, type="file")
 
 
-campaign_argument = click.argument("name", metavar="[CAMPAIGN]", default="toy", shell_complete=_complete_campaign)
+CAMPAIGN: dict[str, Any] = {"metavar": "[CAMPAIGN]", "default": "toy", "shell_complete": _complete_campaign}
+campaign_argument = click.argument("name", **CAMPAIGN)
 selection_option = click.option(
     "--selection", "-s", "selection_name", metavar="NAME|FILE.toml", help="Selection (default: the campaign's).",
     shell_complete=_complete_selection,

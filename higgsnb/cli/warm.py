@@ -6,8 +6,13 @@ from pathlib import Path
 
 import click
 
+from higgsnb.cli.arguments import examples
 
-@click.command()
+
+@click.command(
+    short_help="Prepare caches, so that first runs are quick.",
+    epilog=examples("higgsnb warm", "higgsnb warm --shared", "higgsnb warm --shared /data/higgsnb"),
+)
 @click.option(
     "--shared",
     is_flag=False,

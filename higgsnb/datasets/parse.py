@@ -46,16 +46,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda name: (name != "toy", name)))
 
 
-def load(name_or_path: str | os.PathLike[str]) -> Campaign:
+def load(name_or_path: str | os.PathLike[str] | Campaign) -> Campaign:
     """Read a shipped campaign by name (see `names`), or a campaign TOML file by path.
 
-    A `str` without a folder and without ``.toml`` is a name.
+    A `str` without a folder and without ``.toml`` is a name. A campaign is returned as it is, so that the cell of a
+    notebook that loads one can be run again.
 
     Raises
     ------
     CampaignError
         If there is no such campaign or file, or if anything in the file is wrong.
     """
+    if isinstance(name_or_path, Campaign):
+        return name_or_path
     text = os.fspath(name_or_path)
     if isinstance(name_or_path, str) and text in names():
         with resources.as_file(resources.files("higgsnb.datasets") / "campaigns" / f"{text}.toml") as shipped:

@@ -7,11 +7,13 @@ from higgsnb.engine.executors import DaskCluster
 from higgsnb.engine.ledger import Ledger, check_locks, export_ledger
 from higgsnb.engine.loop import run
 from higgsnb.engine.plan import CHUNK_EVENTS
+from higgsnb.engine.progress import watch
 from higgsnb.engine.versions import check_cluster_versions, installed_versions
 from higgsnb.engine.warming import warm, warm_shared
 
 __all__ = [
     "run",
+    "watch",
     "CHUNK_EVENTS",
     "Ledger",
     "export_ledger",

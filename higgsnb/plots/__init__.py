@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from higgsnb.plots.cut_studies import NMinusOne, n_minus_one, plot_n_minus_one
-from higgsnb.plots.event_display import plot_event
+from higgsnb.plots.event_display import DETECTOR, plot_event, plot_tracks, track
 from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label, percent
 from higgsnb.plots.leptons import (
     Events,
@@ -45,6 +45,9 @@ __all__ = [
     "zz_pairings",
     "pair_masses",
     "plot_event",
+    "plot_tracks",
+    "DETECTOR",
+    "track",
     "plot_masses",
     "plot_scan",
     "NMinusOne",

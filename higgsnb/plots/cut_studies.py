@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from higgsnb import engine, results
 from higgsnb.plots.labels import coverage_text, heading
-from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, one_panel, plain, styled
+from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, one_panel, styled
 from higgsnb.plots.tables import DATA, Rows, Table
 from higgsnb.results import PreselectedEvents, stack_order
 from higgsnb.selection import LARGEST, Selection
 from higgsnb.statistics import garwood
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
     from higgsnb.datasets import Campaign
@@ -120,25 +121,10 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
     title, (low, high), *_ = QUANTITIES[found.quantity]
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
-        label = f"{title} (last bin includes the overflow)"
+        horizontal = f"{title} (last bin includes the overflow)"
         vertical = "events / bin, N − 1 (all other cuts applied)"
-        axes = one_panel(figure, label, vertical, found.heading, found.note)
-        bottom = np.zeros(bins)
-        processes = stack_order(found.values)
-        others = [process for process in processes if process not in (*COLOURS, DATA)]
-        for process in sorted(processes, key=lambda process: process == DATA):
-            inside = np.clip(found.values[process], low, np.nextafter(high, low))
-            counts, edges = np.histogram(inside, bins, (low, high), weights=found.weights[process])
-            if process == DATA:
-                centres = (edges[1:] + edges[:-1])[counts > 0] / 2
-                counts = counts[counts > 0]
-                bars = np.abs(np.stack(garwood(counts)) - counts)
-                axes.errorbar(centres, counts, bars, fmt="o", color="black", markersize=3.5, label="data")
-                continue
-            name = LABELS.get(process) or plain(process)
-            patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=name)
-            patch.set(facecolor=colour(process, others), edgecolor="none")
-            bottom = bottom + counts
+        axes = one_panel(figure, horizontal, vertical, found.heading, found.note)
+        entries = _draw_counts(axes, found, bins)
         for begin, end in ((low, found.kept[0]), (found.kept[1], high)):
             if begin < end:  # what the cut removes
                 axes.axvspan(begin, end, facecolor="0.5", alpha=0.25, edgecolor="none", zorder=3)
@@ -147,5 +133,32 @@ def plot_n_minus_one(found: NMinusOne, *, bins: int = 40) -> Figure:
                 axes.axvline(edge, color="0.3", linestyle="--", linewidth=1.0, zorder=4)
         axes.set(xlim=(low, high), yscale="log", ylim=(0.02, None))
         white: dict[str, Any] = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 1.0}
-        axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3, **white)
+        axes.legend(handles=entries[::-1], fontsize=9, loc="upper right", borderaxespad=1.3, **white)
+        removed = ", ".join(f"{process} {share:g} %" for process, _, _, share in found.table.rows)
+        limits = " and ".join(f"{edge:g}" for edge in found.kept if low < edge < high)
+        note = f" {found.note}." if found.note else ""
+        what = found.quantity.replace("_", " ")
+        figure.alt = f"{found.heading}: {what}, all other cuts applied. The cut at {limits} removes {removed}.{note}"
     return figure
+
+
+def _draw_counts(axes: Axes, found: NMinusOne, bins: int) -> list[Any]:
+    """Draw the stacked prediction and the data; return what the legend lists, from the bottom of the stack."""
+    bottom, drawn = np.zeros(bins), list[Any]()
+    low, high = QUANTITIES[found.quantity].axis
+    processes = stack_order(found.values)
+    others = [process for process in processes if process not in (*COLOURS, DATA)]
+    for process in sorted(processes, key=lambda process: process == DATA):
+        inside = np.clip(found.values[process], low, np.nextafter(high, low))
+        counts, edges = np.histogram(inside, bins, (low, high), weights=found.weights[process])
+        if process == DATA:
+            centres = (edges[1:] + edges[:-1])[counts > 0] / 2
+            counts = counts[counts > 0]
+            bars = np.abs(np.stack(garwood(counts)) - counts)
+            drawn.append(axes.errorbar(centres, counts, bars, fmt="o", color="black", markersize=3.5, label="data"))
+            continue
+        patch = axes.stairs(bottom + counts, edges, baseline=bottom, fill=True, label=label(process))
+        patch.set(facecolor=colour(process, others), edgecolor="none")
+        drawn.append(patch)
+        bottom = bottom + counts
+    return drawn

@@ -53,6 +53,8 @@ class Events:
 def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     """Read the leptons of the first events, at most ``most``, in the first file of a dataset.
 
+    The name is that of a dataset, or of a primary dataset, of which the first dataset is taken.
+
     Raises
     ------
     CampaignError
@@ -60,7 +62,8 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     MissingFileError, UnreadableError, SchemaError
         As `events.inspect` does.
     """
-    wanted = campaign.dataset(dataset)
+    primary = (one for one in campaign.datasets if one.primary_dataset == dataset)
+    wanted = next(primary, None) or campaign.dataset(dataset)
     file = wanted.files[0]
     entries = {file.url: file.events or inspect(file, campaign.schema).entries}
     alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
@@ -217,16 +220,27 @@ def plot_masses(
     bins: int = 60,
     label: str = "invariant mass of the pair [GeV]",
     mark: float | None = None,
+    log: bool = False,
 ) -> Figure:
-    """Draw a histogram of each named set of masses, in GeV; ``mark`` is the mass of a dashed line."""
+    """Draw a histogram of each named set of masses, in GeV; ``mark`` is the mass of a dashed line.
+
+    ``log`` makes the scale logarithmic, so that a set a hundred times smaller than another can be seen.
+    """
     with styled():
         figure = ShownFigure(figsize=(7.0, 3.8))
         axes = one_panel(figure, label, f"pairs / {(high - low) / bins:.3g} GeV", events.heading)
+        parts = [f"{events.heading}: {label}, {low:g} to {high:g}{', logarithmic scale' if log else ''}"]
         for colour, (name, values) in zip(("#0072B2", "#D55E00", "#009E73", "0.4"), masses.items(), strict=False):
             counts, edges = np.histogram(values, bins, (low, high))
             axes.stairs(counts, edges, label=name, color=colour, linewidth=1.5)
+            top = int(np.argmax(counts))
+            highest = f"at most {counts[top]:,} in a bin, from {edges[top]:g} to {edges[top + 1]:g} GeV"
+            parts.append(f"{name}: {counts.sum():,} pairs, {highest}")
         if mark is not None:
             axes.axvline(mark, color="0.3", linestyle="--", linewidth=0.9, label=f"{mark:g} GeV")
-        axes.set(xlim=(low, high), ylim=(0, None))
+        if log:
+            axes.set_yscale("log")
+        axes.set(xlim=(low, high), ylim=(0.5 if log else 0, None))
         axes.legend(fontsize=9, loc="upper right", borderaxespad=1.3)
+        figure.alt = ". ".join(parts) + "."
     return figure

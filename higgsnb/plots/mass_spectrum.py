@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from higgsnb import results
 from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label
-from higgsnb.plots.style import COLOURS, LABELS, SYMBOLS, ShownFigure, colour, plain, styled
+from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, plain, styled
 from higgsnb.results import stack_order
 from higgsnb.statistics import deviation, garwood
 from higgsnb.storage import atomic_write
@@ -31,17 +32,25 @@ WARNING_COLOUR = "#8A1C00"
 SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; longer than the ticks
 
 
-def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = None) -> Figure:
+def mass_4l(
+    result: Result, *, histogram: str = "mass_4l", without: str | None = None, ax: Axes | None = None
+) -> Figure:
     """Draw data and prediction of one of a result's histograms, by default the four-lepton mass.
 
     Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked, with the
     statistical uncertainty of the simulation hatched. Events outside the axis are not drawn. The lower panel shows the
     deviation of the data from the prediction in standard deviations, see `statistics.deviation`.
 
-    If the result is incomplete, the figure states it. ``ax`` are axes to draw on, without a lower panel; None: a new
-    figure, which pyplot does not manage. Raise KeyError if there is no such histogram; names the known ones.
+    ``without`` is a process that the prediction, if there is one, leaves out, such as ``"higgs"``: an excess of the
+    data over the others can then be seen. If the result is incomplete, the figure states it. ``ax`` are axes to draw
+    on, without a lower panel; None: a new figure, which pyplot does not manage.
+
+    Raises
+    ------
+    KeyError
+        If there is no such histogram or simulated process; names the known ones.
     """
-    spectrum = result.spectrum(histogram).combined()
+    spectrum = _without(result.spectrum(histogram).combined(), without)
     with styled():
         figure, panel, lower = _panels(ax, spectrum)
         width = panel.get_window_extent().width / panel.figure.dpi
@@ -61,17 +70,14 @@ def mass_4l(result: Result, *, histogram: str = "mass_4l", ax: Axes | None = Non
         above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
         panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
         panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
-        _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], size)
+        lines = [plain(result.campaign.title), plain(f"selection {result.selection.name}")]
+        lines += [] if without is None or not stack else [f"prediction without {label(without)}"]
+        _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], lines, size)
+        if isinstance(figure, ShownFigure):
+            figure.alt = _alt(result, spectrum, axis.title, without)
         if lower is not None:
-            lower.set_ylabel("Deviation [σ]", loc="center", **font)
             panel.figure.align_ylabels([panel, lower])
-            sigmas = np.nan_to_num(deviation(np.asarray(spectrum.data), spectrum.total, spectrum.variance))
-            limit = max(3.4, 1.15 * np.abs(sigmas).max(initial=0.0))
-            lower.axhspan(-1, 1, facecolor="0.92", edgecolor="none")
-            lower.stairs(sigmas, spectrum.edges, fill=True, facecolor="0.35")
-            lower.axhline(0, color="black", linewidth=0.8)
-            lower.set_ylim(-limit, limit)
-            lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, symmetric=True))
+            _draw_deviations(lower, spectrum, font)
     return figure
 
 
@@ -87,6 +93,41 @@ def save(figure: Figure, folder: str | Path) -> list[Path]:
         with atomic_write(path) as temporary, styled():
             figure.savefig(temporary, format=kind, dpi=150, metadata=texts)
     return written
+
+
+def _without(spectrum: Spectrum, process: str | None) -> Spectrum:
+    """Return a spectrum whose prediction, with its variance, leaves a process out; KeyError if there is none such."""
+    if process is None or not spectrum.stack:
+        return spectrum
+    if process not in spectrum.stack:
+        raise KeyError(f"no simulated process {process!r}; known: {', '.join(spectrum.stack)}")
+    stack, variances = ({p: v for p, v in one.items() if p != process} for one in (spectrum.stack, spectrum.variances))
+    return replace(spectrum, stack=stack, variances=variances)
+
+
+def _alt(result: Result, spectrum: Spectrum, variable: str, without: str | None) -> str:
+    """Return the figure in words: the events of each process, the highest bin, and where the data deviate most."""
+    edges, stack = spectrum.edges, spectrum.stack
+    parts = [f"{heading(result)}, {luminosity_label(result)}: {variable}, {edges[0]:g} to {edges[-1]:g}"]
+    parts += filter(None, [coverage_text(result)])
+    if stack:
+        each = ", ".join(f"{label(p)} {stack[p].sum():.3g}" for p in reversed(stack_order(stack)))
+        left_out = "" if without is None else f", without {label(without)}"
+        parts.append(f"prediction {spectrum.total.sum():.1f} events ({each}){left_out}")
+    if spectrum.data is not None:
+        data, top = spectrum.data, int(np.argmax(spectrum.data))
+        name = "simulated data" if result.simulated else "data"
+        parts.append(
+            f"{name} {data.sum()} events, at most {data[top]} in a bin, from {edges[top]:g} to {edges[top + 1]:g}"
+        )
+        if stack:
+            sigmas = np.nan_to_num(deviation(data, spectrum.total, spectrum.variance))
+            far = int(np.argmax(np.abs(sigmas)))
+            parts.append(
+                f"largest deviation {sigmas[far]:+.1f} σ, from {edges[far]:g} to {edges[far + 1]:g}, "
+                f"{data[far]} found and {spectrum.total[far]:.1f} predicted".replace("-", "−")
+            )
+    return ". ".join([parts[0], *(part[:1].upper() + part[1:] for part in parts[1:])]) + "."
 
 
 def _panels(ax: Axes | None, spectrum: Spectrum) -> tuple[Figure, Axes, Axes | None]:
@@ -116,7 +157,7 @@ def _draw_prediction(panel: Axes, spectrum: Spectrum) -> list[tuple[Any, str]]:
         patch = panel.stairs(bottom + heights, spectrum.edges, baseline=bottom, fill=True, label=process)
         patch.set(facecolor=colour(process, others), edgecolor="none")
         n = heights.sum()
-        entries.append((patch, f"{LABELS.get(process) or plain(process)}  ({n:{'.1f' if n >= 1 else '.2g'}})"))
+        entries.append((patch, f"{label(process)}  ({n:{'.1f' if n >= 1 else '.2g'}})"))
         bottom = bottom + heights
     if not entries:
         return []
@@ -142,8 +183,22 @@ def _draw_data(panel: Axes, spectrum: Spectrum, size: float, *, simulated: bool)
     return [(points, f"{'Simulated data' if simulated else 'Data'}  ({spectrum.data.sum()})")]
 
 
-def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], size: float) -> None:
-    """Write inside the frame, from the top: coverage if partial, then campaign, selection and legend."""
+def _draw_deviations(lower: Axes, spectrum: Spectrum, font: dict[str, Any]) -> None:
+    """Draw the deviation of the data from the prediction in standard deviations, with a band of ± 1."""
+    lower.set_ylabel("Deviation [σ]", loc="center", **font)
+    sigmas = np.nan_to_num(deviation(np.asarray(spectrum.data), spectrum.total, spectrum.variance))
+    limit = max(3.4, 1.15 * np.abs(sigmas).max(initial=0.0))
+    lower.axhspan(-1, 1, facecolor="0.92", edgecolor="none")
+    lower.stairs(sigmas, spectrum.edges, fill=True, facecolor="0.35")
+    lower.axhline(0, color="black", linewidth=0.8)
+    lower.set_ylim(-limit, limit)
+    lower.yaxis.set_major_locator(MaxNLocator(nbins=4, integer=True, symmetric=True))
+
+
+def _draw_inside(
+    panel: Axes, result: Result, spectrum: Spectrum, entries: list[tuple[Any, str]], lines: list[str], size: float
+) -> None:
+    """Write inside the frame, from the top: coverage if partial, then some lines and the legend."""
     artists: list[Artist] = []
     top, right, left = 1.0, 1.0, _fraction(panel, SIDE_MARGIN * size)[0]
     if warning := plain(coverage_text(result)):
@@ -156,7 +211,6 @@ def _draw_inside(panel: Axes, result: Result, spectrum: Spectrum, entries: list[
         artists.append(panel.legend(handles, labels, loc="upper right", bbox_to_anchor=(1.0 - left, top), **tight))
         right = _box(panel, artists[-1]).x0
     note = panel.text(left, top, "", fontsize=0.92 * size, va="top", linespacing=1.35, transform=panel.transAxes)
-    lines = [plain(result.campaign.title), plain(f"selection {result.selection.name}")]
     for columns in range(60, 10, -2):
         note.set_text("\n".join(textwrap.fill(line, columns) for line in lines))
         if _box(panel, note).x1 < right:

@@ -21,5 +21,8 @@ def plot_scan(fit: FitResult) -> Figure:
         axes.axhline(1.0, color="0.3", linestyle="--", linewidth=0.9)
         for strength in (fit.signal_strength - fit.error_low, fit.signal_strength + fit.error_high):
             axes.axvline(strength, color="0.6", linestyle=":", linewidth=0.9)
+        found = f"{fit.signal_strength:.2f}, one standard deviation −{fit.error_low:.2f} and +{fit.error_high:.2f}"
+        note = f" {fit.model.note}." if fit.model.note else ""
+        figure.alt = f"Likelihood profile of the signal strength: minimum at {found}.{note}"
         axes.set(xlim=(fit.scan_strength[0], fit.scan_strength[-1]), ylim=(0, None))
     return figure

@@ -6,13 +6,15 @@ thread while a notebook draws something else.
 
 from __future__ import annotations
 
+import base64
+import html
 import io
 import re
 import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import mplhep
 from matplotlib import style
@@ -32,15 +34,28 @@ _STYLE_LOCK = threading.RLock()
 
 
 class ShownFigure(Figure):
-    """A Figure that a notebook shows although pyplot does not manage it."""
+    """A Figure that a notebook shows although pyplot does not manage it.
 
-    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
-        """Return a PNG with twice the resolution it is shown at, for high-density screens."""
+    ``alt`` is its text alternative, with the numbers that a reader takes from the picture.
+    """
+
+    alt: str = ""
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, Any]]:
+        """Return a PNG with twice the resolution it is shown at, for high-density screens, and what goes with it."""
         data = io.BytesIO()
         with styled():
             self.savefig(data, format="png", dpi=2 * 80, metadata={"Software": None})
         width, height = (round(80 * inches) for inches in self.get_size_inches())
-        return data.getvalue(), {"width": width, "height": height}
+        return data.getvalue(), {"width": width, "height": height, "alt": self.alt}
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, str], dict[str, dict[str, Any]]]:
+        """Return the picture as HTML with its text alternative, which notebooks do not give to a PNG, and as a PNG."""
+        png, shown = self._repr_png_()
+        data = base64.b64encode(png).decode()
+        size = f'width="{shown["width"]}" height="{shown["height"]}" style="max-width: 100%; height: auto"'
+        image = f'<img src="data:image/png;base64,{data}" alt="{html.escape(self.alt)}" {size}>'
+        return {"image/png": data, "text/html": image}, {"image/png": shown}
 
 
 @contextmanager
@@ -66,6 +81,11 @@ def styled() -> Iterator[None]:
 def colour(process: str, others: list[str]) -> str:
     """Return the colour of a process; ``others`` are the processes without a fixed colour."""
     return COLOURS.get(process) or OTHER_COLOURS[others.index(process) % len(OTHER_COLOURS)]
+
+
+def label(process: str) -> str:
+    """Return the name of a process for a legend."""
+    return LABELS.get(process) or plain(process)
 
 
 def plain(text: str) -> str:

@@ -6,9 +6,10 @@ from higgsnb.results.analysis import analyse, sections_of
 from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.results.cut_quantities import cut_quantity, legs_of
 from higgsnb.results.directory import document, prepare, write
+from higgsnb.results.failures import Failure
 from higgsnb.results.histograms import axis
 from higgsnb.results.reselect import AXES, DatasetEvents, PreselectedEvents, Reselection
-from higgsnb.results.result import Failure, Result
+from higgsnb.results.result import Result
 from higgsnb.results.spectrum import Spectrum, stack_order
 from higgsnb.results.tally import ChunkKey, FileKey, Record, Sum, Table, Tally, pack
 from higgsnb.results.yields import Yield

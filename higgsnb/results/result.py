@@ -14,9 +14,9 @@ import numpy.typing as npt
 from higgsnb import provenance
 from higgsnb.datasets import Address
 from higgsnb.errors import OptionError
-from higgsnb.redaction import redact
 from higgsnb.results import histograms, yields
 from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
+from higgsnb.results.failures import Failure, named
 from higgsnb.results.lumi_sections import Luminosity
 from higgsnb.results.plausibility import SHAPE, implausible
 from higgsnb.results.spectrum import Spectrum, normalise
@@ -32,31 +32,6 @@ if TYPE_CHECKING:
 
 KINDS = {"baskets": "TTree", "pages": "RNTuple", "csv": "CSV"}
 """The kind of a file by the reader of it."""
-LISTED_FAILURES = 10
-"""How many failures a notebook shows; the rest are counted."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """A file that could not be (wholly) analysed, and why; secrets that it is given are not kept."""
-
-    dataset: str
-    file: str
-    error: str
-    message: str
-    hint: str
-
-    def __post_init__(self) -> None:
-        for name in ("file", "message", "hint"):
-            shown = str(Address.of(self.file)) if name == "file" else redact(getattr(self, name))
-            object.__setattr__(self, name, shown)
-
-    def as_dict(self) -> dict[str, str]:
-        """Return the failure as it stands in ``result.json``, where the hint is called remedy."""
-        file = Address.of(self.file).public_name
-        return {
-            "dataset": self.dataset, "file": file, "error": self.error, "message": self.message, "remedy": self.hint,
-        }  # fmt: skip
 
 
 class Doubt(NamedTuple):
@@ -124,13 +99,8 @@ class Result:
         for doubt in self.doubts:
             warnings += f"<div>Doubtful {escape(doubt.kind)}: {escape(doubt.message)}. {escape(doubt.hint)}</div>"
         if self.failures:
-            listed = "".join(
-                f"<li>{escape(Address.of(one.file).public_name)} ({escape(one.dataset)}): {escape(one.message)}"
-                f"<br>{escape(one.hint)}</li>"
-                for one in self.failed[:LISTED_FAILURES]
-            )
-            if len(self.failures) > LISTED_FAILURES:
-                listed += f"<li>and {len(self.failures) - LISTED_FAILURES} more, see result.failed</li>"
+            kinds = Failure.described(self.failed, rest=", see result.failed")
+            listed = "".join(f"<li>{'<br>'.join(map(escape, kind))}</li>" for kind in kinds)
             number = f"{len(self.failures)} of {self.coverage.files[1]} files"
             warnings += f"<div>{number} could not be analysed:<ul>{listed}</ul></div>"
         return (
@@ -309,14 +279,22 @@ class Result:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader of the numbers should know, a sentence each; nothing of it is wrong."""
+        lacking: dict[tuple[str, ...], list[str]] = {}
+        for name, columns in self.not_applied.items():
+            lacking.setdefault(tuple(columns), []).append(name)
         found = [
-            f"{name} lacks {', '.join(some)}; cuts on them are not applied" for name, some in self.not_applied.items()
+            f"{named(some)} {'lacks' if len(some) == 1 else 'lack'} {', '.join(columns)}; cuts on them are not applied"
+            for columns, some in lacking.items()
         ]
         for name, (done, generated) in self.skimmed.items():
             found.append(f"{name}: {done:,} events stand for {generated:,.0f} generated ones, which normalise them")
         for name, rejected in self.rejected_by_golden_json.items():
             found.append(f"{name}: the golden JSON does not certify the lumi sections of {rejected:,} events")
-        return (*found, *(f"{url} contains no events" for url in self.empty_files))
+        if len(empty := self.empty_files) > 1:
+            found.append(f"{len(empty):,} files contain no events: {named(empty)}")
+        elif empty:
+            found.append(f"{empty[0]} contains no events")
+        return tuple(found)
 
     @property
     def empty_files(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 from higgsnb import cluster as clusters
 from higgsnb import engine, errors
 from higgsnb.cluster import KINDS, ClusterSpec, check_workers, choose
+from higgsnb.plots import Table
 from higgsnb.widgets.view import State, View, describe_error, error_of, static
 
 if TYPE_CHECKING:
@@ -96,6 +97,11 @@ class ClusterControl(View):
     def __repr__(self) -> str:
         found = self.state["cluster"]
         return f"ClusterControl({found['phase'] if found else 'no cluster'})"
+
+    def _still(self) -> Table:
+        return Table(
+            ("cluster", self.state["cluster"]["phase"] if self.state["cluster"] else "none"), self.state["costs"]
+        )
 
     def launch(self) -> None:
         """Start the chosen cluster in a thread; do nothing if a cluster exists or is being started."""

@@ -12,18 +12,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import anywidget
 import traitlets
 
-from higgsnb import datasets, engine, results, storage
+from higgsnb import datasets, engine, plots, results, storage
 from higgsnb import selection as selections
 from higgsnb.errors import OptionError, SelectionError
-from higgsnb.plots import COLOURS, LABELS, colour, coverage_text
+from higgsnb.plots import COLOURS, DETECTOR, LABELS, colour, coverage_text
 from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, stack_order
 from higgsnb.selection import CHANNELS, Selection
 from higgsnb.widgets import explorer_data
 from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
-from higgsnb.widgets.view import static
+from higgsnb.widgets.view import Pictured, static
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -38,9 +37,11 @@ _NEEDS = {
     "sip_max": ("muon_dxy_error", "electron_dxy_error"),
 }
 """Columns that a cut needs."""
+_DETECTOR = [{"name": layer.name, "radius": layer.radius, "half": layer.half_length} for layer in DETECTOR]
+"""The sketch of the detector, for the browser; the style sheet has its colours, in light and dark."""
 
 
-class CutExplorer(anywidget.AnyWidget):
+class CutExplorer(Pictured):
     """A slider for every cut of a selection; spectrum, yields, cutflow and single events follow at once.
 
     ``selection`` is the current selection, ``select`` sets it, ``outcome`` holds its numbers, ``result()`` runs the
@@ -96,6 +97,7 @@ class CutExplorer(anywidget.AnyWidget):
             self._bases[base] = first
         reach = loosest(*self._bases.values(), first)
         self.sample = PreselectedEvents.load(result, loosest=reach, skims_folder=self._skims, workers=workers)
+        self._result = result
         self._campaign_code = explorer_data.campaign_code(result.campaign)
         self._base, self._selected = base, first
         self._found: Reselection | None = None
@@ -110,6 +112,14 @@ class CutExplorer(anywidget.AnyWidget):
         self.observe(self._list, ["bin"])
         self.observe(self._show_event, ["place"])
         self.observe(self._update_without, ["rest"])
+
+    def __repr__(self) -> str:
+        return f"CutExplorer({self.sample.campaign.name}, {self._selected.name}: {self.view['summary']})"
+
+    def _still(self) -> Any:
+        if self._result.selection.digest != self._selected.digest:
+            self._result = self._analyse(self.sample.campaign, self._selected)
+        return plots.mass_4l(self._result, histogram=self.variable)
 
     @property
     def selection(self) -> Selection:
@@ -271,8 +281,8 @@ class CutExplorer(anywidget.AnyWidget):
             self.event = {}
 
 
-class EventDisplay(anywidget.AnyWidget):
-    """One candidate of a result in the transverse and the longitudinal view, with a table of its leptons."""
+class EventDisplay(Pictured):
+    """One candidate of a result in the end view and the side view, with a table of its leptons."""
 
     _esm = static("explorer.js")
     _css = static("explorer.css")
@@ -283,8 +293,18 @@ class EventDisplay(anywidget.AnyWidget):
     def __init__(self, result: Result, row: int = 0) -> None:
         """Show a row of ``result.candidates``; raise IndexError if there is no such row."""
         self._result = result
-        super().__init__(setup={"kind": "event", "simulated": result.simulated, "note": _note(result)})
+        setup = {"kind": "event", "simulated": result.simulated, "note": _note(result), "detector": _DETECTOR}
+        super().__init__(setup=setup)
         self.show(row)
+
+    def __repr__(self) -> str:
+        return f"EventDisplay({self.event['name']}, {self.event['channel']}: {self.event['mass_4l']:.2f} GeV)"
+
+    def _still(self) -> Any:
+        shown = self.event
+        title = ": ".join(filter(None, [self.setup["note"], f"event {shown['name']}, {shown['mass_4l']:.2f} GeV"]))
+        leptons = [tuple(one[name] for name in ("flavour", "pt", "eta", "phi", "charge")) for one in shown["leptons"]]
+        return plots.plot_tracks(title, leptons)
 
     def show(self, row: int) -> None:
         """Show another row; raise IndexError if there is no such row."""
@@ -328,6 +348,7 @@ def _setup(result: Result, bases: dict[str, Selection], reach: Selection) -> dic
         "subtitle": f"{luminosity} of proton collisions at {energy} TeV. Move a cut to see its effect.",
         "simulated": result.simulated,
         "note": _note(result),
+        "detector": _DETECTOR,
         "controls": [asdict(one) | range_of(one, reach) for one in CONTROLS],
         "off": dict.fromkeys(off, "not in these data"),
         "selections": [{"name": name, "title": one.title, "cuts": _cuts(one)} for name, one in bases.items()],

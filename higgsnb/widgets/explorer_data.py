@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets, results, statistics
-from higgsnb.datasets import constants
+from higgsnb import datasets, plots, results, statistics
 from higgsnb.results import AXES, DatasetEvents, PreselectedEvents, Reselection, Table
 from higgsnb.selection import CHANNELS, CUT_NAMES, MUON, NUMBERS, Cut, Selection, load, names
 from higgsnb.widgets.sliders import CONTROLS, control, without
@@ -31,6 +30,8 @@ BINS = 30
 """Number of bins of the distribution in which a cut is drawn."""
 MOST_CANDIDATES = 100
 """At most this many candidates are listed."""
+STEPS_DRAWN = 3
+"""Of the points of a track, each third is sent to the browser: 15 cm of the detector."""
 PLACE = ("dataset", "held", "channel")
 """Identifies a candidate independently of the selection: the arguments of `event`."""
 
@@ -169,7 +170,7 @@ def event(found: Reselection, dataset: int, held: int, channel: int) -> dict[str
             legs = part.preselected.leptons[results.legs_of(part, found)[n]]
             rows = zip(legs["pt"], legs["eta"], legs["phi"], legs["charge"], legs["flavour"], strict=True)
             leptons = [_lepton(i, *map(float, row)) for i, row in enumerate(rows)]
-            return _listed(part, found, n) | {"leptons": leptons, "field": constants.FIELD_TESLA}
+            return _listed(part, found, n) | {"leptons": leptons}
     return None
 
 
@@ -190,15 +191,17 @@ def event_of(table: Table, row: int, processes: list[str]) -> dict[str, Any]:
         "channel": CHANNELS[table.channel[row]],
         **{mass: round(float(getattr(table, mass)[row]), 2) for mass in ("mass_4l", "mass_z1", "mass_z2")},
         "leptons": [_lepton(i, *map(float, lepton)) for i, lepton in enumerate(leptons)],
-        "field": constants.FIELD_TESLA,
     }
 
 
 def _lepton(index: int, pt: float, eta: float, phi: float, charge: float, flavour: float) -> dict[str, Any]:
-    """Return one lepton of a candidate; the first two are those of Z1."""
+    """Return one lepton of a candidate, with points of its track in metres; the first two leptons are those of Z1."""
+    x, y, z = plots.track(pt, eta, phi, int(charge), leaves=flavour == MUON)
+    points = np.round(np.stack([x, y, z], axis=1), 3)
     return {
         "pt": round(pt, 3), "eta": round(eta, 4), "phi": round(phi, 4), "charge": int(charge),
         "flavour": "muon" if flavour == MUON else "electron", "pair": 1 if index < 2 else 2,
+        "track": [*points[:-1:STEPS_DRAWN].tolist(), points[-1].tolist()],
     }  # fmt: skip
 
 

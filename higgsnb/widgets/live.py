@@ -181,6 +181,9 @@ class LiveHistogram(View):
         state = self.state
         return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
 
+    def _still(self) -> Any:
+        return plots.mass_4l(self.result, histogram=self._histogram)
+
     def start(self, *, client: Any = None) -> None:
         """Start or resume the run in a thread; do nothing if it is running.
 

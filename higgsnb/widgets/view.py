@@ -7,6 +7,8 @@ is done in background threads, and nothing blocks the kernel.
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 import anywidget
 import traitlets
+from IPython.core.formatters import DisplayFormatter
 
 from higgsnb import datasets, errors
 
@@ -46,7 +49,46 @@ def error_of(action: Callable[[], object]) -> BaseException | None:
     return None
 
 
-class View(anywidget.AnyWidget):
+class Pictured(anywidget.AnyWidget):
+    """A widget that leaves a static picture of itself in a saved notebook, for pages without a kernel.
+
+    Where a program such as nbconvert runs the notebook, only the picture is left: a page made of it would fetch the
+    widget's JavaScript from a public server.
+    """
+
+    def open(self) -> None:
+        """Connect to the page, if there is one."""
+        if _has_page():
+            super().open()
+
+    def _still(self) -> Any:
+        """Return the static picture: a figure or a table."""
+        raise NotImplementedError
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Return the view, unless nothing can show it, and the picture, which Voilà has no use for."""
+        shown = super()._repr_mimebundle_(**kwargs) if _has_page() else None
+        data, metadata = shown or ({"text/plain": repr(self)}, {})
+        if VOILA in os.environ:
+            return data, metadata
+        formatter: Any = DisplayFormatter()
+        still, _ = formatter.format(self._still(), include={"text/html", "image/png"})
+        return {**still, **data}, metadata
+
+
+VOILA = "VOILA_REQUEST_URL"
+"""Set in the kernels of Voilà, which runs notebooks as nbconvert does, but then shows them as a page with a kernel."""
+
+
+def _has_page() -> bool:
+    """Whether somebody may look at widgets: not where those who run the notebook cannot answer questions either."""
+    kernel = getattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel", None)
+    if kernel is None or VOILA in os.environ:
+        return True
+    return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin", True))
+
+
+class View(Pictured):
     """A widget that shows ``state`` and runs the actions that the browser's messages name."""
 
     state = traitlets.Dict().tag(sync=True)

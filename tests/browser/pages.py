@@ -27,7 +27,7 @@ ROOT = Path(__file__).resolve().parents[2]
 # Voilà's own template asks a web site for icons. This header forbids pages to ask anybody but their own server.
 POLICY = {"Content-Security-Policy": "default-src 'self' 'unsafe-inline' 'unsafe-eval' data: blob: ws:"}
 LOCAL = {"127.0.0.1", "localhost"}
-SECONDS_TO_START = 90
+SECONDS_TO_START = 180
 
 # A page that shows one widget as a notebook would, with the state of a real Python object, but without a kernel: what
 # the widget sends is kept in `sent`, and `update` replaces its state.
@@ -67,6 +67,14 @@ PAINT = """
     channel.port1.onmessage = () => done(performance.now() - begun);
     channel.port2.postMessage(0);
   });
+})
+"""
+
+# Where the terms of a list of definitions and what they mean begin, and whether these stand beside each other.
+ROWS = """
+(list) => [...list.querySelectorAll("dt")].map((term) => {
+  const [one, other] = [term, term.nextSibling].map((element) => element.getBoundingClientRect());
+  return [Math.round(one.left), Math.round(other.left), one.top === other.top, one.right <= other.left];
 })
 """
 
@@ -127,10 +135,11 @@ def notebook(path: Path, *cells: str) -> Path:
 
 @dataclass(frozen=True)
 class Server:
-    """A Jupyter server: where it is, and the folder it shows."""
+    """A Jupyter server: where it is, the folder it shows, and its process ID."""
 
     address: str
     folder: Path
+    process: int
 
 
 @contextmanager
@@ -175,7 +184,7 @@ def serving(
         wait_for(lambda: answers(address + probe, any_answer) or process.poll() is not None, SECONDS_TO_START)
         if process.poll() is not None:
             raise RuntimeError(f"the server ended:\n{log.read_text(encoding='utf-8')[-3000:]}")
-        yield Server(address, folder)
+        yield Server(address, folder, process.pid)
     finally:
         process.terminate()
         process.wait(timeout=30)
@@ -191,6 +200,7 @@ def environment(folder: Path) -> dict[str, str]:
         **os.environ,
         **private,
         "IPYTHONDIR": str(folder / ".ipython"),
+        "JUPYTER_PATH": str(ROOT / "higgsnb" / "widgets" / "static"),  # the template of these sources, not an older one
         "PYTHONPATH": os.pathsep.join(filter(None, paths)),
     }
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from pages import PAINT, Visit, plain
+from pages import PAINT, ROWS, Visit, plain
 
 import higgsnb as hn
 from higgsnb.results import Result
@@ -332,6 +332,28 @@ def test_panel_sends_what_was_chosen(visit: Callable[..., Visit], panel: Cluster
     ]
     assert page.get_by_role("link").count() == 0
     page.screenshot(path=artefacts / "cluster_choice.png")
+
+
+LAB = """
+.jp-OutputArea-output dl, .jp-OutputArea-output dt, .jp-OutputArea-output dd { display: block; }
+.jp-OutputArea-output dl { width: 100%; overflow: hidden; padding: 0; margin: 0; }
+.jp-OutputArea-output dt { font-weight: bold; float: left; width: 20%; padding: 0; margin: 0; }
+.jp-OutputArea-output dd { float: left; width: 80%; padding: 0; margin: 0; }
+"""
+"""What JupyterLab 4.5 and 4.6 say of lists of definitions in outputs."""
+
+
+def test_costs_stand_in_two_columns_also_where_jupyterlabs_styles_come_last(
+    visit: Callable[..., Visit], panel: ClusterControl
+) -> None:
+    page = visit(viewport=WIDE).show(panel)
+    alone = page.locator(".hn-costs").evaluate(ROWS)
+    page.evaluate("document.querySelector('.hn-frame').classList.add('jp-OutputArea-output')")
+    page.add_style_tag(content=LAB)
+    assert page.locator(".hn-costs").evaluate(ROWS) == alone
+    assert len({(left, right) for left, right, _, _ in alone}) == 1
+    assert all(level and apart for _, _, level, apart in alone)
+    assert page.locator(".hn-costs dt").first.evaluate("(term) => getComputedStyle(term).fontWeight") == "400"
 
 
 def test_panel_scales_adapts_only_when_asked_and_links_the_dashboard(

@@ -98,12 +98,8 @@ def voila(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The dashboard as a page."""
     if reason := missing():
         pytest.skip(reason)
-    folder = tmp_path_factory.mktemp("voila")
-    notebook = shutil.copy(NOTEBOOK, folder)
-    template = folder / "JUPYTER_DATA_DIR" / "voila" / "templates" / "higgsnb"
-    shutil.copytree(Path(higgsnb.__file__).parent / "widgets" / "static" / "voila", template)
-    command = ["voila", str(notebook), "--no-browser", "--port={port}", "--Voila.ip=127.0.0.1"]
-    with serving(folder, *command, ready="static/voila.js") as server:
+    command = ["higgsnb", "dashboard", "--no-browser", "--port={port}"]
+    with serving(tmp_path_factory.mktemp("voila"), *command, ready="static/voila.js") as server:
         yield server
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pages import Server, Visit, notebook
+from pages import ROWS, Server, Visit, notebook
 
 import higgsnb as hn
 from higgsnb.results import Result
@@ -29,6 +29,16 @@ CONTROL = """
 from higgsnb import widgets
 
 control = widgets.ClusterControl(kind="local", workers=1, memory="500MB")
+control
+"""
+COSTS = """
+import higgsnb as hn
+from higgsnb import widgets
+
+control = widgets.ClusterControl(
+    campaign=hn.datasets.load("cms2012"), price_gb=0.09, price_core_hour=0.05, kind="local", workers=4
+)
+assert control.wait(60)
 control
 """
 RUN_ALL = """
@@ -175,6 +185,17 @@ def test_in_jupyterlab_a_cluster_is_launched_replaced_when_it_died_and_stopped(
     assert page.evaluate(ASK_KERNEL, ask) == "42\n"
     panel.get_by_role("button", name="Stop").click()
     page.wait_for_selector(".hn-cluster[data-phase=closed]", timeout=60 * SECONDS)
+
+
+def test_in_jupyterlab_the_costs_of_a_cluster_stand_in_two_columns(
+    visit: Callable[..., Visit], lab: Server, artefacts: Path
+) -> None:
+    page = open_in_lab(visit, lab, "costs.ipynb", COSTS)
+    rows = page.locator(".hn-costs").evaluate(ROWS)
+    page.locator(".hn").screenshot(path=artefacts / "jupyterlab_costs.png")
+    assert len(rows) >= 4
+    assert len({(left, right) for left, right, _, _ in rows}) == 1
+    assert all(level and apart for _, _, level, apart in rows)
 
 
 def test_in_voila_the_histogram_grows_stops_resumes_and_completes(

@@ -58,3 +58,13 @@ def test_figure_names_every_lepton_in_both_views() -> None:
     shown = texts(plots.plot_event(sample, 0))
     for name in ("1 μ⁺ 45 GeV", "2 μ⁻ 45 GeV", "3 e⁺ 10 GeV"):
         assert shown.count(name) == 2
+    assert "end view" in shown
+    assert "side view" in shown
+
+
+def test_text_alternative_of_the_figure_has_the_numbers_of_every_lepton() -> None:
+    figure = plots.plot_event(made([(45.0, 0.5, 0.25, 1), (44.0, -0.5, -2.0, -1)], [(10.0, 1.0, 1.0, 1)]), 0)
+    assert figure.alt.endswith(
+        "with 3 leptons: 1 μ⁺ with pT 45.0 GeV, η 0.50, φ 0.25; 2 μ⁻ with pT 44.0 GeV, η −0.50, φ −2.00; "
+        "3 e⁺ with pT 10.0 GeV, η 1.00, φ 1.00."
+    )

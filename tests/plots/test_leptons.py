@@ -94,6 +94,22 @@ def test_good_leptons_are_those_of_the_compiled_rule_and_pairs_use_only_them(muo
     assert set(some) < set(every)
 
 
+def test_logarithmic_scale_shows_a_set_a_hundred_times_smaller(muons: Events) -> None:
+    masses = {"opposite": plots.pair_masses(muons), "same": plots.pair_masses(muons, same_charge=True)}
+    for log in (True, False):
+        figure = plots.plot_masses(muons, masses, low=80, high=100, bins=10, log=log)
+        axes = figure.axes[0]
+        top = axes.transAxes.inverted().transform(axes.transData.transform((90, 30)))[1]  # about the pairs per bin
+        assert (top > 0.2) == log
+        inside = masses["same"][(masses["same"] >= 80) & (masses["same"] <= 100)]
+        assert f"same: {len(inside):,} pairs" in figure.alt
+        assert ("logarithmic" in figure.alt) == log
+
+
+def test_name_of_a_primary_dataset_stands_for_its_first_dataset(toy: datasets.Campaign, muons: Events) -> None:
+    assert plots.events(toy, "DoubleMu").dataset == muons.dataset == "Run2012_DoubleMu"
+
+
 def test_flavour_that_does_not_exist_is_an_error(muons: Events) -> None:
     with pytest.raises(ValueError, match="flavour = 'tau'; expected one of muon, electron"):
         plots.pair_masses(muons, "tau")

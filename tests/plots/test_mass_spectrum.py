@@ -10,7 +10,7 @@ from pathlib import Path
 import made_results
 import numpy as np
 import pytest
-from made_results import a_result, panel_of
+from made_results import a_result, panel_of, texts
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ from matplotlib.patches import StepPatch
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
-from higgsnb import plots, statistics
+from higgsnb import datasets, plots, selection, statistics
 from higgsnb.results import Result, histograms
 
 CASES = {
@@ -113,6 +113,59 @@ def test_given_axes_are_drawn_into() -> None:
     assert figure.axes == [left, right]
     assert right.patches
     assert not left.patches
+
+
+def test_prediction_without_a_process_lacks_just_that_and_the_figure_says_so() -> None:
+    result = a_result()
+    whole, less = (plots.mass_4l(result, without=process) for process in (None, "higgs"))
+    assert list(steps(less)) == ["zx", "zz"]
+    for process, heights in steps(less).items():
+        np.testing.assert_array_equal(heights, steps(whole)[process])
+    assert "prediction without H → ZZ* → 4ℓ" in texts(less)
+    assert "prediction without" not in texts(whole)
+    higgs = result.spectrum().combined().stack["higgs"].sum()
+    assert f"H → ZZ* → 4ℓ {higgs:.3g}" in whole.alt
+    assert ", without H → ZZ* → 4ℓ" in less.alt
+
+
+def test_excess_is_seen_in_the_lower_panel_of_a_prediction_without_the_signal() -> None:
+    result = a_result("higgs zz zx data")
+    spectrum = result.spectrum().combined()
+    background = spectrum.total - spectrum.stack["higgs"]
+    variance = spectrum.variance - spectrum.variances["higgs"]
+    (drawn,) = (p for p in plots.mass_4l(result, without="higgs").axes[1].patches if isinstance(p, StepPatch))
+    expected = statistics.deviation(spectrum.data, background, variance)
+    np.testing.assert_allclose(drawn.get_data().values, np.nan_to_num(expected), rtol=1e-9, atol=1e-9)
+
+
+def test_process_to_leave_out_has_to_be_one_of_the_simulated_ones() -> None:
+    for wrong in ("Higgs", "data"):
+        with pytest.raises(KeyError, match=f"no simulated process '{wrong}'; known: higgs, zz, zx"):
+            plots.mass_4l(a_result(), without=wrong)
+    without_simulation = plots.mass_4l(a_result("data"), without="higgs")  # nothing to leave out
+    assert "prediction" not in texts(without_simulation)
+
+
+@pytest.mark.parametrize("processes", ["higgs zz zx data", "data", "higgs zz", "higgs zz zx tth data"])
+def test_text_alternative_has_the_numbers_of_the_figure(processes: str) -> None:
+    result = a_result(processes, share=0.37)
+    spectrum = result.spectrum().combined()
+    alt = plots.mass_4l(result).alt
+    assert alt.startswith("CMS Open Data")
+    assert plots.coverage_text(result) in alt
+    if spectrum.data is not None:
+        assert f"ata {spectrum.data.sum()} events, at most {spectrum.data.max()} in a bin" in alt
+    for process, heights in spectrum.stack.items():
+        assert f"{plots.LABELS.get(process, process)} {heights.sum():.3g}" in alt
+
+
+def test_legends_of_all_figures_have_one_order(toy: datasets.Campaign) -> None:
+    spectrum = [text.get_text() for text in panel_of(plots.mass_4l(a_result())).get_legend().get_texts()]
+    cut = plots.plot_n_minus_one(plots.n_minus_one(toy, selection.load("open2012"), "sip"))
+    labels = [text.get_text() for text in panel_of(cut).get_legend().get_texts()]
+    processes = [plots.LABELS[name] for name in ("higgs", "zz", "zx")]
+    assert [text.split("  ")[0] for text in spectrum[1:4]] == labels[1:] == processes
+    assert spectrum[0].lower().startswith(labels[0])
 
 
 def test_unknown_histogram_error_names_those_there_are() -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import base64
+import html
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -43,7 +46,11 @@ def test_figures_are_not_kept_by_pyplot() -> None:
     assert plt.get_fignums() == []
 
 
-def test_notebook_shows_the_figure_as_png() -> None:
+def test_notebook_shows_the_figure_as_png_and_with_a_text_alternative() -> None:
     shown, metadata = DisplayFormatter().format(plots.mass_4l(a_result()))
-    assert shown["image/png"].startswith(b"\x89PNG")
+    assert base64.b64decode(shown["image/png"]).startswith(b"\x89PNG")
     assert metadata["image/png"]["width"] == pytest.approx(560)
+    alt = re.search('alt="([^"]+)"', shown["text/html"])
+    assert alt is not None
+    assert html.unescape(alt[1]) == metadata["image/png"]["alt"]
+    assert shown["image/png"] in shown["text/html"]

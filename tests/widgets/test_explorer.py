@@ -13,7 +13,7 @@ from generators import random_leptons, without
 from outreach import campaign, dataset, events_of, write
 from traitlets import TraitError
 
-from higgsnb import engine, selection
+from higgsnb import engine, plots, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
 from higgsnb.results import Result, histograms
@@ -458,6 +458,20 @@ def test_event_display_shows_a_row_of_the_result(result: Result) -> None:
     assert display.event["name"].endswith(f":{table.event[4]}")
     with pytest.raises(IndexError, match="row = -1"):
         display.show(-1)
+
+
+def test_widget_and_figure_draw_one_detector_and_the_same_tracks(result: Result) -> None:
+    display = explorer.EventDisplay(result, 3)
+    assert [tuple(layer.values()) for layer in display.setup["detector"]] == [layer[:3] for layer in plots.DETECTOR]
+    for one in display.event["leptons"]:
+        momentum = (one[name] for name in ("pt", "eta", "phi", "charge"))
+        points = np.stack(plots.track(*momentum, leaves=one["flavour"] == "muon"), axis=1)
+        drawn = np.array(one["track"])
+        assert drawn[[0, -1]] == pytest.approx(points[[0, -1]], abs=0.02)
+        nearest = np.linalg.norm(drawn[:, None] - points[None], axis=2).min(axis=1)
+        assert nearest.max() < 0.02
+    assert "TRACKER" not in SCRIPT
+    assert {"End view", "Side view"} == set(re.findall(r"\b\w+ view\b(?= *\")", SCRIPT))
 
 
 # --- The script ----------------------------------------------------------------------------------------------------

@@ -170,27 +170,6 @@ function legend(shown, setup, kept) {
 
 // --- One event -------------------------------------------------------------------------------------------------------
 
-const TRACKER = 1.15, ECAL = 1.29, ECAL_END = 1.77, HCAL_END = 2.95, COIL_END = 3.8, EDGE = 5.0, ENDCAP = 3.17, HALF = 6.4;
-
-// Points (x, y, z) in metres along a track from the collision point: a helix in the solenoid, straight beyond it.
-function track(lepton, field) {
-  const radius = lepton.pt / (0.3 * field);
-  const muon = lepton.flavour === "muon";
-  const step = 0.04;
-  let [x, y, z, phi] = [0, 0, 0, lepton.phi];
-  const points = [[0, 0, 0]];
-  for (let s = 0; s < Math.min(12, Math.PI * radius + 6); s += step) {
-    x += step * Math.cos(phi);
-    y += step * Math.sin(phi);
-    z += step * Math.sinh(lepton.eta);
-    if (Math.hypot(x, y) < HCAL_END && Math.abs(z) < HALF) phi -= (lepton.charge * step) / radius;
-    points.push([x, y, z]);
-    const r = Math.hypot(x, y);
-    if (muon ? r > EDGE || Math.abs(z) > HALF : r > ECAL || Math.abs(z) > ENDCAP) break;
-  }
-  return points;
-}
-
 const symbol = (lepton) => `${lepton.flavour === "muon" ? "μ" : "e"}${lepton.charge > 0 ? "⁺" : "⁻"}`;
 
 // Write each lepton's name near the end of its track, clear of other names and, if possible, of tracks.
@@ -199,7 +178,7 @@ function labels(node, places, tracks, size, textSize) {
   const within = (value, most) => Math.min(Math.max(value, 2), most - 2);
   const shared = (a, b) => a.x < b.x + b.width && b.x < a.x + a.width && a.y < b.y + high && b.y < a.y + high;
   for (const { end, out, pair, text } of places) {
-    const width = 0.62 * textSize * text.length, gap = 0.5 * textSize;
+    const width = 0.68 * textSize * text.length, gap = 0.5 * textSize;
     const boxes = [];
     for (const across of [out < 0 ? -gap - width : gap, -width / 2, out < 0 ? gap : -gap - width]) {
       for (const row of [0, -1, 1, -2, 2, -3, 3, -4, 4]) {
@@ -217,52 +196,32 @@ function labels(node, places, tracks, size, textSize) {
   }
 }
 
-function drawView(shown, along, width, textSize) {
-  const height = along ? 0.8 * width : width;
-  const scale = along ? Math.min((width / 2) / (HALF + 0.3), height / 2 / (EDGE + 0.2)) : width / 2 / (EDGE + 0.2);
+// The sketch of the detector and the tracks come from Python, which draws the same in figures; lengths are in metres.
+function drawView(shown, detector, side, width, textSize) {
+  const height = side ? 0.8 * width : width;
+  const room = 0.2, outside = detector[0];
+  const scale = side ? Math.min(width / 2 / (outside.half + room), height / 2 / (outside.radius + room)) : width / 2 / (outside.radius + room);
   const [cx, cy] = [width / 2, height / 2];
-  const name = along ? "Longitudinal view" : "Transverse view";
+  const name = side ? "Side view" : "End view";
   const node = svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "font-size": textSize, "aria-label": `${name} of the event; the table of leptons gives the numbers` });
-  const rings = [[TRACKER, 0], [ECAL_END, ENDCAP + 0.5], [HCAL_END, 5.6], [COIL_END, HALF]];
-  for (const [r, z] of rings) {
-    if (!along) node.append(svg("circle", { class: "detector", cx, cy, r: r * scale }));
-    else { const half = (z || 2.8) * scale; node.append(svg("rect", { class: "detector", x: cx - half, y: cy - r * scale, width: 2 * half, height: 2 * r * scale })); }
+  for (const { name: layer, radius, half } of detector) {
+    const look = `detector ${layer.replaceAll(" ", "-")}`;
+    if (side) node.append(svg("rect", { class: look, x: cx - half * scale, y: cy - radius * scale, width: 2 * half * scale, height: 2 * radius * scale }));
+    else node.append(svg("circle", { class: look, cx, cy, r: radius * scale }));
   }
-  if (!along) node.append(svg("path", { class: "layer", "fill-rule": "evenodd", d: ring(cx, cy, ECAL * scale) + ring(cx, cy, ECAL_END * scale) }));
-  const project = ([x, y, z], up) => (along ? [cx + z * scale, cy - up * Math.hypot(x, y) * scale] : [cx + x * scale, cy - y * scale]);
+  const project = ([x, y, z], up) => (side ? [cx + z * scale, cy - up * Math.hypot(x, y) * scale] : [cx + x * scale, cy - y * scale]);
   const places = [], tracks = [];
   shown.leptons.forEach((lepton) => {
     const up = Math.sin(lepton.phi) >= 0 ? 1 : -1;
-    const points = track(lepton, shown.field).map((point) => project(point, up));
+    const points = lepton.track.map((point) => project(point, up));
     const d = points.map(([px, py], i) => `${i ? "L" : "M"}${px.toFixed(1)},${py.toFixed(1)}`).join("");
     node.append(svg("path", { class: `track ${lepton.flavour} z${lepton.pair}`, d }));
-    const [end, before] = [points[points.length - 1], points[points.length - 2]];
-    const bar = lepton.flavour === "electron" ? [0.25, 0.5, 0.75, 1].map((part) => beyond(end, before, part * depth(lepton) * scale)) : [];
-    if (bar.length) node.append(deposit(end, before, lepton, scale));
-    tracks.push(...points.filter((_, i) => i % 4 === 0), ...bar);
-    const tip = bar.at(-1) || end;
-    places.push({ end: tip, out: tip[0] - cx, pair: lepton.pair, text: `${symbol(lepton)} ${lepton.pt.toFixed(0)} GeV` });
+    tracks.push(...points);
+    const end = points.at(-1);
+    places.push({ end, out: end[0] - cx, pair: lepton.pair, text: `${symbol(lepton)} ${lepton.pt.toFixed(0)} GeV` });
   });
   labels(node, places, tracks, { width, height }, textSize);
   return html("figure", { class: "figure", style: "margin:0" }, html("figcaption", {}, name), node);
-}
-
-const ring = (cx, cy, r) => `M${cx - r},${cy}a${r},${r} 0 1,0 ${2 * r},0a${r},${r} 0 1,0 ${-2 * r},0Z`;
-
-// Length in metres of the bar for an electron's energy in the calorimeter: longer for more energy.
-const depth = (lepton) => Math.min(1.6, 0.25 + (lepton.pt * Math.cosh(lepton.eta)) / 80);
-
-// The point at a distance `along` beyond the end of a track and `across` to its side.
-function beyond(end, before, along, across = 0) {
-  const norm = Math.hypot(end[0] - before[0], end[1] - before[1]) || 1;
-  const [ux, uy] = [(end[0] - before[0]) / norm, (end[1] - before[1]) / norm];
-  return [end[0] + ux * along - uy * across, end[1] + uy * along + ux * across];
-}
-
-function deposit(end, before, lepton, scale) {
-  const length = depth(lepton) * scale, half = 0.12 * scale;
-  const corners = [[0, -half], [length, -half], [length, half], [0, half]].map(([along, across]) => beyond(end, before, along, across).map((value) => value.toFixed(1)));
-  return svg("polygon", { class: `deposit z${lepton.pair}`, points: corners.join(" ") });
 }
 
 function drawEvent(target, shown, setup) {
@@ -280,7 +239,7 @@ function drawEvent(target, shown, setup) {
     html("h3", { tabindex: -1 }, `Event ${shown.name}`),
     html("p", {}, `${kind}, channel ${shown.channel}: four-lepton mass ${shown.mass_4l.toFixed(2)} GeV`),
     html("ul", { class: "legend" }, key, styles),
-    html("div", { class: "views" }, drawView(shown, false, each, textSize), drawView(shown, true, each, textSize)),
+    html("div", { class: "views" }, drawView(shown, setup.detector, false, each, textSize), drawView(shown, setup.detector, true, each, textSize)),
     html("div", { class: "scroll" }, html("table", {}, html("caption", { class: "quiet" }, "The four leptons of this event"),
       html("thead", {}, html("tr", {}, ["lepton", "pT [GeV]", "η", "φ [rad]", "charge"].map((name) => html("th", { scope: "col" }, name)))), html("tbody", {}, rows))),
   );
