@@ -1,5 +1,4 @@
-"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``ledger``, ``dashboard``, ``doctor``,
-``warm`` and ``clean``.
+"""The command line: ``higgsnb run``, ``plan``, ``fetch``, ``dashboard``, ``ledger``, ``doctor``, ``warm``, ``clean``.
 
 It parses arguments, calls the package, prints what it returns, and sets the exit code.
 """
@@ -11,15 +10,7 @@ from higgsnb.cli.group import main
 
 __all__ = ["main"]
 
-# In the order of use, which is that of --help.
-for room in (
-    run.run,
-    plan.plan,
-    fetch.fetch,
-    dashboard.dashboard,
-    ledger.ledger,
-    doctor.doctor,
-    warm.warm,
-    clean.clean,
-):
-    main.add_command(room)
+for command in (  # in the order of use, which is that of --help
+    run.run, plan.plan, fetch.fetch, dashboard.dashboard, ledger.ledger, doctor.doctor, warm.warm, clean.clean,
+):  # fmt: skip
+    main.add_command(command)

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from higgsnb import engine, results
 from higgsnb.plots.labels import coverage_text, heading
-from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, one_panel, styled
+from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, one_panel, styled
 from higgsnb.plots.tables import DATA, Rows, Table
 from higgsnb.results import PreselectedEvents, stack_order
 from higgsnb.selection import LARGEST, Selection
