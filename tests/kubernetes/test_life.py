@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -106,6 +107,22 @@ def test_a_closed_cluster_can_be_closed_again_and_refuses_the_rest(user: Kube) -
     assert mine.state.phase == "closed"
     with pytest.raises(errors.ClusterError, match="the cluster is closed"):
         mine.scale(2)
+
+
+def test_port_that_is_taken_before_it_is_opened_does_not_matter(user: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
+    from kr8s.portforward import PortForward
+
+    find, found = PortForward._find_available_port, list[int]()
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+
+        def one_that_is_taken(self: PortForward) -> int:
+            found.append(taken.getsockname()[1] if len(found) % 3 < 2 else find(self))
+            return found[-1]
+
+        monkeypatch.setattr(PortForward, "_find_available_port", one_that_is_taken)
+        with cluster.launch("kubernetes", workers=1, memory="1GiB", image=user.image) as mine:
+            assert mine.get_client().submit(sum, [1, 2]).result(timeout=30) == 3
+    assert len(found) == 6  # two ports, of the scheduler and its dashboard, each at the third try
 
 
 def test_the_operators_race_does_not_matter(faulty: Kube) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import getpass
 import hashlib
 import json
@@ -16,14 +17,11 @@ from collections.abc import Collection, Coroutine, Mapping
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from higgsnb.datasets import redact
 from higgsnb.errors import ApiError
 from higgsnb.storage import expanded
-
-if TYPE_CHECKING:
-    from kr8s.portforward import PortForward
 
 Object = dict[str, Any]
 Value = TypeVar("Value")
@@ -75,6 +73,7 @@ class Api:
 
     def __init__(self, namespace: str = "") -> None:
         self._api: Any = None
+        self._forwards: list[asyncio.Task[None]] = []
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="higgsnb-kubernetes", daemon=True)
         self._thread.start()
@@ -170,15 +169,25 @@ class Api:
         base = f"/apis/{group}/v1" if group else "/api/v1"
         return f"{base}/namespaces/{self.namespace}/{plural}{f'/{name}' if name else ''}"
 
-    def forward(self, service: str, port: int, seconds: float) -> tuple[PortForward, int]:
-        """Forward a free port of this machine's loopback to a service; return the forwarding and the port."""
+    def forward(self, service: str, port: int, seconds: float) -> int:
+        """Forward a free port of this machine's loopback to a service, until `close`; return it."""
 
-        async def start() -> tuple[PortForward, int]:
+        async def start() -> int:
             from kr8s.asyncio.objects import Service
 
             target = await Service.get(service, namespace=self.namespace, api=self._api)
-            forwarding: Any = target.portforward(port, local_port="auto")
-            return forwarding, int(await forwarding.start())
+            while True:
+                forwarding = target.portforward(port, local_port="auto")
+                task = asyncio.create_task(forwarding.run_forever())
+                self._forwards.append(task)
+                while not forwarding.servers and not task.done():
+                    await asyncio.sleep(0.02)
+                if not task.done():
+                    return int(forwarding.local_port)
+                error = task.exception()
+                if not isinstance(error, OSError) or error.errno != errno.EADDRINUSE:
+                    raise error or ApiError(f"no port could be forwarded to {service}")
+                # kr8s finds a free port and opens it later: somebody else may have taken it. Then it tries another one.
 
         return self.run(start(), seconds)
 

@@ -16,7 +16,6 @@ import time
 import uuid
 import warnings
 from collections.abc import Callable, Sequence
-from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -33,7 +32,6 @@ from higgsnb.errors import ApiError, ClusterError
 
 if TYPE_CHECKING:
     from distributed import Client
-    from kr8s.portforward import PortForward
 
 SCHEDULER_PORT, DASHBOARD_PORT = 8786, 8787
 UP_TAKE_SECONDS = 25.0
@@ -48,7 +46,6 @@ class OperatedCluster:
         self.name = f"higgsnb-{uuid.uuid4().hex[:10]}"
         self.api = Api(spec.namespace)
         self._address = self._dashboard = ""
-        self._forwards: list[PortForward] = []
         self._created = 0.0
 
     def start(self, until: float, report: Callable[[Problem | None], None], cancel: threading.Event) -> None:
@@ -88,9 +85,7 @@ class OperatedCluster:
             return
         addresses = []
         for port in (SCHEDULER_PORT, DASHBOARD_PORT):
-            forwarding, number = self.api.forward(service, port, seconds)
-            self._forwards.append(forwarding)
-            addresses.append(f"127.0.0.1:{number}")
+            addresses.append(f"127.0.0.1:{self.api.forward(service, port, seconds)}")
         self._address, self._dashboard = f"tcp://{addresses[0]}", addresses[1]
 
     def client(self, *, default: bool) -> Client:
@@ -196,13 +191,6 @@ class OperatedCluster:
         """
         if self._created:
             delete([(self.api, self.name)], seconds)
-
-        async def stop() -> None:
-            for forwarding in self._forwards:
-                await forwarding.stop()
-
-        with suppress(FutureTimeoutError):
-            self.api.run(stop(), 5)
         self.api.close()
 
 
