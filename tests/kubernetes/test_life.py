@@ -110,7 +110,7 @@ def test_a_closed_cluster_can_be_closed_again_and_refuses_the_rest(user: Kube) -
 
 
 def test_port_that_is_taken_before_it_is_opened_does_not_matter(user: Kube, monkeypatch: pytest.MonkeyPatch) -> None:
-    from kr8s.portforward import PortForward
+    from kr8s.asyncio.portforward import PortForward
 
     find, found = PortForward._find_available_port, list[int]()
     with socket.create_server(("127.0.0.1", 0)) as taken:
