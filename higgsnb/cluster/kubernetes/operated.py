@@ -83,10 +83,8 @@ class OperatedCluster:
             host = self.api.call("GET", self.api.path("services", service))["spec"]["clusterIP"]
             self._address, self._dashboard = f"tcp://{host}:{SCHEDULER_PORT}", f"{host}:{DASHBOARD_PORT}"
             return
-        addresses = []
-        for port in (SCHEDULER_PORT, DASHBOARD_PORT):
-            addresses.append(f"127.0.0.1:{self.api.forward(service, port, seconds)}")
-        self._address, self._dashboard = f"tcp://{addresses[0]}", addresses[1]
+        scheduler, board = (self.api.forward(service, port, seconds) for port in (SCHEDULER_PORT, DASHBOARD_PORT))
+        self._address, self._dashboard = f"tcp://127.0.0.1:{scheduler}", f"127.0.0.1:{board}"
 
     def client(self, *, default: bool) -> Client:
         """Return a new client; tries for 25 s, since a forwarded port may drop a connection."""
