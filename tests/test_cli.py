@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import logging
 import signal
 import subprocess
@@ -278,6 +279,18 @@ def test_no_secret_of_an_address_is_written_or_printed(folder: Path, tmp_path: P
     assert "absent.root" in result.stderr
     written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir())
     assert b"CANARY" not in written + result.output.encode() + result.stderr.encode()
+
+
+@pytest.mark.parametrize("options", [[], ["--scheduler", "processes"]])
+def test_run_that_may_not_compile_ends_at_once_with_the_reason(
+    tmp_path: Path, folder: Path, options: list[str]
+) -> None:
+    command = [sys.executable, "-m", "higgsnb", "run", str(toml(folder / "a.toml", "data")), *options]
+    environment = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "higgsnb: NUMBA_DISABLE_JIT is set" in done.stderr
+    assert done.stderr.endswith("Remove NUMBA_DISABLE_JIT from the environment.\n")
 
 
 _INTERRUPTIBLE = """

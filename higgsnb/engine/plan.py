@@ -112,7 +112,7 @@ def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> N
     counted = ", ".join(f"{n:,} × {name}" for name, n in kinds.most_common())
     none = f"none of the {n_files:,} files can be read ({counted}); the first: " if n_files > 1 else ""
     error = FileError(f"{none}{first.message}", first.hint)
-    error.failed = tuple(failures.values())
+    error.failed = tuple(failures[key] for key in sorted(failures))
     raise error
 
 

@@ -97,6 +97,11 @@ def _folders(key: str, own: Path | None) -> Iterator[Path]:
     yield from storage.shared(f"compiled-{key}")
 
 
+def is_disabled() -> bool:
+    """Whether numba has been told to compile nothing."""
+    return bool(_CONFIG.DISABLE_JIT)
+
+
 KEY = _key()
 COMPILED_FOLDER = _folder(KEY)
 """Where compiled code is kept; None if no folder can be written to, so that every process compiles for itself."""

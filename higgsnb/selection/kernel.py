@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from higgsnb.errors import OptionError
 from higgsnb.selection import compiled, pairings
 from higgsnb.selection.cuts import Selection, load, names
 from higgsnb.selection.leptons import CHANNELS, Candidates, Leptons
@@ -44,7 +45,17 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
 
     ``primary_dataset`` is that of the events (``"DoubleMu"``, …; None: no such); it decides the channels in ``aod2012``
     and ``df103``.
+
+    Raises
+    ------
+    UnreadableError
+        If an event has more good leptons than can be paired.
+    OptionError
+        If compilation is switched off.
     """
+    if compiled.is_disabled():
+        message = "NUMBA_DISABLE_JIT is set, but the selection runs as compiled code only"
+        raise OptionError(message, "Remove NUMBA_DISABLE_JIT from the environment.")
     blocks = [
         block
         for first in range(0, max(leptons.n_events, 1), BLOCK)
