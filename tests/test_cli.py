@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -417,6 +418,15 @@ def test_plan_reads_nothing() -> None:
     assert "120,347,816" in output
     assert "12,790,089,202" in output
     assert "egress    at most 1.16 at 0.1 per GB" in output
+
+
+@pytest.mark.parametrize("missing", ["numba", "numpy", "uproot", "pyarrow"])
+def test_doctor_names_a_library_that_cannot_be_imported(missing: str) -> None:
+    code = f"import sys; sys.modules[{missing!r}] = None\nfrom higgsnb.__main__ import main\nmain(['doctor'])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert re.search(f"^!! +libraries +{missing} cannot be imported", done.stdout, re.MULTILINE)
+    assert "Install the package again" in done.stdout
 
 
 def test_doctor_gives_a_hint_for_every_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

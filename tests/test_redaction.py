@@ -217,6 +217,7 @@ def test_nothing_that_a_run_prints_logs_or_writes_holds_a_secret(
     http_server.add("/good.root", good.read_bytes())
     http_server.add("/bad.root", b"root" + bytes(500))
     files = [f'{{ url = "{base}/{name}.root?{SECRETS}" }}' for name in ("good", "bad", "gone")]
+    files.append(f'{{ url = "{write(tmp_path / "here.root", random_leptons(300, seed=2))}" }}')
     path = tmp_path / "mine.toml"
     path.write_text(f"""
 [campaign]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import asdict
+from typing import Any
 
 import click
 
@@ -20,13 +22,11 @@ from higgsnb.cli.terminal import paragraph, show, show_json
 @click.pass_context
 def doctor(ctx: click.Context, strict: bool, as_json: bool) -> None:
     """Check what this machine or session can do; every problem comes with a hint."""
-    from higgsnb import cluster
-
     checks = []
-    for check in cluster.doctor():  # printed one by one: some take seconds
-        checks.append(asdict(check))
+    for check in _checks():  # printed one by one: some take seconds
+        checks.append(check)
         if not as_json:
-            _show_check(**checks[-1])
+            _show_check(**check)
     problems = sum(not check["good"] for check in checks)
     if as_json:
         show_json({"problems": problems, "checks": checks})
@@ -34,6 +34,22 @@ def doctor(ctx: click.Context, strict: bool, as_json: bool) -> None:
         found = f"{problems} problem{'s' if problems > 1 else ''}, each with a hint above" if problems else ""
         show(found or "no problem found", bold=True)
     ctx.exit(INCOMPLETE if strict and problems else COMPLETE)
+
+
+def _checks() -> Iterator[dict[str, Any]]:
+    """Yield the checks of this machine; only one if this package itself cannot be imported."""
+    try:
+        from higgsnb import cluster
+    except ImportError as error:
+        found = f"{error.name or 'a library'} cannot be imported: {error}"
+        yield {
+            "name": "libraries",
+            "good": False,
+            "found": found,
+            "hint": "Install the package again: pip install -e .",
+        }
+        return
+    yield from map(asdict, cluster.doctor())
 
 
 def _show_check(*, name: str, good: bool, found: str, hint: str) -> None:

@@ -39,7 +39,7 @@ def help_of(*path: str) -> str:
 
 def test_commands_are_listed_in_the_order_of_use_with_whole_sentences() -> None:
     listed = re.findall(r"^  (\w+) +(\S.*)$", help_of().partition("Commands:")[2], re.MULTILINE)
-    order = ["run", "plan", "fetch", "ledger", "doctor", "clean"]
+    order = ["run", "plan", "fetch", "dashboard", "ledger", "doctor", "warm", "clean"]
     assert [name for name, _ in listed if name in order] == order
     assert re.findall(r"^  (\w+)  ", help_of("ledger"), re.MULTILINE) == ["show", "export", "import"]
     assert [text for _, text in listed if text.endswith("...") or not text.endswith(".")] == []
