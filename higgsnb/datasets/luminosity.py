@@ -15,7 +15,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ from higgsnb.redaction import redact
 from higgsnb.text import DOCUMENT_BYTES, read_text, shown, to_float, to_int
 
 Ints = npt.NDArray[np.int64]
+Value = TypeVar("Value")
 LARGEST_SECTION = 1e6  # 1/fb; the LHC gives 5e-4
 ROUNDING = 1e-3  # relative, of the numbers in a table
 SECTION_SECONDS = 2**18 / 11245.5  # 2^18 turns of the LHC, at its frequency of revolution in Hz
@@ -395,21 +396,31 @@ def check_inputs(campaign: Campaign) -> None:
     Raises
     ------
     LumiMaskError, LumiDataError, MissingFileError, TransferError, ChecksumError
-        As `LumiMask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``.
+        As `LumiMask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``. Also
+        if the golden JSON certifies nothing, or nothing that is in the table.
     """
-    for key, location, read in (
-        ("golden_json", campaign.golden_json, LumiMask.load),
-        ("luminosity_table", campaign.luminosity_table, read_table),
-    ):
-        if location is None:
-            continue
-        label = redact(location)
-        try:
-            read(location)
-        except HiggsnbError as error:
-            message = error.message.removeprefix(f"{label}: ")
-            raise type(error)(f"{key} = {label}: {message}", error.hint) from None
-        except OSError as error:
-            raise UnreadableError(
-                f"{key} = {label}: cannot be read: {error.strerror or error}", "Check the permissions of the file."
-            ) from None
+    mask = _check("golden_json", campaign.golden_json, LumiMask.load)
+    table = _check("luminosity_table", campaign.luminosity_table, read_table)
+    if mask is not None and not len(mask.sections):
+        label = redact(str(campaign.golden_json))
+        raise LumiMaskError(f"golden_json = {label}: certifies no lumi section", GOLDEN_JSON)
+    if mask is not None and table is not None and not len(mask.sections & table.sections):
+        label = redact(str(campaign.luminosity_table))
+        message = f"luminosity_table = {label}: has no lumi section that the golden JSON certifies"
+        raise LumiDataError(message, "Name the table and the golden JSON of the year of these data.")
+
+
+def _check(key: str, location: str | None, read: Callable[[str], Value]) -> Value | None:
+    """Return what is read of an input that a campaign names; its errors begin with the campaign's key."""
+    if location is None:
+        return None
+    label = redact(location)
+    try:
+        return read(location)
+    except HiggsnbError as error:
+        message = error.message.removeprefix(f"{label}: ")
+        raise type(error)(f"{key} = {label}: {message}", error.hint) from None
+    except OSError as error:
+        raise UnreadableError(
+            f"{key} = {label}: cannot be read: {error.strerror or error}", "Check the permissions of the file."
+        ) from None

@@ -374,6 +374,8 @@ def test_good_inputs_pass(tmp_path: Path) -> None:
         ("golden_json", None, MissingFileError, "a.txt: not found; tried"),
         ("golden_json", "{", LumiMaskError, "not JSON"),
         ("golden_json", '{"1": [[2, 1]]}', LumiMaskError, "run 1: expected"),
+        ("golden_json", "{}", LumiMaskError, "certifies no lumi section"),
+        ("golden_json", '{"1": []}', LumiMaskError, "certifies no lumi section"),
         ("luminosity_table", None, MissingFileError, "a.txt: not found; tried"),
         ("luminosity_table", "x", LumiDataError, "no header"),
     ],
@@ -389,6 +391,14 @@ def test_bad_input_is_named_with_its_key(
     assert type(caught.value) is kind
     assert str(caught.value).startswith(f"{key} = {path}: {words}")
     assert str(caught.value).count(f"{path}:") == 1
+
+
+@pytest.mark.parametrize("golden", ['{"2": [[1, 9]]}', '{"1": [[2, 9]], "3": [[1, 1]]}'])
+def test_table_of_other_sections_than_the_golden_json_is_refused(tmp_path: Path, golden: str) -> None:
+    (tmp_path / "c.json").write_text(golden)
+    (tmp_path / "t.csv").write_text(HEADER + row(1, "1:1", 3, 2))
+    with pytest.raises(LumiDataError, match="has no lumi section that the golden JSON certifies"):
+        check_inputs(Inputs(str(tmp_path / "c.json"), str(tmp_path / "t.csv")))
 
 
 def test_secret_in_the_address_of_an_input_is_not_told(http_server: FileServer) -> None:
