@@ -575,7 +575,8 @@ def test_table_that_disagrees_with_the_campaign_or_the_data_is_told_with_the_rem
     lacking = {s for events in (by_section.truth[2, 0],) for s in events} - everything(mask=False, table=True)
     assert set(found.luminosity.without_table["e"].keys.tolist()) == lacking != set()
     total = sum(n**2 for n in range(1, 73) if n % 7) / 1000
-    first, *others = found.luminosity.notes
+    (first, _), *pairs = found.luminosity.notes
+    others = [f"{what}. {hint}" for what, hint in pairs]
     assert f"adds up to {total:.4g} /fb in the certified sections, luminosity_fb is 10:" in first
     assert [other.split(":")[0] for other in others] == ["b", "c", "e"]
     assert f"e: {len(lacking)} lumi sections with events (run 200000, section 7 …) not in luminosity_table" in others[2]
@@ -594,7 +595,7 @@ def test_few_events_in_a_section_are_warned_of_until_the_run_is_complete(tmp_pat
     one = campaign(dataset("d", "data", path), luminosity_table=str(tmp_path / "t.csv"), luminosity_fb=30.0)
     parts = plan_chunks(one, {str(path): 60}, 20)
     infos = {(0, 0): FileInfo(60, "TTree", 1, "u")}
-    (note,) = Result(one, OPEN, merge(analyse(c, OPEN) for c in parts[:2]), infos).luminosity.notes
+    ((note, _),) = Result(one, OPEN, merge(analyse(c, OPEN) for c in parts[:2]), infos).luminosity.notes
     assert note.startswith("d: fewer than 5 events in a lumi section")
     assert Result(one, OPEN, merge(analyse(c, OPEN) for c in parts), infos).luminosity.notes == ()
 

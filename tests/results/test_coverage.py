@@ -18,6 +18,7 @@ from outreach import campaign, dataset, events_of, write
 
 from higgsnb import engine, events, plots, results, selection
 from higgsnb.datasets import Campaign, Chunk, File, luminosity
+from higgsnb.errors import FileError
 from higgsnb.results import Failure, Result
 from higgsnb.results.failures import KINDS_SHOWN
 
@@ -73,7 +74,10 @@ def nothing(one: Campaign, folder: Path) -> Result:
         dataclasses.replace(d, files=(File(str(folder / f"gone-{d.name}.root"), events=n),))
         for d, n in zip(one.datasets, (EVENTS, EVENTS, 1000), strict=True)
     ]
-    return last(dataclasses.replace(one, datasets=tuple(away)))
+    gone = dataclasses.replace(one, datasets=tuple(away))
+    with pytest.raises(FileError) as caught:
+        last(gone)
+    return Result(gone, OPEN, failures={(i, 0): failure for i, failure in enumerate(caught.value.failed)})
 
 
 def almost(one: Campaign, _: Path) -> Result:
