@@ -217,12 +217,11 @@ def test_log_level_shows_the_messages_of_the_package(
     assert logging.getLogger("higgsnb").handlers == []
 
 
-def test_only_file_without_luminosity_block_has_exit_code_2(shared_data: Path, tmp_path: Path) -> None:
+def test_file_without_luminosity_block_has_exit_code_3(shared_data: Path, tmp_path: Path) -> None:
     path = shared_data / "nanoaod" / "missing_luminosityBlock.root"
     (tmp_path / "a.toml").write_text(NANOAOD.format(url=path))
-    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=2)
+    result = invoke("run", tmp_path / "a.toml", "--out", tmp_path / "out", "--quiet", code=3)
     assert "lacks luminosityBlock" in result.stderr
-    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_local_paths_give_the_same_bytes_as_a_mirror(

@@ -23,7 +23,7 @@ from higgsnb.cluster.options import ClusterSpec
 from higgsnb.datasets import Address, Campaign
 from higgsnb.datasets.files.request import SourceError
 from higgsnb.redaction import is_secret, logger, redact
-from higgsnb.results import Failure
+from higgsnb.results import Failure, Result
 from higgsnb.widgets.view import describe_error
 
 CANARY = "c4n4ryC4N4RY"
@@ -254,8 +254,10 @@ file = [{", ".join(files)}]
 def test_results_of_a_run_hold_no_secret(http_server: FileServer) -> None:
     base = http_server.base.replace("://", f"://u:{CANARY}@")
     campaign = replace(secret_campaign(f"{base}/gone.root?{SECRETS}"), golden_json=None, luminosity_table=None)
-    (*_, result) = engine.run(campaign, selection.load("open2012"))
-    (failure,) = result.failed
+    with pytest.raises(errors.FileError) as caught:  # as nothing could be read
+        list(engine.run(campaign, selection.load("open2012")))
+    (failure,) = caught.value.failed
+    result = Result(campaign, selection.load("open2012"), failures={(0, 0): failure})
     shown = [repr(result), result._repr_html_(), repr(failure), repr(result.failures), json.dumps(dict(result.run))]
     assert "gone.root" in shown[1]
     assert CANARY not in "".join(shown)

@@ -53,13 +53,9 @@ def plan_chunks(
             raise OptionError(
                 f"dataset {dataset.name!r} has {sum(counts):,} events: more than {MOST_CHUNKS:,} chunks of "
                 f"{chunk_events:,}",
-                "Use larger chunks (--chunk-events); or correct `events` in the campaign, if it is not so many.",
+                "Use larger chunks (--chunk-events) or a smaller fraction; or correct `events` in the campaign.",
             )
         total, before = max(1, sum(counts)), 0
-        if len(placed) + sum(count // chunk_events for count in counts) * fraction > MOST_CHUNKS:
-            what = f"dataset '{dataset.name}' alone has {total:,} events"
-            hint = "Take larger chunks (--chunk-events), a smaller fraction, or correct `events` in the campaign."
-            raise OptionError(f"more than {MOST_CHUNKS:,} chunks of {chunk_events:,} events: {what}", hint)
         for number, (file, count) in enumerate(zip(dataset.files, counts, strict=True)):
             wanted = round(fraction * count)
             for start in range(0, wanted, chunk_events) if count else (0,):

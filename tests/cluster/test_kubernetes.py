@@ -149,6 +149,7 @@ def test_a_pod_that_ran_out_of_disk_is_told_what_to_ask_for() -> None:
 
 @pytest.mark.parametrize(("options", "limit"), [({}, 10 * 2**30), ({"disk": "500MB"}, 5 * 10**8)])
 def test_workers_have_a_disk_of_limited_size(options: dict[str, Any], limit: int) -> None:
+    pytest.importorskip("dask_kubernetes", reason="needs dask-kubernetes: pip install 'higgsnb[kubernetes]'")
     wanted = ClusterSpec.parse("kubernetes", workers=1, image="x", **options)
     made = spec.cluster_object("c", wanted, None)["spec"]
     worker, scheduler = (made[role]["spec"]["containers"][0]["resources"] for role in ("worker", "scheduler"))

@@ -301,7 +301,7 @@ def test_described_file_that_is_not_what_the_campaign_says_is_named(one: Campaig
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"client": "tasks"}, 'client = .tasks.\nGive "threads", "processes" or a distributed.Client'),
+        ({"client": "tasks"}, 'client = .tasks.\nGive "threads", "processes", a distributed.Client or'),
         ({"chunk_seconds": 5.0}, "a thread cannot be ended"),
         ({"client": "processes", "chunk_seconds": 0.0}, "chunk_seconds = 0.0\nGive a number above 0"),
     ],

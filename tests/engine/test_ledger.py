@@ -229,7 +229,7 @@ def test_ledger_of_an_older_version_is_kept_aside_and_everything_is_counted_agai
     found = last(one, ledger=tmp_path / "l.sqlite")
     assert len(seen) == 36
     assert results.document(found) == results.document(last(one))
-    assert "was written by an older version of higgsnb (ledger version 2, now 3)" in caplog.text
+    assert "was written by an older version of higgsnb (ledger version 2, now 4)" in caplog.text
     assert "kept as l.sqlite.old-v2, and everything is counted again" in caplog.text
     old.append(of_version(2, tmp_path / "l.sqlite"))  # a second one does not replace the first
     Ledger(tmp_path / "l.sqlite").close()
@@ -279,7 +279,7 @@ with Ledger(Path(sys.argv[1])) as ledger:
     done = 0
     try:
         while done < 1000:
-            record = Record(0, 0, done, done + 1, b"", b"", b"", 0, "", "baskets", "blocks", bytes(1000))
+            record = Record(0, 0, done, done + 1, b"", b"", b"", b"", 0, "", "baskets", "blocks", bytes(1000))
             ledger.commit([(done.to_bytes(4, "big"), record)])
             done += 1
     except LedgerError as error:
@@ -336,7 +336,7 @@ def test_killed_at_any_moment_and_run_again_gives_the_same_bytes(one: Campaign, 
 def test_many_chunks_are_resumed_exactly(tmp_path: Path) -> None:
     n, pairs = 5000, np.array([[7, 1], [20, 2]], NUMBER).tobytes()
     records = [
-        (number.to_bytes(4, "big"), Record(0, 0, number, number + 1, pairs, pairs, b"", 1, "", "r", "i", b""))
+        (number.to_bytes(4, "big"), Record(0, 0, number, number + 1, pairs, pairs, b"", b"", 1, "", "r", "i", b""))
         for number in range(n)
     ]
     with Ledger(tmp_path / "l.sqlite") as opened:

@@ -131,7 +131,7 @@ def test_check_of_partial_results_finds(three: tuple[Path, list[Result]], toml: 
 
 
 def record_of(number: int, *, rejected: int = 0) -> Record:
-    return Record(0, 0, number, number + 1, b"", b"", b"", rejected, "", "baskets", "blocks", b"")
+    return Record(0, 0, number, number + 1, b"", b"", b"", b"", rejected, "", "baskets", "blocks", b"")
 
 
 def test_other_bytes_of_the_same_chunk_raise_each_time(tmp_path: Path, long: bool, figure: Figure) -> None:

@@ -462,14 +462,14 @@ def test_secrets_in_addresses_are_not_shown(
 DEMO = Path(__file__).resolve().parents[2] / "notebooks" / "live_demo.ipynb"
 
 
-def demo_cells(campaign: str, seconds: int) -> list[str]:
-    """The code of the notebook, for real data, with another campaign in their place and less patience."""
+def demo_cells(seconds: int) -> list[str]:
+    """The code of the notebook after its parameters, as for real data but with less patience."""
     cells = ["".join(cell["source"]) for cell in json.loads(DEMO.read_text("utf-8"))["cells"] if "outputs" in cell]
     text = json.dumps(cells)
-    for old, new in (("rehearsal = True", "rehearsal = False"), ("cms2012", campaign), ("(600)", f"({seconds})")):
+    for old, new in (("rehearsal = campaign.simulated", "rehearsal = False"), ("(600)", f"({seconds})")):
         assert text.count(old) == 1
         text = text.replace(old, new)
-    return cast("list[str]", json.loads(text))
+    return cast("list[str]", json.loads(text)[1:])
 
 
 def shown(cell: str, names: dict[str, Any]) -> Any:
@@ -496,8 +496,8 @@ def test_demo_that_is_not_done_in_time_shows_the_picture_so_far(
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(engine, "run", slow)
-    first, show, start, numbers, answer = demo_cells("toy", seconds=0)
-    names: dict[str, Any] = {}
+    first, show, start, numbers, answer, _ = demo_cells(seconds=0)
+    names: dict[str, Any] = {"campaign": "toy"}
     shown(first, names)
     shown(show, names)
     shown(start, names)
@@ -514,8 +514,8 @@ def test_demo_that_is_not_done_in_time_shows_the_picture_so_far(
 
 def test_demo_that_is_done_ends_with_the_significance(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    names: dict[str, Any] = {}
-    *_, answer = [shown(cell, names) for cell in demo_cells("toy", seconds=int(SECONDS))]
+    names: dict[str, Any] = {"campaign": "toy"}
+    *_, answer, _ = [shown(cell, names) for cell in demo_cells(seconds=int(SECONDS))]
     assert (answer.observed, round(answer.background, 2), round(answer.significance, 2)) == (23, 11.42, 2.93)
 
 
