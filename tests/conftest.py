@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # how busy the machine is decides nothing
 settings.load_profile("untimed")
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in `nohup pytest &`; some tests interrupt themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
