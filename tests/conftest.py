@@ -17,6 +17,16 @@ os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in `nohup pytest &`; some tests interrupt themselves
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
+ONE_PYTHON = {"plots", "statistics"}  # arithmetic and pictures, by libraries that test themselves on every Python
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not select
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of wings that do not depend on the version of Python."""
+    for item in items:
+        if item.path.parent.name in ONE_PYTHON:
+            item.add_marker(pytest.mark.one_python)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
