@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,18 @@ from hypothesis import settings
 settings.register_profile("untimed", deadline=None)  # how busy the machine is decides nothing
 settings.load_profile("untimed")
 os.environ.setdefault("MPLBACKEND", "Agg")  # before anything imports matplotlib
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as in `nohup pytest &`; some tests interrupt themselves
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+ONE_PYTHON = {"plots", "statistics"}  # arithmetic and pictures, by libraries that test themselves on every Python
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest leaves out what -m does not select
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of wings that do not depend on the version of Python."""
+    for item in items:
+        if item.path.parent.name in ONE_PYTHON:
+            item.add_marker(pytest.mark.one_python)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -15,6 +15,7 @@ import pytest
 
 import higgsnb
 
+pytestmark = pytest.mark.one_python
 PACKAGE = Path(higgsnb.__file__).parent
 
 # From the ground floor to the top: a wing imports only from floors below its own.

@@ -2,9 +2,8 @@
 
 One SQLite file in WAL mode holds a row per finished chunk of one selection. Its key covers everything that can change
 the result, see `chunk_keys`, so that after a change of a cut, file, library or line of code no old row is found. A row
-is written in one transaction together with the sha256 of its content: after a kill it is
-either complete or absent, and a row damaged on disk is ignored. The same key with other content raises
-NondeterminismError.
+is written in one transaction together with the sha256 of its content: after a kill it is either complete or absent, and
+a row damaged on disk is ignored. The same key with other content raises NondeterminismError.
 
 It needs a file system with locks, such as any local disk.
 
