@@ -226,10 +226,11 @@ def describe(error: BaseException, file: str = "") -> tuple[str, str]:
     """
     if isinstance(error, HiggsnbError):
         return error.message, error.hint
+    file = redact(file)
     message, _, hint = redact(str(error)).strip().partition("\n")
     fallback = next((hint for kind, hint in _HINTS if isinstance(error, kind)), HiggsnbError.default_hint)
     if isinstance(error, OSError) and error.errno is not None:
-        file = redact(file if error.filename is None else os.fsdecode(error.filename))
+        file = file if error.filename is None else redact(os.fsdecode(error.filename))
         message = (error.strerror or os.strerror(error.errno)).lower()
         fallback = _HINTS_BY_NUMBER.get(error.errno, fallback)
     elif isinstance(error, MemoryError):

@@ -194,7 +194,10 @@ def own_folder(folder: Path) -> Path:
     own = folder / f"user-{os.geteuid()}"
     if distrust(own) or not os.access(own if own.exists() else folder, os.W_OK | os.X_OK):
         own = _temporary_cache() or own
-    _say_once(folder, reason, own)
+    hint = f"If you trust what is in it, run `chmod -R go-w {folder}`; or set HIGGSNB_CACHE to a folder of your own."
+    if reason.startswith("belongs"):
+        hint = "Set HIGGSNB_CACHE to a folder of your own."
+    _warn_once(f"{folder} {reason}: what is in it is not used, but {own}. {hint}")
     return own
 
 
@@ -309,16 +312,6 @@ def _private_folder(taken: Path) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     log.warning("%s is not a folder of yours: files are kept in %s until this process ends", taken, folder)
     return folder
-
-
-@cache
-def _say_once(folder: Path, reason: str, own: Path) -> None:
-    """Warn of a folder that is not believed; a worker process leaves that to the one that started it."""
-    hint = f"If you trust what is in it, run `chmod -R go-w {folder}`; or set HIGGSNB_CACHE to a folder of your own."
-    if reason.startswith("belongs"):
-        hint = "Set HIGGSNB_CACHE to a folder of your own."
-    say = log.warning if multiprocessing.parent_process() is None else log.info
-    say("%s %s: what is in it is not used, but %s. %s", folder, reason, own, hint)
 
 
 @cache

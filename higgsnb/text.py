@@ -1,7 +1,7 @@
 """Text files as people save them: one place that turns their bytes into text, and the text into numbers or TOML.
 
 UTF-8, UTF-16 and UTF-32 are read, with or without a byte order mark, with the line ends of any system, as they are or
-compressed by gzip. What is no text is named as what it is, and no file needs more memory than its kind may have.
+compressed by gzip. A file that is not text is named as what it is, and none takes more memory than its kind may need.
 """
 
 from __future__ import annotations
@@ -18,7 +18,17 @@ from typing import Any
 
 from higgsnb.errors import HiggsnbError, UnreadableError
 
-__all__ = ["DOCUMENT_BYTES", "TABLE_BYTES", "is_one_line", "read_text", "read_toml", "shown", "to_float", "to_int"]
+__all__ = [
+    "DOCUMENT_BYTES",
+    "TABLE_BYTES",
+    "is_one_line",
+    "plain",
+    "read_text",
+    "read_toml",
+    "shown",
+    "to_float",
+    "to_int",
+]
 
 TABLE_BYTES = 256 * 2**20
 """Largest table, unpacked; a brilcalc table of all data from 2015 to 2018 has 60 MB."""
@@ -156,6 +166,11 @@ def shown(value: object, longest: int = 80) -> str:
     except (RecursionError, ValueError):  # nested too deeply; a number of more digits than Python writes
         text = f"<a very large {type(value).__name__}>"
     return text if len(text) <= longest else text[: longest - 3] + "..."
+
+
+def plain(text: str) -> str:
+    """Return a text in one line; control characters, as names in a file may contain them, become ``?``."""
+    return "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in text)
 
 
 def is_one_line(text: str) -> bool:

@@ -241,7 +241,14 @@ file = [{", ".join(files)}]
         assert result.exit_code == code, result.stderr
         told += result.output + result.stderr + repr(result.exception)
     assert "Traceback" in told
-    for command in (["plan", str(path)], ["fetch", str(path)], ["doctor"], ["plan", base], ["ledger", "show", base]):
+    for command in (
+        ["plan", str(path)],
+        ["fetch", str(path)],
+        ["doctor"],
+        ["plan", base],
+        ["run", "-s", f"{base}/c.toml"],
+        ["ledger", "show", base],
+    ):
         result = CliRunner().invoke(main, command)
         told += result.output + result.stderr
     assert "gone.root" in told

@@ -10,6 +10,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+from planted import KINDS, is_untouched, plant
 
 from higgsnb import storage
 from higgsnb.errors import OptionError
@@ -293,17 +294,10 @@ def test_link_at_a_temporary_name_is_not_followed(tmp_path: Path, monkeypatch: p
     assert victim.read_text() == "precious"
 
 
-@pytest.mark.parametrize("kind", ["symbolic", "hard", "pipe", "dangling"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_name_that_others_can_foresee_is_opened_only_if_it_is_a_plain_file(kind: str, tmp_path: Path) -> None:
     victim, path = tmp_path / "victim", tmp_path / "a.part"
-    if kind != "dangling":
-        victim.write_text("precious")
-    if kind == "hard":
-        path.hardlink_to(victim)
-    elif kind == "pipe":
-        os.mkfifo(path)
-    else:
-        path.symlink_to(victim)
+    plant(kind, path, victim)
     with pytest.raises(NotOwnFileError, match=r"is a link|is a second name|is not a regular file"):
         open_no_link(path)
-    assert (victim.read_text() if victim.exists() else "") == ("" if kind == "dangling" else "precious")
+    assert is_untouched(kind, victim)

@@ -109,7 +109,7 @@ def test_processes_without_shared_memory_are_refused_with_another_way(tmp_path: 
         out=tmp_path / "out", visible=(shared,), HIGGSNB_SHARED_CACHE=str(shared),
     )  # fmt: skip
     assert done.returncode == 2
-    assert "no other process can be talked to: /dev/shm: Read-only file system" in done.stderr
+    assert "worker processes cannot be started: /dev/shm: Read-only file system" in done.stderr
     assert "--scheduler threads" in done.stderr
     assert "Traceback" not in done.stderr
 

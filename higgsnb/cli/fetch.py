@@ -10,8 +10,9 @@ from click.shell_completion import CompletionItem
 from higgsnb.cli.arguments import campaign_argument, examples
 from higgsnb.cli.failures import show_failures
 from higgsnb.cli.group import COMPLETE, INCOMPLETE
-from higgsnb.cli.terminal import plain, show
+from higgsnb.cli.terminal import show
 from higgsnb.errors import HiggsnbError, describe
+from higgsnb.text import plain
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset, File

@@ -53,9 +53,8 @@ def _show_yields(result: Result) -> None:
         cells = [row for part in parts for row in part]
         if fits(cells, margin=len(BAR)):
             break
-    lines = iter(
-        table(cells, margin=len(BAR))
-    )  # laid out together, so that the columns of all sections are below each other
+    # Laid out together, so that the columns of all sections are below each other.
+    lines = iter(table(cells, margin=len(BAR)))
     last = len(parts) - 1
     for number, (title, part) in enumerate(zip(sections, parts, strict=True)):
         around_higgs = number == last

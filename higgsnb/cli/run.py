@@ -165,7 +165,7 @@ def run(
 
 
 def _announce(campaign: Campaign, selection: Selection) -> None:
-    """Say on stderr what is analysed, and if the first seconds will be spent on compiling."""
+    """Print on stderr what is analysed, and whether the first seconds will be spent on compiling."""
     from higgsnb.selection import is_compiled
 
     show(campaign.title, err=True, bold=True)
@@ -175,7 +175,7 @@ def _announce(campaign: Campaign, selection: Selection) -> None:
 
 
 def _show_nothing_read(failed: Sequence[Failure], folder: Path, *, as_json: bool) -> None:
-    """Say why there is no result; what lies in the directory from an earlier run stays."""
+    """Print why there is no result; what lies in the directory from an earlier run stays."""
     show_failures(failed, rest="; --json lists all")
     none = "the only file" if len(failed) == 1 else f"none of the {len(failed):,} files"
     could = "could not be read" if len(failed) == 1 else "could be read"

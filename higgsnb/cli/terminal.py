@@ -12,6 +12,8 @@ from unicodedata import combining, normalize
 
 import click
 
+from higgsnb.text import plain
+
 WIDTH = 80
 """Most columns of a table or a paragraph, however wide the terminal is."""
 SHORTEST_NAME = 12
@@ -38,11 +40,6 @@ def wants_colour() -> bool | None:
     if os.environ.get("FORCE_COLOR", "0") not in ("", "0"):
         return True
     return False if os.environ.get("TERM") == "dumb" else None
-
-
-def plain(text: str) -> str:
-    """Return a text in one line; control characters, as names in a file may contain them, become ``?``."""
-    return "".join(one if one.isprintable() else " " if one.isspace() else "?" for one in text)
 
 
 def show(line: str, *, err: bool = False, **style: Any) -> None:

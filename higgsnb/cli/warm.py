@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from higgsnb.cli.arguments import examples
+from higgsnb.cli.terminal import show
 
 
 @click.command(
@@ -27,10 +28,10 @@ def warm(shared: str | None) -> None:
 
     if shared is None:
         for line in engine.warm():
-            click.echo(line, err=True)
-        click.echo(f"prepared: {storage.cache_folder()}")
+            show(line, err=True)
+        show(f"prepared: {storage.cache_folder()}")
         return
     folder = Path(shared or storage.INSTALLED_CACHE)
     engine.warm_shared(folder)
     if shared:
-        click.echo(f"users set HIGGSNB_SHARED_CACHE={folder.absolute()}")
+        show(f"users set HIGGSNB_SHARED_CACHE={folder.absolute()}")

@@ -16,6 +16,7 @@ from typing import Any, Self
 
 from higgsnb.errors import OptionError, did_you_mean
 from higgsnb.redaction import redacted_repr
+from higgsnb.text import shown
 
 KINDS = ("auto", "local", "kubernetes", "gateway", "slurm", "htcondor")
 DEFAULT_WORKERS = 2
@@ -194,5 +195,5 @@ def quantity(text: str) -> float:
     """
     match = re.fullmatch(r"([0-9.]+)([a-zA-Z]{0,2})", str(text).strip())
     if match is None or (match[2] and match[2] not in SUFFIXES):
-        raise OptionError(f"{str(text)[:40]!r} is not an amount", "Write for instance 2GiB, 500M or 1.5.")
+        raise OptionError(f"{shown(str(text), 40)} is not an amount", "Write for instance 2GiB, 500M or 1.5.")
     return float(match[1]) * SUFFIXES.get(match[2], 1.0)

@@ -10,9 +10,6 @@ from higgsnb.errors import CampaignError, OptionError
 from higgsnb.redaction import redact
 
 MOST_CHUNKS = 2_000_000
-"""Most chunks of a plan, which take about 1 GB; CMS recorded fewer events than that many usual chunks hold."""
-
-MOST_CHUNKS = 2_000_000
 """Most chunks of a campaign: they take half a kilobyte each, and all of CMS Open Data is 250,000 of the usual size."""
 
 
@@ -51,8 +48,8 @@ def plan_chunks(
         n_chunks += sum(-(-round(fraction * count) // chunk_events) for count in counts)
         if n_chunks > MOST_CHUNKS:
             raise OptionError(
-                f"dataset {dataset.name!r} has {sum(counts):,} events: more than {MOST_CHUNKS:,} chunks of "
-                f"{chunk_events:,}",
+                f"more than {MOST_CHUNKS:,} chunks of {chunk_events:,} events, up to dataset {dataset.name!r} "
+                f"({sum(counts):,} events)",
                 "Use larger chunks (--chunk-events) or a smaller fraction; or correct `events` in the campaign.",
             )
         total, before = max(1, sum(counts)), 0

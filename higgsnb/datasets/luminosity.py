@@ -24,7 +24,7 @@ from higgsnb.datasets.campaign import Campaign
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.sources import fetch
 from higgsnb.datasets.files.versions import Version
-from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError, UnreadableError
+from higgsnb.errors import HiggsnbError, LumiDataError, LumiMaskError
 from higgsnb.redaction import redact
 from higgsnb.text import DOCUMENT_BYTES, read_text, shown, to_float, to_int
 
@@ -399,8 +399,8 @@ def check_inputs(campaign: Campaign) -> None:
         As `LumiMask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``. Also
         if the golden JSON certifies nothing, or nothing that is in the table.
     """
-    mask = _check("golden_json", campaign.golden_json, LumiMask.load)
-    table = _check("luminosity_table", campaign.luminosity_table, read_table)
+    mask = _check("golden_json", campaign.golden_json, kept_mask)
+    table = _check("luminosity_table", campaign.luminosity_table, kept_table)
     if mask is not None and not len(mask.sections):
         label = redact(str(campaign.golden_json))
         raise LumiMaskError(f"golden_json = {label}: certifies no lumi section", GOLDEN_JSON)
@@ -420,7 +420,3 @@ def _check(key: str, location: str | None, read: Callable[[str], Value]) -> Valu
     except HiggsnbError as error:
         message = error.message.removeprefix(f"{label}: ")
         raise type(error)(f"{key} = {label}: {message}", error.hint) from None
-    except OSError as error:
-        raise UnreadableError(
-            f"{key} = {label}: cannot be read: {error.strerror or error}", "Check the permissions of the file."
-        ) from None

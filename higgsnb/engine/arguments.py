@@ -1,4 +1,4 @@
-"""The arguments of a run: names become what they name; anything of a wrong type is refused at once."""
+"""The arguments of a run: names become what they name; anything of a wrong type or out of range is refused at once."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from higgsnb import datasets, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import OptionError
 from higgsnb.selection import Selection
+from higgsnb.text import shown
 
 
 def loaded(campaign: Campaign | str | Path, chosen: Selection | str | Path) -> tuple[Campaign, Selection]:
@@ -43,21 +44,23 @@ def _path(value: Any) -> bool:
     return value is None or isinstance(value, str | os.PathLike)
 
 
+AT_LEAST_1 = "Give a whole number of at least 1."
 _EXPECTED: dict[str, tuple[Callable[[Any], bool], str]] = {
-    "chunk_events": (lambda value: value is None or _number(value, Integral), "Give a whole number of at least 1."),
-    "fraction": (_number, "Give a number above 0 and at most 1."),
+    "workers": (lambda value: value is None or (_number(value, Integral) and value >= 1), AT_LEAST_1),
+    "chunk_events": (lambda value: value is None or (_number(value, Integral) and value >= 1), AT_LEAST_1),
+    "fraction": (lambda value: _number(value) and 0 < value <= 1, "Give a number above 0 and at most 1."),
     "on_error": (lambda value: isinstance(value, str) and value in ("report", "strict"), "Give one of report, strict."),
     "skims_folder": (_path, "Give the path of a folder, or None."),
     "ledger": (_path, "Give the path of a file, or None; not an open ledger."),
     "fresh": (lambda value: isinstance(value, bool), "Give True or False."),
-    "chunk_seconds": (lambda value: value is None or _number(value), "Give a number above 0."),
+    "chunk_seconds": (lambda value: value is None or (_number(value) and value > 0), "Give a number above 0."),
     "analyse": (callable, "Give a function of a chunk and a selection that returns a tally."),
 }
 """What each option of `engine.run` may be, and what to give instead."""
 
 
 def check(**options: Any) -> None:
-    """Raise `OptionError` for the first option of a wrong type."""
+    """Raise `OptionError` for the first option that is of a wrong type or out of range."""
     for name, value in options.items():
         is_right, hint = _EXPECTED[name]
         if not is_right(value):
@@ -66,4 +69,4 @@ def check(**options: Any) -> None:
 
 def _shown(value: Any) -> str:
     """Return a short form of a wrong argument, in one line and with its type."""
-    return datasets.redact(f"{' '.join(repr(value).split())[:60]} ({type(value).__name__})")
+    return f"{shown(value, 60)} ({type(value).__name__})"

@@ -20,6 +20,7 @@ from typing import Any, TypeAlias, TypeVar
 
 from higgsnb.errors import OptionError, SchedulerLostError, WorkerLostError
 from higgsnb.provenance import available_cores
+from higgsnb.text import shown
 
 Value = TypeVar("Value")
 
@@ -112,7 +113,7 @@ class Processes:
         try:
             return ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),))
         except OSError as error:  # they need semaphores, which Linux keeps in a folder
-            message = f"no other process can be talked to: /dev/shm: {error.strerror}"
+            message = f"worker processes cannot be started: /dev/shm: {error.strerror}"
             raise OptionError(message, "Make it writable, or use threads (--scheduler threads).") from error
 
     def _finish(self, pool: ProcessPoolExecutor, outer: Future[Value], inner: Future[Value]) -> None:
@@ -305,8 +306,6 @@ Executor: TypeAlias = Threads | Processes | DaskCluster
 @contextlib.contextmanager
 def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
     """Return the executor for two options of `engine.run`, closed on exit; OptionError if they do not fit together."""
-    if workers is not None and (isinstance(workers, bool) or not hasattr(workers, "__index__") or workers < 1):
-        raise OptionError(f"workers = {workers!r}", "Give a whole number of at least 1.")
     with contextlib.ExitStack() as stack:
         if hasattr(client, "get_client") and not hasattr(client, "submit"):  # a cluster, of Dask or of this package
             client = stack.enter_context(contextlib.closing(client.get_client()))
@@ -320,6 +319,8 @@ def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
                 raise OptionError("workers is for threads and processes", "Scale a Dask cluster with cluster.scale(n).")
             executor = DaskCluster(client)
         else:
-            raise OptionError(f"client = {client!r}", 'Give "threads", "processes", a distributed.Client or a cluster.')
+            raise OptionError(
+                f"client = {shown(client)}", 'Give "threads", "processes", a distributed.Client or a cluster.'
+            )
         stack.callback(executor.close)
         yield executor

@@ -382,8 +382,6 @@ def _lock_beside(path: Path) -> Iterator[IO[str]]:
             raise LedgerError(
                 message, "Wait until it is done, stop it, or name another directory with --out."
             ) from None
-        except OSError as error:
-            raise LedgerError(f"{lock} cannot be locked: {error.strerror}", NO_LOCKS_HINT) from error
         stream.seek(0)
         stream.truncate()
         stream.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -128,8 +128,8 @@ def run(
     """
     campaign, selection = arguments.loaded(campaign, selection)
     arguments.check(
-        chunk_events=chunk_events, fraction=fraction, on_error=on_error, skims_folder=skims_folder, ledger=ledger,
-        fresh=fresh, chunk_seconds=chunk_seconds, analyse=analyse,
+        workers=workers, chunk_events=chunk_events, fraction=fraction, on_error=on_error, skims_folder=skims_folder,
+        ledger=ledger, fresh=fresh, chunk_seconds=chunk_seconds, analyse=analyse,
     )  # fmt: skip
     plans.check_primary_datasets(campaign, selection)
     storage.given_cache()  # if it is wrong, it is so for every file
@@ -163,8 +163,6 @@ def run(
 
 def _time_limit(chunk_seconds: float | None, executor: Executor) -> float | None:
     """Return how long a chunk may take, None where it cannot be ended."""
-    if chunk_seconds is not None and chunk_seconds <= 0:
-        raise OptionError(f"chunk_seconds = {chunk_seconds}", "Give a number above 0.")
     if executor.isolates:
         return CHUNK_SECONDS if chunk_seconds is None else chunk_seconds
     if chunk_seconds is not None:
@@ -199,6 +197,7 @@ class _Progress:
 
     def __init__(self, plan: Plan, executor: Executor, ledger: Ledger | None, tries: Mapping[str, int]) -> None:
         self._plan, self._executor, self._ledger = plan, executor, ledger
+        self._mask = next((chunk.mask for chunk in plan.chunks if chunk.mask), "")
         self.sum = Sum()
         self.counted = False
         """Whether any chunk is in the sum."""
@@ -215,7 +214,8 @@ class _Progress:
         self.commit()
         result = Result(
             self._plan.campaign, self._plan.selection, self.sum.tally(), self._plan.files, dict(self._failures),
-            failed_sections=dict(self._failed_sections), run=_run_block(self._executor, self.tries),
+            failed_sections=dict(self._failed_sections), golden_json_digest=self._mask,
+            run=_run_block(self._executor, self.tries),
         )  # fmt: skip
         if self._plan.strict and result.failed:  # found when the chunks of a dataset were put together
             raise FileError(result.failed[0].message, result.failed[0].hint)

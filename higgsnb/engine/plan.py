@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -13,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import datasets, errors, events, provenance
-from higgsnb.datasets import counted_tries, redact
+from higgsnb.datasets import counted_tries
 from higgsnb.engine.ledger import chunk_keys
 from higgsnb.errors import FileError, OptionError
 from higgsnb.results import Failure, FileKey, Tally
@@ -51,7 +50,7 @@ class Plan:
 
     ``files`` holds number of entries and identity of every file that is analysed, by its place in the catalogue;
     ``failures`` those that are not: they could not be opened, or are duplicates. ``chunks`` are in the order in which
-    to count them, each with that by which a worker recognises its file and golden JSON; ``analyse`` counts one of them.
+    to count them, each with what lets a worker recognise its file and golden JSON; ``analyse`` counts one of them.
     If ``strict``, the first failure ends the run.
     """
 
@@ -95,24 +94,24 @@ def failure(
     if strict:
         raise FileError(message, hint) from cause
     dataset = campaign.datasets[key[0]]
-    return Failure(dataset.name, dataset.files[key[1]].url, error, redact(message), redact(hint))
+    return Failure(dataset.name, dataset.files[key[1]].url, error, message, hint)
 
 
 def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> None:
-    """Raise FileError if no file of a campaign could be read; the message counts the reasons and gives the first one.
+    """Raise FileError if no file of a campaign could be read; the message gives the most frequent reason.
 
     Files that were read and refused, such as those of another schema, are no reason.
     """
-    kinds = Counter(failure.error for failure in failures.values())
+    kinds = {failure.error for failure in failures.values()}
     n_files = sum(len(dataset.files) for dataset in campaign.datasets)
     classes = (getattr(errors, name, getattr(builtins, name, object)) for name in kinds)
     if not n_files or len(failures) < n_files or not all(issubclass(kind, OSError) for kind in classes):
         return
-    first = failures[min(failures)]
-    counted = ", ".join(f"{n:,} × {name}" for name, n in kinds.most_common())
-    none = f"none of the {n_files:,} files can be read ({counted}); the first: " if n_files > 1 else ""
-    error = FileError(f"{none}{first.message}", first.hint)
-    error.failed = tuple(failures[key] for key in sorted(failures))
+    failed = tuple(failures[key] for key in sorted(failures))
+    what, *_, hint = next(Failure.described(failed))
+    message = failed[0].message if n_files == 1 else f"none of the {n_files:,} files can be read: {what}"
+    error = FileError(message, failed[0].hint if n_files == 1 else hint)
+    error.failed = failed
     raise error
 
 
@@ -195,7 +194,7 @@ def make(
     ------
     FileError
         If ``strict`` and a file is listed under two addresses.
-    ValueError
+    OptionError, CampaignError
         If a number is out of range, or a dataset has not as many events as the campaign says.
     """
     files, failures = dict(inspection.files), dict(inspection.failures)

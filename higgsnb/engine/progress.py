@@ -11,8 +11,10 @@ from html import escape
 from typing import TYPE_CHECKING, Any
 
 from higgsnb.engine.loop import run
+from higgsnb.provenance import notebook_kernel
 from higgsnb.results import Failure, Result
 from higgsnb.selection import is_compiled
+from higgsnb.text import plain
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
@@ -49,10 +51,9 @@ def watch(campaign: Campaign, selection: Selection, **options: Any) -> Result:
 
 def _display() -> Show:
     """Return what shows the progress here: a notebook, a terminal, or nothing."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if os.environ.get("CI"):
         return lambda _, __: None
-    if getattr(shell, "kernel", None) is not None:
+    if notebook_kernel() is not None:
         from IPython import display
 
         show: Any = display.display
@@ -75,9 +76,9 @@ def _bundle(doing: str, result: Result) -> dict[str, str]:
 def _write(doing: str, result: Result) -> None:
     """Write the progress over the line before, and the failures below when the run is over."""
     width = shutil.get_terminal_size().columns - 1
-    sys.stderr.write(f"\r{_line(doing, result)[:width]:<{width}}")
+    sys.stderr.write(f"\r{plain(_line(doing, result))[:width]:<{width}}")
     if doing in ENDED:
-        sys.stderr.write("".join(f"\n{text}" for text in _remarks(result)) + "\n")
+        sys.stderr.write("".join(f"\n{plain(text)}" for text in _remarks(result)) + "\n")
     sys.stderr.flush()
 
 

@@ -27,7 +27,7 @@ def warm() -> Iterator[str]:
     FileError
         If the campaign cannot be written or read.
     """
-    skims = storage.cache_folder() / "skims"
+    skims = storage.cache_folder("skims")
     campaign = datasets.load("toy")
     for name in selections.names():
         yield f"selection {name}: compiling, and reading {campaign.title}"

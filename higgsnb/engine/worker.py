@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from higgsnb import errors
-from higgsnb.datasets import counted_tries, redact
+from higgsnb.datasets import counted_tries
 from higgsnb.engine import versions
 from higgsnb.results import Record, pack, sections_of
 from higgsnb.selection import warm_up
@@ -84,7 +84,7 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
                     record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
             except (OSError, ValueError, MemoryError) as caught:
                 error = type(caught).__name__
-                message, hint = (redact(text) for text in errors.describe(caught, chunk.file.url))
+                message, hint = errors.describe(caught, chunk.file.url)
                 with suppress(OSError, ValueError, MemoryError), _time_limit(job.chunk_seconds):
                     sections = sections_of(chunk)
         sha256 = b"" if record is None else record.sha256()

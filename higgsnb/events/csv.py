@@ -95,7 +95,7 @@ def _header(line: str, location: str) -> tuple[int, list[int], str]:
         raise SchemaError(f"{location}: the CSV has more than one column {', '.join(twice)}", "Remove one of them.")
     number = next((name for name in names if re.fullmatch(r"[-+]?[0-9]+(\.[0-9]*)?", name)), None)
     if number is not None:
-        what = f"the CSV has a number among the names of its columns: {number[:40]}"
+        what = f"the CSV has a number among the names of its columns: {shown(number, 40)}"
         raise SchemaError(f"{location}: {what}", "Is the end of the first line missing? The header has its own line.")
     return len(names), [names.index(name) for name in CSV_COLUMNS], separator
 

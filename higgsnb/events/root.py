@@ -111,14 +111,11 @@ def kept_reader(
 @contextmanager
 def open_file(source: datasets.Source) -> Iterator[Any]:
     """Open a file with uproot, and yield its directory; an error that damaged bytes cause is an `UnreadableError`."""
-    import uproot
-
     diagnose(source.location)
-    what: Any = preselected.local_file(source.location)
+    remote = None
     if source.is_remote:
-        what = io.BufferedReader(datasets.BlockwiseFile(source.location, source.size or 0, source.version))
-    options: dict[str, Any] = {"object_cache": None, "array_cache": None, "custom_classes": preselected.own_classes()}
-    with clear_errors(source.location), uproot.open(what, **options) as directory:
+        remote = io.BufferedReader(datasets.BlockwiseFile(source.location, source.size or 0, source.version))
+    with clear_errors(source.location), preselected.open_directory(source.location, remote) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)
         if getattr(directory[TREE], "classname", "") == "ROOT::RNTuple":
             read_page_lists(directory[TREE], source.location)

@@ -92,7 +92,7 @@ def load(path: Path) -> Read | None:
     import pyarrow as pa
 
     if reason := distrust(path) or distrust(Path(f"{path}.sha256")):
-        log.warning("%s %s, so it is not used and replaced", path, reason)
+        log.warning("%s %s, so it is not used", path, reason)
         return None
     try:
         content, stated = path.read_bytes(), Path(f"{path}.sha256").read_text(encoding="ascii").split()

@@ -12,7 +12,7 @@ from matplotlib.patches import Circle, Rectangle
 
 from higgsnb.datasets import constants
 from higgsnb.plots.leptons import NAMES, Events, leptons_of
-from higgsnb.plots.style import ShownFigure, plain, styled
+from higgsnb.plots.style import ShownFigure, literal, styled
 from higgsnb.selection import rules
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def plot_tracks(title: str, leptons: Iterable[tuple[str, float, float, float, in
                 text = axes.text(right, top, f"{name} {pt:.0f} GeV", fontsize=10.5, color=line["color"], ha="center")
                 text.set_verticalalignment("bottom" if top >= 0 else "top")
                 text.set_bbox({"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.8})
-        figure.suptitle(plain(title), fontsize=11.5, x=0.01, ha="left")
+        figure.suptitle(literal(title), fontsize=11.5, x=0.01, ha="left")
         figure.alt = f"{title}. End view and side view of the detector with {len(parts)} leptons: {'; '.join(parts)}."
     return figure
 

@@ -15,7 +15,7 @@ from matplotlib.ticker import MaxNLocator
 from higgsnb import results
 from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label
-from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, plain, styled
+from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, literal, styled
 from higgsnb.results import stack_order
 from higgsnb.statistics import deviation, garwood
 from higgsnb.storage import atomic_write
@@ -70,7 +70,7 @@ def mass_4l(
         above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
         panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
         panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
-        lines = [plain(result.campaign.title), plain(f"selection {result.selection.name}")]
+        lines = [literal(result.campaign.title), literal(f"selection {result.selection.name}")]
         lines += [] if without is None or not stack else [f"prediction without {label(without)}"]
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], lines, size)
         if isinstance(figure, ShownFigure):
@@ -201,7 +201,7 @@ def _draw_inside(
     """Write inside the frame, from the top: coverage if partial, then some lines and the legend."""
     artists: list[Artist] = []
     top, right, left = 1.0, 1.0, _fraction(panel, SIDE_MARGIN * size)[0]
-    if warning := plain(coverage_text(result)):
+    if warning := literal(coverage_text(result)):
         artists.append(_draw_strip(panel, warning, size))
         top = _box(panel, artists[0]).y0
     top -= _fraction(panel, 0.7 * size)[1]

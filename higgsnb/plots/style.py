@@ -85,10 +85,10 @@ def colour(process: str, others: list[str]) -> str:
 
 def label(process: str) -> str:
     """Return the name of a process for a legend."""
-    return LABELS.get(process) or plain(process)
+    return LABELS.get(process) or literal(process)
 
 
-def plain(text: str) -> str:
+def literal(text: str) -> str:
     """Return a text of somebody else, a title or a name, so that matplotlib draws it as it is.
 
     A dollar sign would begin a formula, and a leading underscore keep a process out of the legend.
@@ -103,7 +103,7 @@ def one_panel(figure: Figure, label: str, vertical: str, heading: str, note: str
     axes.set_xlabel(label, fontsize=10)
     axes.set_ylabel(vertical, fontsize=10)
     axes.tick_params(labelsize=9)
-    axes.text(0.0, 1.02, plain(heading), fontsize=10, fontweight="bold", transform=axes.transAxes)
-    text = textwrap.fill(plain(note), 56)
+    axes.text(0.0, 1.02, literal(heading), fontsize=10, fontweight="bold", transform=axes.transAxes)
+    text = textwrap.fill(literal(note), 56)
     axes.text(1.0, 1.02, text, ha="right", va="bottom", fontsize=8, transform=axes.transAxes)
     return axes

@@ -8,7 +8,7 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from higgsnb.errors import OptionError
+from higgsnb.errors import OptionError, first_line
 from higgsnb.results import histograms
 from higgsnb.selection import CHANNELS
 from higgsnb.storage import atomic_write
@@ -56,7 +56,7 @@ def prepare(folder: Path) -> None:
     try:  # fails here, and not after the work; with ValueError where MPLBACKEND is wrong
         importlib.import_module("matplotlib.font_manager")
     except (OSError, RuntimeError) as error:  # neither a home nor a folder for temporary files
-        message = f"there is no folder in which matplotlib could keep files: {str(error).partition(chr(10))[0]}"
+        message = f"there is no folder in which matplotlib could keep files: {first_line(error)}"
         raise OptionError(message, "Set HIGGSNB_CACHE to a folder that you may write to.") from error
 
 

@@ -1,4 +1,4 @@
-"""Files that could not be analysed, and how to say it of very many in a few lines."""
+"""Files that could not be analysed, and a summary of them in a few lines."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from higgsnb import events, provenance
 from higgsnb.datasets import Chunk
-from higgsnb.errors import OptionError, SelectionError
+from higgsnb.errors import OptionError, SelectionError, UnreadableError
 from higgsnb.results import histograms
 from higgsnb.results.analysis import certified
 from higgsnb.results.result import Result
@@ -351,6 +351,9 @@ def _chunks(result: Result) -> Iterator[Chunk]:
                     stop=high,
                     golden_json=mask,
                     sections=dataset.is_data and result.campaign.has_sections,
+                    entries=None if info is None else info.entries,
+                    fingerprint=events.fingerprint(dataset.files[f], info) if info is not None and info.kind else None,
+                    mask=(result.golden_json_digest or None) if mask is not None else None,
                     version=None if info is None else info.version,
                 )
 
@@ -360,7 +363,10 @@ def _read(chunk: Chunk, loosest: Selection, skims_folder: Path | None) -> Datase
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, _ = certified(read, chunk)
     leptons = read.leptons
-    preselected, which, possible, _ = pairings.preselect(leptons, rules.cuts_of(loosest), any_pt=True)
+    try:
+        preselected, which, possible, _ = pairings.preselect(leptons, rules.cuts_of(loosest), any_pt=True)
+    except UnreadableError as error:  # of one event
+        raise UnreadableError(f"{chunk.file.url}: {error.message}", error.hint) from error
     return DatasetEvents(
         chunk.dataset_index, preselected, np.full(len(which), chunk.file_index, np.int32), read.entries[which],
         leptons.run[which], leptons.luminosity_block[which], leptons.event[which], np.zeros(len(which), bool),

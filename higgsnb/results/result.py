@@ -49,6 +49,7 @@ class Result:
     By `FileKey`, ``files`` has what each opened file says of itself, and ``failures`` those that could not be analysed.
     ``run`` says how the work went (workers, tries), which may differ between runs that give the same result. By
     `ChunkKey`, ``failed_sections`` has the lumi sections of failed chunks that `analysis.sections_of` could read.
+    ``golden_json_digest`` is that of the mask with which data were counted, empty without one.
     """
 
     campaign: Campaign
@@ -57,6 +58,7 @@ class Result:
     files: Mapping[FileKey, FileInfo] = field(default_factory=dict)
     failures: Mapping[FileKey, Failure] = field(default_factory=dict)
     failed_sections: Mapping[ChunkKey, Integers] = field(default_factory=dict)
+    golden_json_digest: str = ""
     run: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
@@ -119,9 +121,14 @@ class Result:
                     f"{mine.name!r} ({mine.digest[:8]}), {theirs.name!r} ({theirs.digest[:8]})",
                     f"Add results of one {name}.",
                 )
-        files, failures = {**self.files, **other.files}, {**self.failures, **other.failures}
-        failed_sections = {**self.failed_sections, **other.failed_sections}
-        return Result(self.campaign, self.selection, self.tally + other.tally, files, failures, failed_sections)
+        masks = {self.golden_json_digest, other.golden_json_digest} - {""}
+        if len(masks) > 1:
+            what = "results cannot be added: the golden JSON was changed between them"
+            raise OptionError(what, "Run both again with the same one.")
+        return Result(
+            self.campaign, self.selection, self.tally + other.tally, {**self.files, **other.files},
+            {**self.failures, **other.failures}, {**self.failed_sections, **other.failed_sections}, "".join(masks),
+        )  # fmt: skip
 
     # -- how much of it
 

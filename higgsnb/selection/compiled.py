@@ -21,6 +21,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
@@ -70,7 +71,7 @@ def _folder(key: str) -> Path | None:
             return None
         except (OSError, OptionError):
             continue
-        # Earlier versions of this package left files beside it. Who still needs what is removed here compiles again.
+        # Earlier versions left files beside it. Whoever still needs what is removed here compiles it again.
         unused = (*folder.parent.glob("compiled-*"), *folder.parent.glob("*.nb[ci]")) if is_new else ()
         for path in unused:
             with suppress(OSError):
@@ -86,11 +87,9 @@ def _folders(key: str, own: Path | None) -> Iterator[Path]:
     """
     if own is not None:
         yield own
-    bases = [Path(__file__).resolve().parent / "__pycache__"]
-    if _CONFIG.CACHE_DIR:
-        bases.insert(0, Path(_CONFIG.CACHE_DIR).absolute())
-        if own is not None and own.parent == bases[0]:
-            return
+    bases = list(islice(_bases(), 2 if _CONFIG.CACHE_DIR else 1))  # not the cache folder
+    if _CONFIG.CACHE_DIR and own is not None and own.parent == bases[0]:
+        return
     for folder in (base / f"compiled-{key}" for base in bases):
         if folder != own and os.access(folder, os.R_OK | os.X_OK) and storage.is_trusted(folder):
             yield folder
@@ -200,7 +199,7 @@ def rule(function: Any, **options: Any) -> Any:
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
     compiled: Any = numba.njit(**_OPTIONS, **options)(function)
-    if FOLDERS and not _CONFIG.DISABLE_JIT and _is_unchanged(function.__module__):
+    if FOLDERS and not is_disabled() and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled
 

@@ -232,18 +232,18 @@ def load(name: str | Path) -> Selection:
     shipped = _shipped()
     if str(name) in shipped:
         return Selection(name=str(name), **shipped[str(name)])
-    path = expanded(str(name))
-    if not str(name).endswith((".toml", ".toml.gz")):
+    path, label = expanded(str(name)), str(name)
+    if not label.endswith((".toml", ".toml.gz")):
         hint = f"{did_you_mean(str(name), shipped)} For your own selection, give the path of its .toml file."
         raise SelectionError(f"no selection {shown(str(name))}", hint)
     try:
-        table = read_toml(path, str(path), SelectionError)
+        table = read_toml(path, label, SelectionError)
     except FileNotFoundError:
         hint = f"Give the path of a TOML file, or a name: {', '.join(shipped)}."
-        raise MissingFileError(f"no selection file at {path}", hint) from None
+        raise MissingFileError(f"no selection file at {label}", hint) from None
     base = table.pop("base", "open2012")
     if not isinstance(base, str) or base not in shipped:
-        raise SelectionError(f"{path}: no selection {shown(base)} to use as base", did_you_mean(str(base), shipped))
-    _check_names(str(path), table)
+        raise SelectionError(f"{label}: no selection {shown(base)} to use as base", did_you_mean(str(base), shipped))
+    _check_names(label, table)
     merged = {"name": path.stem, **shipped[base], "title": f"{path.stem} (from {base})", "source": path.name, **table}
     return Selection(**merged)

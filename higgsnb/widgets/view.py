@@ -8,7 +8,6 @@ is done in background threads, and nothing blocks the kernel.
 from __future__ import annotations
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ import traitlets
 from IPython.core.formatters import DisplayFormatter
 
 from higgsnb import datasets, errors
+from higgsnb.provenance import notebook_kernel
 
 State = dict[str, Any]
 
@@ -82,7 +82,7 @@ VOILA = "VOILA_REQUEST_URL"
 
 def _has_page() -> bool:
     """Whether somebody may look at widgets: not where those who run the notebook cannot answer questions either."""
-    kernel = getattr(getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)(), "kernel", None)
+    kernel = notebook_kernel()
     if kernel is None or VOILA in os.environ:
         return True
     return bool(kernel.get_parent("shell").get("content", {}).get("allow_stdin", True))

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from http_server import Fault, FileServer
+from planted import KINDS, is_untouched, plant
 
 from higgsnb import datasets
 from higgsnb.datasets.files import cache as files_cache
@@ -57,28 +58,21 @@ def final_of(url: str) -> Path:
 
 
 @pytest.mark.parametrize("name", ["{}.part", "{}.part.json", "{}"])
-@pytest.mark.parametrize("kind", ["symbolic", "hard", "dangling", "pipe"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_link_at_a_name_of_a_download_is_not_followed(
     name: str, kind: str, tmp_path: Path, http_server: FileServer
 ) -> None:
     url, victim = http_server.add("/a.root", DATA), tmp_path / "victim"
     path = final_of(url)
     planted = path.with_name(name.format(path.name))
-    if kind != "dangling":
-        victim.write_text("precious")
-    if kind == "hard":
-        planted.hardlink_to(victim)
-    elif kind == "pipe":
-        os.mkfifo(planted)
-    else:
-        planted.symlink_to(victim)
+    plant(kind, planted, victim)
     if name == "{}":
         by_somebody(planted) if kind == "hard" else planted.unlink()  # a link of this user may be on purpose
     # The first answer breaks off, so that the second one resumes and the name with .json is used.
     http_server.fail("/a.root", Fault(drop_after=1000))
     assert datasets.fetch(url).read_bytes() == DATA
     assert (path.is_symlink(), path.stat().st_nlink) == (False, 1)
-    assert (victim.read_text() if victim.exists() else "") == ("" if kind == "dangling" else "precious")
+    assert is_untouched(kind, victim)
 
 
 @pytest.mark.parametrize("open_to", WRITABLE)

@@ -21,7 +21,7 @@ from http_server import Fault, FileServer
 from strangers import copy_for_all
 
 import higgsnb
-from higgsnb import datasets, storage
+from higgsnb import datasets, storage, text
 from higgsnb.datasets.files import addresses, cache, http, request, retries, sources, transfer
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.toy import writer
@@ -697,8 +697,8 @@ def test_part_of_a_replaced_file_of_an_xrootd_server_is_refused(xrootd: Path, mo
 
 
 def test_text_file_of_an_xrootd_server_has_a_largest_size(xrootd: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(request, "TEXT_MAX", 1_000_000)
-    (xrootd / "a.json").write_bytes(1_000_001 * b" ")
+    monkeypatch.setattr(text, "TABLE_BYTES", 1 * 2**20)
+    (xrootd / "a.json").write_bytes(1_048_577 * b" ")
     with pytest.raises(TransferError, match=r"more than 1 MB for a \.json file"):
         datasets.fetch("root://host//eos/a.json")
 

@@ -361,13 +361,6 @@ class Inputs:
     luminosity_table: str | None = None
 
 
-def test_good_inputs_pass(tmp_path: Path) -> None:
-    (tmp_path / "c.json").write_text('{"1": [[1, 2]]}')
-    (tmp_path / "t.csv").write_text(HEADER + row(1, "1:1", 3, 2))
-    for golden, table in [(None, None), ("c.json", None), (None, "t.csv"), ("c.json", "t.csv")]:
-        check_inputs(Inputs(golden and str(tmp_path / golden), table and str(tmp_path / table)))
-
-
 @pytest.mark.parametrize(
     ("key", "content", "kind", "words"),
     [
@@ -384,8 +377,10 @@ def test_bad_input_is_named_with_its_key(
     tmp_path: Path, key: str, content: str | None, kind: type[Exception], words: str
 ) -> None:
     path = tmp_path / "a.txt"
-    if content is not None:
-        path.write_text(content)
+    good = {"golden_json": '{"1": [[1, 2]]}', "luminosity_table": HEADER + row(1, "1:1", 3, 2)}
+    path.write_text(good[key])
+    check_inputs(Inputs(**{key: str(path)}))
+    path.unlink() if content is None else path.write_text(content)
     with pytest.raises(kind) as caught:
         check_inputs(Inputs(**{key: str(path)}))
     assert type(caught.value) is kind

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from raw_server import OK, RawServer, partial
 
-from higgsnb import datasets, storage
-from higgsnb.datasets.files import request, retries
+from higgsnb import datasets, storage, text
+from higgsnb.datasets.files import retries
 from higgsnb.datasets.files.request import SourceError
 from higgsnb.datasets.files.retries import Pace
 from higgsnb.errors import TransferError
@@ -163,13 +163,13 @@ def test_body_that_announces_no_length_has_an_end(server: RawServer) -> None:
 def test_text_file_has_a_largest_size(
     server: RawServer, monkeypatch: pytest.MonkeyPatch, suffix: str, announced: bool
 ) -> None:
-    monkeypatch.setattr(request, "TEXT_MAX", 2_000_000)
-    head = OK + (b"Content-Length: 2000001\r\n\r\n" if announced else b"\r\n")
-    url = server.url(f"a.{suffix}", head + 2_000_001 * b" ")
+    monkeypatch.setattr(text, "TABLE_BYTES", 2 * 2**20)
+    head = OK + (b"Content-Length: 2097153\r\n\r\n" if announced else b"\r\n")
+    url = server.url(f"a.{suffix}", head + 2_097_153 * b" ")
     with pytest.raises(TransferError, match=rf"more than 2 MB for a \.{suffix} file"):
         datasets.fetch(url)
     assert not [path for path in Path(storage.cache_folder()).rglob("*") if path.is_file()]
-    assert datasets.fetch(server.url("b.json", OK + b"\r\n" + 2_000_000 * b" ")).stat().st_size == 2_000_000
+    assert datasets.fetch(server.url("b.json", OK + b"\r\n" + 2_097_152 * b" ")).stat().st_size == 2_097_152
 
 
 LENGTHS = {

@@ -147,7 +147,7 @@ def of_files(*files: File) -> Campaign:
 @pytest.mark.parametrize(("events", "chunk_events"), [(10**18, 250_000), (3_000_000, 1)])
 def test_a_plan_of_too_many_chunks_is_refused_before_it_is_made(tmp_path: Path, events: int, chunk_events: int) -> None:
     huge = of_files(File(str(tmp_path / "a.root"), events=events, bytes=1, adler32="00000001"))
-    with pytest.raises(errors.OptionError, match=rf"has {events:,} events: more than 2,000,000 chunks of"):
+    with pytest.raises(errors.OptionError, match=rf"more than 2,000,000 chunks of .*\({events:,} events\)"):
         last(huge, chunk_events=chunk_events)
 
 
@@ -155,8 +155,8 @@ def test_nothing_readable_is_no_result_but_one_reason(one: Campaign, tmp_path: P
     absent = [File(str(tmp_path / f"absent{i}.root")) for i in range(2000)]
     with pytest.raises(errors.FileError) as caught:
         last(of_files(*absent), ledger=tmp_path / "l.sqlite")
-    first = "the first: absent0.root: not found"
-    assert caught.value.message.startswith(f"none of the 2,000 files can be read (2,000 × MissingFileError); {first}")
+    reason = "2,000 files of mu: MissingFileError: not found; tried … (no such file)"
+    assert caught.value.message == f"none of the 2,000 files can be read: {reason}"
     assert len(caught.value.message) < 500
     with pytest.raises(errors.FileError, match=r"absent0\.root"):
         last(of_files(absent[0]))

@@ -19,7 +19,7 @@ from higgsnb import engine, selection
 from higgsnb.datasets import Campaign, checksum
 from higgsnb.datasets.files import cache, retries
 from higgsnb.engine import plan as plans
-from higgsnb.errors import FileError, UnreadableError
+from higgsnb.errors import FileError, LumiMaskError, OptionError, UnreadableError
 from higgsnb.events import read_leptons, read_preselected
 from higgsnb.results import PreselectedEvents, Result, Tally, analyse
 from higgsnb.selection import Selection
@@ -260,6 +260,20 @@ def test_events_that_are_read_again_are_those_that_were_counted(
     for folder in (tmp_path / "skims", None):
         with pytest.raises(UnreadableError, match="is not the file that it was when the run began"):
             PreselectedEvents.load(result, skims_folder=folder)
+
+
+def test_events_are_not_read_again_with_another_golden_json(old: Path, tmp_path: Path) -> None:
+    golden = tmp_path / "golden.json"
+    golden.write_text('{"1": [[1, 1000000]], "2": [[1, 1000000]]}')
+    result = last(replace(one_file(old), golden_json=str(golden)))
+    assert PreselectedEvents.load(result).parts[0].n_events > 0
+    other = tmp_path / "other.json"
+    other.write_text('{"900000": [[1, 9]]}')
+    other.replace(golden)
+    with pytest.raises(LumiMaskError, match="is not the golden JSON that it was when the run began"):
+        PreselectedEvents.load(result)
+    with pytest.raises(OptionError, match="the golden JSON was changed between them"):
+        result + replace(result, golden_json_digest="0" * 64)
 
 
 def test_workers_that_see_another_file_than_the_plan_are_an_error(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from higgsnb.datasets.files import retries
-from higgsnb.datasets.files.request import FileRequest, PartialDownload, SourceError, adler32_of
+from higgsnb.datasets.files.request import FileRequest, PartialDownload, SourceError, adler32_of, sha256_of
 from higgsnb.datasets.files.versions import Version
 from higgsnb.errors import TransferError
 from higgsnb.redaction import logger
@@ -78,12 +78,7 @@ def checksum(path: Path) -> str:
 
 def content_digest(path: Path) -> str:
     """Return the sha256 of the content of a file, 64 hexadecimal digits; remembered like `checksum`."""
-    return _remembered(path, "sha256", _sha256_of)
-
-
-def _sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return _remembered(path, "sha256", sha256_of)
 
 
 def _remembered(path: Path, kind: str, compute: Callable[[Path], str]) -> str:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO, NamedTuple
 from urllib.parse import quote
 
+from higgsnb import text
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.files.versions import UNKNOWN, Version
 from higgsnb.errors import ChecksumError, MissingFileError, TransferError
@@ -23,7 +24,6 @@ from higgsnb.storage import atomic_write
 
 BLOCK = 2**18  # bytes read at a time
 TEXT_FILES = frozenset({".csv", ".json", ".toml", ".txt"})
-TEXT_MAX = 2**28  # bytes of a text file: several times the luminosity table of a year
 CATALOGUE_HOSTS = frozenset({"eospublic.cern.ch", "opendata.cern.ch"})
 AGAIN = "Run the same command again: it resumes."
 KEEPS_OPEN_FILES = os.name == "nt"  # Windows neither renames nor removes open files
@@ -162,8 +162,8 @@ class FileRequest:
 
     def check_text_size(self, size: int) -> None:
         """Raise `OtherSizeError` if ``size`` bytes are more than a table or list can have."""
-        if self.address.suffix in TEXT_FILES and size > TEXT_MAX:
-            what = f"more than {TEXT_MAX / 1e6:.0f} MB for a {self.address.suffix} file"
+        if self.address.suffix in TEXT_FILES and size > text.TABLE_BYTES:
+            what = f"more than {text.TABLE_BYTES // 2**20} MB for a {self.address.suffix} file"
             raise OtherSizeError("permanent", what, "Check the address: no table or list is so long.")
 
     def difference(self, size: int, adler32: Callable[[], str], hint: str) -> SourceError | None:
@@ -198,6 +198,12 @@ def adler32_of(path: Path) -> str:
     """Compute the adler32 of a file, eight hexadecimal digits."""
     with path.open("rb") as file:
         return _adler32(file)
+
+
+def sha256_of(path: Path) -> str:
+    """Compute the sha256 of a file, 64 hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _adler32(file: IO[bytes]) -> str:

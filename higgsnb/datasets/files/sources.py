@@ -37,8 +37,9 @@ from higgsnb.datasets.files.cache import (
 from higgsnb.datasets.files.request import TEXT_FILES, FileRequest, Progress, SourceError
 from higgsnb.datasets.files.versions import UNKNOWN, Version
 from higgsnb.errors import OptionError, TransferError
-from higgsnb.redaction import logger, redact
+from higgsnb.redaction import logger
 from higgsnb.storage import cache_folder, cached, distrust
+from higgsnb.text import shown
 
 log = logger(__name__)
 
@@ -65,7 +66,7 @@ class Source:
 
     def __repr__(self) -> str:
         return (
-            f"Source({redact(self.location)!r}, {self.origin!r}, verified={self.verified}, size={self.size}, "
+            f"Source({str(Address.of(self.location))!r}, {self.origin!r}, verified={self.verified}, size={self.size}, "
             f"note={self.note!r})"
         )
 
@@ -161,7 +162,7 @@ def _stream_above() -> int:
     if not given:
         return STREAM_ABOVE
     if not re.fullmatch("[0-9]{1,18}", given):
-        message = f"HIGGSNB_STREAM_ABOVE must be a whole number of bytes, got '{given[:40]}'"
+        message = f"HIGGSNB_STREAM_ABOVE must be a whole number of bytes, got {shown(given, 40)}"
         raise OptionError(message, f"Set it to {STREAM_ABOVE} for 1 GB, or unset it.")
     return int(given)
 

@@ -7,6 +7,8 @@ from email.message import Message
 from pathlib import Path
 from typing import NamedTuple
 
+from higgsnb.text import plain
+
 
 class Version(NamedTuple):
     """What tells the content of a file from an earlier or later one under the same address.
@@ -56,8 +58,7 @@ class Version(NamedTuple):
         }
         for name, (before, now) in pairs.items():
             if before not in ("", None) and now not in ("", None) and before != now:
-                shown = ["".join(c if c.isprintable() else "?" for c in str(text)[:60]) for text in (now, before)]
-                return f"{name} {shown[0]} instead of {shown[1]}"
+                return "{} {} instead of {}".format(name, *(plain(str(text)[:60]) for text in (now, before)))
         if (self.tag or self.modified) and not (self.tag and found.tag) and not (self.modified and found.modified):
             return "an answer without the ETag or Last-Modified of the earlier ones"
         return ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 import struct
@@ -16,7 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from higgsnb.datasets.files.request import adler32_of
+from higgsnb.datasets.files.request import adler32_of, sha256_of
 from higgsnb.datasets.toy.detector import Block
 from higgsnb.datasets.toy.pseudodata import (
     DATASETS,
@@ -95,7 +94,7 @@ class _Writer:
         fix_timestamps(self.path)
         self.path.chmod(self.path.stat().st_mode & ~OTHERS_WRITE)
         entry: dict[str, Any] = {"events": self.events, "bytes": self.path.stat().st_size}
-        entry |= {"sha256": _sha256(self.path), "adler32": adler32_of(self.path)}
+        entry |= {"sha256": sha256_of(self.path), "adler32": adler32_of(self.path)}
         if not _holds(self.target, entry):  # what is right keeps its inode and time: others may be reading it
             self.path.replace(self.target)
         return entry
@@ -159,11 +158,6 @@ def _unpack(file: BinaryIO, position: int, layout: str) -> tuple[Any, ...]:
 def _stamp(file: BinaryIO, position: int) -> None:
     file.seek(position)
     file.write(_FIXED_TIME)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write(
@@ -284,4 +278,4 @@ def _holds(path: Path, entry: dict[str, Any]) -> bool:
     """Whether a file is believed and has the size and sha256 of its entry in the manifest."""
     if not path.is_file() or distrust(path):
         return False
-    return path.stat().st_size == entry["bytes"] and _sha256(path) == str(entry["sha256"])
+    return path.stat().st_size == entry["bytes"] and sha256_of(path) == str(entry["sha256"])

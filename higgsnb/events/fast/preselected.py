@@ -48,11 +48,8 @@ def open_preselected(
     DamagedFileError
         If the table of baskets contradicts itself.
     """
-    import uproot
-
     # Remote headers and lists of baskets are requested 256 kB at a time.
-    what = local_file(location) if remote is None else io.BufferedReader(remote, 256 * 1024)
-    with uproot.open(what, array_cache=None, object_cache=None, custom_classes=own_classes()) as opened:
+    with open_directory(location, None if remote is None else io.BufferedReader(remote, 256 * 1024)) as opened:
         found = opened[TREE]
         if check is not None:
             check(found)
@@ -69,7 +66,15 @@ def open_preselected(
             raise
 
 
-def local_file(location: str | Path) -> Any:
+def open_directory(location: str | Path, remote: Any) -> Any:
+    """Open a file with uproot; ``remote`` gives its bytes if it is not local. Nothing of it is kept for later files."""
+    import uproot
+
+    what = _local_file(location) if remote is None else remote
+    return uproot.open(what, object_cache=None, array_cache=None, custom_classes=own_classes())
+
+
+def _local_file(location: str | Path) -> Any:
     """Return what `uproot.open` has to be given to open a local file, whatever characters its name has.
 
     Of a str it takes off blanks, and what follows a colon for the name of an object; of any path fsspec takes what
