@@ -16,7 +16,7 @@ from planted import KINDS, is_untouched, plant
 from higgsnb import datasets
 from higgsnb.datasets.files import cache as files_cache
 from higgsnb.datasets.files.cache import path_in_cache
-from higgsnb.datasets.files.request import FileRequest
+from higgsnb.datasets.files.request import FileRequest, sha256_of
 from higgsnb.datasets.toy import writer
 from higgsnb.errors import ChecksumError
 
@@ -122,7 +122,7 @@ def test_toy_that_others_could_have_written_is_made_again(
     folder.mkdir(parents=True)
     path = folder / "SMHiggsToZZTo4L.root"
     path.write_bytes(WRONG)
-    entry = {"bytes": len(WRONG), "sha256": writer._sha256(path)}
+    entry = {"bytes": len(WRONG), "sha256": sha256_of(path)}
     parameters = writer._parameters(writer.DEFAULT_SEED, None)
     manifest = {"parameters": parameters, "files": {"SMHiggsToZZTo4L": entry}}
     (folder / "manifest.json").write_text(json.dumps(manifest))

@@ -303,7 +303,7 @@ def test_described_file_that_is_not_what_the_campaign_says_is_named(one: Campaig
     [
         ({"client": "tasks"}, 'client = .tasks.\nGive "threads", "processes", a distributed.Client or'),
         ({"chunk_seconds": 5.0}, "a thread cannot be ended"),
-        ({"client": "processes", "chunk_seconds": 0.0}, "chunk_seconds = 0.0\nGive a number above 0"),
+        ({"client": "processes", "chunk_seconds": 0.0}, r"chunk_seconds = 0.0 \(float\)\nGive a number above 0"),
     ],
 )
 def test_impossible_options_are_refused(one: Campaign, options: dict[str, Any], message: str) -> None:
