@@ -91,8 +91,11 @@ def test_explorer_works_on_a_cache_that_cannot_be_written(tmp_path: Path, shared
     assert names(tmp_path / "out" / f"higgsnb-{STRANGER}") >= {"skims"}
 
 
-@pytest.mark.parametrize("environment", [{}, {"HOME": "/"}, {"HIGGSNB_CACHE": "~/cache"}, {"HIGGSNB_CACHE": "/root/x"}])
+@pytest.mark.parametrize("environment", [{}, {"HOME": "/"}, {"HIGGSNB_CACHE": "~/cache"}, {"HIGGSNB_CACHE": "closed"}])
 def test_doctor_does_not_fail_for_what_it_diagnoses(tmp_path: Path, environment: dict[str, str]) -> None:
+    if environment.get("HIGGSNB_CACHE") == "closed":
+        (tmp_path / "closed").mkdir(mode=0o700)
+        environment = {"HIGGSNB_CACHE": str(tmp_path / "closed" / "cache")}
     done = as_stranger("-m", "higgsnb", "doctor", out=tmp_path / "out", **environment)
     lines = done.stdout.splitlines()
     assert done.returncode == 0, done.stderr
