@@ -160,7 +160,9 @@ def test_momentum_beyond_single_precision_is_infinite_without_a_warning(path: Pa
 
 def test_header_that_runs_into_the_first_row_is_named(path: Path) -> None:
     path.write_text(text_of({}, {}).replace("Q4\n", "Q4,M", 1))
-    with pytest.raises(SchemaError, match="a number among the names of its columns: '12'\nIs the end of the first line"):
+    with pytest.raises(
+        SchemaError, match="a number among the names of its columns: '12'\nIs the end of the first line"
+    ):
         read(path)
 
 

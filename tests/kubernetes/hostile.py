@@ -128,9 +128,9 @@ HOSTILE_PODS: dict[str, tuple[Change, str]] = {
     ),
 }
 HOSTILE_SERVICES: dict[str, tuple[Change, str]] = {
-    "addresses of others": (service(externalIPs=["203.0.113.7"]), "externalIPs"),
-    "an address of a load balancer": (service(loadBalancerIP="203.0.113.7"), "loadBalancerIP"),
-    "a name elsewhere": (service(externalName="example.org"), "externalName"),
+    "addresses of others": (service(externalIPs=["203.0.113.7"]), "fields"),
+    "an address of a load balancer": (service(loadBalancerIP="203.0.113.7"), "fields"),
+    "a name elsewhere": (service(externalName="example.org"), "fields"),
     "a load balancer": (service(type="LoadBalancer"), "type ClusterIP"),
     "ports of all nodes": (service(type="NodePort"), "type ClusterIP"),
     "the type of a name elsewhere": (service(type="ExternalName"), "type ClusterIP"),
