@@ -68,7 +68,8 @@ class Pictured(anywidget.AnyWidget):
     def _repr_mimebundle_(self, **kwargs: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """Return the view, unless nothing can show it, and the picture, which Voilà has no use for."""
         shown = super()._repr_mimebundle_(**kwargs) if _has_page() else None
-        data, metadata = shown or ({"text/plain": repr(self)}, {})
+        data, metadata = shown or ({}, {})
+        data = {**data, "text/plain": repr(self)}  # some versions of ipywidgets cut it off
         if VOILA in os.environ:
             return data, metadata
         formatter: Any = DisplayFormatter()
