@@ -48,8 +48,8 @@ BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
 NO_SQLITE_LOCKS = {
     sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_IOERR_LOCK, sqlite3.SQLITE_IOERR_RDLOCK, sqlite3.SQLITE_IOERR_UNLOCK,
-    sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMSIZE,
-    sqlite3.SQLITE_IOERR_SHMLOCK, sqlite3.SQLITE_IOERR_SHMMAP,
+    sqlite3.SQLITE_IOERR_CHECKRESERVEDLOCK, sqlite3.SQLITE_IOERR_SHMOPEN, sqlite3.SQLITE_IOERR_SHMLOCK,
+    sqlite3.SQLITE_IOERR_SHMMAP,
 }  # fmt: skip
 """What SQLite says where its locks, or the memory that processes share, cannot be had."""
 NO_LOCKS_HINT = "Keep the ledger on a local disk: --ledger FILE (ledger=PATH); or run without: --ledger none."

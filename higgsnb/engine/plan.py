@@ -100,12 +100,12 @@ def failure(
 def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> None:
     """Raise FileError if no file of a campaign could be read; the message gives the most frequent reason.
 
-    Files that were read and refused, such as those of another schema, are no reason.
+    Only files that were read and refused, such as those of another schema, are no reason.
     """
     kinds = {failure.error for failure in failures.values()}
     n_files = sum(len(dataset.files) for dataset in campaign.datasets)
     classes = (getattr(errors, name, getattr(builtins, name, object)) for name in kinds)
-    if not n_files or len(failures) < n_files or not all(issubclass(kind, OSError) for kind in classes):
+    if not n_files or len(failures) < n_files or not any(issubclass(kind, OSError) for kind in classes):
         return
     failed = tuple(failures[key] for key in sorted(failures))
     what, *_, hint = next(Failure.described(failed))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Chunk, File
 
 log = logger(__name__)
+SAME_WEIGHTS = 1e-6
+"""Relative difference of (Σw)² and N Σw² up to which all weights are the same."""
 
 
 def inspect(file: File, schema: str) -> FileInfo:
@@ -232,36 +236,74 @@ def _read_sections(chunk: Chunk, source: datasets.Source) -> tuple[npt.NDArray[n
 
 
 def read_generator(chunk: Chunk) -> Generator:
-    """Read the generator weights of a chunk of NanoAOD simulation, and the ``Runs`` tree of its file.
+    """Read the generator weights of a chunk of simulation, and the ``Runs`` tree of its file, as NanoAOD has them.
 
     Raises
     ------
     SchemaError
-        If a weight is not a finite number, or if the file holds more events than its ``Runs`` tree says were generated.
+        If a weight is not a finite number, or if it cannot be told how many events were generated: the file holds more
+        than its ``Runs`` tree says, or that has a sum of weights, but no event shows what a weight is.
     """
-    smallest, largest, generated = 1.0, 1.0, None
-    with _opened(chunk) as source, open_file(source) as directory:
-        tree = directory[TREE]
-        if GENERATOR_WEIGHT in tree.keys():  # noqa: SIM118 - a tree is not a dict
-            weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
+    smallest, largest = 1.0, 1.0
+    with _opened(chunk) as source:
+        has_weights, sums, n_events = _generator_of(source, source.version)
+        if has_weights:
+            with open_tree(source) as tree:
+                weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
             if not np.isfinite(weights).all():
                 entry = chunk.start + int(np.flatnonzero(~np.isfinite(weights))[0])
                 what = f"{chunk.file.url}: {GENERATOR_WEIGHT} of entry {entry} is {weights[entry - chunk.start]}"
                 raise SchemaError(what, "Leave this dataset out, or fetch the file again.")
             smallest, largest = (float(weights.min()), float(weights.max())) if len(weights) else (np.inf, -np.inf)
+    count, sumw, sumw2 = (sums.get(f"genEvent{name}") for name in ("Count", "Sumw", "Sumw2"))
+    hint = "Leave this dataset out, or make the skim again with genWeight in Events and all of genEvent… in Runs."
+    generated = count
+    if has_weights and smallest == largest != 0:
+        generated = count if sumw is None else sumw / smallest
+        if generated is not None and generated <= 0:
+            raise SchemaError(f"{chunk.file.url}: the sum of its generator weights is {sumw:g}", hint)
+    elif sumw is not None and not smallest < largest:  # no event that shows what the weights are
+        if count is None:
+            what = "its Runs tree has a sum of weights, but no event shows a weight"
+            raise SchemaError(f"{chunk.file.url}: {what}", hint)
+        if sumw2 is not None and not math.isclose(sumw**2, sumw2 * count, rel_tol=SAME_WEIGHTS):
+            what = "its Runs tree says that weights differ, but no event shows its own"
+            raise SchemaError(f"{chunk.file.url}: {what}", hint)
+    at_least = generated if count is None else count
+    if at_least is not None and at_least < n_events:
+        what = (
+            f"{chunk.file.url}: holds {n_events:,} events, but its Runs tree says that {at_least:,.0f} were generated"
+        )
+        raise SchemaError(what, "The file was merged without its Runs tree: fetch it again, or leave it out.")
+    return Generator(smallest, largest, None if generated is None else round(generated))
+
+
+@lru_cache(maxsize=64)
+def _generator_of(source: datasets.Source, _version: datasets.Version) -> tuple[bool, dict[str, float], int]:
+    """Return whether a file has generator weights, the sums over its ``Runs`` tree by name, and its number of events.
+
+    It is opened once for all of its chunks.
+    """
+    with open_file(source) as directory:
+        tree, sums = directory[TREE], dict[str, float]()
         if "Runs" in directory.keys(cycle=False):
             runs = directory["Runs"]
-            names = [name for name in runs.keys() if name.startswith("genEvent")]  # noqa: SIM118
-            sums = {name.rstrip("_"): float(np.sum(np.asarray(runs[name].array()))) for name in names}
-            if "genEventCount" in sums:
-                generated = round(sums["genEventCount"])
-            elif "genEventSumw" in sums and smallest == largest != 0:
-                generated = round(sums["genEventSumw"] / smallest)
-        n = int(tree.num_entries)
-    if generated is not None and generated < n:
-        what = f"{chunk.file.url}: holds {n:,} events, but its Runs tree says that {generated:,} were generated"
-        raise SchemaError(what, "The file was merged without its Runs tree: fetch it again, or leave it out.")
-    return Generator(smallest, largest, generated)
+            for name in getattr(runs, "keys", list)():
+                if name.rstrip("_") in ("genEventCount", "genEventSumw", "genEventSumw2"):
+                    sums[name.rstrip("_")] = _sum(source.location, name, runs[name].array())
+        return GENERATOR_WEIGHT in tree.keys(), sums, int(tree.num_entries)  # noqa: SIM118
+
+
+def _sum(location: str, name: str, column: Any) -> float:
+    """Return the sum of a branch of the tree ``Runs``; SchemaError if that is not a number."""
+    try:
+        total = float(np.sum(np.asarray(column, np.float64)))
+    except (TypeError, ValueError):
+        total = math.nan
+    if not math.isfinite(total):
+        what = f"{location}: {name} of its Runs tree is not one number per row"
+        raise SchemaError(what, "Leave this dataset out, or make the skim again.")
+    return total
 
 
 def fingerprint(file: File, info: FileInfo) -> str | None:

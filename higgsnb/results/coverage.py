@@ -78,12 +78,17 @@ class CampaignProgress:
 
     @cached_property
     def generated(self) -> list[float]:
-        """How many generated events the counted entries of each dataset stand for: more than they are, in a skim."""
+        """How many generated events the counted entries of each dataset stand for: more than they are, in a skim.
+
+        A file of which no event is left counts whole: it stands for all events that were generated for it.
+        """
         found: list[float] = [*self.events_done]
         for key, generated in self.tally.generated.items():
-            entries = self.entries(key)
-            if entries and generated != entries:
-                done = sum(stop - start for start, stop in self.tally.ranges.get(key, ()))
+            entries, ranges = self.entries(key), self.tally.ranges.get(key, ())
+            if not entries:
+                found[key[0]] += generated if ranges else 0
+            elif generated != entries:
+                done = sum(stop - start for start, stop in ranges)
                 found[key[0]] += done * generated / entries - done
         return found
 

@@ -63,7 +63,8 @@ class Result:
 
     def __post_init__(self) -> None:
         """Leave out simulation that cannot be normalised by a number of events: a decision over all that is in it."""
-        mixed = {i: pair for i, pair in self.tally.generator_weights.items() if pair[0] != pair[1] or not pair[0]}
+        pairs = self.tally.generator_weights.items()  # the smallest is infinite if there is no event
+        mixed = {index: pair for index, pair in pairs if pair[0] < pair[1] or not pair[0]}
         if not mixed:
             return
         failures = dict(self.failures)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
 from collections import Counter
 from pathlib import Path
@@ -16,6 +17,7 @@ from higgsnb.__main__ import main
 from higgsnb.cli.failures import show_failures
 from higgsnb.results import Failure
 
+FORMS = Path(__file__).resolve().parents[1] / "data"
 HEAD = """
 [campaign]
 name = "many"
@@ -62,6 +64,15 @@ def test_nothing_readable_is_no_result_and_exit_code_2(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "out").iterdir()} <= {"ledger.sqlite", ".ledger.sqlite.lock"}
     found = json.loads(run(path, "--json").stdout)
     assert (found["complete"], len(found["failed"]), found["written"]) == (False, 1400, [])
+
+
+def test_files_that_cannot_be_read_and_others_that_are_refused_are_no_result_either(tmp_path: Path) -> None:
+    (tmp_path / "page.root").write_bytes(b"<html>login</html>")
+    shutil.copy(FORMS / "form-float16.root", tmp_path / "other.root")
+    done = run(campaign(tmp_path / "c.toml", ["page.root", "other.root", "gone.root"]))
+    assert done.exit_code == 2, done.output
+    assert done.stderr.splitlines()[-1] == "higgsnb: no result: none of the 3 files could be read"
+    assert not (tmp_path / "out" / "result.json").exists()
 
 
 def test_earlier_result_stays_where_nothing_can_be_read(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,75 @@ def test_file_with_more_events_than_were_generated_is_an_error(tmp_path: Path, l
     result = result_of(simulation(tmp_path, leptons, 1, 1, runs={"genEventCount": [100]}))
     assert {failure.message.partition(": ")[2] for failure in result.failed} == {
         "holds 300 events, but its Runs tree says that 100 were generated"
+    }
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_files_of_which_no_event_is_left_stand_for_their_generated_events(
+    tmp_path: Path, leptons: Leptons, size: int
+) -> None:
+    runs = {"genEventCount": [1500]}
+    paths = [outreach.write(tmp_path / "0.root", events_of(leptons, 0, 300), weights=np.ones(300), runs=runs)]
+    empty = events_of(leptons, 0, 0)
+    paths += [outreach.write(tmp_path / f"{i}.root", empty, weights=np.ones(0), runs=runs) for i in range(1, 10)]
+    made = campaign(dataset("mc", "zz", *paths, cross_section_pb=0.1), schema="nanoaod")
+    result = result_of(made, chunk_events=size)
+    assert result.complete
+    assert result.skimmed == {"mc": (300, 15_000)}
+    assert result.weights["mc"]["4mu"] == pytest.approx(10.0 * 0.1 * 1000 / 15_000, rel=1e-12)
+
+
+SUMS = {
+    "signs of which one is left": ({"genEventCount": [1500], "genEventSumw": [900.0], "genEventSumw2": [1500.0]}, 900),
+    "count and sum differ": ({"genEventCount": [300], "genEventSumw": [1500.0]}, 1500),
+}
+
+
+@pytest.mark.parametrize("schema", ["nanoaod", "outreach"])
+@pytest.mark.parametrize(("runs", "stands_for"), SUMS.values(), ids=SUMS)
+def test_sum_of_the_weights_counts_where_it_differs_from_the_number(
+    tmp_path: Path, leptons: Leptons, runs: dict[str, npt.ArrayLike], stands_for: int, schema: str
+) -> None:
+    result = result_of(replace(simulation(tmp_path, leptons, 1, 1, runs=runs), schema=schema), chunk_events=211)
+    assert result.skimmed == {"mc": (N, 2 * stands_for)}
+    assert result.weights["mc"]["4mu"] == pytest.approx(10.0 * 0.1 * 1000 / (2 * stands_for), rel=1e-12)
+
+
+UNKNOWN = {
+    "no weights": (
+        {"genEventSumw": [26_300.0 * 300]},
+        "its Runs tree has a sum of weights, but no event shows a weight",
+    ),
+    "weights that differ": (
+        {"genEventCount": [1500], "genEventSumw": [900.0], "genEventSumw2": [1500.0]},
+        "its Runs tree says that weights differ, but no event shows its own",
+    ),
+    "not a number": ({"genEventCount": [np.nan]}, "genEventCount of its Runs tree is not one number per row"),
+}
+
+
+@pytest.mark.parametrize(("runs", "words"), UNKNOWN.values(), ids=UNKNOWN)
+def test_skim_without_weights_is_refused_where_they_matter(
+    tmp_path: Path, leptons: Leptons, runs: dict[str, npt.ArrayLike], words: str
+) -> None:
+    path = outreach.write(tmp_path / "a.root", events_of(leptons, 0, 300), runs=runs)
+    (failure,) = result_of(campaign(dataset("mc", "zz", path, cross_section_pb=0.1), schema="nanoaod")).failed
+    assert (failure.error, failure.message.partition(": ")[2]) == ("SchemaError", words)
+
+
+def test_same_weights_without_the_column_are_a_number_of_events(tmp_path: Path, leptons: Leptons) -> None:
+    runs = {"genEventCount": [1500], "genEventSumw": [1500 * 26_331.2], "genEventSumw2": [1500 * 26_331.2**2]}
+    path = outreach.write(tmp_path / "a.root", events_of(leptons, 0, 300), runs=runs)
+    result = result_of(campaign(dataset("mc", "zz", path, cross_section_pb=0.1), schema="nanoaod"))
+    assert result.skimmed == {"mc": (300, 1500)}
+
+
+@pytest.mark.parametrize("schema", ["nanoaod", "outreach"])
+def test_mixed_weights_are_refused_in_either_schema(tmp_path: Path, leptons: Leptons, schema: str) -> None:
+    signs = np.where(np.arange(N // 2) % 3, 1, -1)
+    result = result_of(replace(simulation(tmp_path, leptons, signs, signs), schema=schema))
+    assert {failure.message for failure in result.failed} == {
+        "dataset mc: genWeight goes from -1 to 1; weighted simulation is not supported yet"
     }
 
 
