@@ -205,6 +205,7 @@ def make(
     entries |= {campaign.datasets[d].files[f].url: info.entries for (d, f), info in files.items()}
     marks = {key: _marks(campaign, key, info) for key, info in files.items()}
     for key, info in files.items():
+        marks[key]["weighted"] = info.weighted
         if info.version is not None:
             marks[key]["version"] = info.version
     chunks = []

@@ -18,7 +18,16 @@ from higgsnb.errors import DamagedFileError, HiggsnbError, SchemaError, Unreadab
 from higgsnb.events.fast import preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
 from higgsnb.events.fast.pages import read_page_lists
-from higgsnb.events.schema import BRANCHES, TREE, FileInfo, check_branches, check_tree, diagnose, offsets_of
+from higgsnb.events.schema import (
+    BRANCHES,
+    GENERATOR_WEIGHT,
+    TREE,
+    FileInfo,
+    check_branches,
+    check_tree,
+    diagnose,
+    offsets_of,
+)
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
@@ -30,7 +39,8 @@ DAMAGED_HINT = "The file is damaged or incomplete; fetch it again."
 
 def inspect_root(source: datasets.Source) -> FileInfo:
     """Check a ROOT file against the schema and count its entries."""
-    with open_tree(source) as tree:
+    with open_file(source) as directory:
+        tree = directory[TREE]
         check_branches(tree, source.location)
         kind = "RNTuple" if "RNTuple" in type(tree).__name__ else "TTree"
         size = source.size if source.is_remote else Path(source.location).stat().st_size
@@ -41,7 +51,8 @@ def inspect_root(source: datasets.Source) -> FileInfo:
                     f"{tree.num_entries:,}",
                     "The file is damaged: fetch it again.",
                 )
-        return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid))
+        weighted = GENERATOR_WEIGHT in tree.keys() or "Runs" in directory.keys(cycle=False)  # noqa: SIM118
+        return FileInfo(int(tree.num_entries), kind, size, str(tree.file.uuid), weighted=weighted)
 
 
 def read_root(source: datasets.Source, start: int, stop: int) -> Leptons:
@@ -117,7 +128,7 @@ def open_file(source: datasets.Source) -> Iterator[Any]:
         remote = io.BufferedReader(datasets.BlockwiseFile(source.location, source.size or 0, source.version))
     with clear_errors(source.location), preselected.open_directory(source.location, remote) as directory:
         check_tree(directory.keys(recursive=False, cycle=False), source.location)
-        if getattr(directory[TREE], "classname", "") == "ROOT::RNTuple":
+        if directory.classname_of(TREE) == "ROOT::RNTuple":
             read_page_lists(directory[TREE], source.location)
         yield directory
 

@@ -54,7 +54,8 @@ GENERATOR_WEIGHT = "genWeight"
 class FileInfo:
     """What is known of an open file; ``kind`` is "TTree", "RNTuple" or "CSV", ``uuid`` that of ROOT, None for CSV.
 
-    ``version`` identifies its content; None if a checksum does, which the campaign states.
+    ``version`` identifies its content; None if a checksum does, which the campaign states. ``weighted``: whether it has
+    generator weights or a tree ``Runs``, or may have, as long as it has not been opened.
     """
 
     entries: int
@@ -62,6 +63,7 @@ class FileInfo:
     bytes: int | None
     uuid: str | None
     version: Version | None = None
+    weighted: bool = True
 
 
 class Read(NamedTuple):

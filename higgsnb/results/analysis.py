@@ -34,7 +34,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     """
     file, index = (chunk.dataset_index, chunk.file_index), chunk.dataset_index
     weighted: dict[str, Any] = {}
-    if chunk.schema != "csv" and not chunk.is_data:
+    if chunk.schema != "csv" and not chunk.is_data and chunk.weighted:
         generated = events.read_generator(chunk)
         weighted["generator_weights"] = {index: (generated.smallest, generated.largest)}
         weighted["generated"] = {} if generated.events is None else {file: generated.events}
