@@ -48,7 +48,8 @@ total = np.empty(3, np.int64)
 baskets.add_up(np.array([2, 3], np.uint32), total)
 print(json.dumps({
     "selected": found.mass_4l.tolist(), "unusable": found.invalid_values.sum(),
-    "pairings": np.unique(np.round(pairings.pair_all(held, 91.2).rows["mass_4l"], 6)).tolist(), "held": len(which),
+    "pairings": np.unique(np.round(pairings.pair_all(held, pairings.count_all(held), 91.2).rows["mass_4l"], 6)).tolist(),
+    "held": len(which),
     "pair": numba.njit(lambda leptons: rules.pair_mass(leptons, 0, 1))(held.leptons), "offsets": total.tolist(),
 }, default=int))
 """
