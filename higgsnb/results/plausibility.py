@@ -56,7 +56,7 @@ RANGES = (
     # In dimuon data most leptons may be from other collisions, centimetres away; those that are not tell.
     Range("dz", 0.0, 2.5, "", over="dz_error", share=0.75),
     # Isolated leptons have none, in whatever unit: those that are jets tell.
-    Range("isolation", 0.0, 10.0, "", share=0.1),
+    Range("isolation", 0.0, 15.0, "", share=0.1),
 )
 FLAVOURS = ("muon", "electron")
 SHAPE = (len(FLAVOURS), len(RANGES), 4)

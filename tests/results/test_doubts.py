@@ -159,7 +159,7 @@ UNITS = {
     "errors in m": ("dz_error", 0.01, "muon dz_error are below 0.0002 cm"),
     "phi in degrees": ("phi", 57.3, "muon phi are above 6.3 rad"),
     "dz in mm": ("dz", 10, "muon dz / dz_error are above 2.5"),
-    "isolation in percent": ("isolation", 100, "muon isolation are above 10"),
+    "isolation in percent": ("isolation", 100, "muon isolation are above 15"),
     "charge in thirds": ("charge", 3, "muon charge are above 1"),
 }
 
