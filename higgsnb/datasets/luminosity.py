@@ -397,8 +397,14 @@ def check_inputs(campaign: Campaign) -> None:
     ------
     LumiMaskError, LumiDataError, MissingFileError, TransferError, ChecksumError
         As `LumiMask.load` and `read_table` do; the message begins with the campaign's key, ``golden_json = …:``. Also
-        if the golden JSON certifies nothing, or nothing that is in the table.
+        if the golden JSON certifies nothing, or nothing that is in the table, or if data are CSV, which have no lumi
+        sections.
     """
+    if campaign.schema == "csv" and any(dataset.is_data for dataset in campaign.datasets):
+        for key, kind in (("golden_json", LumiMaskError), ("luminosity_table", LumiDataError)):
+            if (location := getattr(campaign, key)) is not None:
+                what = f"{key} = {redact(location)}: CSV files have no lumi sections"
+                raise kind(what, f"Remove {key} from the campaign; apply it where the CSV files are made.")
     mask = _check("golden_json", campaign.golden_json, kept_mask)
     table = _check("luminosity_table", campaign.luminosity_table, kept_table)
     if mask is not None and not len(mask.sections):

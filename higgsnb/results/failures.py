@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from higgsnb.datasets import Address
@@ -74,3 +74,11 @@ def named(found: Sequence[str], *, rest: str = "") -> str:
     """Return the first names of many, and how many more there are."""
     more = f" and {len(found) - NAMED:,} more{rest}" if len(found) > NAMED else ""
     return ", ".join(found[:NAMED]) + more
+
+
+def told(found: Mapping[str, Sequence[str]]) -> str:
+    """Return what is said of some names, given by what it is: ``a, b: this, that; c: other``."""
+    together: dict[tuple[str, ...], list[str]] = {}
+    for what, names in found.items():
+        together.setdefault(tuple(names), []).append(what)
+    return "; ".join(f"{named(names)}: {', '.join(some)}" for names, some in together.items())

@@ -15,6 +15,7 @@ import numpy.typing as npt
 
 from higgsnb.datasets import LumiData, LumiList, LumiMask, kept_mask, kept_table
 from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
+from higgsnb.results.failures import named, told
 from higgsnb.results.tally import ChunkKey, Integers, Span
 from higgsnb.selection import CHANNELS
 
@@ -160,6 +161,39 @@ class Luminosity:
         }
         return {name: sections for name, sections in found.items() if len(sections)}
 
+    def _unseen(self, indices: list[int]) -> LumiList:
+        """Return the sections of the campaign in which a primary dataset has no event; none until it is complete."""
+        if self._catalogue is None or not self.progress.complete(indices):
+            return LumiList(np.empty(0, np.int64))
+        return self._catalogue.sections - self._seen(indices)
+
+    def _seen(self, indices: list[int]) -> LumiList:
+        """Return the certified sections in which a primary dataset has events."""
+        sections = self.progress.tally.sections
+        return union(LumiList(sections[index]) for index in indices if index in sections)
+
+    def _certified_events(self, index: int) -> int:
+        """Return how many counted events of a dataset are in certified sections."""
+        return self.progress.events_done[index] - self.progress.tally.rejected_by_golden_json.get(index, 0)
+
+    @cached_property
+    def in_other_sections(self) -> dict[str, tuple[int, int]]:
+        """Datasets of other sections than the golden JSON certifies: how many events are certified, how many counted.
+
+        None of its events is certified; or few are, and most certified sections have no event in its primary dataset.
+        """
+        found: dict[int, tuple[int, int]] = {}
+        for indices in self.progress.primary_datasets.values():
+            for index in indices:
+                certified, done = self._certified_events(index), self.progress.events_done[index]
+                if 2 * certified >= done:
+                    continue
+                if not certified or (
+                    self._catalogue and 2 * len(self._unseen(indices)) > len(self._catalogue.sections)
+                ):
+                    found[index] = certified, done
+        return {self.progress.campaign.datasets[index].name: found[index] for index in sorted(found)}
+
     @property
     def notes(self) -> tuple[tuple[str, str], ...]:
         """Warnings about the luminosity, each with a hint: table and campaign, or table and data, disagree.
@@ -179,28 +213,52 @@ class Luminosity:
                 f"({campaign.luminosity_uncertainty:.2g}). luminosity_fb was used, the table only for shares of it"
             )
             notes.append((what, "Correct luminosity_fb, or make the table for these data."))
-        for name, sections in self.without_table.items():
+        if found := self.without_table:
+            sections = union(found.values())
             run, section = divmod(int(sections.starts[0]), 2**32)
-            several = len(sections) > 1
+            s, more = ("s", " …") if len(sections) > 1 else ("", "")
             what = (
-                f"{name}: {len(sections)} lumi section{'s' if several else ''} with events (run {run}, section "
-                f"{section}{' …' if several else ''}) not in luminosity_table: their events are counted, their "
-                "luminosity is not"
+                f"{named(list(found))}: {len(sections):,} lumi section{s} with events (run {run}, section "
+                f"{section}{more}) not in luminosity_table: their events are counted, their luminosity is not"
             )
             hint = "Make the table with brilcalc lumi --byls -i GOLDEN_JSON, or leave the sections out of that."
             notes.append((what, hint))
+        if without_data := self._without_data():
+            hint = "Name the data of these runs, too, or a golden JSON and a table of the data that are there."
+            notes.append((told(without_data), hint))
         sparse = [
             campaign.datasets[index].name
             for index, keys in tally.sections.items()
-            if self.progress.events_done[index] - tally.rejected_by_golden_json.get(index, 0) < FEW_EVENTS * len(keys)
+            if self._certified_events(index) < FEW_EVENTS * len(keys)
         ]
         if sparse and not self.progress.complete():
             what = (
-                f"{', '.join(sparse)}: fewer than {FEW_EVENTS} events in a lumi section on average. Sections without "
+                f"{named(sparse)}: fewer than {FEW_EVENTS} events in a lumi section on average. Sections without "
                 "any event count as lost until the run is complete, so that the luminosity is too low until then"
             )
             notes.append((what, "Leave luminosity_table out to estimate it from the events."))
         return tuple(notes)
+
+    def _without_data(self) -> dict[str, list[str]]:
+        """Describe sections whose luminosity counts although their data are not in the campaign; by that, the datasets.
+
+        Where a primary dataset is complete and has `FEW_EVENTS` in a section or more, a section without any is not one
+        in which nothing happened to be triggered.
+        """
+        found: dict[str, list[str]] = {}
+        for indices in self.progress.primary_datasets.values():
+            seen, unseen, n = self._seen(indices), self._unseen(indices), sum(map(self._certified_events, indices))
+            if self._catalogue is None or not len(seen) or n < FEW_EVENTS * len(seen):
+                continue
+            total, without = self._catalogue.total, self._catalogue.integrated(unseen)
+            if without > self.progress.campaign.luminosity_uncertainty * total:
+                what = (
+                    f"no event in {len(unseen):,} of {len(self._catalogue.sections):,} lumi sections of "
+                    f"luminosity_table, which have {without:.4g} of its {total:.4g} /fb and count as processed; "
+                    f"sections with events have {n / len(seen):.3g} on average"
+                )
+                found.setdefault(what, []).extend(self.progress.campaign.datasets[index].name for index in indices)
+        return found
 
 
 class FileSections(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -16,13 +17,13 @@ from higgsnb.datasets import Address
 from higgsnb.errors import OptionError
 from higgsnb.results import histograms, yields
 from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
-from higgsnb.results.failures import Failure, named
+from higgsnb.results.failures import Failure, named, told
 from higgsnb.results.lumi_sections import Luminosity
-from higgsnb.results.plausibility import SHAPE, implausible
+from higgsnb.results.plausibility import implausible, unusable
 from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
 from higgsnb.results.yields import Yield
-from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, Cut, Selection
+from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, SENTINEL, Cut, Selection
 
 if TYPE_CHECKING:
     import hist
@@ -272,16 +273,33 @@ class Result:
 
     @cached_property
     def doubts(self) -> tuple[Doubt, ...]:
-        """What makes the numbers doubtful although they could be computed: inputs that do not fit each other."""
+        """What makes the numbers doubtful although they could be computed: inputs that do not fit each other.
+
+        One doubt for each kind and hint, of all datasets that it is about.
+        """
         found = [Doubt("luminosity", *note) for note in self.luminosity.notes]
-        for index, dataset in enumerate(self.campaign.datasets):
-            done, rejected = self._progress.events_done[index], self.tally.rejected_by_golden_json.get(index, 0)
-            if done and rejected == done:
-                message = f"{dataset.name}: none of its {done:,} events is in a section that the golden JSON certifies"
-                found.append(Doubt("golden JSON", message, "Name the golden JSON of the year of these data."))
-            for what in implausible(self.tally.plausibility.get(index, np.zeros(SHAPE, np.int64))):
-                hint = "Momenta must be in GeV, lengths in cm, angles in radians: convert the file."
-                found.append(Doubt("units", f"{dataset.name}: {what}", hint))
+        if outside := self.luminosity.in_other_sections:
+            certified, done = (sum(column) for column in zip(*outside.values(), strict=True))
+            how_many = f"only {certified:,}" if certified else "none"
+            message = (
+                f"{named(list(outside))}: {how_many} of {'its' if len(outside) == 1 else 'their'} {done:,} events "
+                f"{'are' if certified > 1 else 'is'} in a section that the golden JSON certifies"
+            )
+            found.append(Doubt("golden JSON", message, "Name the golden JSON of the year of these data."))
+        units, values = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+        for index, counts in sorted(self.tally.plausibility.items()):
+            for what in implausible(counts):
+                units[what].append(self.campaign.datasets[index].name)
+            for column in unusable(counts):
+                values[f"most values of {column} are not finite or {SENTINEL:g}"].append(
+                    self.campaign.datasets[index].name
+                )
+        if units:
+            hint = "Momenta must be in GeV, lengths in cm, angles in radians, isolation relative: convert the file."
+            found.append(Doubt("units", told(units), hint))
+        if values:
+            hint = "A lepton without the value is never selected: name files in which the column is filled."
+            found.append(Doubt("values", told(values), hint))
         return tuple(found)
 
     @property
@@ -294,10 +312,17 @@ class Result:
             f"{named(some)} {'lacks' if len(some) == 1 else 'lack'} {', '.join(columns)}; cuts on them are not applied"
             for columns, some in lacking.items()
         ]
-        for name, (done, generated) in self.skimmed.items():
-            found.append(f"{name}: {done:,} events stand for {generated:,.0f} generated ones, which normalise them")
-        for name, rejected in self.rejected_by_golden_json.items():
-            found.append(f"{name}: the golden JSON does not certify the lumi sections of {rejected:,} events")
+        if skimmed := self.skimmed:
+            done, generated = (sum(column) for column in zip(*skimmed.values(), strict=True))
+            what = f"{done:,} events stand for {generated:,.0f} generated ones, which normalise them"
+            found.append(f"{named(list(skimmed))}: {what}")
+        outside = self.luminosity.in_other_sections  # of which `doubts` says more
+        if rejected := {name: n for name, n in self.rejected_by_golden_json.items() if name not in outside}:
+            what = f"the golden JSON does not certify the lumi sections of {sum(rejected.values()):,} events"
+            found.append(f"{named(list(rejected))}: {what}")
+        if not self._progress.primary_datasets and self.campaign.has_sections:
+            unused = [key for key in ("golden_json", "luminosity_table") if getattr(self.campaign, key) is not None]
+            found.append(f"no use is made of {' and '.join(unused)}: the campaign has no data")
         if len(empty := self.empty_files) > 1:
             found.append(f"{len(empty):,} files contain no events: {named(empty)}")
         elif empty:

@@ -15,6 +15,7 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
+from higgsnb.datasets import Dataset
 from higgsnb.datasets.luminosity import (
     SECTION_SECONDS,
     LumiList,
@@ -359,6 +360,8 @@ def test_bad_table_is_named(tmp_path: Path, text: str, words: str) -> None:
 class Inputs:
     golden_json: str | None = None
     luminosity_table: str | None = None
+    schema: str = "outreach"
+    datasets: tuple[Dataset, ...] = ()
 
 
 @pytest.mark.parametrize(
@@ -394,6 +397,16 @@ def test_table_of_other_sections_than_the_golden_json_is_refused(tmp_path: Path,
     (tmp_path / "t.csv").write_text(HEADER + row(1, "1:1", 3, 2))
     with pytest.raises(LumiDataError, match="has no lumi section that the golden JSON certifies"):
         check_inputs(Inputs(str(tmp_path / "c.json"), str(tmp_path / "t.csv")))
+
+
+@pytest.mark.parametrize(("key", "kind"), [("golden_json", LumiMaskError), ("luminosity_table", LumiDataError)])
+def test_lumi_sections_for_data_in_csv_are_refused(key: str, kind: type[Exception]) -> None:
+    data, simulation = (Dataset(name="d", process=process, files=()) for process in ("data", "zz"))
+    check_inputs(Inputs(schema="csv", datasets=(data,)))
+    with pytest.raises(kind, match=f"^{key} = a.txt: CSV files have no lumi sections"):
+        check_inputs(Inputs(**{key: "a.txt"}, schema="csv", datasets=(simulation, data)))
+    with pytest.raises(MissingFileError):
+        check_inputs(Inputs(**{key: "a.txt"}, schema="csv", datasets=(simulation,)))
 
 
 def test_secret_in_the_address_of_an_input_is_not_told(http_server: FileServer) -> None:
