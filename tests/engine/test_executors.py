@@ -76,19 +76,44 @@ def test_everyone_gives_the_same_bytes_and_resumes_from_the_same_ledger(
 
 
 @isolating
-@pytest.mark.parametrize("analyse", [analyses.dying, analyses.endless])
+@pytest.mark.parametrize("analyse", [analyses.dying, analyses.endless, analyses.stuck])
 def test_poison_is_named_and_its_neighbours_are_counted(
     one: Campaign, client: Any, analyse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POISON_START", "300")
     result = last(
-        one, client=client, workers=2, analyse=analyse, chunk_seconds=5.0 if analyse is analyses.endless else None
+        one, client=client, workers=2, analyse=analyse, chunk_seconds=None if analyse is analyses.dying else 5.0
     )
     (failure,) = result.failed
     assert failure.error == "PoisonUnitError"
     assert "0.root: entries 300 to 400 ended the worker each time" in failure.message
     assert result.coverage.events == (3500, 3600)
     assert result.tally.ranges[0, 0] == ((0, 300), (400, 900))
+
+
+_LIMITED = """
+import ctypes, sys, threading
+from higgsnb.engine import worker
+hold, begun = ctypes.PyDLL(None).usleep, threading.Event()  # keeps the other Python threads from running
+def other():
+    with worker._time_limit(300.0):
+        begun.set()
+        threading.Event().wait()
+threading.Thread(target=other, daemon=True).start()
+begun.wait()
+with worker._time_limit(0.2):
+    hold(int(sys.argv[1]))
+hold(2_000_000)
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("microseconds", "code", "text"), [(600_000_000, 1, ""), (0, 0, "alive")])
+def test_time_limit_of_one_thread_holds_whatever_the_others_have(microseconds: int, code: int, text: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(microseconds)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (code, text, "")
 
 
 _CRASHING = """

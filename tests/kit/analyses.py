@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,14 @@ def endless(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     while _is_poison(chunk):
         pass
     return analyse(chunk, selection, **options)
+
+
+def stuck(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Analyse that chunk, then stay in compiled code that lets no other thread run: 2^60 ways to split a text."""
+    found = analyse(chunk, selection, **options)
+    if _is_poison(chunk):
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    return found
 
 
 def noted(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
