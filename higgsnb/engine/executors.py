@@ -34,6 +34,8 @@ GATHER_SECONDS = 60.0
 """How long the transfer of a finished result to this process may take."""
 WORKERS_SECONDS = 120.0
 """How long a cluster may be without any worker."""
+SLACK_SECONDS = 75.0
+"""How much more than its own time limit a process may take for a call: for its start, imports and compilation."""
 STILLBORN = 3
 """So many processes in succession that die before they could begin are no accident."""
 PROCESSES_HINT = (
@@ -77,7 +79,8 @@ class Processes:
         self.workers = workers
         self.max_in_flight = workers
         self._idle: list[ProcessPoolExecutor] = []
-        self._busy: set[ProcessPoolExecutor] = set()
+        self._busy: dict[Future[Any], tuple[ProcessPoolExecutor, float]] = {}
+        """For each call, its process and the time at which it was sent."""
         self._broken: list[ProcessPoolExecutor] = []
         self._begun: dict[ProcessPoolExecutor, Future[int]] = {}
         """The first call of each process, which does nothing: whether it has been answered."""
@@ -92,7 +95,7 @@ class Processes:
         while True:
             with self._lock:
                 pool = self._idle.pop() if self._idle else self._new()
-                self._busy.add(pool)
+                self._busy[outer] = pool, time.monotonic()
                 broken, self._broken = self._broken, []
             for dead in broken:
                 dead.shutdown(wait=False)
@@ -101,7 +104,7 @@ class Processes:
                     self._begun[pool] = pool.submit(os.getpid)
                 inner = pool.submit(call, *arguments)
             except BrokenProcessPool:  # it died while it was idle, or at its start: take another
-                self._bury(pool)
+                self._bury(pool, outer)
                 continue
             inner.add_done_callback(partial(self._finish, pool, outer))
             return outer
@@ -124,10 +127,10 @@ class Processes:
         """
         error = None if inner.cancelled() else inner.exception()
         died = isinstance(error, BrokenProcessPool)
-        begun = self._bury(pool) if died else True
+        begun = self._bury(pool, outer) if died else True
         if not died:
             with self._lock:
-                self._busy.discard(pool)
+                self._busy.pop(outer, None)
                 self._idle.append(pool)
                 self._stillborn = 0
         if inner.cancelled() or not begun:
@@ -140,20 +143,31 @@ class Processes:
         else:
             outer.set_result(inner.result())
 
-    def _bury(self, pool: ProcessPoolExecutor) -> bool:
+    def _bury(self, pool: ProcessPoolExecutor, outer: Future[Any]) -> bool:
         """Note that a process died, and return whether it had begun; it is shut down later, see `_finish`."""
         begun = self._begun[pool].exception() is None  # known by now: the calls of a process end in their order
         with self._lock:
             del self._begun[pool]
-            self._busy.discard(pool)
+            self._busy.pop(outer, None)
             self._broken.append(pool)
             self._stillborn = 0 if begun else self._stillborn + 1
         return begun
 
+    def end_overdue(self, outer: Future[Any], seconds: float) -> None:
+        """Kill the process of a call that takes longer: it has been stopped (SIGSTOP), or it would have ended itself.
+
+        The call then fails as any other whose process died.
+        """
+        with self._lock:
+            pool, sent = self._busy.get(outer, (None, 0.0))
+            if pool is not None and time.monotonic() > sent + seconds + SLACK_SECONDS:
+                for process in (pool._processes or {}).values():
+                    process.kill()
+
     def close(self) -> None:
         """End all processes, including those that are working."""
         with self._lock:
-            pools = [*self._idle, *self._busy, *self._broken]
+            pools = [*self._idle, *(pool for pool, _ in self._busy.values()), *self._broken]
             self._idle.clear()
         for pool in pools:
             processes = list((pool._processes or {}).values())

@@ -39,6 +39,15 @@ def stuck(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     return found
 
 
+def stopped(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Stop the process in that chunk, the first time, which leaves a file in the folder ``CALLS``."""
+    first = Path(os.environ["CALLS"]) / "stopped"
+    if _is_poison(chunk) and not first.exists():
+        first.touch()
+        signal.raise_signal(signal.SIGSTOP)
+    return analyse(chunk, selection, **options)
+
+
 def noted(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     """Write each call to a file in the folder ``CALLS``, before anything else."""
     with (Path(os.environ["CALLS"]) / f"{os.getpid()}").open("a") as stream:
