@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.process import BaseProcess
+from multiprocessing.spawn import get_preparation_data
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from higgsnb.errors import OptionError, SchedulerLostError, WorkerLostError
@@ -41,6 +44,11 @@ STILLBORN = 3
 PROCESSES_HINT = (
     "In a script, start the run under `if __name__ == '__main__':`, because every process imports the script. "
     'Otherwise give client="threads".'
+)
+SCRIPT_HINT = 'Save it as a file, or give client="threads".'
+KILLED_HINT = (
+    "Something else ended them. SIGKILL mostly means that memory ran out: use fewer workers (--workers), or a machine "
+    "with more memory."
 )
 NEW_CLUSTER = "Start a new cluster, then run the same call again."
 
@@ -84,8 +92,8 @@ class Processes:
         self._broken: list[ProcessPoolExecutor] = []
         self._begun: dict[ProcessPoolExecutor, Future[int]] = {}
         """The first call of each process, which does nothing: whether it has been answered."""
-        self._stillborn = 0
-        """How many processes in succession died before they could begin."""
+        self._stillborn: list[BaseProcess] = []
+        """Processes that, in succession, died before they could begin."""
         self._lock = threading.Lock()
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
@@ -111,8 +119,8 @@ class Processes:
 
     def _new(self) -> ProcessPoolExecutor:
         """Return a new process; raise `OptionError` if those before it died before they could begin."""
-        if self._stillborn >= STILLBORN:
-            raise OptionError(f"{self._stillborn} worker processes died before they could begin", PROCESSES_HINT)
+        if len(self._stillborn) >= STILLBORN:
+            raise _not_begun(self._stillborn)
         try:
             return ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),))
         except OSError as error:  # they need semaphores, which Linux keeps in a folder
@@ -132,7 +140,7 @@ class Processes:
             with self._lock:
                 self._busy.pop(outer, None)
                 self._idle.append(pool)
-                self._stillborn = 0
+                self._stillborn.clear()
         if inner.cancelled() or not begun:
             outer.cancel()
             outer.set_running_or_notify_cancel()
@@ -150,7 +158,10 @@ class Processes:
             del self._begun[pool]
             self._busy.pop(outer, None)
             self._broken.append(pool)
-            self._stillborn = 0 if begun else self._stillborn + 1
+            if begun:
+                self._stillborn.clear()
+            else:
+                self._stillborn.extend((pool._processes or {}).values())
         return begun
 
     def end_overdue(self, outer: Future[Any], seconds: float) -> None:
@@ -175,6 +186,28 @@ class Processes:
             for process in processes:
                 process.kill()
                 process.join()
+
+
+def _not_begun(processes: list[BaseProcess]) -> OptionError:
+    """Return the error for processes that died before they could begin: by a signal, or of an error of their own."""
+    message = f"{len(processes)} worker processes died before they could begin"
+    for process in processes:
+        process.join(1.0)  # without it, the exit code of the last one may not be known yet
+    numbers = [-process.exitcode for process in processes if process.exitcode is not None and process.exitcode < 0]
+    if not numbers:
+        return OptionError(message, PROCESSES_HINT)
+    names = {known.value: known.name for known in signal.Signals}
+    return OptionError(f"{message}: killed by signal {numbers[-1]} ({names.get(numbers[-1], '?')})", KILLED_HINT)
+
+
+def _check_script() -> None:
+    """Raise OptionError if worker processes cannot import the script that starts them, or this is one of them."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise OptionError("a worker process runs the script that started it from the beginning", PROCESSES_HINT)
+    script = get_preparation_data("").get("init_main_from_path")
+    if script is not None and not Path(script).exists():
+        what = "is read from standard input" if Path(script).name == "<stdin>" else f"{shown(script)} is gone"
+        raise OptionError(f"the script {what}, and worker processes cannot read it again", SCRIPT_HINT)
 
 
 def _follow(parent: int) -> None:
@@ -324,8 +357,8 @@ def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
         if hasattr(client, "get_client") and not hasattr(client, "submit"):  # a cluster, of Dask or of this package
             client = stack.enter_context(contextlib.closing(client.get_client()))
         if isinstance(client, str | None) and client in (None, "threads", "processes"):
-            if client == "processes" and getattr(multiprocessing.current_process(), "_inheriting", False):
-                raise OptionError("a worker process runs the script that started it from the beginning", PROCESSES_HINT)
+            if client == "processes":
+                _check_script()
             kind = Processes if client == "processes" else Threads
             executor: Executor = kind(workers or available_cores())
         elif hasattr(client, "scheduler_info") and hasattr(client, "submit"):

@@ -70,10 +70,15 @@ def short_of_memory(chunk: Chunk, selection: Selection, **options: Any) -> Tally
 
 
 def begin_late(parent: int) -> None:
-    """Begin a worker process; the first ``STILLBORN`` ones die before that, counted in the folder ``CALLS``."""
+    """Begin a worker process; the first ``STILLBORN`` ones die before that, counted in the folder ``CALLS``.
+
+    They exit with an error, or are killed by the signal ``SIGNAL``.
+    """
     mine = Path(os.environ["CALLS"]) / f"begun-{os.getpid()}"
     mine.touch()
     if len(list(mine.parent.glob("begun-*"))) <= int(os.environ["STILLBORN"]):
+        if "SIGNAL" in os.environ:
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
         os._exit(1)
     executors._follow(parent)
 
