@@ -16,6 +16,9 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
+from multiprocessing.process import BaseProcess
+from multiprocessing.spawn import get_preparation_data
+from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
 from higgsnb.errors import OptionError, SchedulerLostError, WorkerLostError
@@ -34,11 +37,18 @@ GATHER_SECONDS = 60.0
 """How long the transfer of a finished result to this process may take."""
 WORKERS_SECONDS = 120.0
 """How long a cluster may be without any worker."""
+SLACK_SECONDS = 75.0
+"""How much more than its own time limit a process may take for a call: for its start, imports and compilation."""
 STILLBORN = 3
 """So many processes in succession that die before they could begin are no accident."""
 PROCESSES_HINT = (
     "In a script, start the run under `if __name__ == '__main__':`, because every process imports the script. "
     'Otherwise give client="threads".'
+)
+SCRIPT_HINT = 'Save it as a file, or give client="threads".'
+KILLED_HINT = (
+    "Something else ended them. SIGKILL mostly means that memory ran out: use fewer workers (--workers), or a machine "
+    "with more memory."
 )
 NEW_CLUSTER = "Start a new cluster, then run the same call again."
 
@@ -77,12 +87,13 @@ class Processes:
         self.workers = workers
         self.max_in_flight = workers
         self._idle: list[ProcessPoolExecutor] = []
-        self._busy: set[ProcessPoolExecutor] = set()
+        self._busy: dict[Future[Any], tuple[ProcessPoolExecutor, float]] = {}
+        """For each call, its process and the time at which it was sent."""
         self._broken: list[ProcessPoolExecutor] = []
         self._begun: dict[ProcessPoolExecutor, Future[int]] = {}
         """The first call of each process, which does nothing: whether it has been answered."""
-        self._stillborn = 0
-        """How many processes in succession died before they could begin."""
+        self._stillborn: list[BaseProcess] = []
+        """Processes that, in succession, died before they could begin."""
         self._lock = threading.Lock()
         self._context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
 
@@ -92,7 +103,7 @@ class Processes:
         while True:
             with self._lock:
                 pool = self._idle.pop() if self._idle else self._new()
-                self._busy.add(pool)
+                self._busy[outer] = pool, time.monotonic()
                 broken, self._broken = self._broken, []
             for dead in broken:
                 dead.shutdown(wait=False)
@@ -101,15 +112,15 @@ class Processes:
                     self._begun[pool] = pool.submit(os.getpid)
                 inner = pool.submit(call, *arguments)
             except BrokenProcessPool:  # it died while it was idle, or at its start: take another
-                self._bury(pool)
+                self._bury(pool, outer)
                 continue
             inner.add_done_callback(partial(self._finish, pool, outer))
             return outer
 
     def _new(self) -> ProcessPoolExecutor:
         """Return a new process; raise `OptionError` if those before it died before they could begin."""
-        if self._stillborn >= STILLBORN:
-            raise OptionError(f"{self._stillborn} worker processes died before they could begin", PROCESSES_HINT)
+        if len(self._stillborn) >= STILLBORN:
+            raise _not_begun(self._stillborn)
         try:
             return ProcessPoolExecutor(1, self._context, _follow, (os.getpid(),))
         except OSError as error:  # they need semaphores, which Linux keeps in a folder
@@ -124,12 +135,12 @@ class Processes:
         """
         error = None if inner.cancelled() else inner.exception()
         died = isinstance(error, BrokenProcessPool)
-        begun = self._bury(pool) if died else True
+        begun = self._bury(pool, outer) if died else True
         if not died:
             with self._lock:
-                self._busy.discard(pool)
+                self._busy.pop(outer, None)
                 self._idle.append(pool)
-                self._stillborn = 0
+                self._stillborn.clear()
         if inner.cancelled() or not begun:
             outer.cancel()
             outer.set_running_or_notify_cancel()
@@ -140,20 +151,34 @@ class Processes:
         else:
             outer.set_result(inner.result())
 
-    def _bury(self, pool: ProcessPoolExecutor) -> bool:
+    def _bury(self, pool: ProcessPoolExecutor, outer: Future[Any]) -> bool:
         """Note that a process died, and return whether it had begun; it is shut down later, see `_finish`."""
         begun = self._begun[pool].exception() is None  # known by now: the calls of a process end in their order
         with self._lock:
             del self._begun[pool]
-            self._busy.discard(pool)
+            self._busy.pop(outer, None)
             self._broken.append(pool)
-            self._stillborn = 0 if begun else self._stillborn + 1
+            if begun:
+                self._stillborn.clear()
+            else:
+                self._stillborn.extend((pool._processes or {}).values())
         return begun
+
+    def end_overdue(self, outer: Future[Any], seconds: float) -> None:
+        """Kill the process of a call that takes longer: it has been stopped (SIGSTOP), or it would have ended itself.
+
+        The call then fails as any other whose process died.
+        """
+        with self._lock:
+            pool, sent = self._busy.get(outer, (None, 0.0))
+            if pool is not None and time.monotonic() > sent + seconds + SLACK_SECONDS:
+                for process in (pool._processes or {}).values():
+                    process.kill()
 
     def close(self) -> None:
         """End all processes, including those that are working."""
         with self._lock:
-            pools = [*self._idle, *self._busy, *self._broken]
+            pools = [*self._idle, *(pool for pool, _ in self._busy.values()), *self._broken]
             self._idle.clear()
         for pool in pools:
             processes = list((pool._processes or {}).values())
@@ -161,6 +186,28 @@ class Processes:
             for process in processes:
                 process.kill()
                 process.join()
+
+
+def _not_begun(processes: list[BaseProcess]) -> OptionError:
+    """Return the error for processes that died before they could begin: by a signal, or of an error of their own."""
+    message = f"{len(processes)} worker processes died before they could begin"
+    for process in processes:
+        process.join(1.0)  # without it, the exit code of the last one may not be known yet
+    numbers = [-process.exitcode for process in processes if process.exitcode is not None and process.exitcode < 0]
+    if not numbers:
+        return OptionError(message, PROCESSES_HINT)
+    names = {known.value: known.name for known in signal.Signals}
+    return OptionError(f"{message}: killed by signal {numbers[-1]} ({names.get(numbers[-1], '?')})", KILLED_HINT)
+
+
+def _check_script() -> None:
+    """Raise OptionError if worker processes cannot import the script that starts them, or this is one of them."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise OptionError("a worker process runs the script that started it from the beginning", PROCESSES_HINT)
+    script = get_preparation_data("").get("init_main_from_path")
+    if script is not None and not Path(script).exists():
+        what = "is read from standard input" if Path(script).name == "<stdin>" else f"{shown(script)} is gone"
+        raise OptionError(f"the script {what}, and worker processes cannot read it again", SCRIPT_HINT)
 
 
 def _follow(parent: int) -> None:
@@ -310,8 +357,8 @@ def open_executor(client: Any, workers: Any) -> Iterator[Executor]:
         if hasattr(client, "get_client") and not hasattr(client, "submit"):  # a cluster, of Dask or of this package
             client = stack.enter_context(contextlib.closing(client.get_client()))
         if isinstance(client, str | None) and client in (None, "threads", "processes"):
-            if client == "processes" and getattr(multiprocessing.current_process(), "_inheriting", False):
-                raise OptionError("a worker process runs the script that started it from the beginning", PROCESSES_HINT)
+            if client == "processes":
+                _check_script()
             kind = Processes if client == "processes" else Threads
             executor: Executor = kind(workers or available_cores())
         elif hasattr(client, "scheduler_info") and hasattr(client, "submit"):

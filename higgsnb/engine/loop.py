@@ -21,7 +21,7 @@ from higgsnb import datasets, storage
 from higgsnb.datasets import Address
 from higgsnb.engine import arguments, versions
 from higgsnb.engine import plan as plans  # `plan` is that of a run
-from higgsnb.engine.executors import DaskCluster, Executor, open_executor
+from higgsnb.engine.executors import DaskCluster, Executor, Processes, open_executor
 from higgsnb.engine.ledger import Ledger, nondeterminism
 from higgsnb.engine.plan import CHUNK_EVENTS, HEARTBEAT_SECONDS, Plan
 from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
@@ -297,7 +297,8 @@ class _Loop:
             for index in suspects:
                 while True:
                     future = executor.submit(process_chunks, (self._plan.chunks[index],), job)
-                    wait([future])
+                    while wait([future], timeout=1.0).not_done:
+                        _end_overdue(executor, job, {future: Batch((index,), alone=False)})
                     if not future.cancelled():  # as it is if the process died before it could begin
                         break
                 if isinstance(future.exception(), WorkerLostError):
@@ -316,6 +317,7 @@ class _Loop:
                 self._send()
                 if not self._in_flight:
                     return
+                _end_overdue(self._executor, self._job, self._in_flight)
                 for future in self._wait(pace.timeout(uncommitted=bool(self._progress.uncommitted))):
                     self._receive(self._in_flight[future], future)
                     del self._in_flight[future]
@@ -398,6 +400,13 @@ class _Loop:
                 self._progress.uncommitted.append((index, result.record))
         mean = sum(result.seconds for result in results) / len(results)
         self._seconds_per_chunk = (self._seconds_per_chunk + mean) / 2 if self._seconds_per_chunk else mean
+
+
+def _end_overdue(executor: Executor, job: Job, in_flight: Mapping[Future[list[ChunkResult]], Batch]) -> None:
+    """End the processes that did not end themselves when the time limits of all their chunks had passed."""
+    if isinstance(executor, Processes) and job.chunk_seconds is not None:
+        for future, batch in in_flight.items():
+            executor.end_overdue(future, 2 * len(batch.chunks) * job.chunk_seconds)  # lumi sections have a limit, too
 
 
 @dataclass

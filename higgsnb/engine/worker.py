@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -94,9 +94,12 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
 
 
 _deadlines: dict[int, float] = {}
+_changing = threading.Lock()
 _watched = threading.Lock()
 WATCH_SECONDS = 0.25
 """How often the watchdog looks at the deadlines."""
+TIMER_SECONDS = 1.0
+"""How much later than the watchdog the interpreter's timer ends the process."""
 
 
 @contextmanager
@@ -105,27 +108,43 @@ def _time_limit(seconds: float | None) -> Iterator[None]:
     if seconds is None:
         yield
         return
-    _deadlines[threading.get_ident()] = time.monotonic() + seconds
     if _watched.acquire(blocking=False):  # never released: one watchdog for each process
         threading.Thread(target=_watch, name="higgsnb-watchdog", daemon=True).start()
+    _set_deadline(time.monotonic() + seconds)
     try:
         yield
     finally:
-        del _deadlines[threading.get_ident()]
+        _set_deadline(None)
+
+
+def _set_deadline(deadline: float | None) -> None:
+    """Note when the block of this thread has to end; None: it has ended.
+
+    A loop in compiled code may keep all Python threads from running, the watchdog too. So the interpreter's own timer,
+    which needs no Python thread, is set before the block runs. There is one for all threads: it is set for the first
+    deadline among them, and anew when a block ends.
+    """
+    with _changing:
+        if deadline is None:
+            del _deadlines[threading.get_ident()]
+        else:
+            _deadlines[threading.get_ident()] = deadline
+        if _deadlines:
+            left = max(min(_deadlines.values()) - time.monotonic(), 0.0)
+            faulthandler.dump_traceback_later(left + TIMER_SECONDS, exit=True, file=_nowhere())
+        else:
+            faulthandler.cancel_dump_traceback_later()
+
+
+@cache
+def _nowhere() -> int:
+    """Return where the timer's traceback goes: it would tell users nothing, and standard error may be closed."""
+    return os.open(os.devnull, os.O_WRONLY)
 
 
 def _watch() -> None:
-    """End the process when a deadline has passed.
-
-    A loop in compiled code may keep all Python threads from running, this one too: then the interpreter's own timer,
-    which does not need a Python thread, ends the process.
-    """
+    """End the process when a deadline has passed."""
     while True:
-        deadlines, now = list(_deadlines.values()), time.monotonic()
-        if deadlines and min(deadlines) < now:
+        if min(list(_deadlines.values()), default=float("inf")) < time.monotonic():
             os._exit(1)
-        if deadlines and sys.__stderr__ is not None:
-            faulthandler.dump_traceback_later(max(deadlines) - now + 1.0, exit=True, file=sys.__stderr__)
-        else:
-            faulthandler.cancel_dump_traceback_later()
         time.sleep(WATCH_SECONDS)

@@ -88,18 +88,59 @@ for result in hn.engine.run(sys.argv[1], "open2012", client="processes", workers
 """
 
 
-@pytest.mark.parametrize("how", ["file", "stdin"])
-def test_a_script_without_main_guard_is_named_and_no_file_is_blamed(one: Campaign, tmp_path: Path, how: str) -> None:
-    script = tmp_path / "script.py"
-    script.write_text(_WITHOUT_GUARD)
-    done = subprocess.run(
-        [sys.executable, str(script) if how == "file" else "-", str(to_toml(one, tmp_path / "c.toml"))],
-        input=None if how == "file" else _WITHOUT_GUARD, capture_output=True, text=True, check=False,
+_WITH_GUARD = """
+import os, sys
+import higgsnb as hn
+if __name__ == "__main__":
+    if "gone" in sys.argv:
+        os.remove(__file__)
+    for result in hn.engine.run(sys.argv[1], "open2012", client="processes", workers=2):
+        pass
+    print(result.complete)
+"""
+
+
+def run_script(text: str, one: Campaign, folder: Path, *words: str, stdin: bool = False) -> Any:
+    (folder / "script.py").write_text(text)
+    return subprocess.run(
+        [sys.executable, "-" if stdin else str(folder / "script.py"), str(to_toml(one, folder / "c.toml")), *words],
+        input=text if stdin else None, capture_output=True, text=True, check=False,
     )  # fmt: skip
+
+
+def test_a_script_without_main_guard_is_named_and_no_file_is_blamed(one: Campaign, tmp_path: Path) -> None:
+    done = run_script(_WITHOUT_GUARD, one, tmp_path)
     assert done.returncode == 1
     end = done.stderr.splitlines()[-2:]
     assert re.search(r"OptionError: \d worker processes died before they could begin$", end[0])
     assert "if __name__ == '__main__':" in end[1]
+
+
+def test_a_script_that_worker_processes_cannot_read_is_not_asked_for_its_guard(one: Campaign, tmp_path: Path) -> None:
+    assert run_script(_WITH_GUARD, one, tmp_path).stdout == "True\n"
+    for done, what in (
+        (run_script(_WITH_GUARD, one, tmp_path, stdin=True), "is read from standard input"),
+        (run_script(_WITHOUT_GUARD, one, tmp_path, stdin=True), "is read from standard input"),
+        (run_script(_WITH_GUARD, one, tmp_path, "gone"), f"'{tmp_path / 'script.py'}' is gone"),
+    ):
+        assert done.returncode == 1
+        message, hint = done.stderr.splitlines()[-2:]
+        assert message.endswith(f"OptionError: the script {what}, and worker processes cannot read it again")
+        assert hint == 'Save it as a file, or give client="threads".'
+
+
+@pytest.mark.parametrize(
+    ("number", "what"), [(9, r"9 \(SIGKILL\)\n.* use fewer workers"), (15, r"15 \(SIGTERM\)\nSomething else ended")]
+)
+def test_a_signal_that_kills_processes_at_their_start_is_named(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, what: str
+) -> None:
+    monkeypatch.setattr(executors, "_follow", analyses.begin_late)
+    monkeypatch.setenv("STILLBORN", "3")
+    monkeypatch.setenv("SIGNAL", str(number))
+    monkeypatch.setenv("CALLS", str(tmp_path))
+    with pytest.raises(errors.OptionError, match=f"3 worker .* before they could begin: killed by signal {what}"):
+        last(one, client="processes", workers=1)
 
 
 @pytest.mark.parametrize("stillborn", [2, 3])
@@ -112,7 +153,7 @@ def test_processes_that_die_at_their_start_are_no_fault_of_a_chunk(
     if stillborn < executors.STILLBORN:
         assert last(one, client="processes", workers=1).complete
         return
-    with pytest.raises(errors.OptionError, match="3 worker processes died before they could begin"):
+    with pytest.raises(errors.OptionError, match=r"3 worker processes died before they could begin\nIn a script"):
         last(one, client="processes", workers=1)
 
 

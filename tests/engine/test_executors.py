@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from collections import Counter
@@ -15,6 +16,7 @@ import psutil
 import pytest
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, to_toml, write
+from waiting import wait_for
 
 from higgsnb import engine, errors, results, selection
 from higgsnb.datasets import Campaign, Dataset, File
@@ -76,19 +78,44 @@ def test_everyone_gives_the_same_bytes_and_resumes_from_the_same_ledger(
 
 
 @isolating
-@pytest.mark.parametrize("analyse", [analyses.dying, analyses.endless])
+@pytest.mark.parametrize("analyse", [analyses.dying, analyses.endless, analyses.stuck])
 def test_poison_is_named_and_its_neighbours_are_counted(
     one: Campaign, client: Any, analyse: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("POISON_START", "300")
     result = last(
-        one, client=client, workers=2, analyse=analyse, chunk_seconds=5.0 if analyse is analyses.endless else None
+        one, client=client, workers=2, analyse=analyse, chunk_seconds=None if analyse is analyses.dying else 5.0
     )
     (failure,) = result.failed
     assert failure.error == "PoisonUnitError"
     assert "0.root: entries 300 to 400 ended the worker each time" in failure.message
     assert result.coverage.events == (3500, 3600)
     assert result.tally.ranges[0, 0] == ((0, 300), (400, 900))
+
+
+_LIMITED = """
+import ctypes, sys, threading
+from higgsnb.engine import worker
+hold, begun = ctypes.PyDLL(None).usleep, threading.Event()  # keeps the other Python threads from running
+def other():
+    with worker._time_limit(300.0):
+        begun.set()
+        threading.Event().wait()
+threading.Thread(target=other, daemon=True).start()
+begun.wait()
+with worker._time_limit(0.2):
+    hold(int(sys.argv[1]))
+hold(2_000_000)
+print("alive", flush=True)
+"""
+
+
+@pytest.mark.parametrize(("microseconds", "code", "text"), [(600_000_000, 1, ""), (0, 0, "alive")])
+def test_time_limit_of_one_thread_holds_whatever_the_others_have(microseconds: int, code: int, text: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(microseconds)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert (done.returncode, done.stdout.strip(), done.stderr) == (code, text, "")
 
 
 _CRASHING = """
@@ -186,6 +213,32 @@ def test_call_that_ends_its_process_fails_and_the_next_one_gets_another_process(
         with pytest.raises(errors.WorkerLostError):
             processes.submit(os._exit, 1).result(timeout=60)
         assert processes.submit(os.getpid).result(timeout=60) != os.getpid()
+
+
+def test_process_that_was_stopped_is_killed_once_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(executors, "SLACK_SECONDS", 0.0)
+    with executors.open_executor("processes", 1) as processes:
+        assert isinstance(processes, executors.Processes)
+        first = processes.submit(os.getpid).result(timeout=60)
+        stopped = processes.submit(signal.raise_signal, signal.SIGSTOP)
+        wait_for(lambda: psutil.Process(first).status() == psutil.STATUS_STOPPED, "it is stopped")
+        processes.end_overdue(stopped, 1000.0)
+        assert psutil.Process(first).status() == psutil.STATUS_STOPPED
+        processes.end_overdue(stopped, 0.0)
+        with pytest.raises(errors.WorkerLostError):
+            stopped.result(timeout=60)
+        assert processes.submit(os.getpid).result(timeout=60) != first
+
+
+def test_chunk_whose_process_was_stopped_is_counted_by_another(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POISON_START", "300")
+    monkeypatch.setenv("CALLS", str(tmp_path))
+    monkeypatch.setattr(executors, "SLACK_SECONDS", 5.0)
+    result = last(one, client="processes", workers=2, analyse=analyses.stopped, chunk_seconds=4.0)
+    assert (tmp_path / "stopped").exists()
+    assert results.document(result) == results.document(last(one))
 
 
 def _pid(processes: Any) -> int | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,23 @@ def endless(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     return analyse(chunk, selection, **options)
 
 
+def stuck(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Analyse that chunk, then stay in compiled code that lets no other thread run: 2^60 ways to split a text."""
+    found = analyse(chunk, selection, **options)
+    if _is_poison(chunk):
+        re.match(r"(a+)+$", "a" * 60 + "b")
+    return found
+
+
+def stopped(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
+    """Stop the process in that chunk, the first time, which leaves a file in the folder ``CALLS``."""
+    first = Path(os.environ["CALLS"]) / "stopped"
+    if _is_poison(chunk) and not first.exists():
+        first.touch()
+        signal.raise_signal(signal.SIGSTOP)
+    return analyse(chunk, selection, **options)
+
+
 def noted(chunk: Chunk, selection: Selection, **options: Any) -> Tally:
     """Write each call to a file in the folder ``CALLS``, before anything else."""
     with (Path(os.environ["CALLS"]) / f"{os.getpid()}").open("a") as stream:
@@ -52,10 +70,15 @@ def short_of_memory(chunk: Chunk, selection: Selection, **options: Any) -> Tally
 
 
 def begin_late(parent: int) -> None:
-    """Begin a worker process; the first ``STILLBORN`` ones die before that, counted in the folder ``CALLS``."""
+    """Begin a worker process; the first ``STILLBORN`` ones die before that, counted in the folder ``CALLS``.
+
+    They exit with an error, or are killed by the signal ``SIGNAL``.
+    """
     mine = Path(os.environ["CALLS"]) / f"begun-{os.getpid()}"
     mine.touch()
     if len(list(mine.parent.glob("begun-*"))) <= int(os.environ["STILLBORN"]):
+        if "SIGNAL" in os.environ:
+            os.kill(os.getpid(), int(os.environ["SIGNAL"]))
         os._exit(1)
     executors._follow(parent)
 
