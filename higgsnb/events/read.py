@@ -97,7 +97,7 @@ def _opened(chunk: Chunk) -> Iterator[datasets.Source]:
     `UnreadableError` if it has not the content that it had when the run was planned, or does not keep it in the block.
     A local file whose state is another one (it was touched, or this is another machine) is judged by its digest.
     """
-    source, planned = _locate(chunk.file), chunk.version
+    source, planned = _locate(chunk.file, chunk.version), chunk.version
     if planned is not None and source.is_remote and not planned.digest:
         if difference := planned.difference(source.version):
             raise _changed(chunk.file, f"was replaced since the run began: {difference}")
@@ -269,5 +269,5 @@ def fingerprint(file: File, info: FileInfo) -> str | None:
     return file.adler32 or info.uuid
 
 
-def _locate(file: File) -> datasets.Source:
-    return datasets.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)
+def _locate(file: File, known: datasets.Version | None = None) -> datasets.Source:
+    return datasets.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32, known=known)

@@ -107,8 +107,8 @@ def probe(source: Address, request: FileRequest) -> RemoteInfo:
         total = _content_range(response)[1]
         _check_head(_read(response.read, 16), total, response, request)
         if response.status != 206 or total is None:
-            log.warning("%s: the server does not support range requests, fetching it whole", request.address.name)
-            return RemoteInfo(address, None, False)
+            size = _content_length(response) if response.status == 200 else None
+            return RemoteInfo(address, None, False, Version.of_answer(response.headers, size))
         version = Version.of_answer(response.headers, total)
     request.check_offered_size(total)
     return RemoteInfo(address, total, True, version)

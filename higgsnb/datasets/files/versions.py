@@ -41,6 +41,11 @@ class Version(NamedTuple):
         """Return the version that the headers of an answer name; ``size`` is that of the whole file."""
         return cls(size, headers.get("Last-Modified", "").strip(), headers.get("ETag", "").strip())
 
+    @property
+    def has_validators(self) -> bool:
+        """Whether it tells a content from another one of the same size."""
+        return bool(self.tag or self.modified or self.digest)
+
     def difference(self, found: Version) -> str:
         """Return in which way a later answer of a server is about another content; empty if it is about the same.
 

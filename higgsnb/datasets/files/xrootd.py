@@ -32,6 +32,7 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
         done = partial.size if request.adler32 is not None and partial.size <= total else 0
         if not done:
             partial.reset()
+        partial.note_origin(source, version)
         while done < total:
             block = bytes(call("read", offset=done, size=16 * BLOCK))
             if not block:
