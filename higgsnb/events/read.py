@@ -126,7 +126,7 @@ def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     none, see `skims`. Raises as `inspect` does.
     """
     with _opened(chunk) as source:
-        if skims_folder is None or chunk.schema == "csv":
+        if skims_folder is None or chunk.schema == "csv" or not source.version.has_validators:
             return _read_preselected(chunk, source)
         identity: list[Any] = [source.location, *source.version]
         if source.verified:
