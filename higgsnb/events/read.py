@@ -100,7 +100,8 @@ def _opened(chunk: Chunk) -> Iterator[datasets.Source]:
     source, planned = _locate(chunk.file, chunk.version), chunk.version
     if planned is not None and source.is_remote and not planned.digest:
         if difference := planned.difference(source.version):
-            raise _changed(chunk.file, f"was replaced since the run began: {difference}")
+            what = f"{chunk.file.url}: was replaced since the run began: {difference}"
+            raise UnreadableError(what, planned.hint(source.version))
     elif planned is not None and planned.digest and not source.is_remote:
         is_same = source.version == planned._replace(digest="") or _with_digest(source).digest == planned.digest
         if not is_same:

@@ -303,6 +303,13 @@ def test_tries_are_limited_and_the_reason_is_named(http_server: FileServer) -> N
     assert_one_line_and_hint(caught.value)
 
 
+def test_host_that_is_not_ascii_is_looked_up() -> None:
+    with pytest.raises(TransferError, match="host b\u00fccher\\.invalid not known"):
+        datasets.fetch("http://b\u00fccher.invalid:80/a.root")
+    with pytest.raises(TransferError, match="host ho\u20acst\\.invalid not known"):
+        datasets.fetch("http://ho\u20acst.invalid/a.root")
+
+
 def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(retries, "RETRY_AFTER_MAX", 0.01)
     url = http_server.add("/a.root", DATA)
@@ -874,6 +881,17 @@ def test_large_file_of_an_xrootd_server_is_streamed(xrootd: Path, monkeypatch: p
     assert transfer.RemoteFile(url, len(DATA)).pread(150_000, 1000) == DATA[150_000:151_000]
     with pytest.raises(ChecksumError, match=f"offers {len(DATA)} bytes, expected 5000"):
         datasets.locate(url, size=5000)
+
+
+def test_copy_from_an_xrootd_server_is_fetched_again_if_it_was_replaced(xrootd: Path) -> None:
+    (xrootd / "a.root").write_bytes(DATA)
+    url = "root://host//eos/a.root"
+    assert datasets.fetch(url).read_bytes() == DATA
+    os.utime(xrootd / "a.root", (1, 1))
+    for content, time in ((DATA, 1), (DATA[:100] + DATA[:100], 2)):
+        (xrootd / "a.root").write_bytes(content)
+        os.utime(xrootd / "a.root", (time, time))
+        assert datasets.fetch(url).read_bytes() == content
 
 
 # --- several at once

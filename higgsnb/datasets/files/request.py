@@ -71,8 +71,7 @@ class UnknownHostError(SourceError):
 class ReplacedError(SourceError):
     """A source that has another content of a file than before."""
 
-    def __init__(self, difference: str) -> None:
-        hint = "The file was replaced on the server: run the same command again."
+    def __init__(self, difference: str, hint: str) -> None:
         super().__init__("permanent", f"was replaced while it was read: {difference}", hint)
 
 

@@ -68,5 +68,15 @@ class Version(NamedTuple):
             return "an answer without the ETag or Last-Modified of the earlier ones"
         return ""
 
+    def hint(self, found: Version) -> str:
+        """Return what to do about a `difference`."""
+        if self.modified and self.modified == found.modified and self.size in (None, found.size):
+            return (
+                "If it was not, several servers share this name, each with ETags of its own: to have the file "
+                "downloaded and verified, state its bytes and adler32 in the campaign, and set HIGGSNB_STREAM_ABOVE "
+                "to more bytes."
+            )
+        return "The file was replaced on the server: run the same command again."
+
 
 UNKNOWN = Version()

@@ -54,7 +54,7 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest, ve
     """Read ``size`` bytes at ``offset``; `ReplacedError` if they are of another version."""
     with _open(source) as (call, found):
         if difference := version.difference(found):
-            raise ReplacedError(difference)
+            raise ReplacedError(difference, version.hint(found))
         data = bytes(call("read", offset=offset, size=size))
     if len(data) != size:
         raise SourceError("transient", f"sent {len(data)} of {size} bytes")
