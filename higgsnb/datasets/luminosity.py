@@ -15,6 +15,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -173,7 +174,10 @@ class LumiMask:
         MissingFileError, TransferError, ChecksumError
             If no source gave it.
         """
-        label, path = redact(os.fspath(location)), fetch(os.fspath(location))
+        return cls._read(fetch(os.fspath(location)), redact(os.fspath(location)))
+
+    @classmethod
+    def _read(cls, path: Path, label: str) -> LumiMask:
         text = read_text(path, label, "golden JSON", LumiMaskError, largest=DOCUMENT_BYTES)
         try:
             return cls.of(json.loads(text, object_pairs_hook=_once))
@@ -250,8 +254,11 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
     MissingFileError, TransferError, ChecksumError
         If no source gave it.
     """
-    label = redact(os.fspath(location))
-    text = read_text(fetch(os.fspath(location)), label, "luminosity table", LumiDataError, undecodable="replace")
+    return _read_table(fetch(os.fspath(location)), redact(os.fspath(location)))
+
+
+def _read_table(path: Path, label: str) -> LumiData:
+    text = read_text(path, label, "luminosity table", LumiDataError, undecodable="replace")
     keys, luminosity, blocks = array("q"), array("d"), array("q")
     for header, key, delivered, recorded in _rows(text, label):
         blocks.append(header)
@@ -356,12 +363,17 @@ def _header(line: str) -> _Columns | None:
 def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
     """Return what `LumiMask.load` does, read once per process unless the file is changed.
 
+    Of a file on a server it is the content that `check_inputs` found, or that of the digest.
+
     Raises
     ------
     LumiMaskError
         If it is not the one of that digest; and as `LumiMask.load` does.
     """
-    mask: LumiMask = _kept(LumiMask.load, golden_json, _stamp(golden_json))
+    mask: LumiMask = _kept(LumiMask._read, golden_json)
+    if digest is not None and mask.digest != digest and Address.of(golden_json).is_remote:
+        _copies.pop(golden_json, None)  # of an earlier run
+        mask = _kept(LumiMask._read, golden_json)
     if digest is not None and mask.digest != digest:
         raise LumiMaskError(
             f"{redact(golden_json)}: is not the golden JSON that it was when the run began",
@@ -371,27 +383,33 @@ def kept_mask(golden_json: str, digest: str | None = None) -> LumiMask:
 
 
 def kept_table(luminosity_table: str) -> LumiData:
-    """Return what `read_table` does, read once per process unless the file is changed."""
-    table: LumiData = _kept(read_table, luminosity_table, _stamp(luminosity_table))
+    """Return what `read_table` does, read once per process unless the file is changed; see `kept_mask`."""
+    table: LumiData = _kept(_read_table, luminosity_table)
     return table
 
 
+_copies: dict[str, Path] = {}  # of files on servers, as they were at the last `check_inputs`
+
+
+def _kept(read: Callable[[Path, str], Any], location: str) -> Any:
+    """Return what is read of a file, which may be written again under its name."""
+    path = _copies.get(location)
+    if path is None or not path.exists():
+        path = fetch(location)
+        if Address.of(location).is_remote:
+            _copies[location] = path
+    return _read_once(read, path, redact(location), Version.of_file(path))
+
+
 @lru_cache(maxsize=8)
-def _kept(read: Callable[[str], Any], location: str, _changed: object) -> Any:
-    return read(location)
-
-
-def _stamp(location: str) -> Version | None:
-    """Return the version of a local file, which may be written again under its name."""
-    address = Address.of(location)
-    try:
-        return Version.of_file(address.local_path) if address.is_local else None
-    except OSError:
-        return None  # its reader reports that it is absent
+def _read_once(read: Callable[[Path, str], Any], path: Path, label: str, _version: Version) -> Any:
+    return read(path, label)
 
 
 def check_inputs(campaign: Campaign) -> None:
     """Load golden JSON and luminosity table once, so that a bad one is reported before any event is read.
+
+    Servers are asked whether they have replaced them.
 
     Raises
     ------
@@ -421,6 +439,7 @@ def _check(key: str, location: str | None, read: Callable[[str], Value]) -> Valu
     if location is None:
         return None
     label = redact(location)
+    _copies.pop(location, None)
     try:
         return read(location)
     except HiggsnbError as error:

@@ -295,6 +295,8 @@ class _TomlTable:
             return found
         if address.scheme not in SCHEMES or not address.valid:
             hint = f"The path of a file with a colon in its name is written as './{redact(text)}'." * ("//" not in text)
+            if address.scheme in SCHEMES and "//" in text:
+                hint = f"Correct `{key}`: a host has 1 to 63 characters between its dots, and a path has no %00."
             raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text, hint)
         return text
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import builtins
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from higgsnb import datasets, errors, events, provenance
 from higgsnb.datasets import counted_tries
 from higgsnb.engine.ledger import chunk_keys
 from higgsnb.errors import FileError, OptionError
+from higgsnb.redaction import logger
 from higgsnb.results import Failure, FileKey, Tally
 from higgsnb.selection import PRIMARY_DATASET_CHANNELS
 
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Campaign, Chunk, File
     from higgsnb.events import FileInfo
     from higgsnb.selection import Selection
+
+log = logger(__name__)
 
 CHUNK_EVENTS = 250_000
 """Events in a chunk unless asked otherwise: about 50 MB of columns in the outreach schema."""
@@ -73,7 +77,7 @@ class Plan:
         return {
             "place": key,
             "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
-            "version": None if info.version is None else info.version.digest or info.version,
+            "version": _content(dataset.files[key[1]], info),
             "marks": _marks(self.campaign, key, info),
             "schema": self.campaign.schema,
             "primary_dataset": dataset.primary_dataset,
@@ -214,6 +218,19 @@ def make(
         if found is not None:
             chunks.append(replace(chunk, **found) if found else chunk)
     return Plan(campaign, selection, files, failures, tuple(chunks), analyse, strict)
+
+
+def _content(file: File, info: FileInfo) -> Any:
+    """Return what tells the content of a file from an earlier or later one; of some servers nothing does."""
+    version = info.version
+    if version is None or version.has_validators:
+        return None if version is None else version.digest or version
+    log.warning(
+        "%s: its server gives neither ETag nor Last-Modified, so it may have been replaced: "
+        "what an earlier run counted of it is counted again",
+        datasets.redact(file.url),
+    )
+    return uuid.uuid4().hex
 
 
 def _marks(campaign: Campaign, key: FileKey, info: FileInfo) -> dict[str, Any]:

@@ -101,10 +101,11 @@ def _opened(chunk: Chunk) -> Iterator[datasets.Source]:
     `UnreadableError` if it has not the content that it had when the run was planned, or does not keep it in the block.
     A local file whose state is another one (it was touched, or this is another machine) is judged by its digest.
     """
-    source, planned = _locate(chunk.file), chunk.version
+    source, planned = _locate(chunk.file, chunk.version), chunk.version
     if planned is not None and source.is_remote and not planned.digest:
         if difference := planned.difference(source.version):
-            raise _changed(chunk.file, f"was replaced since the run began: {difference}")
+            what = f"{chunk.file.url}: was replaced since the run began: {difference}"
+            raise UnreadableError(what, planned.hint(source.version))
     elif planned is not None and planned.digest and not source.is_remote:
         is_same = source.version == planned._replace(digest="") or _with_digest(source).digest == planned.digest
         if not is_same:
@@ -130,7 +131,7 @@ def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
     none, see `skims`. Raises as `inspect` does.
     """
     with _opened(chunk) as source:
-        if skims_folder is None or chunk.schema == "csv":
+        if skims_folder is None or chunk.schema == "csv" or not source.version.has_validators:
             return _read_preselected(chunk, source)
         identity: list[Any] = [source.location, *source.version]
         if source.verified:
@@ -311,5 +312,5 @@ def fingerprint(file: File, info: FileInfo) -> str | None:
     return file.adler32 or info.uuid
 
 
-def _locate(file: File) -> datasets.Source:
-    return datasets.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32)
+def _locate(file: File, known: datasets.Version | None = None) -> datasets.Source:
+    return datasets.locate(file.url, alternatives=file.alternatives, size=file.bytes, adler32=file.adler32, known=known)

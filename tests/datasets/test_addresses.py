@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.files.request import FileRequest
 from higgsnb.errors import TransferError
 
 SIGNED = "https://me:pw@Host.example:8443/eos/a%20b.ROOT?authz=abc&n=1"
@@ -38,14 +39,41 @@ def test_address_is_shown_without_its_secrets() -> None:
     address = Address.of(SIGNED)
     assert str(address) == "https://***@Host.example:8443/eos/a%20b.ROOT?authz=***&n=1"
     assert repr(address) == f"Address('{address}')"
+    assert str(Address.of("http://me:p w@a..b/x")) == "http://***@a..b/x"
     assert address.without_secrets == "https://host.example:8443/eos/a%20b.ROOT?n=1"
 
 
 @pytest.mark.parametrize(
-    "text", ["https:///a.root", "http://[::1/a.root", "http://host:x/a", "http://host:0/a", "root:a"]
+    "text",
+    [
+        "https:///a.root",
+        "http://[::1/a.root",
+        "http://host:x/a",
+        "http://host:0/a",
+        "root:a",
+        "http://a..b/a.root",
+        "http://host../a.root",
+        "root://.a//a.root",
+        f"http://{'h' * 64}.invalid/a.root",
+        f"http://h\u00f6{'h' * 62}.invalid/a.root",
+        "http://ho st/a.root",
+        "http://host\u200a/a.root",
+        "file:///tmp/a%00b.root",
+        "https://host/a%00b.root",
+        "folder/a\0b.root",
+    ],
 )
-def test_address_without_a_host_or_that_cannot_be_parsed_is_invalid(text: str) -> None:
+def test_address_that_leads_nowhere_is_invalid(text: str) -> None:
     assert not Address.of(text).valid
+    with pytest.raises(TransferError, match="not a valid address"):
+        FileRequest.of(text)
+
+
+@pytest.mark.parametrize(
+    "text", [f"http://{'h' * 63}.invalid./a", "http://b\u00fccher.invalid/a", "https://[::1]:80/a", "http://a_b/a%2000"]
+)
+def test_unusual_host_is_valid(text: str) -> None:
+    assert Address.of(text).valid
 
 
 @pytest.mark.parametrize(

@@ -400,6 +400,24 @@ def test_mistake_is_named_with_file_table_key_expected_and_got(  # type: ignore[
     assert len(str(caught.value).splitlines()) <= 3
 
 
+NOWHERE = ["http://a..b/x", f"https://{'h' * 70}.invalid/x", "http://b\u00fc\u2024\u2024cher/x", "file:///folder/a%00b"]
+
+
+@pytest.mark.parametrize("address", NOWHERE)
+@pytest.mark.parametrize("key", ["url", "alternatives", "golden_json", "luminosity_table"])
+def test_address_that_leads_nowhere_is_named_before_the_work(write, key: str, address: str) -> None:  # type: ignore[no-untyped-def]
+    content = GOOD.replace("[[dataset]]", f'{key} = "{address}"\n[[dataset]]', 1)
+    if key == "url":
+        content = GOOD.replace("data/signal.root", address)
+    elif key == "alternatives":
+        content = GOOD.replace("root://host//eos/signal.root", address)
+    with pytest.raises(CampaignError) as caught:
+        datasets.load(write(content))
+    assert f"{key}: expected a path or an address" in caught.value.message
+    assert address[:40] in caught.value.message
+    assert caught.value.hint.startswith(f"Correct `{key}`: a host has 1 to 63 characters")
+
+
 ODD_NAMES = {
     "tilde": ("~backup.root", "~backup.root"),
     "two colons": ("./a::b.root", "a::b.root"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -94,6 +95,29 @@ def test_parts_of_two_contents_are_never_mixed(
                     [remote.pread(offset, 10_000) for offset in range(0, 50_000, 10_000)]
                 assert caught.value.hint == "The file was replaced on the server: run the same command again."
                 assert len(server.seen) == at + 1  # it is not tried again
+
+
+class TwoServers(FileServer):
+    """Two servers of one name, which answer in turn, each with ETags of its own, as Apache makes them of inodes."""
+
+    def choose(self, seen: Seen, path: str) -> Fault | None:
+        tag = f'"{len(self.seen) % 2}-inode"'
+        return super().choose(seen, path) or Fault(headers={"ETag": tag, "Last-Modified": "Mon"})
+
+
+def test_several_servers_of_one_name_are_an_error_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
+    with TwoServers() as server:
+        server.etags = False
+        url = server.add("/a.root", OLD)
+        source = datasets.locate(url)
+        with pytest.raises(TransferError, match="was replaced while it was read: ETag ") as caught:
+            RemoteFile(source.location, source.size or 0, source.version).pread(0, 10)
+        assert "state its bytes and adler32 in the campaign, and set HIGGSNB_STREAM_ABOVE" in caught.value.hint
+        monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", str(len(OLD)))
+        for _ in range(3):
+            verified = datasets.locate(url, size=len(OLD), adler32=f"{zlib.adler32(OLD):08x}")
+            assert (verified.verified, Path(verified.location).read_bytes()) == (True, OLD)
 
 
 def test_total_that_changes_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

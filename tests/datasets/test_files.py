@@ -239,12 +239,13 @@ def test_fetched_file_has_a_hash_as_name_and_is_fetched_once(http_server: FileSe
     path = datasets.fetch(url, size=len(DATA), adler32=SUM, progress=lambda done, total: seen.append((done, total)))
     assert path.read_bytes() == DATA
     assert seen[-1] == (len(DATA), len(DATA))
-    assert names_in(own_cache) == [path.name]
+    assert names_in(own_cache) == [path.name, f"{path.name}.json"]
     assert re.fullmatch(r"[0-9a-f]{64}\.root", path.name)
     source = datasets.locate(url, size=len(DATA), adler32=SUM)
     assert (source.location, source.origin, source.verified) == (str(path), "cache", True)
-    assert not datasets.locate(url).verified
     assert len(http_server.seen) == 1
+    assert not datasets.locate(url).verified
+    assert http_server.ranges_asked() == [None, "bytes=0-0"]
 
 
 TRANSIENT = {
@@ -300,6 +301,13 @@ def test_tries_are_limited_and_the_reason_is_named(http_server: FileServer) -> N
         datasets.fetch(url)
     assert len(http_server.seen) == 6
     assert_one_line_and_hint(caught.value)
+
+
+def test_host_that_is_not_ascii_is_looked_up() -> None:
+    with pytest.raises(TransferError, match="host b\u00fccher\\.invalid not known"):
+        datasets.fetch("http://b\u00fccher.invalid:80/a.root")
+    with pytest.raises(TransferError, match="host ho\u20acst\\.invalid not known"):
+        datasets.fetch("http://ho\u20acst.invalid/a.root")
 
 
 def test_long_retry_after_is_cut_short(http_server: FileServer, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -390,7 +398,7 @@ def test_next_call_resumes_what_the_last_one_left(http_server: FileServer, own_c
     path = datasets.fetch(url)
     assert path.read_bytes() == DATA
     assert http_server.ranges_asked() == ["bytes=1000-"]
-    assert names_in(own_cache) == [path.name]
+    assert names_in(own_cache) == [path.name, f"{path.name}.json"]
 
 
 def test_complete_part_needs_no_request(http_server: FileServer, own_cache: Path) -> None:
@@ -875,6 +883,17 @@ def test_large_file_of_an_xrootd_server_is_streamed(xrootd: Path, monkeypatch: p
         datasets.locate(url, size=5000)
 
 
+def test_copy_from_an_xrootd_server_is_fetched_again_if_it_was_replaced(xrootd: Path) -> None:
+    (xrootd / "a.root").write_bytes(DATA)
+    url = "root://host//eos/a.root"
+    assert datasets.fetch(url).read_bytes() == DATA
+    os.utime(xrootd / "a.root", (1, 1))
+    for content, time in ((DATA, 1), (DATA[:100] + DATA[:100], 2)):
+        (xrootd / "a.root").write_bytes(content)
+        os.utime(xrootd / "a.root", (time, time))
+        assert datasets.fetch(url).read_bytes() == content
+
+
 # --- several at once
 
 
@@ -903,7 +922,7 @@ def test_processes_that_want_the_same_file_fetch_it_once(http_server: FileServer
     assert len(said) == 1
     assert Path(said.pop()).read_bytes() == DATA
     assert len(http_server.seen) == 2
-    assert len(names_in(own_cache)) == 1
+    assert len(names_in(own_cache)) == 2  # with what is noted of its version
 
 
 def test_stuck_process_does_not_hold_up_others_for_ever(
@@ -916,7 +935,7 @@ def test_stuck_process_does_not_hold_up_others_for_ever(
     with cache.claim(final):
         assert datasets.fetch(url).read_bytes() == DATA
     assert "makes no progress" in caplog.text
-    assert names_in(final.parent) == [final.name]
+    assert names_in(final.parent) == [final.name, f"{final.name}.json"]
 
 
 def test_without_file_locks_every_download_has_a_name_of_its_own(
@@ -928,7 +947,7 @@ def test_without_file_locks_every_download_has_a_name_of_its_own(
     http_server.fail("/a.root", Fault(drop_after=1000))
     with ThreadPoolExecutor(4) as pool:
         assert {path.read_bytes() for path in pool.map(datasets.fetch, 4 * [url])} == {DATA}
-    assert len(names_in(own_cache)) == 1
+    assert len(names_in(own_cache)) == 2  # with what is noted of its version
 
 
 # --- secrets

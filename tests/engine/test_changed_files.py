@@ -229,6 +229,53 @@ def test_remote_file_replaced_between_two_runs_is_counted_anew(
     assert (found.complete, kinds(found)) == (True, {"new"})
 
 
+def test_copy_in_the_cache_is_asked_for_once_in_a_run(
+    contents: tuple[bytes, bytes], tmp_path: Path, http_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "cache"))
+    one = one_file(http_server.add("/a.root", contents[0]))
+    one = replace(one, datasets=(replace(one.datasets[0], files=(replace(one.files[0], bytes=len(contents[0])),)),))
+    options = {"ledger": tmp_path / "ledger.sqlite", "skims_folder": tmp_path / "skims"}
+    for content in ("old", "old", "new"):
+        http_server.add("/a.root", contents[content == "new"])
+        found = last(one, **options)
+        assert (found.complete, kinds(found)) == (True, {content})
+    assert http_server.ranges_asked() == [None, "bytes=0-0", "bytes=0-0", None]
+
+
+def test_copy_in_the_cache_is_read_to_the_end_of_a_run_that_its_server_replaces(
+    contents: tuple[bytes, bytes], tmp_path: Path, http_server: FileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HIGGSNB_CACHE", str(tmp_path / "cache"))
+    url = http_server.add("/a.root", contents[0])
+
+    def replacing(chunk: Any, *arguments: Any, **options: Any) -> Tally:
+        http_server.add("/a.root", contents[1])
+        return analyse(chunk, *arguments, **options)
+
+    found = last(one_file(url), analyse=replacing, workers=2)
+    assert (found.complete, kinds(found)) == (True, {"old"})
+    assert kinds(last(one_file(url))) == {"new"}
+
+
+def test_streamed_file_without_validators_is_counted_anew_in_each_run(
+    contents: tuple[bytes, bytes],
+    tmp_path: Path,
+    http_server: FileServer,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", "1000")
+    http_server.etags = False
+    one = one_file(http_server.add("/a.root", contents[0]))
+    options = {"ledger": tmp_path / "ledger.sqlite", "skims_folder": tmp_path / "skims"}
+    assert kinds(last(one, **options, fraction=0.5)) == {"old"}
+    http_server.add("/a.root", contents[1])
+    found = last(one, **options)
+    assert (found.complete, kinds(found), found.coverage.events) == (True, {"new"}, (EVENTS, EVENTS))
+    assert "a.root: its server gives neither ETag nor Last-Modified" in caplog.text
+
+
 @pytest.mark.parametrize("stated", [False, True], ids=["opened before", "stated"])
 def test_remote_file_replaced_at_any_request_is_never_mixed(
     contents: tuple[bytes, bytes], old: Path, monkeypatch: pytest.MonkeyPatch, stated: bool

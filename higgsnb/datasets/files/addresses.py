@@ -21,6 +21,15 @@ CREDENTIAL = re.compile(
 """Parameters that say who asks, not for what. Few: what ``key=`` or ``code=`` names may as well be the file."""
 
 
+def _is_host(name: str) -> bool:
+    """Whether a system can look up a name, in ASCII or as IDNA: it has 1 to 63 characters between its dots."""
+    try:
+        name.encode("idna").decode("ascii").encode("idna")  # dots in disguise come out at the first
+    except UnicodeError:
+        return False
+    return name.strip(".") != "" and not re.search(r"[\s\0-\x20\x7f]", name)
+
+
 @dataclass(frozen=True, repr=False)
 class Address:
     """Where a file is: a path or a URL. `str` and `repr` show it without its secrets.
@@ -28,8 +37,8 @@ class Address:
     ``text`` is as given, secrets included. ``scheme`` is in lower case, empty for a path; a single letter is a drive of
     Windows, not a scheme. ``authority`` has user, password, host and port as given; ``host`` is in lower case, empty
     unless the scheme is http, https or root. ``path`` is percent-encoded as given, of a path all of it; ``query`` is
-    what follows the question mark. ``valid`` is False if the text cannot be parsed, or is the URL of a remote file
-    without a host.
+    what follows the question mark. ``valid`` is False if the text cannot be parsed, if the path has a null byte, or if
+    it is the URL of a remote file whose host is missing or cannot be one.
     """
 
     text: str
@@ -46,14 +55,15 @@ class Address:
         text = os.fspath(location)
         match = re.match(r"([A-Za-z][A-Za-z0-9+.-]+):", text)
         if match is None:
-            return cls(text, path=text)
+            return cls(text, path=text, valid="\0" not in text)
         scheme = match[1].lower()
         try:
             parts = urlsplit(text)
-            host = (parts.hostname or "").rstrip(".").lower() if scheme in NETWORK else ""
-            valid = scheme not in NETWORK or (bool(host) and parts.port != 0)
+            name, valid = parts.hostname or "", parts.port != 0
         except ValueError:
             return cls(text, scheme, valid=False)
+        host = name.rstrip(".").lower() if scheme in NETWORK else ""
+        valid = (scheme not in NETWORK or (valid and _is_host(name))) and "\0" not in unquote(parts.path)
         return cls(text, scheme, parts.netloc, host, parts.path, parts.query, valid)
 
     def __str__(self) -> str:

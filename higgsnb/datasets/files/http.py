@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import email.utils
-import errno
 import http.client
 import importlib
 import importlib.util
@@ -107,8 +106,8 @@ def probe(source: Address, request: FileRequest) -> RemoteInfo:
         total = _content_range(response)[1]
         _check_head(_read(response.read, 16), total, response, request)
         if response.status != 206 or total is None:
-            log.warning("%s: the server does not support range requests, fetching it whole", request.address.name)
-            return RemoteInfo(address, None, False)
+            size = _content_length(response) if response.status == 200 else None
+            return RemoteInfo(address, None, False, Version.of_answer(response.headers, size))
         version = Version.of_answer(response.headers, total)
     request.check_offered_size(total)
     return RemoteInfo(address, total, True, version)
@@ -122,8 +121,9 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest, ve
         start, total = _content_range(response)
         if response.status != 206 or start != offset:
             raise SourceError("transient", f"did not send the part from byte {offset} that was requested")
-        if difference := version.difference(Version.of_answer(response.headers, total)):
-            raise ReplacedError(difference)
+        found = Version.of_answer(response.headers, total)
+        if difference := version.difference(found):
+            raise ReplacedError(difference, version.hint(found))
         data = _read(response.read, size + 1)
     if len(data) != size:
         raise SourceError("transient", f"sent {len(data)} of {size} bytes")
@@ -139,8 +139,11 @@ def _copy(
     """Write ``block``, then the rest of the body; give up a body that may have no end."""
     done, length = partial.size, request.size if total is None else total
     deadline = time.monotonic() + retries.UNANNOUNCED_TIMEOUTS * retries.TIMEOUT
-    if (length or 0) - done > shutil.disk_usage(partial.path.parent).free:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # before the disk of others is full as well
+    free = shutil.disk_usage(partial.path.parent).free
+    if (length or 0) - done > free:  # before the disk of others is full as well
+        what = f"announced {length:,} bytes, {free:,} are free in the cache"
+        hint = "Is the file so large? Then free some space, or set HIGGSNB_CACHE to a folder with more."
+        raise SourceError("permanent", what, hint)
     while block:
         done += len(block)
         request.check_text_size(done)
@@ -266,8 +269,24 @@ def _network_failure(error: BaseException, host: str) -> SourceError:
         return UnknownHostError("transient", f"host {host} not known", "Check the network, or set HIGGSNB_MIRROR.")
     if isinstance(cause, TimeoutError):
         return SourceError("transient", f"no byte for {retries.TIMEOUT:g} s", "Check the network, then run again.")
-    words = cause.strerror if isinstance(cause, OSError) and cause.strerror else type(cause).__name__
-    return SourceError("transient", redact(words), "Check the network, or set HIGGSNB_MIRROR.")
+    invalid = isinstance(cause, http.client.HTTPException) and not isinstance(cause, OSError)
+    hint = INVALID_HINT if invalid else "Check the network, or set HIGGSNB_MIRROR."
+    return SourceError("transient", redact(_words_of(cause)), hint)
+
+
+def _words_of(error: BaseException) -> str:
+    """Return what happened to an answer."""
+    if isinstance(error, http.client.RemoteDisconnected):
+        return "closed the connection without an answer"
+    if isinstance(error, http.client.LineTooLong):
+        return "sent more than 65,536 bytes as one line of the headers, or as the length of a chunk"
+    if isinstance(error, http.client.IncompleteRead):
+        return "closed the connection within a chunk of the body"
+    if type(error) is http.client.HTTPException:  # of which it raises no other
+        return "sent more than 100 headers"
+    if isinstance(error, http.client.HTTPException):
+        return "did not answer with HTTP"
+    return error.strerror if isinstance(error, OSError) and error.strerror else type(error).__name__
 
 
 def _redirected(old: Address, target: str, hosts: frozenset[str]) -> Address:
@@ -291,6 +310,9 @@ def _redirected(old: Address, target: str, hosts: frozenset[str]) -> Address:
 def _request(address: Address, headers: dict[str, str], pace: Pace) -> HTTPResponse:
     """Send one request, no redirects. A password in the address goes into a header, for this host only."""
     user, _, host = address.authority.rpartition("@")
+    if not host.isascii():  # then it is a name, as `Address.valid` has it
+        name, colon, port = host.partition(":")
+        host = f"{name.encode('idna').decode()}{colon}{port}"
     path, query = quote(address.path, safe="/%:=&+,;~!$'()*@"), address.query.replace(" ", "%20")
     headers = {"Accept-Encoding": "identity", "User-Agent": "higgsnb", **headers}
     request = Request(urlunsplit((address.scheme, host, path, query, "")), headers=headers)  # noqa: S310 see below

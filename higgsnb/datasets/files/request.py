@@ -71,8 +71,7 @@ class UnknownHostError(SourceError):
 class ReplacedError(SourceError):
     """A source that has another content of a file than before."""
 
-    def __init__(self, difference: str) -> None:
-        hint = "The file was replaced on the server: run the same command again."
+    def __init__(self, difference: str, hint: str) -> None:
         super().__init__("permanent", f"was replaced while it was read: {difference}", hint)
 
 
@@ -218,7 +217,7 @@ class PartialDownload:
 
     def __init__(self, path: Path, file: IO[bytes], *, resumable: bool) -> None:
         self.path, self.file, self.resumable = path, file, resumable
-        self.origin = path.with_name(path.name + ".json")
+        self.origin = note_of(path)
         self.finished = False
 
     @property
@@ -248,15 +247,7 @@ class PartialDownload:
 
     def version(self, source: Address) -> Version | None:
         """Return the version of the file to which this source said that the bytes so far belong; None if it did not."""
-        try:
-            if not stat.S_ISREG(self.origin.lstat().st_mode):  # reading a pipe would not end
-                return None
-            known = json.loads(self.origin.read_text(encoding="utf-8"))
-            if known["place"] == _fingerprint(source):
-                return Version(known["size"], str(known["modified"]), str(known["tag"]))
-        except (OSError, ValueError, KeyError, TypeError):
-            pass
-        return None
+        return read_note(self.origin, source)
 
     def note_origin(self, source: Address, version: Version) -> None:
         """Keep the version of the file whose bytes a source gives."""
@@ -265,14 +256,17 @@ class PartialDownload:
             temporary.write_text(json.dumps(known), encoding="utf-8")
 
     def finish(self, final: Path) -> None:
-        """Give the bytes their final name, in one step, once they are on the disk."""
+        """Give the bytes their final name, in one step, once they are on the disk; their version is noted beside it."""
         self.file.flush()
         os.fsync(self.file.fileno())
         if KEEPS_OPEN_FILES:
             self.file.close()
+        note = note_of(final)
+        note.unlink(missing_ok=True)  # never beside another content
         self.path.replace(final)
         self.finished = True
-        self.origin.unlink(missing_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            self.origin.replace(note)
 
     def close(self) -> None:
         """Keep what can be resumed; remove the rest before the lock is released: other processes wait for it."""
@@ -284,5 +278,22 @@ class PartialDownload:
         self.file.close()
 
 
+def note_of(path: Path) -> Path:
+    """Return where it is noted which version of a file is in the cache, and which source gave it."""
+    return path.with_name(path.name + ".json")
+
+
+def read_note(note: Path, source: Address) -> Version | None:
+    """Return the version of a file that a source gave, from a note of `PartialDownload`; None if it did not."""
+    try:
+        if stat.S_ISREG(note.lstat().st_mode):  # reading a pipe would not end
+            known = json.loads(note.read_text(encoding="utf-8"))
+            if known["place"] == _fingerprint(source):
+                return Version(known["size"], str(known["modified"]), str(known["tag"]))
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
+
+
 def _fingerprint(source: Address) -> str:
-    return hashlib.sha256(source.text.encode()).hexdigest()
+    return hashlib.sha256(source.without_secrets.encode()).hexdigest()

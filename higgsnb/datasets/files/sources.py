@@ -34,6 +34,7 @@ from higgsnb.datasets.files.cache import (
     remember_checksum,
     writable,
 )
+from higgsnb.datasets.files.copies import is_current
 from higgsnb.datasets.files.request import TEXT_FILES, FileRequest, Progress, SourceError
 from higgsnb.datasets.files.versions import UNKNOWN, Version
 from higgsnb.errors import OptionError, TransferError
@@ -77,7 +78,12 @@ class Source:
 
 
 def locate(
-    url: str, *, alternatives: Sequence[str] = (), size: int | None = None, adler32: str | None = None
+    url: str,
+    *,
+    alternatives: Sequence[str] = (),
+    size: int | None = None,
+    adler32: str | None = None,
+    known: Version | None = None,
 ) -> Source:
     """Return where a reader finds a file; download it into the cache first if it is small.
 
@@ -89,7 +95,10 @@ def locate(
         Other addresses of the same file, tried in this order after ``url``.
     size, adler32
         Bytes and eight hexadecimal digits, checked when given. Of a local file the checksum is computed once
-        and remembered as long as its `Version` stays.
+        and remembered as long as its `Version` stays. A copy in the cache without a stated checksum is compared with
+        what its server has now, in one request, and fetched again if that is another version.
+    known
+        The version of a file that was located before: a copy of it in the cache is used without that request.
 
     Returns
     -------
@@ -102,16 +111,18 @@ def locate(
         As described at the top of this module.
     """
     request = FileRequest.of(url, alternatives, size, adler32)
-    source = _without_download(request)
+    source, outdated = _without_download(request, known)
     if source is not None:
         return source
     if _is_downloaded(request.address, size):
-        return _download(request, request.sources)
+        return _download(request, request.sources, outdated)
     address, found, note = _first(request, request.sources, lambda one: transfer.probe(one, request))
     if found.has_ranges and (found.size is None or found.size > _stream_above()):
         origin = "mirror" if request.mirror else "remote"
         return Source(found.address.text, origin, False, found.size, note, found.version)
-    source = _download(request, request.sources[request.sources.index(address) :])
+    if not found.has_ranges:
+        log.warning("%s: the server does not support range requests, fetching it whole", request.address.name)
+    source = _download(request, request.sources[request.sources.index(address) :], outdated)
     return replace(source, note="; ".join(text for text in (note, source.note) if text))
 
 
@@ -128,7 +139,8 @@ def fetch(
     ``progress(done, total)`` is called during a download, in bytes; ``total`` is None if the server does not give it.
     """
     request = FileRequest.of(url, alternatives, size, adler32, progress)
-    return Path((_without_download(request) or _download(request, request.sources)).location)
+    source, outdated = _without_download(request)
+    return Path((source or _download(request, request.sources, outdated)).location)
 
 
 def transferred_bytes(url: str, size: int, share: float) -> float:
@@ -170,37 +182,46 @@ def _stream_above() -> int:
 # --- Files that are here ---------------------------------------------------------------------------------------
 
 
-def _without_download(request: FileRequest) -> Source | None:
+def _without_download(request: FileRequest, known: Version | None = None) -> tuple[Source | None, Version | None]:
     """Find a file that is on this machine already, or is made here; None if it has to be downloaded.
 
-    In a mirror that is a folder it is used in place.
+    In a mirror that is a folder it is used in place. Second comes the state of a copy in the cache that is outdated.
     """
     address = request.address
     if address.is_local:
-        return _checked([address.local_path], "local", replace(request, mirror=None))
+        return _checked([address.local_path], "local", replace(request, mirror=None)), None
     if address.scheme == "toy":
-        return _checked([_toy(address.path.removesuffix(".root"))], "toy", request)
+        return _checked([_toy(address.path.removesuffix(".root"))], "toy", request), None
     if not address.is_remote:
         hint = "Use a path, file:, http:, https:, root: or toy:."
         raise TransferError(f"{address}: scheme '{address.scheme}:' is not supported", hint)
+    copy, outdated = _from_cache(request, known)
+    mirror = request.mirror
+    if copy is not None or mirror is None or (mirror.is_remote and mirror.valid):
+        return copy, outdated
+    if mirror.is_local and mirror.valid and mirror.local_path.is_dir():
+        paths = [mirror.local_path / path for path in request.mirror_paths]
+        return _checked([path.absolute() for path in paths], "mirror", request), None
+    what = "no such folder" if mirror.is_local else "not a valid address"
+    hint = "Set it to a folder that exists or to an address such as https://host/path, or unset it."
+    raise TransferError(f"HIGGSNB_MIRROR = {mirror}: {what}", hint)
+
+
+def _from_cache(request: FileRequest, known: Version | None) -> tuple[Source | None, Version | None]:
+    """Return the copy of a remote file in a cache, and the state of one that is outdated."""
+    name, outdated = request.address.name, None
     for folder in cached("files"):
         path = folder / name_in_cache(request)
         problem = problem_with(path, request)
         if reason := distrust(path):
-            log.warning("%s: the copy in the cache is not used: it %s", address.name, reason)
+            log.warning("%s: the copy in the cache is not used: it %s", name, reason)
+        elif problem is None and is_current(path, request, known):
+            return _source(path, "cache", request), None
         elif problem is None:
-            return _source(path, "cache", request)
+            outdated = outdated or Version.of_file(path)
         elif problem.kind == "checksum":
-            log.warning("%s: the copy in the cache is damaged or outdated (%s)", address.name, problem.reason)
-    mirror = request.mirror
-    if mirror is None or (mirror.is_remote and mirror.valid):
-        return None
-    if mirror.is_local and mirror.valid and mirror.local_path.is_dir():
-        paths = [mirror.local_path / path for path in request.mirror_paths]
-        return _checked([path.absolute() for path in paths], "mirror", request)
-    what = "no such folder" if mirror.is_local else "not a valid address"
-    hint = "Set it to a folder that exists or to an address such as https://host/path, or unset it."
-    raise TransferError(f"HIGGSNB_MIRROR = {mirror}: {what}", hint)
+            log.warning("%s: the copy in the cache is damaged or outdated (%s)", name, problem.reason)
+    return None, outdated
 
 
 def _toy(name: str) -> Path:
@@ -237,12 +258,12 @@ def _source(path: Path, origin: str, request: FileRequest, note: str = "") -> So
 # --- Remote sources --------------------------------------------------------------------------------------------
 
 
-def _download(request: FileRequest, sources: Sequence[Address]) -> Source:
-    """Download a file into the cache from the first source that gives it."""
+def _download(request: FileRequest, sources: Sequence[Address], outdated: Version | None) -> Source:
+    """Download a file into the cache from the first source that gives it, in place of a copy that is outdated."""
     final = path_in_cache(request)
     with writable(final.parent), claim(final) as partial:
         # Another process may have downloaded it while this one waited.
-        if not distrust(final) and problem_with(final, request) is None:
+        if not distrust(final) and problem_with(final, request) is None and Version.of_file(final) != outdated:
             return _source(final, "cache", request)
         _, _, note = _first(request, sources, lambda source: transfer.download(source, partial, request))
         partial.finish(final)

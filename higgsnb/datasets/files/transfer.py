@@ -70,6 +70,11 @@ def probe(source: Address, request: FileRequest) -> RemoteInfo:
             return found._replace(version=found.version._replace(source=source.without_secrets))
 
 
+def present_version(source: Address, request: FileRequest) -> Version:
+    """Ask a source once for the version of a file that it has now; `SourceError` if it does not say."""
+    return (xrootd.probe if source.scheme == "root" else http.probe)(source, request).version
+
+
 class RemoteFile(io.RawIOBase):
     """A remote file of ``size`` bytes read piecewise, as a binary file object; transient errors are retried.
 

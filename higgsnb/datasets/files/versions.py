@@ -41,6 +41,11 @@ class Version(NamedTuple):
         """Return the version that the headers of an answer name; ``size`` is that of the whole file."""
         return cls(size, headers.get("Last-Modified", "").strip(), headers.get("ETag", "").strip())
 
+    @property
+    def has_validators(self) -> bool:
+        """Whether it tells a content from another one of the same size."""
+        return bool(self.tag or self.modified or self.digest)
+
     def difference(self, found: Version) -> str:
         """Return in which way a later answer of a server is about another content; empty if it is about the same.
 
@@ -62,6 +67,16 @@ class Version(NamedTuple):
         if (self.tag or self.modified) and not (self.tag and found.tag) and not (self.modified and found.modified):
             return "an answer without the ETag or Last-Modified of the earlier ones"
         return ""
+
+    def hint(self, found: Version) -> str:
+        """Return what to do about a `difference`."""
+        if self.modified and self.modified == found.modified and self.size in (None, found.size):
+            return (
+                "If it was not, several servers share this name, each with ETags of its own: to have the file "
+                "downloaded and verified, state its bytes and adler32 in the campaign, and set HIGGSNB_STREAM_ABOVE "
+                "to more bytes."
+            )
+        return "The file was replaced on the server: run the same command again."
 
 
 UNKNOWN = Version()

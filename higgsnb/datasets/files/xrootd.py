@@ -32,6 +32,7 @@ def download(source: Address, partial: PartialDownload, request: FileRequest) ->
         done = partial.size if request.adler32 is not None and partial.size <= total else 0
         if not done:
             partial.reset()
+        partial.note_origin(source, version)
         while done < total:
             block = bytes(call("read", offset=done, size=16 * BLOCK))
             if not block:
@@ -53,7 +54,7 @@ def read_range(source: Address, offset: int, size: int, request: FileRequest, ve
     """Read ``size`` bytes at ``offset``; `ReplacedError` if they are of another version."""
     with _open(source) as (call, found):
         if difference := version.difference(found):
-            raise ReplacedError(difference)
+            raise ReplacedError(difference, version.hint(found))
         data = bytes(call("read", offset=offset, size=size))
     if len(data) != size:
         raise SourceError("transient", f"sent {len(data)} of {size} bytes")
