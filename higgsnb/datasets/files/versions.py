@@ -70,11 +70,11 @@ class Version(NamedTuple):
 
     def hint(self, found: Version) -> str:
         """Return what to do about a `difference`."""
-        if self.modified and self.modified == found.modified and self.size in (None, found.size):
+        if found.tag and self.modified == found.modified and self.size in (None, found.size):
             return (
-                "If it was not, several servers share this name, each with ETags of its own: to have the file "
-                "downloaded and verified, state its bytes and adler32 in the campaign, and set HIGGSNB_STREAM_ABOVE "
-                "to more bytes."
+                "Run the same command again. If that does not help, several servers share this name, each with ETags "
+                "of its own: state bytes and adler32 of the file in the campaign, and set HIGGSNB_STREAM_ABOVE to more "
+                "bytes, to have it downloaded and verified."
             )
         return "The file was replaced on the server: run the same command again."
 
