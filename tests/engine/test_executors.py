@@ -20,7 +20,7 @@ from waiting import wait_for
 
 from higgsnb import engine, errors, results, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.engine import executors, loop, versions, worker
+from higgsnb.engine import executors, loop, plan, versions, worker
 from higgsnb.results import Result
 
 KIT = Path(__file__).resolve().parents[1] / "kit"
@@ -239,6 +239,26 @@ def test_chunk_whose_process_was_stopped_is_counted_by_another(
     result = last(one, client="processes", workers=2, analyse=analyses.stopped, chunk_seconds=4.0)
     assert (tmp_path / "stopped").exists()
     assert results.document(result) == results.document(last(one))
+
+
+def test_suspect_whose_process_was_stopped_is_named(
+    one: Campaign, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("POISON_START", "300")
+    monkeypatch.setenv("CALLS", str(tmp_path))
+    monkeypatch.setattr(executors, "SLACK_SECONDS", 5.0)
+    monkeypatch.setattr(loop, "CHUNK_SECONDS", 4.0)
+    analyse, path = analyses.stopped, tmp_path / "l.sqlite"
+    (*_, inspection) = plan.inspect_files(one, strict=True)
+    planned = plan.make(one, OPEN, inspection, chunk_events=100, fraction=1.0, analyse=analyse, strict=True)
+    (key,) = (key for key, chunk in zip(planned.keys, planned.chunks, strict=True) if analyses._is_poison(chunk))
+    with engine.Ledger(path) as opened:
+        for _ in range(3):
+            opened.begin([key], alone=True)
+    result = last(one, analyse=analyse, ledger=path)
+    assert (tmp_path / "stopped").exists()
+    assert [failure.error for failure in result.failed] == ["PoisonUnitError"]
+    assert result.coverage.events == (3500, 3600)
 
 
 def _pid(processes: Any) -> int | None:
