@@ -75,7 +75,7 @@ def test_something_else_for_campaign_or_selection_is_said(one: Campaign, place: 
 
 
 def test_a_dask_cluster_stands_for_its_client(one: Campaign) -> None:
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(n_workers=1, processes=False, dashboard_address=":0") as cluster:
         assert results.document(last(one, client=cluster)) == results.document(last(one))
         assert not cluster.scheduler.clients.keys() - {"fire-and-forget"}, "its own client is closed"
 
