@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from higgsnb.events.read import (
+    SAME_WEIGHTS,
     fingerprint,
     identify,
     info_from_campaign,
@@ -19,6 +20,7 @@ __all__ = [
     "identify",
     "info_from_campaign",
     "fingerprint",
+    "SAME_WEIGHTS",
     "read_generator",
     "read_preselected",
     "read_leptons",

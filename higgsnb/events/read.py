@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 log = logger(__name__)
 SAME_WEIGHTS = 1e-6
-"""Relative difference of (Σw)² and N Σw² up to which all weights are the same."""
+"""Relative difference of two weights, or of (Σw)² and N Σw², up to which all weights are the same."""
 
 
 def inspect(file: File, schema: str) -> FileInfo:
@@ -259,11 +259,12 @@ def read_generator(chunk: Chunk) -> Generator:
     count, sumw, sumw2 = (sums.get(f"genEvent{name}") for name in ("Count", "Sumw", "Sumw2"))
     hint = "Leave this dataset out, or make the skim again with genWeight in Events and all of genEvent… in Runs."
     generated = count
-    if has_weights and smallest == largest != 0:
+    is_same = math.isclose(smallest, largest, rel_tol=SAME_WEIGHTS)  # not so if there is no event
+    if has_weights and is_same and smallest:
         generated = count if sumw is None else sumw / smallest
         if generated is not None and generated <= 0:
             raise SchemaError(f"{chunk.file.url}: the sum of its generator weights is {sumw:g}", hint)
-    elif sumw is not None and not smallest < largest:  # no event that shows what the weights are
+    elif sumw is not None and (is_same or smallest > largest):  # no event that shows what the weights are
         if count is None:
             what = "its Runs tree has a sum of weights, but no event shows a weight"
             raise SchemaError(f"{chunk.file.url}: {what}", hint)

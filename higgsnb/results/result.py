@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import provenance
+from higgsnb import events, provenance
 from higgsnb.datasets import Address
 from higgsnb.errors import OptionError
 from higgsnb.results import histograms, yields
@@ -65,7 +66,11 @@ class Result:
     def __post_init__(self) -> None:
         """Leave out simulation that cannot be normalised by a number of events: a decision over all that is in it."""
         pairs = self.tally.generator_weights.items()  # the smallest is infinite if there is no event
-        mixed = {index: pair for index, pair in pairs if pair[0] < pair[1] or not pair[0]}
+        mixed = {
+            index: pair
+            for index, pair in pairs
+            if not pair[0] or (pair[0] < pair[1] and not math.isclose(*pair, rel_tol=events.SAME_WEIGHTS))
+        }
         if not mixed:
             return
         failures = dict(self.failures)

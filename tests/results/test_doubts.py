@@ -83,6 +83,13 @@ def test_equal_weights_of_any_size_are_a_sample_like_any_other(tmp_path: Path, l
     assert plain.weights["mc"]["4mu"] == pytest.approx(10.0 * 0.1 * 1000 / N)
 
 
+def test_weights_that_differ_by_rounding_are_the_same(tmp_path: Path, leptons: Leptons) -> None:
+    almost = np.nextafter(np.float32(26_331.2), np.float32(np.inf))
+    result = result_of(simulation(tmp_path, leptons, 26_331.2, almost, runs={"genEventSumw": [26_331.2 * 1500]}))
+    assert result.complete
+    assert result.skimmed == {"mc": (N, 3000)}
+
+
 def test_parts_of_a_weighted_sample_are_refused_when_they_are_added(tmp_path: Path, leptons: Leptons) -> None:
     made, cuts = simulation(tmp_path, leptons, 1, 3), selection.load("open2012")
     chunks = plan_chunks(made, dict.fromkeys((file.url for file in made.files), N // 2), 211, 1.0)
