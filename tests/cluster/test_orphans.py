@@ -58,7 +58,7 @@ class Operated(http.server.BaseHTTPRequestHandler):
         path = self.path.partition("?")[0].rstrip("/")
         if path == "/version":
             self.answer(200, {"gitVersion": "v1.35.0", "major": "1", "minor": "35"})
-        elif path.endswith(("/daskclusters", "/pods", "/services")):
+        elif path.endswith(("/daskclusters", "/daskworkergroups", "/pods", "/services")):
             self.answer(200, {"items": list(self.objects.values()) if path.endswith("clusters") else []})
         else:
             self.answer(404, {"kind": "Status", "message": f"no {path}", "code": 404})
