@@ -6,37 +6,26 @@ that names the file, the table and the key, what was expected and what was found
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
 import re
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
-from typing import Any, TypeVar
 
 from higgsnb.datasets.campaign import Campaign, Dataset, File, short_name
 from higgsnb.datasets.chunks import check_totals
 from higgsnb.datasets.files.addresses import Address
+from higgsnb.datasets.toml_table import MISSING, TomlTable, absolute
 from higgsnb.errors import CampaignError, did_you_mean
-from higgsnb.redaction import logger, redact
+from higgsnb.redaction import redact
 from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
 PLANNED = {"cms2016"}
 """Campaigns that are announced but not shipped yet."""
-SMALLEST, LARGEST = 1e-30, 1e15
-"""Limits of all numbers, whatever their unit: products and squares of them are finite and not zero."""
 MOST_EVENTS = 10**10
 """Most events of a file: it is planned chunk by chunk before it is opened."""
 CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # it names a folder, too
-SCHEMES = ("file", "http", "https", "root", "toy")
-log = logger(__name__)
-_MISSING = object()
-
-Value = TypeVar("Value")
 
 
 def names() -> tuple[str, ...]:
@@ -90,7 +79,7 @@ def load(name_or_path: str | os.PathLike[str] | Campaign) -> Campaign:
 
 
 def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
-    top = _TomlTable(read_toml(path, label, CampaignError), label, "top level")
+    top = TomlTable(read_toml(path, label, CampaignError), label, "top level")
     head, bodies = top.table("campaign"), top.tables("dataset")
     top.finish()
     if not bodies:
@@ -101,7 +90,7 @@ def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
     return campaign
 
 
-def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Dataset, ...]) -> Campaign:
+def _campaign(table: TomlTable, label: str, folder: Path, *, datasets: tuple[Dataset, ...]) -> Campaign:
     name, schema = table.text("name"), table.text("schema")
     if schema not in DEFAULT_SELECTION:
         hint = did_you_mean(schema, DEFAULT_SELECTION)
@@ -117,7 +106,7 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
         luminosity_fb=table.number("luminosity_fb", above=0),
         luminosity_uncertainty=table.number("luminosity_uncertainty", least=0, below=1),
         energy_tev=table.number("energy_tev", above=0),
-        selection=_absolute(selection, folder) if selection.endswith((".toml", ".toml.gz")) else selection,
+        selection=absolute(selection, folder) if selection.endswith((".toml", ".toml.gz")) else selection,
         datasets=datasets,
         golden_json=table.optional(table.location, "golden_json", folder),
         luminosity_table=table.optional(table.location, "luminosity_table", folder),
@@ -130,7 +119,7 @@ def _campaign(table: _TomlTable, label: str, folder: Path, *, datasets: tuple[Da
     return campaign
 
 
-def _dataset(table: _TomlTable, folder: Path) -> Dataset:
+def _dataset(table: TomlTable, folder: Path) -> Dataset:
     name = table.text("name")
     table.label += f" '{name}'"
     process = table.text("process")
@@ -154,19 +143,19 @@ def _dataset(table: _TomlTable, folder: Path) -> Dataset:
         stated_events=table.optional(table.integer, "events"),
     )
     if not dataset.files:
-        raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", _MISSING)
+        raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", MISSING)
     if dataset.is_data and (dataset.cross_section_pb is not None or dataset.scale != 1.0):
         key = "scale" if dataset.cross_section_pb is None else "cross_section_pb"
         expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
         raise table.error(key, expected, getattr(dataset, key))
     if not dataset.is_data and dataset.cross_section_pb is None:
         why = f"as process '{process}' is simulation (collision data: process = \"data\")"
-        raise table.error("cross_section_pb", f"the cross section in pb, {why}", _MISSING)
+        raise table.error("cross_section_pb", f"the cross section in pb, {why}", MISSING)
     table.finish()
     return dataset
 
 
-def _file(table: _TomlTable, folder: Path) -> File:
+def _file(table: TomlTable, folder: Path) -> File:
     file = File(
         url=table.location("url", folder),
         alternatives=tuple(table.location("alternatives", folder, text) for text in table.texts("alternatives")),
@@ -176,142 +165,6 @@ def _file(table: _TomlTable, folder: Path) -> File:
     )
     table.finish()
     return file
-
-
-@dataclass
-class _TomlTable:
-    """One TOML table: returns checked values by key; `finish` raises for keys that were not read."""
-
-    values: dict[str, Any]
-    file: str
-    label: str
-    known: list[str] = field(default_factory=list)
-
-    def error(self, key: str, expected: str, got: object, hint: str = "") -> CampaignError:
-        kinds = {str: "string", bool: "true/false", int: "whole number", float: "number", dict: "table"}
-        value = shown(redact(got) if isinstance(got, str) else got)
-        found = f"{value} ({kinds.get(type(got), type(got).__name__)})"
-        unread = sorted(set(self.values) - set(self.known))
-        misspelt = difflib.get_close_matches(key, unread, n=1, cutoff=0.7) if got is _MISSING else []
-        if got is _MISSING:
-            message, remedy = f"{key} is missing (expected {expected})", f"Add `{key} = …` to this file."
-        else:
-            message, remedy = f"{key}: expected {expected}; got {found}", f"Correct `{key}` in this file."
-        if misspelt:
-            remedy = f"Is '{misspelt[0]}' meant to be '{key}'?"
-        return CampaignError(f"{self.file}: {self.label}: {message}", remedy if misspelt else hint or remedy)
-
-    def get(self, key: str, default: object = _MISSING) -> Any:
-        self.known.append(key)
-        return self.values.get(key, default)
-
-    def renamed(self, old: str, new: str) -> str:
-        """Return the key that the table uses; the old one is accepted for one release, with a note."""
-        if old not in self.values:
-            return new
-        if new in self.values:
-            both = f"both '{new}' and '{old}', its old name"
-            raise CampaignError(f"{self.file}: {self.label}: {both}", f"Remove '{old}'.")
-        log.warning("%s: %s: the key '%s' is now called '%s'; please rename it.", self.file, self.label, old, new)
-        self.known.append(new)
-        return old
-
-    def finish(self) -> None:
-        unknown = sorted(set(self.values) - set(self.known))
-        if unknown:
-            hint = did_you_mean(unknown[0], sorted(self.known))
-            raise CampaignError(f"{self.file}: {self.label}: unknown key {shown(unknown[0])}", hint)
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.get(key, _MISSING if default is None else default)
-        if not isinstance(value, str) or not value.strip():
-            raise self.error(key, "a string", value)
-        if not is_one_line(value):  # it is printed, drawn or opened
-            raise self.error(key, "a string of one line without control characters", value)
-        return value
-
-    def optional(self, read: Callable[..., Value], key: str, *arguments: Any, **limits: float) -> Value | None:
-        """Return what a method of this table reads, None if the key is missing."""
-        return read(key, *arguments, **limits) if key in self.values else self.get(key, None)
-
-    def texts(self, key: str) -> tuple[str, ...]:
-        value = self.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, str) and item.strip() for item in value):
-            raise self.error(key, "a list of strings", value)
-        if not all(map(is_one_line, value)):
-            raise self.error(key, "a list of strings of one line without control characters", value)
-        if len(set(value)) < len(value):
-            raise self.error(key, "a list without repetitions", value)
-        return tuple(value)
-
-    def flag(self, key: str) -> bool:
-        value = self.get(key, False)
-        if not isinstance(value, bool):
-            raise self.error(key, "true or false", value)
-        return value
-
-    def number(
-        self,
-        key: str,
-        default: float | None = None,
-        *,
-        above: float = -math.inf,
-        least: float = -math.inf,
-        below: float = math.inf,
-    ) -> float:
-        value = self.get(key, _MISSING if default is None else default)
-        good = isinstance(value, int | float) and not isinstance(value, bool)  # nan fails each comparison
-        if not good or not (value > above and value >= least and value < below):
-            limits = {"above": above, "of at least": least, "below": below}
-            stated = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
-            raise self.error(key, f"a number {stated}", value)
-        if value and not SMALLEST <= value <= LARGEST:
-            raise self.error(key, f"a number from {SMALLEST:g} to {LARGEST:g}", value)
-        return float(value)
-
-    def integer(self, key: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
-        value = self.get(key)
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
-            raise self.error(key, f"a whole number of at least {least}", value)
-        if value > most:
-            raise self.error(key, f"a whole number of at most {most:,}", value)
-        return value
-
-    def checksum(self, key: str) -> str:
-        value = self.get(key)
-        if not isinstance(value, str) or not re.fullmatch(r"[0-9a-fA-F]{8}", value):
-            raise self.error(key, 'a string of eight hexadecimal digits, as "1dafc1d7"', value)
-        return value.lower()
-
-    def location(self, key: str, folder: Path, text: str | None = None) -> str:
-        """Return an address, or a path relative to the folder; ``text`` is the value if the key holds a list."""
-        text = self.text(key) if text is None else text
-        address = Address.of(text)
-        if not address.scheme:
-            user, found = text.split("/")[0], _absolute(text, folder)
-            if user[:1] == "~" and expanded(user) == Path(user) and not os.path.lexists(found):
-                who = f"no user '{user[1:]}'" if user[1:] else "no home folder"
-                raise self.error(key, f"a path; there is {who}, and no such file", text)
-            return found
-        if address.scheme not in SCHEMES or not address.valid:
-            hint = f"The path of a file with a colon in its name is written as './{redact(text)}'." * ("//" not in text)
-            if address.scheme in SCHEMES and "//" in text:
-                hint = f"Correct `{key}`: a host has 1 to 63 characters between its dots, and a path has no %00."
-            raise self.error(key, f"a path or an address with {', '.join(f'{name}:' for name in SCHEMES)}", text, hint)
-        return text
-
-    def table(self, key: str) -> _TomlTable:
-        value = self.get(key)
-        if not isinstance(value, dict):
-            raise self.error(key, f"a table [{key}]", value)
-        return _TomlTable(value, self.file, f"[{key}]")
-
-    def tables(self, key: str) -> list[_TomlTable]:
-        value = self.get(key, [])
-        if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-            raise self.error(key, f"tables [[{key}]] or a list of {{ … }}", value)
-        label = f"{self.label} {key}" if key == "file" else f"[[{key}]]"
-        return [_TomlTable(item, self.file, f"{label} number {number}") for number, item in enumerate(value, 1)]
 
 
 def _check_datasets(campaign: Campaign, label: str) -> None:
@@ -341,7 +194,3 @@ def _check_datasets(campaign: Campaign, label: str) -> None:
             here = f"{short_name(file.url)} in dataset '{name}'"
             raise CampaignError(f"{label}: the same file is listed twice: {here} and {seen[mark]}", "Remove one.")
         seen |= dict.fromkeys(marks, f"{short_name(file.url)} in '{name}'")
-
-
-def _absolute(text: str, folder: Path) -> str:
-    return os.path.normpath(folder / expanded(text))
