@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
@@ -15,12 +15,16 @@ from higgsnb.datasets.files.versions import Version
 from higgsnb.errors import CampaignError, did_you_mean
 from higgsnb.redaction import redact, redacted_repr
 
+TREE = "Events"
+"""Name of the tree of events where a campaign gives no other."""
+
 
 @dataclass(frozen=True, repr=False)
 class File:
     """One file: its address, alternatives, and what is known before it is opened.
 
     ``bytes`` is the size, ``adler32`` eight hexadecimal digits, ``events`` the number of entries; None if not known.
+    ``friends`` are the addresses of files with further branches of the same entries, in a tree of the same name.
     """
 
     url: str
@@ -28,10 +32,12 @@ class File:
     events: int | None = None
     bytes: int | None = None
     adler32: str | None = None
+    friends: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         known = {key: getattr(self, key) for key in ("events", "bytes", "adler32")}
-        shown = {"alternatives": tuple(str(Address.of(url)) for url in self.alternatives), **known}
+        others = {"alternatives": self.alternatives, "friends": self.friends}
+        shown = {key: tuple(str(Address.of(url)) for url in urls) for key, urls in others.items()} | known
         more = "".join(f", {key}={value!r}" for key, value in shown.items() if value)
         return f"File({str(Address.of(self.url))!r}{more})"
 
@@ -41,6 +47,8 @@ class Dataset:
     """Files of one process; luminosity (1/fb) and energy (TeV) only where they are not the campaign's.
 
     ``stated_events`` is the total that the dataset's record states (key ``events``), checked against its files.
+    ``weight`` is the weight of a simulated event as an expression over its columns; ``sum_of_weights`` that of all
+    generated events, as a number or as the column that holds it. None: those of the file, as NanoAOD has them.
     """
 
     name: str
@@ -55,6 +63,8 @@ class Dataset:
     luminosity_fb: float | None = None
     energy_tev: float | None = None
     stated_events: int | None = None
+    weight: str | None = None
+    sum_of_weights: float | str | None = None
 
     __repr__ = redacted_repr
 
@@ -79,7 +89,11 @@ class Dataset:
 
 @dataclass(frozen=True, repr=False)
 class Campaign:
-    """Datasets that are analysed together, with luminosity (1/fb), its relative uncertainty, and energy (TeV)."""
+    """Datasets that are analysed together, with luminosity (1/fb), its relative uncertainty, and energy (TeV).
+
+    ``experiment`` is the one whose open data these are, for figures. ``tree`` is the name of the tree of events.
+    ``columns`` gives, for CSV, the header of each quantity of ours, or those of its objects, first to last.
+    """
 
     name: str
     title: str
@@ -94,12 +108,15 @@ class Campaign:
     primary_dataset_precedence: tuple[str, ...] = ()
     simulated: bool = False
     normalisation: str | None = None
+    experiment: str | None = None
+    tree: str = TREE
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, hash=False)
     source: str = field(default="", compare=False)
 
     __repr__ = redacted_repr
 
     def __post_init__(self) -> None:
-        _redact_texts(self, "title", "normalisation", "source")
+        _redact_texts(self, "title", "normalisation", "experiment", "source")
 
     @property
     def has_sections(self) -> bool:
@@ -137,17 +154,18 @@ class Campaign:
             if location is not None and Path(location).is_file():  # it may change under the same name
                 location = hashlib.sha256(Path(location).read_bytes()).hexdigest()
             content[key] = location
+        content |= {
+            key: value for key, value in (("tree", self.tree), ("columns", self.columns)) if value not in (TREE, {})
+        }
         content["datasets"] = []
         for dataset in self.datasets:
             own = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
             identity: dict[str, Any] = {key: getattr(dataset, key) for key in own}
             identity["stream"] = dataset.primary_dataset  # likewise
-            if dataset.stated_events is not None:
-                identity["events"] = dataset.stated_events
-            identity["files"] = [  # a file is identified by size and checksum, or else by its address
-                [file.url if None in (file.bytes, file.adler32) else None, file.events, file.bytes, file.adler32]
-                for file in dataset.files
-            ]
+            given = {key: getattr(dataset, key) for key in ("weight", "sum_of_weights")}
+            given["events"] = dataset.stated_events
+            identity |= {key: value for key, value in given.items() if value is not None}
+            identity["files"] = [_identity(file) for file in dataset.files]
             content["datasets"].append(identity)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -207,8 +225,23 @@ class Chunk:
     """`LumiMask.digest` of the golden JSON when the run was planned; None = not checked."""
     weighted: bool = True
     """Whether the file may have generator weights, or a tree ``Runs``."""
+    tree: str = TREE
+    """Name of the tree of events."""
+    columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, hash=False)
+    """Headers of a CSV file, see `Campaign`."""
+    weight: str | None = None
+    """Weight of a simulated event, see `Dataset`."""
+    sum_of_weights: float | str | None = None
+    """Sum of the weights of all generated events, see `Dataset`."""
 
     __repr__ = redacted_repr
+
+
+def _identity(file: File) -> list[Any]:
+    """Return what identifies a file: size and checksum, or else its address; and the addresses of its friends."""
+    unstated = None in (file.bytes, file.adler32)
+    known = [file.url if unstated else None, file.events, file.bytes, file.adler32]
+    return [*known, *([list(file.friends)] if file.friends else ())]
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from higgsnb.datasets.campaign import Campaign, Dataset, File, short_name
+from higgsnb.datasets.campaign import TREE, Campaign, Dataset, File, short_name
 from higgsnb.datasets.chunks import check_totals
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.toml_table import MISSING, TomlTable, absolute
@@ -20,11 +21,14 @@ from higgsnb.redaction import redact
 from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
-DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012"}
+DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012", "atlas": "atlas4l"}
 PLANNED = {"cms2016"}
 """Campaigns that are announced but not shipped yet."""
 MOST_EVENTS = 10**10
 """Most events of a file: it is planned chunk by chunk before it is opened."""
+LARGEST_SUM = 1e24
+"""Largest sum of generator weights; samples of Sherpa reach 1e16."""
+COLUMN_NAME = r"[A-Za-z_][A-Za-z0-9_.]{0,199}"
 CAMPAIGN_NAME = r"[A-Za-z0-9_+-][A-Za-z0-9_.+-]{0,99}"  # it names a folder, too
 
 
@@ -84,7 +88,8 @@ def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
     top.finish()
     if not bodies:
         raise CampaignError(f"{label}: no dataset", "Add at least one [[dataset]] with name, process and file.")
-    campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder) for body in bodies))
+    weight = head.optional(head.text, "weight")
+    campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder, weight) for body in bodies))
     _check_datasets(campaign, label)
     check_totals(campaign, {}, label=label)
     return campaign
@@ -113,13 +118,34 @@ def _campaign(table: TomlTable, label: str, folder: Path, *, datasets: tuple[Dat
         primary_dataset_precedence=table.texts(table.renamed("stream_precedence", "primary_dataset_precedence")),
         simulated=table.flag("simulated"),
         normalisation=table.optional(table.text, "normalisation"),
+        experiment=table.optional(table.text, "experiment"),
+        tree=table.text("tree", TREE),
+        columns=_columns(table, schema),
         source=label,
     )
     table.finish()
     return campaign
 
 
-def _dataset(table: TomlTable, folder: Path) -> Dataset:
+def _columns(table: TomlTable, schema: str) -> dict[str, str | tuple[str, ...]]:
+    """Return the headers of a CSV file by the name of the quantity: one, or that of each object."""
+    if "columns" not in table.values:
+        return {}
+    if schema != "csv":
+        raise table.error("columns", f"no such key: schema '{schema}' finds branches by name", table.values["columns"])
+    found: dict[str, str | tuple[str, ...]] = {}
+    headers = table.table("columns")
+    for name, given in headers.values.items():
+        if not re.fullmatch(COLUMN_NAME, name):
+            raise headers.error(name, "as name of a quantity letters, digits and _", given)
+        found[name] = headers.texts(name) if isinstance(given, list) else headers.text(name)
+        if not found[name]:
+            raise headers.error(name, "the header of a column, or a list of them", given)
+    return found
+
+
+def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
+    """Return a dataset; ``weight`` is that of the campaign."""
     name = table.text("name")
     table.label += f" '{name}'"
     process = table.text("process")
@@ -128,26 +154,29 @@ def _dataset(table: TomlTable, folder: Path) -> Dataset:
         raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
     if plain == "data" and process != "data":
         raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
+    is_data, friends = process == "data", _locations(table, "friends", folder)
     dataset = Dataset(
         name=name,
         process=process,
         primary_dataset=table.optional(table.text, table.renamed("stream", "primary_dataset")),
         cross_section_pb=table.optional(table.number, "cross_section_pb", above=0),
         scale=table.number("scale", 1.0, above=0),
-        files=tuple(_file(body, folder) for body in table.tables("file")),
+        files=tuple(_file(body, folder, friends) for body in table.tables("file")),
         record=table.optional(table.integer, "record"),
         doi=table.optional(table.text, "doi"),
         title=table.optional(table.text, "title"),
         luminosity_fb=table.optional(table.number, "luminosity_fb", above=0),
         energy_tev=table.optional(table.number, "energy_tev", above=0),
         stated_events=table.optional(table.integer, "events"),
+        weight=table.optional(table.text, "weight") or (None if is_data else weight),
+        sum_of_weights=_sum_of_weights(table) if "sum_of_weights" in table.values else None,
     )
     if not dataset.files:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", MISSING)
-    if dataset.is_data and (dataset.cross_section_pb is not None or dataset.scale != 1.0):
-        key = "scale" if dataset.cross_section_pb is None else "cross_section_pb"
-        expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
-        raise table.error(key, expected, getattr(dataset, key))
+    for key in ("cross_section_pb", "scale", "weight", "sum_of_weights"):
+        if dataset.is_data and getattr(dataset, key) not in (None, 1.0):
+            expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
+            raise table.error(key, expected, getattr(dataset, key))
     if not dataset.is_data and dataset.cross_section_pb is None:
         why = f"as process '{process}' is simulation (collision data: process = \"data\")"
         raise table.error("cross_section_pb", f"the cross section in pb, {why}", MISSING)
@@ -155,16 +184,40 @@ def _dataset(table: TomlTable, folder: Path) -> Dataset:
     return dataset
 
 
-def _file(table: TomlTable, folder: Path) -> File:
+def _sum_of_weights(table: TomlTable, key: str = "sum_of_weights") -> float | str:
+    """Return a number, or the name of the column that holds it."""
+    given = table.get(key)
+    if not isinstance(given, str):
+        return table.number(key, above=0, largest=LARGEST_SUM)
+    if not re.fullmatch(COLUMN_NAME, given):
+        raise table.error(key, "a number above 0 or the name of a column", given)
+    return given
+
+
+def _locations(table: TomlTable, key: str, folder: Path) -> tuple[str, ...]:
+    return tuple(table.location(key, folder, text) for text in table.texts(key))
+
+
+def with_friends(file: File, templates: tuple[str, ...]) -> File:
+    """Return a file with its friends: the addresses of the dataset, where ``{stem}`` is its name without ``.root``."""
+    if not templates or file.friends:
+        return file
+    stem = Address.of(file.url).name.removesuffix(".root")
+    return replace(file, friends=tuple(template.replace("{stem}", stem) for template in templates))
+
+
+def _file(table: TomlTable, folder: Path, friends: tuple[str, ...]) -> File:
+    """Return a file; ``friends`` are the templates of its dataset."""
     file = File(
         url=table.location("url", folder),
-        alternatives=tuple(table.location("alternatives", folder, text) for text in table.texts("alternatives")),
+        alternatives=_locations(table, "alternatives", folder),
+        friends=_locations(table, "friends", folder),
         events=table.optional(table.integer, "events", most=MOST_EVENTS),
         bytes=table.optional(table.integer, "bytes", least=1),
         adler32=table.optional(table.checksum, "adler32"),
     )
     table.finish()
-    return file
+    return with_friends(file, friends)
 
 
 def _check_datasets(campaign: Campaign, label: str) -> None:

@@ -115,6 +115,7 @@ class TomlTable:
         above: float = -math.inf,
         least: float = -math.inf,
         below: float = math.inf,
+        largest: float = LARGEST,
     ) -> float:
         """Return a finite number within limits."""
         value = self.get(key, MISSING if default is None else default)
@@ -123,8 +124,8 @@ class TomlTable:
             limits = {"above": above, "of at least": least, "below": below}
             stated = " and ".join(f"{word} {limit:g}" for word, limit in limits.items() if math.isfinite(limit))
             raise self.error(key, f"a number {stated}", value)
-        if value and not SMALLEST <= value <= LARGEST:
-            raise self.error(key, f"a number from {SMALLEST:g} to {LARGEST:g}", value)
+        if value and not SMALLEST <= value <= largest:
+            raise self.error(key, f"a number from {SMALLEST:g} to {largest:g}", value)
         return float(value)
 
     def integer(self, key: str, *, least: int = 0, most: int = 2**63 - 1) -> int:
@@ -165,7 +166,8 @@ class TomlTable:
         value = self.get(key)
         if not isinstance(value, dict):
             raise self.error(key, f"a table [{key}]", value)
-        return TomlTable(value, self.file, f"[{key}]")
+        outer = f"{self.label.strip('[]')}." if self.label.startswith("[") else ""
+        return TomlTable(value, self.file, f"[{outer}{key}]")
 
     def tables(self, key: str) -> list[TomlTable]:
         """Return a list of tables, empty if the key is missing."""
