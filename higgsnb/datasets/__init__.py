@@ -11,6 +11,7 @@ from higgsnb.datasets.files.request import counted_tries
 from higgsnb.datasets.files.sources import Source, fetch, is_streamed, locate, transferred_bytes
 from higgsnb.datasets.files.transfer import BlockwiseFile, RemoteFile
 from higgsnb.datasets.files.versions import Version
+from higgsnb.datasets.indexes import expand
 from higgsnb.datasets.luminosity import LumiData, LumiList, LumiMask, Segments, check_inputs, kept_mask, kept_table
 from higgsnb.datasets.parse import load, names
 from higgsnb.datasets.toy.sizes import with_toy_sizes
@@ -19,6 +20,7 @@ from higgsnb.redaction import redact
 __all__ = [
     "load",
     "names",
+    "expand",
     "Campaign",
     "Dataset",
     "File",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -41,12 +41,26 @@ class File:
         more = "".join(f", {key}={value!r}" for key, value in shown.items() if value)
         return f"File({str(Address.of(self.url))!r}{more})"
 
+    @property
+    def is_unmarked(self) -> bool:
+        """Whether size or checksum is not stated, so that only its address identifies it."""
+        return self.bytes is None or self.adler32 is None
+
+    def with_friends(self, templates: tuple[str, ...]) -> File:
+        """Return the file with friends, if it has none; ``{stem}`` in an address is its name without ``.root``."""
+        if not templates or self.friends:
+            return self
+        stem = Address.of(self.url).name.removesuffix(".root")
+        return replace(self, friends=tuple(template.replace("{stem}", stem) for template in templates))
+
 
 @dataclass(frozen=True, repr=False)
 class Dataset:
     """Files of one process; luminosity (1/fb) and energy (TeV) only where they are not the campaign's.
 
-    ``stated_events`` is the total that the dataset's record states (key ``events``), checked against its files.
+    ``stated_events``, ``stated_files`` and ``stated_bytes`` are the totals that the dataset's record states (keys
+    ``events``, ``n_files``, ``bytes``), checked against its files. These are listed in ``index``, files on a server, if
+    there are too many for a catalogue: `indexes.expand` fills them in, with ``friends`` as templates.
     ``weight`` is the weight of a simulated event as an expression over its columns; ``sum_of_weights`` that of all
     generated events, as a number or as the column that holds it. None: those of the file, as NanoAOD has them.
     """
@@ -63,6 +77,10 @@ class Dataset:
     luminosity_fb: float | None = None
     energy_tev: float | None = None
     stated_events: int | None = None
+    stated_files: int | None = None
+    stated_bytes: int | None = None
+    index: tuple[File, ...] = ()
+    friends: tuple[str, ...] = ()
     weight: str | None = None
     sum_of_weights: float | str | None = None
 
@@ -83,8 +101,18 @@ class Dataset:
 
     @property
     def bytes(self) -> int | None:
-        """Size of all files in bytes; None unless every file states it."""
-        return _total(file.bytes for file in self.files)
+        """Size of all files in bytes; None unless every file states it, or their record while they are not listed."""
+        return _total(file.bytes for file in self.files) if self.is_expanded else self.stated_bytes
+
+    @property
+    def is_expanded(self) -> bool:
+        """Whether its files are listed; if not, `indexes.expand` does so."""
+        return bool(self.files) or not self.index
+
+    @property
+    def n_files(self) -> int:
+        """Number of files; while they are not listed, as stated, or else at least one in each index."""
+        return len(self.files) if self.is_expanded else self.stated_files or len(self.index)
 
 
 @dataclass(frozen=True, repr=False)
@@ -129,14 +157,19 @@ class Campaign:
         return tuple(file for dataset in self.datasets for file in dataset.files)
 
     @property
+    def n_files(self) -> int:
+        """Number of files of all datasets."""
+        return sum(dataset.n_files for dataset in self.datasets)
+
+    @property
     def events(self) -> int | None:
         """Number of events of all datasets; None unless every dataset or file states it."""
         return _total(dataset.events for dataset in self.datasets)
 
     @property
     def bytes(self) -> int | None:
-        """Size of all files in bytes; None unless every file states it."""
-        return _total(file.bytes for file in self.files)
+        """Size of all files in bytes; None unless every dataset or file states it."""
+        return _total(dataset.bytes for dataset in self.datasets)
 
     @property
     def energies_tev(self) -> tuple[float, ...]:
@@ -145,15 +178,16 @@ class Campaign:
 
     @property
     def digest(self) -> str:
-        """sha256 (hex) of everything that can change a result: not titles, nor where a file with a checksum lies."""
+        """sha256 (hex) of everything that can change a result: not titles, nor where a file with a checksum lies.
+
+        Files that an index lists are identified by the index, so that expanding it leaves the digest as it is.
+        """
         keys = ("name", "schema", "luminosity_fb", "luminosity_uncertainty", "energy_tev", "simulated", "normalisation")
         content: dict[str, Any] = {key: getattr(self, key) for key in keys}
         content["stream_precedence"] = self.primary_dataset_precedence  # as it was called: digests stay comparable
         for key in ("golden_json", "luminosity_table"):
             location = getattr(self, key)
-            if location is not None and Path(location).is_file():  # it may change under the same name
-                location = hashlib.sha256(Path(location).read_bytes()).hexdigest()
-            content[key] = location
+            content[key] = None if location is None else _content_of(location)
         content |= {
             key: value for key, value in (("tree", self.tree), ("columns", self.columns)) if value not in (TREE, {})
         }
@@ -165,7 +199,10 @@ class Campaign:
             given = {key: getattr(dataset, key) for key in ("weight", "sum_of_weights")}
             given["events"] = dataset.stated_events
             identity |= {key: value for key, value in given.items() if value is not None}
-            identity["files"] = [_identity(file) for file in dataset.files]
+            if dataset.index:
+                indexes = (replace(index, url=_content_of(index.url)) for index in dataset.index)
+                identity["index"] = [_identity(index) for index in indexes]
+            identity["files"] = [] if dataset.index else [_identity(file) for file in dataset.files]
             content["datasets"].append(identity)
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
@@ -181,10 +218,10 @@ class Campaign:
     def _repr_html_(self) -> str:
         """Return a table of the datasets for notebooks; a dash stands for what the campaign does not state."""
         rows = [
-            (d.name, d.process, len(d.files), d.events, d.bytes, d.luminosity_fb or self.luminosity_fb)
+            (d.name, d.process, d.n_files, d.events, d.bytes, d.luminosity_fb or self.luminosity_fb)
             for d in self.datasets
         ]
-        rows.append(("all", "", len(self.files), self.events, self.bytes, self.luminosity_fb))
+        rows.append(("all", "", self.n_files, self.events, self.bytes, self.luminosity_fb))
         body = ""
         for name, process, files, events, size, luminosity in rows:
             stated = ("–" if events is None else f"{events:,}", "–" if size is None else f"{size / 1e6:,.1f} MB")
@@ -237,10 +274,14 @@ class Chunk:
     __repr__ = redacted_repr
 
 
+def _content_of(location: str) -> str:
+    """Return the sha256 of a local file, which may change under its name; else the location itself."""
+    return hashlib.sha256(Path(location).read_bytes()).hexdigest() if Path(location).is_file() else location
+
+
 def _identity(file: File) -> list[Any]:
     """Return what identifies a file: size and checksum, or else its address; and the addresses of its friends."""
-    unstated = None in (file.bytes, file.adler32)
-    known = [file.url if unstated else None, file.events, file.bytes, file.adler32]
+    known = [file.url if file.is_unmarked else None, file.events, file.bytes, file.adler32]
     return [*known, *([list(file.friends)] if file.friends else ())]
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from higgsnb.datasets.campaign import Campaign, Chunk, File, short_name
+from higgsnb.datasets.files.addresses import Address
 from higgsnb.errors import CampaignError, OptionError
 from higgsnb.redaction import redact
 
@@ -44,6 +45,10 @@ def plan_chunks(
     placed: list[tuple[float, Chunk]] = []
     n_chunks = 0
     for index, dataset in enumerate(campaign.datasets):
+        if not dataset.is_expanded:
+            raise OptionError(
+                f"the files of dataset {dataset.name!r} are not listed yet", "Call datasets.expand first."
+            )
         counts = [_entries(file, entries) for file in dataset.files]
         n_chunks += sum(-(-round(fraction * count) // chunk_events) for count in counts)
         if n_chunks > MOST_CHUNKS:
@@ -139,6 +144,36 @@ def check_files(campaign: Campaign, opened: Mapping[tuple[int, int], Opened]) ->
     return duplicates
 
 
+def check_listing(campaign: Campaign, label: str) -> None:
+    """Raise `CampaignError` for a file or index that is listed twice, and where files and record disagree.
+
+    Files are the same if they share an address, or size and checksum. Compared with the record are the number of files
+    and their bytes, as far as they are stated; ``label`` begins the message.
+    """
+    seen: dict[object, str] = {}
+    for dataset in campaign.datasets:
+        for file in (*dataset.index, *dataset.files):
+            marks: set[object] = {Address.of(url).canonical for url in (file.url, *file.alternatives)}
+            if not file.is_unmarked:
+                marks.add((file.bytes, file.adler32))
+            for mark in marks & seen.keys():
+                here = f"{short_name(file.url)} in dataset '{dataset.name}'"
+                raise CampaignError(f"{label}: the same file is listed twice: {here} and {seen[mark]}", "Remove one.")
+            seen |= dict.fromkeys(marks, f"{short_name(file.url)} in '{dataset.name}'")
+    for dataset in campaign.datasets:
+        for what, stated, found in (
+            ("files", dataset.stated_files, dataset.n_files),
+            ("bytes", dataset.stated_bytes, dataset.bytes),
+        ):
+            if None in (stated, found) or stated == found:
+                continue
+            listed = f", the first of them {redact(dataset.files[0].url)}" if dataset.files else ""
+            raise CampaignError(
+                f"{label}: dataset '{dataset.name}' should have {stated:,} {what}, its list has {found:,}{listed}",
+                "The list may lack a file or index, or have one of another dataset; or correct the record's totals.",
+            )
+
+
 def check_totals(campaign: Campaign, entries: Mapping[tuple[int, int], int], *, label: str = "") -> None:
     """Compare the entries of files with what the campaign states of each file and of each dataset.
 
@@ -157,6 +192,8 @@ def check_totals(campaign: Campaign, entries: Mapping[tuple[int, int], int], *, 
     """
     label = label or f"campaign '{campaign.name}'"
     for index, dataset in enumerate(campaign.datasets):
+        if not dataset.is_expanded:
+            continue
         counts = [entries.get((index, number), file.events) for number, file in enumerate(dataset.files)]
         for file, count in zip(dataset.files, counts, strict=True):
             if file.events is not None and count != file.events:

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 
-from higgsnb.datasets.campaign import TREE, Campaign, Dataset, File, short_name
-from higgsnb.datasets.chunks import check_totals
+from higgsnb.datasets.campaign import TREE, Campaign, Dataset, File
+from higgsnb.datasets.chunks import check_listing, check_totals
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.toml_table import MISSING, TomlTable, absolute
 from higgsnb.errors import CampaignError, did_you_mean
@@ -91,6 +90,7 @@ def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
     weight = head.optional(head.text, "weight")
     campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder, weight) for body in bodies))
     _check_datasets(campaign, label)
+    check_listing(campaign, label)
     check_totals(campaign, {}, label=label)
     return campaign
 
@@ -168,11 +168,19 @@ def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
         luminosity_fb=table.optional(table.number, "luminosity_fb", above=0),
         energy_tev=table.optional(table.number, "energy_tev", above=0),
         stated_events=table.optional(table.integer, "events"),
+        stated_files=table.optional(table.integer, "n_files", least=1),
+        stated_bytes=table.optional(table.integer, "bytes", least=1),
+        index=tuple(_index(body, folder) for body in table.tables("index")),
+        friends=friends,
         weight=table.optional(table.text, "weight") or (None if is_data else weight),
         sum_of_weights=_sum_of_weights(table) if "sum_of_weights" in table.values else None,
     )
-    if not dataset.files:
+    if not dataset.files and not dataset.index:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", MISSING)
+    if dataset.files and dataset.index:
+        raise table.error(
+            "index", "no such key beside `file`: list some of the files in a dataset of their own", MISSING
+        )
     for key in ("cross_section_pb", "scale", "weight", "sum_of_weights"):
         if dataset.is_data and getattr(dataset, key) not in (None, 1.0):
             expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
@@ -198,12 +206,19 @@ def _locations(table: TomlTable, key: str, folder: Path) -> tuple[str, ...]:
     return tuple(table.location(key, folder, text) for text in table.texts(key))
 
 
-def with_friends(file: File, templates: tuple[str, ...]) -> File:
-    """Return a file with its friends: the addresses of the dataset, where ``{stem}`` is its name without ``.root``."""
-    if not templates or file.friends:
-        return file
-    stem = Address.of(file.url).name.removesuffix(".root")
-    return replace(file, friends=tuple(template.replace("{stem}", stem) for template in templates))
+def _index(table: TomlTable, folder: Path) -> File:
+    """Return a file index; one on a server has to be identified, so that another in its place is noticed."""
+    index = File(
+        url=table.location("url", folder),
+        alternatives=_locations(table, "alternatives", folder),
+        bytes=table.optional(table.integer, "bytes", least=1),
+        adler32=table.optional(table.checksum, "adler32"),
+    )
+    if Address.of(index.url).is_remote and index.is_unmarked:
+        missing = "bytes" if index.bytes is None else "adler32"
+        raise table.error(missing, f"the {missing} of an index on a server, as its record states it", MISSING)
+    table.finish()
+    return index
 
 
 def _file(table: TomlTable, folder: Path, friends: tuple[str, ...]) -> File:
@@ -217,14 +232,11 @@ def _file(table: TomlTable, folder: Path, friends: tuple[str, ...]) -> File:
         adler32=table.optional(table.checksum, "adler32"),
     )
     table.finish()
-    return with_friends(file, friends)
+    return file.with_friends(friends)
 
 
 def _check_datasets(campaign: Campaign, label: str) -> None:
-    """Raise `CampaignError` for a name or file that is listed twice, or a primary dataset not in the precedence.
-
-    Files are the same if they share an address, or size and checksum.
-    """
+    """Raise `CampaignError` for a name that is listed twice, or a primary dataset that is not in the precedence."""
     names: set[str] = set()
     order = campaign.primary_dataset_precedence
     for dataset in campaign.datasets:
@@ -238,12 +250,3 @@ def _check_datasets(campaign: Campaign, label: str) -> None:
                 f"primary_dataset_precedence ({', '.join(order)})",
                 did_you_mean(dataset.primary_dataset, order),
             )
-    seen: dict[object, str] = {}
-    for name, file in ((dataset.name, file) for dataset in campaign.datasets for file in dataset.files):
-        marks: set[object] = {Address.of(url).canonical for url in (file.url, *file.alternatives)}
-        if file.bytes and file.adler32:
-            marks.add((file.bytes, file.adler32))
-        for mark in marks & seen.keys():
-            here = f"{short_name(file.url)} in dataset '{name}'"
-            raise CampaignError(f"{label}: the same file is listed twice: {here} and {seen[mark]}", "Remove one.")
-        seen |= dict.fromkeys(marks, f"{short_name(file.url)} in '{name}'")
