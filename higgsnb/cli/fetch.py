@@ -42,7 +42,7 @@ def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet
     """Download the files of CAMPAIGN (or of its datasets NAME…) into the cache, resuming and verifying checksums."""
     from higgsnb import datasets
 
-    campaign = datasets.load(name)
+    campaign = datasets.expand(datasets.load(name))
     chosen = [campaign.dataset(wanted) for wanted in datasets_wanted] or list(campaign.datasets)
     found = [_fetch_one(dataset, file, quiet=quiet) for dataset in chosen for file in dataset.files]
     failed = [failure for failure in found if failure is not None]

@@ -40,7 +40,7 @@ def plan(
     """Estimate what a run of CAMPAIGN would read and how long it would take, without reading anything."""
     from higgsnb import datasets, engine, provenance
 
-    campaign = datasets.with_toy_sizes(datasets.load(name))
+    campaign = datasets.with_toy_sizes(datasets.expand(datasets.load(name)))
     found = engine.estimate_run(
         campaign,
         cores=workers or provenance.available_cores(),

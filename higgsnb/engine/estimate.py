@@ -6,6 +6,7 @@ enough to be kept in the cache, else only the branches that are read; see `files
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,9 +15,9 @@ from higgsnb import datasets
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
 
-EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 100_000.0}
-"""Events per second and core: ``outreach`` as measured with local ZLIB files, the other two are careful guesses."""
-READ_SHARE = {"outreach": 0.9, "nanoaod": 0.03, "csv": 1.0}
+EVENTS_PER_CORE_SECOND = {"outreach": 2_000_000.0, "nanoaod": 500_000.0, "csv": 100_000.0, "atlas": 500_000.0}
+"""Events per second and core: ``outreach`` as measured with local ZLIB files, the others are careful guesses."""
+READ_SHARE = {"outreach": 0.9, "nanoaod": 0.03, "csv": 1.0, "atlas": 0.5}
 """Part of a file's bytes that lies in the branches that are read."""
 BANDWIDTH_MBIT = 100.0
 """Bandwidth of all transfers together in Mbit/s, unless stated."""
@@ -111,14 +112,18 @@ def estimate_run(
     """Estimate what a run will take, with so many cores of all workers and so many Mbit/s of all transfers together.
 
     ``fraction`` is the first part of each file, as in `engine.run`; a file that is fetched whole is transferred whole
-    all the same. The files of the campaign ``toy`` are known before they are made.
+    all the same. The files of the campaign ``toy`` are known before they are made; where those of another cannot be
+    listed, as its indexes are not at hand, they are taken to be read piecewise.
     """
+    with suppress(OSError):
+        campaign = datasets.expand(campaign)
     campaign = datasets.with_toy_sizes(campaign)
     events, read, transferred = campaign.events, None, None
     if campaign.bytes is not None:
         share = fraction * READ_SHARE[campaign.schema]
         read = share * campaign.bytes
         transferred = sum(datasets.transferred_bytes(file.url, file.bytes or 0, share) for file in campaign.files)
+        transferred += sum(share * (dataset.bytes or 0) for dataset in campaign.datasets if not dataset.is_expanded)
     chosen = None if events is None else round(fraction * events)
     seconds = None if chosen is None else chosen / EVENTS_PER_CORE_SECOND[campaign.schema]
     return Estimate(campaign.schema, chosen, seconds, read, transferred, cores, bandwidth_mbit)

@@ -133,6 +133,7 @@ def run(
     )  # fmt: skip
     plans.check_primary_datasets(campaign, selection)
     storage.given_cache()  # if it is wrong, it is so for every file
+    campaign = datasets.expand(campaign)
     datasets.check_inputs(campaign)
     strict = on_error == "strict"
     with ExitStack() as stack:

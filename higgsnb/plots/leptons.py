@@ -62,6 +62,7 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     MissingFileError, UnreadableError, SchemaError
         As `events.inspect` does.
     """
+    campaign = datasets.expand(campaign)
     primary = (one for one in campaign.datasets if one.primary_dataset == dataset)
     wanted = next(primary, None) or campaign.dataset(dataset)
     file = wanted.files[0]

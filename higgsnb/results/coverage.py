@@ -117,7 +117,7 @@ class CampaignProgress:
     def complete(self, datasets: Iterable[int] | None = None) -> bool:
         """Whether every entry of some datasets (default: all) has been counted."""
         indices = range(len(self.campaign.datasets)) if datasets is None else datasets
-        return all(self.files_done[index] == len(self.campaign.datasets[index].files) for index in indices)
+        return all(self.files_done[index] == self.campaign.datasets[index].n_files for index in indices)
 
     def fraction(self, datasets: list[int]) -> float:
         """Return which part of the events of some datasets has been counted."""

@@ -160,7 +160,7 @@ class Result:
         """Files, events and luminosity done, and their totals."""
         progress, luminosity_fb = self._progress, self.campaign.luminosity_fb
         return Coverage(
-            files=(sum(progress.files_done), len(self.campaign.files)),
+            files=(sum(progress.files_done), self.campaign.n_files),
             events=(sum(progress.events_done), round(sum(progress.events))),
             luminosity_fb=(luminosity_fb * self.luminosity.share, luminosity_fb),
         )

@@ -213,7 +213,7 @@ def changes(base: Selection, selection: Selection) -> dict[str, float]:
 
 def campaign_code(campaign: Campaign) -> str:
     """Return the line of Python that loads a campaign by name or from its file, or a comment if it has neither."""
-    if campaign.name in datasets.names() and datasets.load(campaign.name) == campaign:
+    if campaign.name in datasets.names() and datasets.load(campaign.name).digest == campaign.digest:
         return f"campaign = hn.datasets.load({campaign.name!r})"
     if campaign.source:
         return f"campaign = hn.datasets.load({campaign.source!r})"
