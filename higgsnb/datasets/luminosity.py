@@ -30,11 +30,13 @@ from higgsnb.redaction import redact
 from higgsnb.text import DOCUMENT_BYTES, read_text, shown, to_float, to_int
 
 Ints = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
 Value = TypeVar("Value")
 LARGEST_SECTION = 1e6  # 1/fb; the LHC gives 5e-4
 ROUNDING = 1e-3  # relative, of the numbers in a table
 SECTION_SECONDS = 2**18 / 11245.5  # 2^18 turns of the LHC, at its frequency of revolution in Hz
 LARGEST = 2**31 - 1  # run and section numbers, so that the packed number stays positive
+ROWS_AT_ONCE = 20_000  # of a table, split into cells: 10 MB
 GOLDEN_JSON = 'A golden JSON is {"run": [[first, last], …], …}; take one from the CMS Open Data portal.'
 BRILCALC = "Make the table with brilcalc lumi --byls --output-style csv."
 # powers of ten that turn 1/unit into 1/fb
@@ -259,14 +261,17 @@ def read_table(location: str | os.PathLike[str]) -> LumiData:
 
 def _read_table(path: Path, label: str) -> LumiData:
     text = read_text(path, label, "luminosity table", LumiDataError, undecodable="replace")
-    keys, luminosity, blocks = array("q"), array("d"), array("q")
-    for header, key, delivered, recorded in _rows(text, label):
-        blocks.append(header)
-        keys.append(key)
-        luminosity.extend((delivered, recorded))
-    packed, values = np.array(keys, dtype=np.int64), np.array(luminosity, dtype=np.float64).reshape(-1, 2)
+    found = _plain_rows(text)
+    if found is None:  # of an unusual form, or with a mistake in it
+        keys, luminosity, headers = array("q"), array("d"), array("q")
+        for header, key, delivered, recorded in _rows(text, label):
+            headers.append(header)
+            keys.append(key)
+            luminosity.extend((delivered, recorded))
+        found = np.array(headers), np.array(keys, dtype=np.int64), np.array(luminosity).reshape(-1, 2)
+    blocks, packed, values = found
     for header in np.unique(blocks):
-        of_all = values[np.array(blocks) == header].sum(axis=0)
+        of_all = values[blocks == header].sum(axis=0)
         if of_all[1] > (1 + ROUNDING) * of_all[0]:
             what = f"more luminosity recorded ({of_all[1]:.4g} /fb) than delivered ({of_all[0]:.4g} /fb)"
             raise LumiDataError(
@@ -279,6 +284,27 @@ def _read_table(path: Path, label: str) -> LumiData:
         run, section = divmod(int(packed[twice[0]]), 2**32)
         raise LumiDataError(f"{label}: run {run}, section {section} is there twice", "Give each section one line.")
     return LumiData(LumiList(packed), values[order, 0], values[order, 1])
+
+
+def _plain_rows(text: str) -> tuple[Ints, Ints, Floats] | None:
+    """Return what `_rows` yields, as columns: line of the header (n,), packed section (n,), luminosities (n, 2).
+
+    Three times faster, for a table as brilcalc writes it: one header, then rows, comments anywhere. None for any other,
+    and for one with a mistake in it.
+    """
+    lines = text.split("\n")
+    body = [line for line in lines if line[:1].isdigit()]
+    others = [(number, line) for number, line in enumerate(lines, 1) if line and not line[0].isdigit()]
+    try:
+        headers = [(number, one) for number, line in others if (one := _header(line.rstrip(" \t,;"))) is not None]
+        (number, columns), *more = headers
+        if more or not text.isascii() or any(line[0] != "#" for _, line in others) or lines.index(body[0]) < number:
+            return None
+        parts = [columns.read_all(body[start : start + ROWS_AT_ONCE]) for start in range(0, len(body), ROWS_AT_ONCE)]
+    except (LumiDataError, ValueError, IndexError):
+        return None
+    packed, values = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return np.full(len(packed), number), packed, values
 
 
 def _rows(text: str, label: str) -> Iterator[tuple[int, int, float, float]]:
@@ -331,6 +357,21 @@ class _Columns(NamedTuple):
             what = f"luminosity must not be negative, or above {LARGEST_SECTION:g} /fb in one section"
             raise LumiDataError(f"{what}: {shown(line)}", BRILCALC)
         return run << 32 | section, delivered, recorded
+
+    def read_all(self, lines: list[str]) -> tuple[Ints, Floats]:
+        """Return what `read` does of rows, as arrays (n,) and (n, 2); ValueError if one is not plain, or wrong."""
+        cells = [line.split(self.separator) for line in lines]
+        if any(len(row) != self.width for row in cells) or any('"' in line or "_" in line for line in lines):
+            raise ValueError
+        run = np.array([int(row[self.run].partition(":")[0]) for row in cells])
+        pairs = [row[self.ls].partition(":") for row in cells]
+        section = np.array([int(second or "0") or int(first) for first, _, second in pairs])
+        both = (self.delivered, self.recorded)
+        values = np.array([[float(row[place]) for row in cells] for place in both]).T * self.factors
+        good = (run > 0) & (run <= LARGEST) & (section >= 0) & (section <= LARGEST)
+        if not (good & ((values >= 0) & (values <= LARGEST_SECTION)).all(axis=1)).all():
+            raise ValueError
+        return pack(run, section), values
 
 
 def _header(line: str) -> _Columns | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import tracemalloc
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb.datasets import Dataset
+from higgsnb.datasets import Dataset, luminosity
 from higgsnb.datasets.luminosity import (
     SECTION_SECONDS,
     LumiList,
@@ -437,3 +438,59 @@ def test_mask_that_is_written_again_is_read_again(tmp_path: Path) -> None:
     assert kept_mask(str(path)) is first
     path.write_text('{"1": [[1, 20]]}')
     assert len(kept_mask(str(path)).sections) == 20
+
+
+# --- the quick way through a table
+
+
+def test_quick_way_gives_what_the_slow_one_does(shared_data: Path) -> None:
+    text = (shared_data / "golden-json" / "lumi_small.csv").read_text()
+    quick = luminosity._plain_rows(text)
+    assert quick is not None
+    headers, packed, values = quick
+    slow = list(luminosity._rows(text, "table"))
+    assert list(zip(headers.tolist(), packed.tolist(), *values.T.tolist(), strict=True)) == slow
+
+
+UNUSUAL = {
+    "two headers": HEADER + row(1, "1:1", 0.2, 0.1) + HEADER.replace("/pb", "/ub") + row(1, "2:2", 0.2, 0.1),
+    "row before the header": row(1, "1:1", 0.2, 0.1) + HEADER + row(1, "2:2", 0.2, 0.1),
+    "no header": row(1, "1:1", 0.2, 0.1),
+    "no row": HEADER,
+    "nothing": "",
+    "blank before a row": HEADER + row(1, "1:1", 0.2, 0.1) + " " + row(1, "2:2", 0.2, 0.1),
+    "separators only": HEADER + row(1, "1:1", 0.2, 0.1) + ",,,,,,,,\n",
+    "quotes": HEADER + row(1, "1:1", 0.2, 0.1).replace("STABLE BEAMS", '"STABLE, BEAMS"'),
+    "underscore": HEADER + row(1, "1:1", 0.2, 0.1).replace("0.2", "0_2.0"),
+    "digits of another script": HEADER + row(1, "1:1", 0.2, 0.1).replace("0.2", "\u0660.2"),
+    "cell too few": HEADER + "1:5,1:1,0.2,0.1\n",
+    "cell too many": HEADER + row(1, "1:1", 0.2, 0.1).replace("\n", ",,\n"),
+    "negative": HEADER + row(1, "1:1", -0.2, 0.1),
+    "nan": HEADER + row(1, "1:1", math.nan, 0.1),
+    "run 0": HEADER + row(0, "1:1", 0.2, 0.1),
+    "large run": HEADER + row(2**70, "1:1", 0.2, 0.1),
+    "no number": HEADER + row(1, "a:b", 0.2, 0.1),
+}
+
+
+@pytest.mark.parametrize("text", UNUSUAL.values(), ids=UNUSUAL.keys())
+def test_table_of_another_form_is_left_to_the_slow_way(text: str) -> None:
+    assert luminosity._plain_rows(text) is None
+
+
+def test_comments_may_stand_anywhere_and_a_section_not_recorded_keeps_its_number() -> None:
+    text = "#Norm tag: normtag_PHYSICS.json\n" + HEADER + row(7, "3:0", 0.2, 0.0) + "#Summary:\n#nfill,nrun\n#1,1\n"
+    found = luminosity._plain_rows(text)
+    assert found is not None
+    assert (found[1].tolist(), found[0].tolist()) == ([7 << 32 | 3], [2])
+
+
+def test_table_as_large_as_that_of_2016_takes_less_than_two_seconds_of_a_core(tmp_path: Path) -> None:
+    rows = [row(run, f"{section}:{section}", 0.2, 0.1) for run in range(273158, 273358) for section in range(1, 1436)]
+    path = tmp_path / "byls.csv"
+    path.write_text(HEADER + "".join(rows))
+    assert path.stat().st_size > 21_000_000
+    started = time.process_time()
+    table = read_table(path)
+    assert time.process_time() - started < 2  # 0.5 on an idle one
+    assert len(table.sections) == 287_000
