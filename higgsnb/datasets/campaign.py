@@ -63,6 +63,7 @@ class Dataset:
     there are too many for a catalogue: `indexes.expand` fills them in, with ``friends`` as templates.
     ``weight`` is the weight of a simulated event as an expression over its columns; ``sum_of_weights`` that of all
     generated events, as a number or as the column that holds it. None: those of the file, as NanoAOD has them.
+    ``runs`` are the first and last run of the era of data.
     """
 
     name: str
@@ -81,6 +82,7 @@ class Dataset:
     stated_bytes: int | None = None
     index: tuple[File, ...] = ()
     friends: tuple[str, ...] = ()
+    runs: tuple[int, int] | None = None
     weight: str | None = None
     sum_of_weights: float | str | None = None
 
@@ -121,6 +123,8 @@ class Campaign:
 
     ``experiment`` is the one whose open data these are, for figures. ``tree`` is the name of the tree of events.
     ``columns`` gives, for CSV, the header of each quantity of ours, or those of its objects, first to last.
+    ``documents`` are golden JSON and luminosity table, where more than their address is stated. If ``sums_luminosity``,
+    the luminosity is that in the table, 0 until `luminosity.check_inputs` has added it up.
     """
 
     name: str
@@ -139,6 +143,8 @@ class Campaign:
     experiment: str | None = None
     tree: str = TREE
     columns: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict, hash=False)
+    documents: tuple[File, ...] = ()
+    sums_luminosity: bool = False
     source: str = field(default="", compare=False)
 
     __repr__ = redacted_repr
@@ -150,6 +156,16 @@ class Campaign:
     def has_sections(self) -> bool:
         """Whether lumi sections of data are recorded: the campaign has a golden JSON or a luminosity table."""
         return self.golden_json is not None or self.luminosity_table is not None
+
+    def document(self, location: str) -> File:
+        """Return what is stated of the golden JSON or luminosity table at an address."""
+        return next((file for file in self.documents if file.url == location), File(location))
+
+    @property
+    def runs(self) -> tuple[tuple[int, int], ...]:
+        """The runs of the eras of data, as ranges (first, last); empty unless every dataset of data states them."""
+        found = {dataset.runs for dataset in self.datasets if dataset.is_data}
+        return () if None in found else tuple(sorted(one for one in found if one is not None))
 
     @property
     def files(self) -> tuple[File, ...]:
@@ -184,10 +200,16 @@ class Campaign:
         """
         keys = ("name", "schema", "luminosity_fb", "luminosity_uncertainty", "energy_tev", "simulated", "normalisation")
         content: dict[str, Any] = {key: getattr(self, key) for key in keys}
+        if self.sums_luminosity:  # the table is identified
+            content["luminosity_fb"] = None
         content["stream_precedence"] = self.primary_dataset_precedence  # as it was called: digests stay comparable
         for key in ("golden_json", "luminosity_table"):
             location = getattr(self, key)
-            content[key] = None if location is None else _content_of(location)
+            document = None if location is None else self.document(location)
+            if document is not None:
+                content[key] = _content_of(document.url) if document.is_unmarked else [document.bytes, document.adler32]
+            else:
+                content[key] = None
         content |= {
             key: value for key, value in (("tree", self.tree), ("columns", self.columns)) if value not in (TREE, {})
         }
@@ -196,7 +218,7 @@ class Campaign:
             own = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
             identity: dict[str, Any] = {key: getattr(dataset, key) for key in own}
             identity["stream"] = dataset.primary_dataset  # likewise
-            given = {key: getattr(dataset, key) for key in ("weight", "sum_of_weights")}
+            given = {key: getattr(dataset, key) for key in ("runs", "weight", "sum_of_weights")}
             given["events"] = dataset.stated_events
             identity |= {key: value for key, value in given.items() if value is not None}
             if dataset.index:
@@ -218,14 +240,15 @@ class Campaign:
     def _repr_html_(self) -> str:
         """Return a table of the datasets for notebooks; a dash stands for what the campaign does not state."""
         rows = [
-            (d.name, d.process, d.n_files, d.events, d.bytes, d.luminosity_fb or self.luminosity_fb)
+            (d.name, d.process, d.n_files, d.events, d.bytes, d.luminosity_fb or self.luminosity_fb or None)
             for d in self.datasets
         ]
-        rows.append(("all", "", self.n_files, self.events, self.bytes, self.luminosity_fb))
+        rows.append(("all", "", self.n_files, self.events, self.bytes, self.luminosity_fb or None))
         body = ""
         for name, process, files, events, size, luminosity in rows:
             stated = ("–" if events is None else f"{events:,}", "–" if size is None else f"{size / 1e6:,.1f} MB")
-            cells = (escape(name), escape(process), f"{files:,}", *stated, f"{luminosity:g} /fb")
+            shown = "–" if luminosity is None else f"{luminosity:g} /fb"
+            cells = (escape(name), escape(process), f"{files:,}", *stated, shown)
             body += f"<tr>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
         head = "".join(f"<th>{name}</th>" for name in ("dataset", "process", "files", "events", "size", "luminosity"))
         energies = ", ".join(f"{energy:g}" for energy in self.energies_tev)

@@ -12,8 +12,8 @@ import math
 import os
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -88,6 +88,12 @@ class LumiList:
 
     A range may be as long as a run has section numbers: what is computed takes the memory of the ranges.
     """
+
+    @classmethod
+    def of_runs(cls, runs: Iterable[tuple[int, int]]) -> LumiList:
+        """Make the set of all sections of some runs, given as ranges (first, last)."""
+        bounds = np.array(list(runs), np.int64).reshape(-1, 2)
+        return cls.of_ranges(bounds[:, 0] << 32, (bounds[:, 1] << 32) + 0xFFFFFFFF)
 
     def __init__(self, keys: Ints) -> None:
         """Make the set of some packed sections, int64 (n,), sorted and unique."""
@@ -447,10 +453,16 @@ def _read_once(read: Callable[[Path, str], Any], path: Path, label: str, _versio
     return read(path, label)
 
 
-def check_inputs(campaign: Campaign) -> None:
+def check_inputs(campaign: Campaign) -> Campaign:
     """Load golden JSON and luminosity table once, so that a bad one is reported before any event is read.
 
-    Servers are asked whether they have replaced them.
+    Servers are asked whether they have replaced them, if size and checksum are not stated.
+
+    Returns
+    -------
+    Campaign
+        As it is; or, if it takes its luminosity from the table, with the sum over those sections of it that the golden
+        JSON certifies and that are in the runs of the campaign's eras.
 
     Raises
     ------
@@ -464,24 +476,42 @@ def check_inputs(campaign: Campaign) -> None:
             if (location := getattr(campaign, key)) is not None:
                 what = f"{key} = {redact(location)}: CSV files have no lumi sections"
                 raise kind(what, f"Remove {key} from the campaign; apply it where the CSV files are made.")
-    mask = _check("golden_json", campaign.golden_json, kept_mask)
-    table = _check("luminosity_table", campaign.luminosity_table, kept_table)
+    mask = _check(campaign, "golden_json", kept_mask)
+    table = _check(campaign, "luminosity_table", kept_table)
     if mask is not None and not len(mask.sections):
         label = redact(str(campaign.golden_json))
         raise LumiMaskError(f"golden_json = {label}: certifies no lumi section", GOLDEN_JSON)
-    if mask is not None and table is not None and not len(mask.sections & table.sections):
-        label = redact(str(campaign.luminosity_table))
-        message = f"luminosity_table = {label}: has no lumi section that the golden JSON certifies"
-        raise LumiDataError(message, "Name the table and the golden JSON of the year of these data.")
+    if table is None:
+        return campaign
+    label, sections = redact(str(campaign.luminosity_table)), table.sections
+    for what, some in (
+        ("that the golden JSON certifies", None if mask is None else mask.sections),
+        ("in the runs of the campaign", LumiList.of_runs(campaign.runs) if campaign.runs else None),
+    ):
+        sections = sections if some is None else sections & some
+        if not len(sections):
+            message = f"luminosity_table = {label}: has no lumi section {what}"
+            raise LumiDataError(message, "Name the table and the golden JSON of the year of these data.")
+    if not campaign.sums_luminosity:
+        return campaign
+    total = math.fsum(table.recorded[sections.holds(table.sections.keys)].tolist())
+    if not total:
+        raise LumiDataError(f"luminosity_table = {label}: no luminosity was recorded in these sections", BRILCALC)
+    return replace(campaign, luminosity_fb=total)
 
 
-def _check(key: str, location: str | None, read: Callable[[str], Value]) -> Value | None:
+def _check(campaign: Campaign, key: str, read: Callable[[str], Value]) -> Value | None:
     """Return what is read of an input that a campaign names; its errors begin with the campaign's key."""
+    location = getattr(campaign, key)
     if location is None:
         return None
-    label = redact(location)
+    label, stated = redact(location), campaign.document(location)
     _copies.pop(location, None)
     try:
+        if not stated.is_unmarked:
+            path = fetch(location, alternatives=stated.alternatives, size=stated.bytes, adler32=stated.adler32)
+            if Address.of(location).is_remote:
+                _copies[location] = path
         return read(location)
     except HiggsnbError as error:
         message = error.message.removeprefix(f"{label}: ")

@@ -104,27 +104,39 @@ def _campaign(table: TomlTable, label: str, folder: Path, *, datasets: tuple[Dat
         expected = "letters, digits and _ . + - only, at most 100 and no dot first, as a folder is called so"
         raise table.error("name", expected, name)
     selection = table.text("selection", DEFAULT_SELECTION[schema])
+    golden_json, luminosity_table = (_document(table, key, folder) for key in ("golden_json", "luminosity_table"))
+    sums_luminosity = "luminosity_fb" not in table.values and luminosity_table is not None
     campaign = Campaign(
         name=name,
         title=table.text("title", name),
         schema=schema,
-        luminosity_fb=table.number("luminosity_fb", above=0),
+        luminosity_fb=0.0 if sums_luminosity else table.number("luminosity_fb", above=0),
         luminosity_uncertainty=table.number("luminosity_uncertainty", least=0, below=1),
         energy_tev=table.number("energy_tev", above=0),
         selection=absolute(selection, folder) if selection.endswith((".toml", ".toml.gz")) else selection,
         datasets=datasets,
-        golden_json=table.optional(table.location, "golden_json", folder),
-        luminosity_table=table.optional(table.location, "luminosity_table", folder),
+        golden_json=None if golden_json is None else golden_json.url,
+        luminosity_table=None if luminosity_table is None else luminosity_table.url,
         primary_dataset_precedence=table.texts(table.renamed("stream_precedence", "primary_dataset_precedence")),
         simulated=table.flag("simulated"),
         normalisation=table.optional(table.text, "normalisation"),
         experiment=table.optional(table.text, "experiment"),
         tree=table.text("tree", TREE),
         columns=_columns(table, schema),
+        documents=tuple(file for file in (golden_json, luminosity_table) if file and file != File(file.url)),
+        sums_luminosity=sums_luminosity,
         source=label,
     )
     table.finish()
     return campaign
+
+
+def _document(table: TomlTable, key: str, folder: Path) -> File | None:
+    """Return golden JSON or luminosity table: an address, or a table that states more, as of a file."""
+    if not isinstance(table.values.get(key), dict):
+        location = table.optional(table.location, key, folder)
+        return None if location is None else File(location)
+    return _listed(table.table(key), folder)
 
 
 def _columns(table: TomlTable, schema: str) -> dict[str, str | tuple[str, ...]]:
@@ -170,8 +182,9 @@ def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
         stated_events=table.optional(table.integer, "events"),
         stated_files=table.optional(table.integer, "n_files", least=1),
         stated_bytes=table.optional(table.integer, "bytes", least=1),
-        index=tuple(_index(body, folder) for body in table.tables("index")),
+        index=tuple(_listed(body, folder) for body in table.tables("index")),
         friends=friends,
+        runs=_runs(table) if "runs" in table.values else None,
         weight=table.optional(table.text, "weight") or (None if is_data else weight),
         sum_of_weights=_sum_of_weights(table) if "sum_of_weights" in table.values else None,
     )
@@ -185,11 +198,22 @@ def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
         if dataset.is_data and getattr(dataset, key) not in (None, 1.0):
             expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
             raise table.error(key, expected, getattr(dataset, key))
+    if not dataset.is_data and dataset.runs is not None:
+        raise table.error("runs", "no such key: only data have runs", list(dataset.runs))
     if not dataset.is_data and dataset.cross_section_pb is None:
         why = f"as process '{process}' is simulation (collision data: process = \"data\")"
         raise table.error("cross_section_pb", f"the cross section in pb, {why}", MISSING)
     table.finish()
     return dataset
+
+
+def _runs(table: TomlTable) -> tuple[int, int]:
+    """Return the first and the last run of an era."""
+    given = table.get("runs")
+    whole = isinstance(given, list) and len(given) == 2 and all(type(run) is int for run in given)
+    if not whole or not 0 < given[0] <= given[1] < 2**31:
+        raise table.error("runs", "the first and the last run, as [278820, 280385]", given)
+    return given[0], given[1]
 
 
 def _sum_of_weights(table: TomlTable, key: str = "sum_of_weights") -> float | str:
@@ -206,19 +230,19 @@ def _locations(table: TomlTable, key: str, folder: Path) -> tuple[str, ...]:
     return tuple(table.location(key, folder, text) for text in table.texts(key))
 
 
-def _index(table: TomlTable, folder: Path) -> File:
-    """Return a file index; one on a server has to be identified, so that another in its place is noticed."""
-    index = File(
+def _listed(table: TomlTable, folder: Path) -> File:
+    """Return an index or document; of one on a server size and checksum have to be stated, to notice another."""
+    file = File(
         url=table.location("url", folder),
         alternatives=_locations(table, "alternatives", folder),
         bytes=table.optional(table.integer, "bytes", least=1),
         adler32=table.optional(table.checksum, "adler32"),
     )
-    if Address.of(index.url).is_remote and index.is_unmarked:
-        missing = "bytes" if index.bytes is None else "adler32"
-        raise table.error(missing, f"the {missing} of an index on a server, as its record states it", MISSING)
+    if Address.of(file.url).is_remote and file.is_unmarked:
+        missing = "bytes" if file.bytes is None else "adler32"
+        raise table.error(missing, f"the {missing} of a list on a server, as its record states it", MISSING)
     table.finish()
-    return index
+    return file
 
 
 def _file(table: TomlTable, folder: Path, friends: tuple[str, ...]) -> File:

@@ -133,8 +133,7 @@ def run(
     )  # fmt: skip
     plans.check_primary_datasets(campaign, selection)
     storage.given_cache()  # if it is wrong, it is so for every file
-    campaign = datasets.expand(campaign)
-    datasets.check_inputs(campaign)
+    campaign = datasets.check_inputs(datasets.expand(campaign))
     strict = on_error == "strict"
     with ExitStack() as stack:
         executor = stack.enter_context(open_executor(client, workers))

@@ -42,7 +42,8 @@ class Luminosity:
     def _catalogue(self) -> LumiCatalogue | None:
         """The lumi sections of the campaign; None if it names neither golden JSON nor table, or has no data."""
         campaign, has_data = self.progress.campaign, bool(self.progress.primary_datasets)
-        return lumi_catalogue(campaign.golden_json, campaign.luminosity_table) if has_data else None
+        inputs = campaign.golden_json, campaign.luminosity_table, campaign.runs
+        return lumi_catalogue(*inputs) if has_data else None
 
     @property
     def source(self) -> str:
@@ -375,7 +376,7 @@ def union(parts: Iterable[LumiList]) -> LumiList:
 
 @dataclass(frozen=True)
 class LumiCatalogue:
-    """The lumi sections of a campaign: those in golden JSON and table, or in whichever exists.
+    """The lumi sections of a campaign: those in golden JSON, table and the runs of its eras, or in whichever exist.
 
     ``recorded`` is the luminosity of each in 1/fb, float64 in the order of ``sections``; None without a table.
     """
@@ -396,21 +397,27 @@ class LumiCatalogue:
         return math.fsum(self.recorded[inside].tolist())  # exact, so that it is the same on every machine
 
 
-def lumi_catalogue(golden_json: str | None, luminosity_table: str | None) -> LumiCatalogue | None:
+def lumi_catalogue(
+    golden_json: str | None, luminosity_table: str | None, runs: tuple[tuple[int, int], ...] = ()
+) -> LumiCatalogue | None:
     """Return the sections of a campaign that names a golden JSON, a table or both; None if it names neither.
 
-    Raises as `LumiMask.load` and `read_table` do.
+    Only those of some ``runs`` (ranges of them), if there are any. Raises as `LumiMask.load` and `read_table` do.
     """
     if golden_json is None and luminosity_table is None:
         return None
     mask = None if golden_json is None else kept_mask(golden_json)
-    return _catalogue(mask, None if luminosity_table is None else kept_table(luminosity_table))
+    return _catalogue(mask, None if luminosity_table is None else kept_table(luminosity_table), runs)
 
 
 @lru_cache(maxsize=4)
-def _catalogue(mask: LumiMask | None, table: LumiData | None) -> LumiCatalogue:
-    certified = None if mask is None else mask.sections
-    if table is None:
-        return LumiCatalogue(certified or LumiList(np.empty(0, np.int64)), None)
-    sections = table.sections if certified is None else table.sections & certified
-    return LumiCatalogue(sections, table.recorded[sections.holds(table.sections.keys)])
+def _catalogue(mask: LumiMask | None, table: LumiData | None, runs: tuple[tuple[int, int], ...]) -> LumiCatalogue:
+    sections = None if mask is None else mask.sections
+    if table is not None:
+        sections = table.sections if sections is None else table.sections & sections
+    if sections is None:
+        sections = LumiList(np.empty(0, np.int64))
+    if runs:
+        sections &= LumiList.of_runs(runs)
+    recorded = None if table is None else table.recorded[sections.holds(table.sections.keys)]
+    return LumiCatalogue(sections, recorded)

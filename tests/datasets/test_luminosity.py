@@ -6,8 +6,9 @@ import json
 import math
 import time
 import tracemalloc
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from http_server import FileServer
 from hypothesis import given
 from hypothesis import strategies as st
 
-from higgsnb.datasets import Dataset, luminosity
+from higgsnb.datasets import Campaign, Dataset, luminosity
 from higgsnb.datasets.luminosity import (
     SECTION_SECONDS,
     LumiList,
@@ -357,12 +358,10 @@ def test_bad_table_is_named(tmp_path: Path, text: str, words: str) -> None:
 # --- what a campaign names
 
 
-@dataclass(frozen=True)
-class Inputs:
-    golden_json: str | None = None
-    luminosity_table: str | None = None
-    schema: str = "outreach"
-    datasets: tuple[Dataset, ...] = ()
+def inputs(**changes: Any) -> Campaign:
+    """A campaign that names some inputs."""
+    plain = Campaign("c", "c", "outreach", 1.0, 0.1, 8.0, "open2012", ())
+    return replace(plain, **changes)
 
 
 @pytest.mark.parametrize(
@@ -383,10 +382,10 @@ def test_bad_input_is_named_with_its_key(
     path = tmp_path / "a.txt"
     good = {"golden_json": '{"1": [[1, 2]]}', "luminosity_table": HEADER + row(1, "1:1", 3, 2)}
     path.write_text(good[key])
-    check_inputs(Inputs(**{key: str(path)}))
+    check_inputs(inputs(**{key: str(path)}))
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(kind) as caught:
-        check_inputs(Inputs(**{key: str(path)}))
+        check_inputs(inputs(**{key: str(path)}))
     assert type(caught.value) is kind
     assert str(caught.value).startswith(f"{key} = {path}: {words}")
     assert str(caught.value).count(f"{path}:") == 1
@@ -397,23 +396,23 @@ def test_table_of_other_sections_than_the_golden_json_is_refused(tmp_path: Path,
     (tmp_path / "c.json").write_text(golden)
     (tmp_path / "t.csv").write_text(HEADER + row(1, "1:1", 3, 2))
     with pytest.raises(LumiDataError, match="has no lumi section that the golden JSON certifies"):
-        check_inputs(Inputs(str(tmp_path / "c.json"), str(tmp_path / "t.csv")))
+        check_inputs(inputs(golden_json=str(tmp_path / "c.json"), luminosity_table=str(tmp_path / "t.csv")))
 
 
 @pytest.mark.parametrize(("key", "kind"), [("golden_json", LumiMaskError), ("luminosity_table", LumiDataError)])
 def test_lumi_sections_for_data_in_csv_are_refused(key: str, kind: type[Exception]) -> None:
     data, simulation = (Dataset(name="d", process=process, files=()) for process in ("data", "zz"))
-    check_inputs(Inputs(schema="csv", datasets=(data,)))
+    check_inputs(inputs(schema="csv", datasets=(data,)))
     with pytest.raises(kind, match=f"^{key} = a.txt: CSV files have no lumi sections"):
-        check_inputs(Inputs(**{key: "a.txt"}, schema="csv", datasets=(simulation, data)))
+        check_inputs(inputs(**{key: "a.txt"}, schema="csv", datasets=(simulation, data)))
     with pytest.raises(MissingFileError):
-        check_inputs(Inputs(**{key: "a.txt"}, schema="csv", datasets=(simulation,)))
+        check_inputs(inputs(**{key: "a.txt"}, schema="csv", datasets=(simulation,)))
 
 
 def test_secret_in_the_address_of_an_input_is_not_told(http_server: FileServer) -> None:
     http_server.add("/c.json", b"{")
     with pytest.raises(LumiMaskError, match=r"^golden_json = http://127.*c\.json\?authz=\*\*\*: not JSON") as caught:
-        check_inputs(Inputs(golden_json=f"{http_server.base}/c.json?authz=c4n4ry"))
+        check_inputs(inputs(golden_json=f"{http_server.base}/c.json?authz=c4n4ry"))
     assert "c4n4ry" not in str(caught.value)
 
 
