@@ -8,17 +8,23 @@ import numpy as np
 import numpy.typing as npt
 
 if TYPE_CHECKING:
+    from higgsnb.datasets import Campaign
     from higgsnb.results import Result
 
 Floats = npt.NDArray[np.float64]
 
 
 def heading(result: Result) -> str:
-    """Return the heading of a figure: real or simulated collisions."""
+    """Return the heading of a figure: whose open data, real or simulated collisions."""
     if result.simulated:
         return f"higgsnb {result.campaign.name} — simulated collisions"
     has_data = any(dataset.is_data for dataset in result.campaign.datasets)
-    return "CMS Open Data" if has_data else "CMS Open Data — simulated collisions only"
+    return f"{origin(result.campaign)}{'' if has_data else ' — simulated collisions only'}"
+
+
+def origin(campaign: Campaign) -> str:
+    """Return whose open data a campaign consists of, or its title if it does not say so."""
+    return f"{campaign.experiment} Open Data" if campaign.experiment else campaign.title
 
 
 def luminosity_label(result: Result) -> str:

@@ -15,6 +15,7 @@ from higgsnb import datasets
 from higgsnb.datasets import constants
 from higgsnb.errors import OptionError
 from higgsnb.events import inspect, read_leptons
+from higgsnb.plots.labels import origin
 from higgsnb.plots.style import ShownFigure, one_panel, styled
 from higgsnb.plots.tables import Cell, Rows, Table
 from higgsnb.selection import SENTINEL, Flavour, Leptons, Selection, missing_quantities, rules
@@ -33,16 +34,19 @@ NAMES = {("muon", 1): "μ⁺", ("muon", -1): "μ⁻", ("electron", 1): "e⁺", (
 
 @dataclass(frozen=True)
 class Events:
-    """The leptons of some events, the name of their dataset, and whether the collisions are simulated."""
+    """The leptons of some events, their dataset, whether the collisions are simulated, and whose open data they are."""
 
     leptons: Leptons
     dataset: str
     simulated: bool
+    origin: str = ""
 
     @property
     def heading(self) -> str:
         """Heading of a figure of these events."""
-        return f"{self.dataset} {'— simulated collisions' if self.simulated else '(CMS Open Data)'}"
+        if self.simulated:
+            return f"{self.dataset} — simulated collisions"
+        return f"{self.dataset} ({self.origin})" if self.origin else self.dataset
 
     @property
     def n_events(self) -> int:
@@ -69,7 +73,7 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     entries = {file.url: file.events or inspect(file, campaign.schema).entries}
     alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
     chunk = datasets.plan_chunks(alone, entries, most)[0]
-    return Events(read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data)
+    return Events(read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data, origin(campaign))
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ def a_campaign(processes: str, **changes: Any) -> Campaign:
         energy_tev=8.0,
         selection="open2012",
         datasets=tuple(datasets),
+        experiment="CMS",
     )
     return replace(campaign, **changes)
 

@@ -49,7 +49,7 @@ def test_muons_leave_the_detector_and_electrons_end_in_the_calorimeter(pt: float
 
 
 def test_figure_of_real_collisions_is_not_called_simulated(muons: Events) -> None:
-    assert "CMS Open Data" in texts(plots.plot_event(replace(muons, simulated=False), 0))
+    assert "CMS Open Data" in texts(plots.plot_event(replace(muons, simulated=False, origin="CMS Open Data"), 0))
     assert "simulated" not in texts(plots.plot_event(replace(muons, simulated=False), 0))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from made_results import a_campaign, a_result, panel_of, svg_of, texts
 
-from higgsnb import plots, selection
+from higgsnb import datasets, plots, selection
 from higgsnb.datasets import File
 from higgsnb.results import Result
 
@@ -64,6 +64,23 @@ def test_real_data_are_called_cms_open_data_and_never_simulated(tmp_path: Path) 
     svg = svg_of(a_result(), tmp_path)
     assert "CMS Open Data" in svg
     assert "simulated" not in svg.lower()
+
+
+def test_experiment_is_the_one_that_the_campaign_names(tmp_path: Path) -> None:
+    svg = svg_of(a_result(experiment="ATLAS"), tmp_path)
+    assert "ATLAS Open Data" in svg
+    assert "CMS" not in svg
+
+
+def test_campaign_without_an_experiment_goes_by_its_title(tmp_path: Path) -> None:
+    svg = svg_of(a_result(experiment=None), tmp_path)
+    assert "Four leptons in 2012 data" in svg
+    assert "Open Data" not in svg
+
+
+@pytest.mark.parametrize("name", ["cms2012", "candidates"])
+def test_shipped_campaigns_of_real_data_are_cms_open_data(name: str) -> None:
+    assert plots.labels.heading(Result(datasets.load(name), selection.load("open2012"))) == "CMS Open Data"
 
 
 def test_simulation_without_data_is_called_simulated(tmp_path: Path) -> None:
