@@ -117,7 +117,7 @@ def run(
     workers: int | None, scheduler: str, chunk_seconds: float | None, on_error: str, chunk_events: int | None,
     ledger: str | None, fresh: bool, skim: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
-    """Analyse CAMPAIGN (toy, candidates, cms2012 or a TOML file; default: toy) and write the result directory."""
+    """Analyse CAMPAIGN (such as toy or cms2012, or a TOML file; default: toy) and write the result directory."""
     from higgsnb import datasets, engine, provenance, results, storage
     from higgsnb.selection import load
 

@@ -21,8 +21,6 @@ from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012", "atlas": "atlas4l"}
-PLANNED = {"cms2016"}
-"""Campaigns that are announced but not shipped yet."""
 MOST_EVENTS = 10**10
 """Most events of a file: it is planned chunk by chunk before it is opened."""
 LARGEST_SUM = 1e24
@@ -73,8 +71,6 @@ def load(name_or_path: str | os.PathLike[str] | Campaign) -> Campaign:
     if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
         folder = " (it is a folder)" if path.is_dir() else ""
         raise CampaignError(f"no campaign file at {path}{folder}", f"Give {choices}.")
-    if text in PLANNED:
-        raise CampaignError(f"the campaign '{text}' is not shipped yet", f"Give {choices}.")
     raise CampaignError(
         f"unknown campaign '{text}'; shipped: {', '.join(names())}",
         f"{did_you_mean(text, names())} Other data: describe the files in a TOML file and give its path.",

@@ -86,7 +86,11 @@ def names(*words: str) -> list[str]:
 def test_campaigns_selections_datasets_and_schedulers_complete() -> None:
     for command in ("run", "plan", "fetch"):
         assert names(command, "") == list(datasets.names())
-    assert names("run", "c") == [name for name in datasets.names() if name.startswith("c")] == ["candidates", "cms2012"]
+    assert (
+        names("run", "c")
+        == [name for name in datasets.names() if name.startswith("c")]
+        == ["candidates", "cms2012", "cms2016"]
+    )
     assert names("run", "toy", "--selection", "") == list(selection.names())
     assert names("run", "-s", "aod") == ["aod2012"]
     assert names("run", "--scheduler", "p") == ["processes"]
