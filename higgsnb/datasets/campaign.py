@@ -63,7 +63,8 @@ class Dataset:
     there are too many for a catalogue: `indexes.expand` fills them in, with ``friends`` as templates.
     ``weight`` is the weight of a simulated event as an expression over its columns; ``sum_of_weights`` that of all
     generated events, as a number or as the column that holds it. None: those of the file, as NanoAOD has them.
-    ``runs`` are the first and last run of the era of data.
+    ``runs`` are the first and last run of the era of data. ``trigger_efficiency`` says for a channel of simulation
+    which part of its selected events the trigger of one primary dataset keeps: for where its data come from that only.
     """
 
     name: str
@@ -85,6 +86,7 @@ class Dataset:
     runs: tuple[int, int] | None = None
     weight: str | None = None
     sum_of_weights: float | str | None = None
+    trigger_efficiency: Mapping[str, Mapping[str, float]] = field(default_factory=dict, hash=False)
 
     __repr__ = redacted_repr
 
@@ -219,7 +221,7 @@ class Campaign:
             identity: dict[str, Any] = {key: getattr(dataset, key) for key in own}
             identity["stream"] = dataset.primary_dataset  # likewise
             given = {key: getattr(dataset, key) for key in ("runs", "weight", "sum_of_weights")}
-            given["events"] = dataset.stated_events
+            given |= {"events": dataset.stated_events, "trigger_efficiency": dataset.trigger_efficiency or None}
             identity |= {key: value for key, value in given.items() if value is not None}
             if dataset.index:
                 indexes = (replace(index, url=_content_of(index.url)) for index in dataset.index)

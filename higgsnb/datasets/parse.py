@@ -10,6 +10,7 @@ import os
 import re
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from higgsnb.datasets.campaign import TREE, Campaign, Dataset, File
 from higgsnb.datasets.chunks import check_listing, check_totals
@@ -23,6 +24,7 @@ from higgsnb.text import is_one_line, read_toml, shown
 DEFAULT_SELECTION = {"outreach": "open2012", "nanoaod": "open2012", "csv": "aod2012", "atlas": "atlas4l"}
 MOST_EVENTS = 10**10
 """Most events of a file: it is planned chunk by chunk before it is opened."""
+CHANNELS = ("4mu", "4e", "2e2mu")
 LARGEST_SUM = 1e24
 """Largest sum of generator weights; samples of Sherpa reach 1e16."""
 COLUMN_NAME = r"[A-Za-z_][A-Za-z0-9_.]{0,199}"
@@ -83,8 +85,8 @@ def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
     top.finish()
     if not bodies:
         raise CampaignError(f"{label}: no dataset", "Add at least one [[dataset]] with name, process and file.")
-    weight = head.optional(head.text, "weight")
-    campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder, weight) for body in bodies))
+    shared = {"weight": head.optional(head.text, "weight"), "trigger_efficiency": _trigger_efficiency(head)}
+    campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder, shared) for body in bodies))
     _check_datasets(campaign, label)
     check_listing(campaign, label)
     check_totals(campaign, {}, label=label)
@@ -152,8 +154,8 @@ def _columns(table: TomlTable, schema: str) -> dict[str, str | tuple[str, ...]]:
     return found
 
 
-def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
-    """Return a dataset; ``weight`` is that of the campaign."""
+def _dataset(table: TomlTable, folder: Path, shared: dict[str, Any]) -> Dataset:
+    """Return a dataset; ``shared`` is what the campaign says of all of its simulation."""
     name = table.text("name")
     table.label += f" '{name}'"
     process = table.text("process")
@@ -181,8 +183,9 @@ def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
         index=tuple(_listed(body, folder) for body in table.tables("index")),
         friends=friends,
         runs=_runs(table) if "runs" in table.values else None,
-        weight=table.optional(table.text, "weight") or (None if is_data else weight),
+        weight=table.optional(table.text, "weight") or (None if is_data else shared["weight"]),
         sum_of_weights=_sum_of_weights(table) if "sum_of_weights" in table.values else None,
+        trigger_efficiency=_trigger_efficiency(table) or ({} if is_data else shared["trigger_efficiency"]),
     )
     if not dataset.files and not dataset.index:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", MISSING)
@@ -190,8 +193,8 @@ def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
         raise table.error(
             "index", "no such key beside `file`: list some of the files in a dataset of their own", MISSING
         )
-    for key in ("cross_section_pb", "scale", "weight", "sum_of_weights"):
-        if dataset.is_data and getattr(dataset, key) not in (None, 1.0):
+    for key in ("cross_section_pb", "scale", "weight", "sum_of_weights", "trigger_efficiency"):
+        if dataset.is_data and getattr(dataset, key) not in (None, 1.0, {}):
             expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
             raise table.error(key, expected, getattr(dataset, key))
     if not dataset.is_data and dataset.runs is not None:
@@ -201,6 +204,23 @@ def _dataset(table: TomlTable, folder: Path, weight: str | None) -> Dataset:
         raise table.error("cross_section_pb", f"the cross section in pb, {why}", MISSING)
     table.finish()
     return dataset
+
+
+def _trigger_efficiency(table: TomlTable) -> dict[str, dict[str, float]]:
+    """Return the efficiency of a trigger by channel and primary dataset."""
+    if "trigger_efficiency" not in table.values:
+        return {}
+    channels = table.table("trigger_efficiency")
+    found: dict[str, dict[str, float]] = {}
+    for channel in channels.values:
+        if channel not in CHANNELS:
+            raise channels.error(channel, f"no such channel: they are {', '.join(CHANNELS)}", channels.values[channel])
+        one = channels.table(channel)
+        found[channel] = {primary: one.number(primary, above=0) for primary in one.values}
+        for primary, efficiency in found[channel].items():
+            if efficiency > 1:
+                raise one.error(primary, "an efficiency of at most 1", efficiency)
+    return found
 
 
 def _runs(table: TomlTable) -> tuple[int, int]:
@@ -256,7 +276,7 @@ def _file(table: TomlTable, folder: Path, friends: tuple[str, ...]) -> File:
 
 
 def _check_datasets(campaign: Campaign, label: str) -> None:
-    """Raise `CampaignError` for a name that is listed twice, or a primary dataset that is not in the precedence."""
+    """Raise `CampaignError` for a name that is listed twice, or a primary dataset that the campaign does not have."""
     names: set[str] = set()
     order = campaign.primary_dataset_precedence
     for dataset in campaign.datasets:
@@ -270,3 +290,9 @@ def _check_datasets(campaign: Campaign, label: str) -> None:
                 f"primary_dataset_precedence ({', '.join(order)})",
                 did_you_mean(dataset.primary_dataset, order),
             )
+    known = {dataset.primary_dataset for dataset in campaign.datasets if dataset.is_data} | set(order)
+    for dataset in campaign.datasets:
+        for primary in (name for channel in dataset.trigger_efficiency.values() for name in channel):
+            if primary not in known:
+                what = f"{label}: dataset '{dataset.name}': trigger_efficiency: no data of primary dataset '{primary}'"
+                raise CampaignError(what, did_you_mean(primary, [name for name in known if name]))

@@ -154,8 +154,16 @@ def _numbers(rng: np.random.Generator, start: int, stop: int, total: int) -> Blo
 
 
 def _triggers(rng: np.random.Generator, columns: Block) -> dict[str, Array]:
-    """Emulate dilepton triggers: two muons above about 17 and 8 GeV, two electrons above about 17 and 12."""
-    fired = {}
+    """Draw which collisions fired the trigger of each primary dataset."""
+    return {name: rng.random(len(chance)) < chance for name, chance in trigger_chances(columns).items()}
+
+
+def trigger_chances(columns: Block) -> dict[str, Array]:
+    """Return for each primary dataset how likely collisions are to fire its emulated dilepton trigger, (n_events,).
+
+    Two muons above about 17 and 8 GeV, two electrons above about 17 and 12. ``columns`` are those of a `Block`.
+    """
+    chances = {}
     for primary_dataset, name, thresholds, width, plateau in (
         ("DoubleMu", "Muon", (17.0, 8.0), 0.6, 0.99),
         ("DoubleElectron", "Electron", (17.0, 12.0), 0.8, 0.99),
@@ -167,8 +175,8 @@ def _triggers(rng: np.random.Generator, columns: Block) -> dict[str, Array]:
             there = counts > rank
             chance[~there] = 0.0
             chance[there] *= turn_on(pt[starts[there] + rank], threshold, width)
-        fired[primary_dataset] = rng.random(len(counts)) < chance
-    return fired
+        chances[primary_dataset] = chance
+    return chances
 
 
 def select_events(block: Block, keep: Array) -> Block:
