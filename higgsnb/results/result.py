@@ -328,6 +328,13 @@ class Result:
         if not self._progress.primary_datasets and self.campaign.has_sections:
             unused = [key for key in ("golden_json", "luminosity_table") if getattr(self.campaign, key) is not None]
             found.append(f"no use is made of {' and '.join(unused)}: the campaign has no data")
+        triggers: dict[str, list[str]] = {}
+        for channel, primary in yields.only_primary_dataset(self.campaign, self.selection).items():
+            if any(primary in d.trigger_efficiency.get(channel, ()) for d in self.campaign.datasets):
+                triggers.setdefault(primary, []).append(channel)
+        for primary, channels in triggers.items():
+            what = f"the prediction of {', '.join(channels)} (data of {primary} only) includes its trigger efficiency"
+            found.append(what)
         if len(empty := self.empty_files) > 1:
             found.append(f"{len(empty):,} files contain no events: {named(empty)}")
         elif empty:
@@ -347,7 +354,8 @@ class Result:
     @cached_property
     def weights(self) -> dict[str, dict[str, float]]:
         """Expected events per counted event, by dataset and channel, see `yields.weights`."""
-        return yields.weights(self.campaign, self._progress.generated, self.luminosity.shares)
+        only = yields.only_primary_dataset(self.campaign, self.selection)
+        return yields.weights(self.campaign, self._progress.generated, self.luminosity.shares, only)
 
     @property
     def missing_simulation(self) -> tuple[str, ...]:

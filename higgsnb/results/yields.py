@@ -9,6 +9,7 @@ from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
+    from higgsnb.selection import Selection
 
 
 class Yield(NamedTuple):
@@ -32,12 +33,28 @@ class Yield(NamedTuple):
         return f"<span>{self}</span>"
 
 
-def weights(campaign: Campaign, generated: Sequence[float], shares: Mapping[str, float]) -> dict[str, dict[str, float]]:
+def only_primary_dataset(campaign: Campaign, selection: Selection) -> dict[str, str]:
+    """Return the primary dataset of each channel that the selection takes from one only, and not from all data."""
+    found = {}
+    for index, channel in enumerate(CHANNELS):
+        taken = {
+            d.primary_dataset for d in campaign.datasets if d.is_data and index in selection.channels(d.primary_dataset)
+        }
+        if len(taken) == 1 and (primary_dataset := taken.pop()) is not None:
+            found[channel] = primary_dataset
+    return found
+
+
+def weights(
+    campaign: Campaign, generated: Sequence[float], shares: Mapping[str, float], only: Mapping[str, str]
+) -> dict[str, dict[str, float]]:
     """Return expected events per counted event, by dataset and channel: 1 for data, L·σ·k / N for simulation.
 
     L is the luminosity processed so far in that channel (``shares`` of all), N the number of generated events that the
     processed ones stand for (``generated``, by dataset): a partial result is normalised like a complete one, and a skim
-    like the sample that it was made of. A simulated dataset of which nothing has been processed is left out.
+    like the sample that it was made of. A simulated dataset of which nothing has been processed is left out. Where the
+    data of a channel come from one primary dataset only (``only``, see `only_primary_dataset`), the efficiency of its
+    trigger is a factor, if the campaign states it.
     """
     found: dict[str, dict[str, float]] = {}
     for index, dataset in enumerate(campaign.datasets):
@@ -48,5 +65,7 @@ def weights(campaign: Campaign, generated: Sequence[float], shares: Mapping[str,
             for channel in CHANNELS:
                 luminosity_fb = (dataset.luminosity_fb or campaign.luminosity_fb) * shares[channel]
                 cross_section_fb = (dataset.cross_section_pb or 0.0) * 1000.0
-                found[dataset.name][channel] = luminosity_fb * cross_section_fb * dataset.scale / n_events
+                expected = luminosity_fb * cross_section_fb * dataset.scale / n_events
+                efficiency = dataset.trigger_efficiency.get(channel, {}).get(only.get(channel, ""), 1.0)
+                found[dataset.name][channel] = expected * efficiency
     return found
