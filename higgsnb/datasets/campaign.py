@@ -17,6 +17,8 @@ from higgsnb.redaction import redact, redacted_repr
 
 TREE = "Events"
 """Name of the tree of events where a campaign gives no other."""
+_PLAIN: tuple[object, ...] = (None, {}, (), TREE)
+"""Values that a campaign need not state."""
 
 
 @dataclass(frozen=True, repr=False)
@@ -207,29 +209,19 @@ class Campaign:
         content["stream_precedence"] = self.primary_dataset_precedence  # as it was called: digests stay comparable
         for key in ("golden_json", "luminosity_table"):
             location = getattr(self, key)
-            document = None if location is None else self.document(location)
-            if document is not None:
-                content[key] = _content_of(document.url) if document.is_unmarked else [document.bytes, document.adler32]
-            else:
-                content[key] = None
+            content[key] = None if location is None else _content_of(self.document(location))
         content |= {
-            key: value for key, value in (("tree", self.tree), ("columns", self.columns)) if value not in (TREE, {})
+            key: value for key, value in (("tree", self.tree), ("columns", self.columns)) if value not in _PLAIN
         }
-        content["datasets"] = []
-        for dataset in self.datasets:
-            own = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
-            identity: dict[str, Any] = {key: getattr(dataset, key) for key in own}
-            identity["stream"] = dataset.primary_dataset  # likewise
-            given = {key: getattr(dataset, key) for key in ("runs", "weight", "sum_of_weights")}
-            given |= {"events": dataset.stated_events, "trigger_efficiency": dataset.trigger_efficiency or None}
-            identity |= {key: value for key, value in given.items() if value is not None}
-            if dataset.index:
-                indexes = (replace(index, url=_content_of(index.url)) for index in dataset.index)
-                identity["index"] = [_identity(index) for index in indexes]
-            identity["files"] = [] if dataset.index else [_identity(file) for file in dataset.files]
-            content["datasets"].append(identity)
+        content["datasets"] = [_identity_of(dataset) for dataset in self.datasets]
         text = json.dumps(content, sort_keys=True, separators=(",", ":"), allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()
+
+    def reading(self, dataset: Dataset) -> dict[str, Any]:
+        """Return how files of a dataset are read beside the schema, by field of `Chunk`: what is not the default."""
+        fields: dict[str, Any] = {"tree": self.tree, "columns": self.columns}
+        fields |= {"weight": dataset.weight, "sum_of_weights": dataset.sum_of_weights}
+        return {key: value for key, value in fields.items() if value not in _PLAIN}
 
     def dataset(self, name: str) -> Dataset:
         """Return the dataset called ``name``; raises `CampaignError`, with the nearest name, if there is none."""
@@ -299,15 +291,34 @@ class Chunk:
     __repr__ = redacted_repr
 
 
-def _content_of(location: str) -> str:
-    """Return the sha256 of a local file, which may change under its name; else the location itself."""
-    return hashlib.sha256(Path(location).read_bytes()).hexdigest() if Path(location).is_file() else location
+def _content_of(file: File) -> str | list[Any]:
+    """Return what identifies a golden JSON, table or index: size and checksum, or else the content if it is here.
+
+    A local file may change under its name; of one elsewhere only the address is known.
+    """
+    if not file.is_unmarked:
+        return [file.bytes, file.adler32]
+    path = Path(file.url)
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else file.url
 
 
 def _identity(file: File) -> list[Any]:
     """Return what identifies a file: size and checksum, or else its address; and the addresses of its friends."""
     known = [file.url if file.is_unmarked else None, file.events, file.bytes, file.adler32]
     return [*known, *([list(file.friends)] if file.friends else ())]
+
+
+def _identity_of(dataset: Dataset) -> dict[str, Any]:
+    """Return everything of a dataset that can change a result."""
+    own = ("name", "process", "cross_section_pb", "scale", "luminosity_fb", "energy_tev")
+    found: dict[str, Any] = {key: getattr(dataset, key) for key in own}
+    found["stream"] = dataset.primary_dataset  # as it was called
+    given = {key: getattr(dataset, key) for key in ("runs", "weight", "sum_of_weights", "trigger_efficiency")}
+    given |= {"events": dataset.stated_events, "friends": dataset.friends if dataset.index else None}
+    given["index"] = [_content_of(index) for index in dataset.index] or None
+    found |= {key: value for key, value in given.items() if value not in _PLAIN}
+    found["files"] = [] if dataset.index else [_identity(file) for file in dataset.files]
+    return found
 
 
 def _total(numbers: Iterable[int | None]) -> int | None:

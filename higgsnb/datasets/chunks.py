@@ -74,10 +74,7 @@ def plan_chunks(
                     golden_json=campaign.golden_json if dataset.is_data else None,  # it certifies data only
                     entries=count,
                     sections=dataset.is_data and campaign.has_sections,
-                    tree=campaign.tree,
-                    columns=campaign.columns,
-                    weight=dataset.weight,
-                    sum_of_weights=dataset.sum_of_weights,
+                    **campaign.reading(dataset),
                 )
                 placed.append(((before + start) / total, chunk))
             before += count

@@ -256,7 +256,7 @@ def _listed(table: TomlTable, folder: Path) -> File:
     )
     if Address.of(file.url).is_remote and file.is_unmarked:
         missing = "bytes" if file.bytes is None else "adler32"
-        raise table.error(missing, f"the {missing} of a list on a server, as its record states it", MISSING)
+        raise table.error(missing, f"the {missing} of a list on a server, as its record says", MISSING)
     table.finish()
     return file
 

@@ -174,7 +174,7 @@ class TomlTable:
         value = self.get(key, [])
         if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
             raise self.error(key, f"tables [[{key}]] or a list of {{ … }}", value)
-        label = f"{self.label} {key}" if key == "file" else f"[[{key}]]"
+        label = f"{self.label} {key}" if key in ("file", "index") else f"[[{key}]]"
         return [TomlTable(item, self.file, f"{label} number {number}") for number, item in enumerate(value, 1)]
 
 

@@ -373,7 +373,7 @@ def test_index_as_long_as_the_largest_campaign_is_expanded(portal: Portal) -> No
 MISTAKES = {
     "no checksum": (
         'index = [{ url = "https://h/i.json", bytes = 5 }]',
-        r"index.* adler32 is missing \(expected the adler32 of an index on a server, as its record states it\)",
+        r"'muons' index number 1: adler32 is missing \(expected the adler32 of a list on a server, as its record says",
     ),
     "no size": ('index = [{ url = "https://h/i.json", adler32 = "00000001" }]', "bytes is missing"),
     "files beside it": (
