@@ -85,9 +85,12 @@ class Plan:
         content: Any = None if info.version is None else info.version.digest or info.version
         if _is_unmarked(info):
             content = uuid.uuid4().hex  # of this run
+        file, reading = dataset.files[key[1]], self.campaign.reading(dataset)
+        reading |= {"friends": file.friends} if file.friends else {}
         return {
+            **({"reading": reading} if reading else {}),
             "place": key,
-            "file": [info.bytes, info.entries, dataset.files[key[1]].adler32],
+            "file": [info.bytes, info.entries, file.adler32],
             "version": content,
             "marks": _marks(self.campaign, key, info),
             "schema": self.campaign.schema,

@@ -6,11 +6,15 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import outreach
 import pytest
+from generators import random_leptons
 
-from higgsnb import datasets
-from higgsnb.datasets import Campaign, File
+from higgsnb import datasets, selection
+from higgsnb.datasets import Campaign, Dataset, File
+from higgsnb.engine import plan
 from higgsnb.errors import CampaignError
+from higgsnb.results import analyse
 
 BEFORE = {  # the digests before these keys existed
     "toy": "334da523ec9be398919a2cdceadc1f7e52b754198f4ab7b4eec6e7817f84ee85",
@@ -158,3 +162,46 @@ BAD_COLUMNS = {
 def test_mistake_in_the_columns_is_named(tmp_path: Path, line: str, words: str) -> None:
     with pytest.raises(CampaignError, match=words):
         load(tmp_path, f"[campaign.columns]\n{line}", DATA, schema="csv")
+
+
+# --- what has been counted already
+
+
+@pytest.fixture(scope="module")
+def a_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return outreach.write(tmp_path_factory.mktemp("files") / "a.root", random_leptons(20, seed=1))
+
+
+def ledger_keys(campaign: Campaign) -> list[bytes]:
+    """The keys under which a run looks for what it has counted before."""
+    (*_, inspection) = plan.inspect_files(campaign, strict=True)
+    made = plan.make(
+        campaign, selection.load("open2012"), inspection, chunk_events=7, fraction=1.0, analyse=analyse, strict=True
+    )
+    return made.keys
+
+
+def test_nothing_that_was_read_in_another_way_is_used_again(a_file: Path) -> None:
+    file = File(str(a_file))
+    dataset = Dataset("zz", "zz", cross_section_pb=1.0, files=(file,))
+    plain = outreach.campaign(dataset)
+    others = [
+        replace(plain, columns={"event": "Event"}),
+        *(
+            replace(plain, datasets=(replace(dataset, **change),))
+            for change in (
+                {"weight": "mcWeight"}, {"sum_of_weights": 3.0}, {"sum_of_weights": "SumWeights"},
+                {"files": (replace(file, friends=("b.root",)),)},
+            )
+        ),
+    ]  # fmt: skip
+    found = [ledger_keys(campaign) for campaign in [plain, *others]]
+    assert len({key for keys in found for key in keys}) == len(found) * 3
+    same = replace(plain, experiment="CMS", datasets=(replace(dataset, trigger_efficiency={"4mu": {"DoubleMu": 0.9}}),))
+    assert ledger_keys(same) == found[0]  # the prediction changes, the counts do not
+
+
+def test_tree_is_part_of_how_a_file_is_read() -> None:
+    dataset = Dataset("zz", "zz", cross_section_pb=1.0, files=(File("a.root"),))
+    assert outreach.campaign(dataset).reading(dataset) == {}
+    assert outreach.campaign(dataset, tree="mini").reading(dataset) == {"tree": "mini"}
