@@ -15,7 +15,7 @@ from higgsnb.errors import HiggsnbError, describe
 from higgsnb.text import plain
 
 if TYPE_CHECKING:
-    from higgsnb.datasets import Dataset, File
+    from higgsnb.datasets import File
     from higgsnb.results import Failure
 
 
@@ -43,8 +43,10 @@ def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet
     from higgsnb import datasets
 
     campaign = datasets.expand(datasets.load(name))
-    chosen = [campaign.dataset(wanted) for wanted in datasets_wanted] or list(campaign.datasets)
-    found = [_fetch_one(dataset, file, quiet=quiet) for dataset in chosen for file in dataset.files]
+    chosen = [campaign.dataset(one) for one in datasets_wanted] or list(campaign.datasets)
+    wanted = [(dataset.name, file) for dataset in chosen for file in dataset.files]
+    wanted += [] if datasets_wanted else [(campaign.name, file) for file in campaign.documents]
+    found = [_fetch_one(name, file, quiet=quiet) for name, file in wanted]
     failed = [failure for failure in found if failure is not None]
     show_failures(failed)
     if failed:
@@ -52,8 +54,8 @@ def fetch(ctx: click.Context, name: str, datasets_wanted: tuple[str, ...], quiet
     ctx.exit(INCOMPLETE if failed else COMPLETE)
 
 
-def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
-    """Fetch one file with a progress bar and print its path; return the failure if there is one."""
+def _fetch_one(dataset: str, file: File, *, quiet: bool) -> Failure | None:
+    """Fetch one file of a dataset with a progress bar and print its path; return the failure if there is one."""
     from tqdm import tqdm
 
     from higgsnb import datasets
@@ -71,7 +73,7 @@ def _fetch_one(dataset: Dataset, file: File, *, quiet: bool) -> Failure | None:
             )
         except (OSError, ValueError) as error:
             message, hint = describe(error)
-            return Failure(dataset.name, file.url, type(error).__name__, message, hint)
+            return Failure(dataset, file.url, type(error).__name__, message, hint)
     if not quiet:
         click.echo(str(path))  # as it is: to be used
     return None

@@ -17,11 +17,13 @@ import numpy as np
 import pytest
 import uproot
 from click.testing import CliRunner
+from http_server import FileServer
 from known_events import ELECTRON, MUON, KnownEvent
 from mirrors import Mirror
 
 from higgsnb import datasets, engine, selection
 from higgsnb.cli import main
+from higgsnb.datasets.files import retries
 from higgsnb.errors import CampaignError, ChecksumError
 
 SEED = 20161
@@ -67,6 +69,24 @@ def test_mirror_of_cms2016_is_planned_fetched_and_run(cms: Mirror, monkeypatch: 
     assert fetched.exit_code == 0
     names = [name for line in fetched.output.split() if (name := Path(line).name).endswith(".root")]
     assert sorted(names) == sorted(Path(file.url).name for file in expanded.dataset("Run2016H_MuonEG").files)
+
+
+def test_what_is_fetched_suffices_without_the_portal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also golden JSON and luminosity table; from a web server, as a folder is not copied into the cache."""
+    mirror = mirrors.cms2016(tmp_path / "mirror", 7, events=20, simulated=5)
+    with FileServer() as server:
+        for path in mirror.folder.rglob("*"):
+            if path.is_file():
+                server.add(f"/{path.relative_to(mirror.folder)}", path.read_bytes())
+        monkeypatch.setenv("HIGGSNB_MIRROR", server.base)
+        assert CliRunner().invoke(main, ["fetch", str(mirror.campaign), "--quiet"]).exit_code == 0
+    monkeypatch.delenv("HIGGSNB_MIRROR")
+    monkeypatch.setattr(retries, "BACKOFF", 0.001)
+    campaign = datasets.load(mirror.campaign)
+    data = replace(campaign, datasets=tuple(one for one in campaign.datasets if one.is_data))
+    (*_, result) = engine.run(data, selection.load("open2012"))
+    assert len(result.candidates.run) == len(mirror.expected(known_events.OPEN2012))
+    assert result.coverage.luminosity_fb[1] == pytest.approx(mirror.luminosity_fb)
 
 
 def test_data_of_cms2016_are_counted_once_over_five_primary_datasets(
