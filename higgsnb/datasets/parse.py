@@ -158,12 +158,7 @@ def _dataset(table: TomlTable, folder: Path, shared: dict[str, Any]) -> Dataset:
     """Return a dataset; ``shared`` is what the campaign says of all of its simulation."""
     name = table.text("name")
     table.label += f" '{name}'"
-    process = table.text("process")
-    plain = process.strip().casefold()
-    if plain == "prediction":  # a name that the results use themselves
-        raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
-    if plain == "data" and process != "data":
-        raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
+    process = _process(table)
     is_data, friends = process == "data", _locations(table, "friends", folder)
     dataset = Dataset(
         name=name,
@@ -187,12 +182,28 @@ def _dataset(table: TomlTable, folder: Path, shared: dict[str, Any]) -> Dataset:
         sum_of_weights=_sum_of_weights(table) if "sum_of_weights" in table.values else None,
         trigger_efficiency=_trigger_efficiency(table) or ({} if is_data else shared["trigger_efficiency"]),
     )
+    _check(table, dataset)
+    table.finish()
+    return dataset
+
+
+def _process(table: TomlTable) -> str:
+    process = table.text("process")
+    plain = process.strip().casefold()
+    if plain == "prediction":  # a name that the results use themselves
+        raise table.error("process", "another name: 'prediction' is the sum of all simulated processes", process)
+    if plain == "data" and process != "data":
+        raise table.error("process", 'exactly "data" for collision data, another name for simulation', process)
+    return process
+
+
+def _check(table: TomlTable, dataset: Dataset) -> None:
+    """Raise `CampaignError` for keys that are missing, or do not go together."""
     if not dataset.files and not dataset.index:
         raise table.error("file", "at least one file, as [[dataset.file]] or file = [{ url = … }]", MISSING)
     if dataset.files and dataset.index:
-        raise table.error(
-            "index", "no such key beside `file`: list some of the files in a dataset of their own", MISSING
-        )
+        expected = "no such key beside `file`: list those files in a dataset of their own"
+        raise table.error("index", expected, table.values["index"])
     for key in ("cross_section_pb", "scale", "weight", "sum_of_weights", "trigger_efficiency"):
         if dataset.is_data and getattr(dataset, key) not in (None, 1.0, {}):
             expected = 'no such key: data has weight 1 (for simulation give another process than "data")'
@@ -200,10 +211,8 @@ def _dataset(table: TomlTable, folder: Path, shared: dict[str, Any]) -> Dataset:
     if not dataset.is_data and dataset.runs is not None:
         raise table.error("runs", "no such key: only data have runs", list(dataset.runs))
     if not dataset.is_data and dataset.cross_section_pb is None:
-        why = f"as process '{process}' is simulation (collision data: process = \"data\")"
+        why = f"as process '{dataset.process}' is simulation (collision data: process = \"data\")"
         raise table.error("cross_section_pb", f"the cross section in pb, {why}", MISSING)
-    table.finish()
-    return dataset
 
 
 def _trigger_efficiency(table: TomlTable) -> dict[str, dict[str, float]]:

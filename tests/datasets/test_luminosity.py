@@ -478,10 +478,11 @@ def test_table_of_another_form_is_left_to_the_slow_way(text: str) -> None:
 
 
 def test_comments_may_stand_anywhere_and_a_section_not_recorded_keeps_its_number() -> None:
-    text = "#Norm tag: normtag_PHYSICS.json\n" + HEADER + row(7, "3:0", 0.2, 0.0) + "#Summary:\n#nfill,nrun\n#1,1\n"
+    rows = row(7, "3:0", 0.2, 0.0) + row(7, "4:9", 0.2, 0.1)
+    text = f"#Norm tag: normtag_PHYSICS.json\n{HEADER}{rows}#Summary:\n#nfill,nrun\n#1,1\n"
     found = luminosity._plain_rows(text)
     assert found is not None
-    assert (found[1].tolist(), found[0].tolist()) == ([7 << 32 | 3], [2])
+    assert (found[1].tolist(), found[0].tolist()) == ([7 << 32 | 3, 7 << 32 | 9], [2, 2])
 
 
 def test_table_as_large_as_that_of_2016_takes_less_than_two_seconds_of_a_core(tmp_path: Path) -> None:
