@@ -137,7 +137,7 @@ def test_event_that_the_record_does_not_know_stops_the_run(tmp_path: Path, monke
     first = campaign.datasets[0]
     wrong = replace(campaign, datasets=(replace(first, stated_events=(first.events or 0) + 1), *campaign.datasets[1:]))
     with pytest.raises(CampaignError, match=rf"dataset '{first.name}' should have .* events, its files have"):
-        next(engine.run(wrong, selection.load("open2012")))
+        list(engine.run(wrong, selection.load("open2012")))
 
 
 def test_mirror_of_atlas_is_planned_and_fetched(atlas: Mirror, monkeypatch: pytest.MonkeyPatch) -> None:
