@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from higgsnb.selection.cuts import CUT_NAMES, LARGEST, NUMBERS, PRIMARY_DATASET_CHANNELS, Cut, Selection, load, names
+from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import (
     CHANNELS,
     ELECTRON,
@@ -57,6 +58,8 @@ __all__ = [
     "pairings",
     "Pairings",
     "Preselected",
+    "parse",
+    "Expression",
 ]
 
 _LATE = {
