@@ -287,6 +287,8 @@ class Chunk:
     """Weight of a simulated event, see `Dataset`."""
     sum_of_weights: float | str | None = None
     """Sum of the weights of all generated events, see `Dataset`."""
+    friend_versions: tuple[Version, ...] = ()
+    """The versions of the friends of the file when the run was planned, in their order; none = not checked."""
 
     __repr__ = redacted_repr
 

@@ -1,12 +1,10 @@
-"""Read chunks of event files, ROOT or CSV, as `Leptons`."""
+"""Read chunks of event files, ROOT or CSV: any columns of preselected events, or their `Leptons`."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,12 +13,12 @@ import numpy.typing as npt
 
 from higgsnb import datasets, storage
 from higgsnb.errors import CampaignError, SchemaError, UnreadableError
-from higgsnb.events import skims
-from higgsnb.events.csv import inspect_csv, read_csv
-from higgsnb.events.fast import preselected
+from higgsnb.events import atlas, csv, skims
+from higgsnb.events.columns import IDENTIFIERS, AllOf, Array, Columns, Condition, EventColumns, only
 from higgsnb.events.fast.blocks import UnexpectedFormError
-from higgsnb.events.root import clear_errors, inspect_root, kept_reader, open_file, open_tree, read_root, reader_of
-from higgsnb.events.schema import BRANCHES, GENERATOR_WEIGHT, TREE, FileInfo, Generator, Read
+from higgsnb.events.leptons import FOUR_LEPTONS, to_leptons
+from higgsnb.events.root import KeptFiles, clear_errors, forget, inspect_root, kept_files, read_fast, read_plain
+from higgsnb.events.schema import BRANCHES, TREE, FileInfo, Read, trees_of
 from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
 
@@ -28,12 +26,21 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Chunk, File
 
 log = logger(__name__)
-SAME_WEIGHTS = 1e-6
-"""Relative difference of two weights, or of (Σw)² and N Σw², up to which all weights are the same."""
+Headers = Mapping[str, str | tuple[str, ...]]
+"""The headers of a CSV by the names of columns, `Campaign.columns`."""
 
 
-def inspect(file: File, schema: str) -> FileInfo:
-    """Open a file, check it against its schema, and count its entries; no event is read.
+def inspect(
+    file: File, schema: str, *, tree: str = TREE, headers: Headers | None = None, columns: Columns | None = None
+) -> FileInfo:
+    """Open a file, check that it has what will be read of it, and count its entries; no event is read.
+
+    Parameters
+    ----------
+    tree, headers
+        `Campaign.tree` and `Campaign.columns`.
+    columns
+        What will be read; None: what `Leptons` need.
 
     Raises
     ------
@@ -42,28 +49,51 @@ def inspect(file: File, schema: str) -> FileInfo:
     UnreadableError
         If it is empty, not a ROOT file, truncated or damaged.
     SchemaError
-        If branches are missing (with the nearest present name) or have the wrong type.
+        If columns are missing (with the nearest present name) or have the wrong type, or if a friend has another number
+        of entries.
     CampaignError
         If the number of entries differs from the one in the campaign.
     """
-    source = _locate(file)
-    version = source.version if source.is_remote or source.verified else _with_digest(source)
-    with _unchanged(source, file, version.digest):
-        info = inspect_csv(source.location) if schema == "csv" else inspect_root(source)
+    sources = _located(file)
+    versions = [source.version if source.is_remote or source.verified else _with_digest(source) for source in sources]
+    with ExitStack() as stack:
+        for source, one, version in zip(sources, _files(file), versions, strict=True):
+            stack.enter_context(_unchanged(source, one, version.digest))
+        if schema == "csv":
+            info = csv.inspect_csv(sources[0].location, headers or {}, columns)
+        else:
+            kept = kept_files(sources, trees_of(schema, tree))
+            with clear_errors(kept.location):
+                wanted = Columns(tuple(_branches(schema, kept).values())) if columns is None else columns
+                info = inspect_root(kept, sources[0], _in_file(wanted, schema, kept))
     _check_events(info.entries, file)
-    return replace(info, version=None if source.verified else version)
+    return replace(info, version=None if sources[0].verified else versions[0], friends=tuple(versions[1:]))
 
 
-def identify(file: File, schema: str) -> FileInfo:
+def identify(
+    file: File, schema: str, *, tree: str = TREE, headers: Headers | None = None, columns: Columns | None = None
+) -> FileInfo:
     """Do what `inspect` does, unless the campaign states all that it would find: see `info_from_campaign`.
 
     Of such a file only the version is asked for, and only if it is read piecewise. Raises as `inspect` does.
     """
     stated = info_from_campaign(file)
     if stated is None or schema == "csv":
-        return inspect(file, schema)
+        return inspect(file, schema, tree=tree, headers=headers, columns=columns)
     source = _locate(file)
     return replace(stated, version=source.version if source.is_remote else None)
+
+
+def _files(file: File) -> list[File]:
+    """Return a file and its friends, of which no more is known than their addresses."""
+    return [file, *(datasets.File(url) for url in file.friends)]
+
+
+def _located(file: File, known: Sequence[datasets.Version | None] = ()) -> list[datasets.Source]:
+    """Find a file and its friends; of the first ones the versions may be ``known``."""
+    files = _files(file)
+    known = [*known, *([None] * len(files))]
+    return [_locate(one, version) for one, version in zip(files, known, strict=False)]
 
 
 def _with_digest(source: datasets.Source) -> datasets.Version:
@@ -95,84 +125,164 @@ def _is_changed(source: datasets.Source, file: File, digest: str) -> bool:
 
 
 @contextmanager
-def _opened(chunk: Chunk) -> Iterator[datasets.Source]:
-    """Find the file of a chunk, for reading in the block; raises as `inspect` does.
+def opened(chunk: Chunk) -> Iterator[list[datasets.Source]]:
+    """Find the file of a chunk and its friends, for reading in the block; raises as `inspect` does.
 
-    `UnreadableError` if it has not the content that it had when the run was planned, or does not keep it in the block.
+    `UnreadableError` if one has not the content that it had when the run was planned, or does not keep it in the block.
     A local file whose state is another one (it was touched, or this is another machine) is judged by its digest.
     """
-    source, planned = _locate(chunk.file, chunk.version), chunk.version
+    planned = _planned(chunk)
+    sources = _located(chunk.file, planned)
+    with ExitStack() as stack:
+        for file, source, version in zip(_files(chunk.file), sources, planned, strict=True):
+            _check_version(file, source, version)
+            stack.enter_context(_unchanged(source, file, "" if version is None else version.digest))
+        yield sources
+
+
+def _planned(chunk: Chunk) -> list[datasets.Version | None]:
+    """Return the versions of the file of a chunk and of its friends when the run was planned, as far as known."""
+    friends = (*chunk.friend_versions, *([None] * len(chunk.file.friends)))
+    return [chunk.version, *friends[: len(chunk.file.friends)]]
+
+
+def _check_version(file: File, source: datasets.Source, planned: datasets.Version | None) -> None:
+    """Raise `UnreadableError` if a file has not the content that it had when the run was planned."""
     if planned is not None and source.is_remote and not planned.digest:
         if difference := planned.difference(source.version):
-            what = f"{chunk.file.url}: was replaced since the run began: {difference}"
+            what = f"{file.url}: was replaced since the run began: {difference}"
             raise UnreadableError(what, planned.hint(source.version))
     elif planned is not None and planned.digest and not source.is_remote:
         is_same = source.version == planned._replace(digest="") or _with_digest(source).digest == planned.digest
         if not is_same:
-            raise _changed(chunk.file, "is not the file that it was when the run began")
-    with _unchanged(source, chunk.file, "" if planned is None else planned.digest):
-        yield source
+            raise _changed(file, "is not the file that it was when the run began")
 
 
 def info_from_campaign(file: File) -> FileInfo | None:
     """Return what the campaign states of a file if that identifies it, so that it need not be opened beforehand.
 
-    The reader checks the file against it. None unless number of events, size and checksum are all given.
+    The reader checks the file against it. None unless number of events, size and checksum are all given, or if it has
+    friends, of which nothing is stated.
     """
-    if file.events is None or file.bytes is None or file.adler32 is None:
+    if file.events is None or file.bytes is None or file.adler32 is None or file.friends:
         return None
     return FileInfo(file.events, "", file.bytes, None)
 
 
-def read_preselected(chunk: Chunk, *, skims_folder: Path | None = None) -> Read:
+def read_events(chunk: Chunk, columns: Columns) -> EventColumns:
+    """Read columns of the preselected events of a chunk; raises as `inspect` does.
+
+    Names are those of the branches, momenta are in GeV. In ATLAS files leptons are found by their flavour, too, see
+    `atlas`; a CSV has the columns that the campaign names.
+    """
+    with opened(chunk) as sources:
+        return _read(chunk, sources, columns)
+
+
+def read_preselected(chunk: Chunk, *, columns: Columns | None = None, skims_folder: Path | None = None) -> Read:
     """Read the events of a chunk that have enough leptons for a channel, and no others.
 
-    The skim of the chunk in ``skims_folder`` or in a shared cache is read if there is one, and written if there is
-    none, see `skims`. Raises as `inspect` does.
+    ``columns`` are read besides; their preselection is another one that the events pass. The skim of the chunk in
+    ``skims_folder`` or in a shared cache is read if there is one, and written if there is none, see `skims`. Raises as
+    `inspect` does.
     """
-    with _opened(chunk) as source:
-        if skims_folder is None or chunk.schema == "csv" or not source.version.has_validators:
-            return _read_preselected(chunk, source)
-        identity: list[Any] = [source.location, *source.version]
+    with opened(chunk) as sources:
+        path = None if skims_folder is None else _skim_path(chunk, sources, columns, skims_folder)
+        if path is not None:
+            folders = (path.parent, *storage.shared(f"skims/{path.parent.name}"))
+            kept = next((found for folder in folders if (found := skims.load(folder / path.name)) is not None), None)
+            if kept is not None:
+                return kept
+        found = _read_preselected(chunk, sources, columns)
+    if path is not None:
+        skims.save(found, path)  # only now is it certain that all of it was read from one content
+    return found
+
+
+def _skim_path(chunk: Chunk, sources: Sequence[datasets.Source], columns: Columns | None, folder: Path) -> Path | None:
+    """Return where the skim of a chunk is kept; None if nothing tells its files from others."""
+    if chunk.schema == "csv" or not all(source.version.has_validators for source in sources):
+        return None
+    identity: list[Any] = [chunk.tree]
+    for file, source, version in zip(_files(chunk.file), sources, _planned(chunk), strict=True):
         if source.verified:
-            identity = [chunk.file.adler32, source.size]
-        elif not source.is_remote and chunk.version is not None and chunk.version.digest:
-            identity = [chunk.version.digest]
-        path = skims.skim_path(skims_folder, chunk, identity)
-        folders = (path.parent, *storage.shared(f"skims/{path.parent.name}"))
-        kept = next((found for folder in folders if (found := skims.load(folder / path.name)) is not None), None)
-        if kept is not None:
-            return kept
-        kept = _read_preselected(chunk, source)
-    skims.save(kept, path)  # only now is it certain that all of it was read from one content
-    return kept
+            identity.append([file.adler32, source.size])
+        elif not source.is_remote and version is not None and version.digest:
+            identity.append([version.digest])
+        else:
+            identity.append([source.location, *source.version])
+    if columns is not None:
+        identity.append([columns.names, repr(columns.preselection)])
+    return skims.skim_path(folder, chunk, identity)
 
 
-def _read_preselected(chunk: Chunk, source: datasets.Source) -> Read:
-    whole = "file" if source.verified else "none"
+def _read_preselected(chunk: Chunk, sources: Sequence[datasets.Source], more: Columns | None) -> Read:
+    """Read the columns of leptons, and ``more``."""
+    if chunk.schema == "csv" and not chunk.columns and more is None:  # all of its events, which are candidates
+        leptons = csv.read_csv(sources[0].location, chunk.start, chunk.stop)
+        entries = np.arange(chunk.start, chunk.start + leptons.n_events)
+        return Read(leptons, entries, leptons.n_events, "csv", "file" if sources[0].verified else "none")
+    with clear_errors(sources[0].location):
+        branches = _lepton_branches(chunk, sources)
+    names = [name for name in branches.values() if name not in FOUR_LEPTONS.names]
+    condition: Condition = FOUR_LEPTONS
+    if more is not None and more.preselection is not None:
+        condition = AllOf((FOUR_LEPTONS, more.preselection))
+    found = _read(chunk, sources, Columns((*names, *(() if more is None else more.names)), condition))
+    leptons = to_leptons(found, branches)
+    read = Read(leptons, found.entries, found.n_events, found.reader, found.integrity, found.missing)
+    return read if more is None else read._replace(columns=only(found, more.names))
+
+
+def _lepton_branches(chunk: Chunk, sources: Sequence[datasets.Source]) -> Mapping[str, str]:
+    """Return the column behind each field of `Leptons` that a file has."""
     if chunk.schema == "csv":
-        return _all_events(read_csv(source.location, chunk.start, chunk.stop), chunk, "csv", whole)
-    try:
-        with clear_errors(source.location):
-            reader = reader_of(source, unchecked=info_from_campaign(chunk.file) is not None)
-            if source.is_remote and chunk.fingerprint not in (None, chunk.file.adler32, reader.uuid):
-                kept_reader.cache_clear()  # it may be the one of an earlier run, of a server that names no version
-                reader = reader_of(source, unchecked=False)
-        _check_same(chunk, reader.n_entries, reader.uuid)
-        with clear_errors(source.location):
-            found = reader.read(chunk.start, chunk.stop)
-    except UnexpectedFormError as error:
-        log.info("%s: read by uproot, as %s", source, error)
-        with open_tree(source) as tree:
-            entries, uuid = int(tree.num_entries), str(tree.file.uuid)
-        _check_same(chunk, entries, uuid)
-        return _all_events(read_root(source, chunk.start, chunk.stop), chunk, "uproot", whole)
-    integrity = "file" if source.verified else "blocks" if found.notes.verified else "none"
-    return Read(preselected.to_leptons(found, BRANCHES), found.entries, found.n_read, reader.name, integrity)
+        return csv.lepton_columns(chunk.columns)
+    return _branches(chunk.schema, kept_files(sources, trees_of(chunk.schema, chunk.tree)))
 
 
-def _all_events(leptons: Leptons, chunk: Chunk, reader: str, integrity: str) -> Read:
-    return Read(leptons, np.arange(chunk.start, chunk.start + leptons.n_events), leptons.n_events, reader, integrity)
+def _branches(schema: str, kept: KeptFiles) -> Mapping[str, str]:
+    return atlas.lepton_columns(kept.names) if schema == "atlas" else BRANCHES
+
+
+def _in_file(columns: Columns, schema: str, kept: KeptFiles) -> Columns:
+    """Return what to read of the file for some columns: what identifies events comes in any case."""
+    if schema == "atlas":
+        return atlas.in_file(columns, kept.tree, kept.names)
+    return Columns((*IDENTIFIERS, *columns.names), columns.preselection)
+
+
+def _read(chunk: Chunk, sources: Sequence[datasets.Source], columns: Columns) -> EventColumns:
+    """Read columns of preselected events, whatever the schema."""
+    is_verified = all(source.verified for source in sources)
+    if chunk.schema == "csv":
+        found = csv.read_columns(sources[0].location, chunk.columns, columns, chunk.start, chunk.stop)
+        return found._replace(integrity="file" if is_verified else "none")
+    kept = _same_files(chunk, sources)
+    with clear_errors(kept.location):
+        asked = _in_file(columns, chunk.schema, kept)
+        try:
+            found = read_fast(kept, asked, chunk.start, chunk.stop)
+        except UnexpectedFormError as error:
+            log.info("%s: read by uproot, as %s", sources[0], error)
+            found = read_plain(kept, asked, chunk.start, chunk.stop)
+        if is_verified:
+            found = found._replace(integrity="file")
+        return atlas.in_nanoaod(found, columns, kept.tree) if chunk.schema == "atlas" else found
+
+
+def _same_files(chunk: Chunk, sources: Sequence[datasets.Source]) -> KeptFiles:
+    """Return the files of a chunk; raise `UnreadableError` if they are others than when the run was planned."""
+    trees = trees_of(chunk.schema, chunk.tree)
+    kept = kept_files(sources, trees)
+    with clear_errors(kept.location):
+        kept.open()
+        if sources[0].is_remote and chunk.fingerprint not in (None, chunk.file.adler32, kept.uuid):
+            forget()  # it may be the one of an earlier run, of a server that names no version
+            kept = kept_files(sources, trees)
+            kept.open()
+    _check_same(chunk, kept.n_entries, kept.uuid)
+    return kept
 
 
 def _check_same(chunk: Chunk, entries: int, uuid: str) -> None:
@@ -204,108 +314,50 @@ def read_leptons(chunk: Chunk) -> Leptons:
 
     Momenta are in GeV, angles in radians, lengths in cm; the offsets of both flavours are (n_events + 1,) int64.
     """
-    with _opened(chunk) as source:
+    with opened(chunk) as sources, clear_errors(sources[0].location):
+        if chunk.schema == "csv" and not chunk.columns:
+            return csv.read_csv(sources[0].location, chunk.start, chunk.stop)
+        branches = _lepton_branches(chunk, sources)
+        columns = Columns(tuple(branches.values()))
         if chunk.schema == "csv":
-            return read_csv(source.location, chunk.start, chunk.stop)
-        return read_root(source, chunk.start, chunk.stop)
+            found = csv.read_columns(sources[0].location, chunk.columns, columns, chunk.start, chunk.stop)
+        else:
+            kept = kept_files(sources, trees_of(chunk.schema, chunk.tree))
+            found = read_plain(kept, _in_file(columns, chunk.schema, kept), chunk.start, chunk.stop)
+            found = atlas.in_nanoaod(found, columns, kept.tree) if chunk.schema == "atlas" else found
+        return to_leptons(found, branches)
 
 
 def read_sections(chunk: Chunk) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
     """Read run and luminosity block of all events of a chunk, each (n_events,) int64; raises as `read_leptons` does."""
-    with _opened(chunk) as source:
-        if chunk.schema != "csv":
-            return _read_sections(chunk, source)
-        leptons = read_csv(source.location, chunk.start, chunk.stop)
-        return leptons.run, leptons.luminosity_block
-
-
-def _read_sections(chunk: Chunk, source: datasets.Source) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-    names = BRANCHES["run"], BRANCHES["luminosity_block"]
-    try:
-        with clear_errors(source.location):
-            reader = reader_of(source, unchecked=info_from_campaign(chunk.file) is not None)
-            run, section = (reader.flat(name, chunk.start, chunk.stop).astype(np.int64) for name in names)
-            return run, section
-    except UnexpectedFormError as error:
-        log.info("%s: sections read by uproot, as %s", source, error)
-    with open_tree(source) as tree:
-        run, section = (
-            np.asarray(tree[name].array(entry_start=chunk.start, entry_stop=chunk.stop)).astype(np.int64)
-            for name in names
-        )
+    names = ("run", "luminosityBlock")
+    with opened(chunk) as sources:
+        found = read_flat(chunk, sources, names, chunk.start, chunk.stop)
+    run, section = (found[name].astype(np.int64) for name in names)
     return run, section
 
 
-def read_generator(chunk: Chunk) -> Generator:
-    """Read the generator weights of a chunk of simulation, and the ``Runs`` tree of its file, as NanoAOD has them.
+def read_flat(
+    chunk: Chunk, sources: Sequence[datasets.Source], names: Sequence[str], start: int, stop: int
+) -> dict[str, Array]:
+    """Read columns with one value per event, of all entries ``start`` to ``stop`` of the file of a chunk.
 
-    Raises
-    ------
-    SchemaError
-        If a weight is not a finite number, or if it cannot be told how many events were generated: the file holds more
-        than its ``Runs`` tree says, or that has a sum of weights, but no event shows what a weight is.
+    Raises as `inspect` does, and `SchemaError` for a column that has several values per event.
     """
-    smallest, largest = 1.0, 1.0
-    with _opened(chunk) as source:
-        has_weights, sums, n_events = _generator_of(source, source.version)
-        if has_weights:
-            with open_tree(source) as tree:
-                weights = np.asarray(tree[GENERATOR_WEIGHT].array(entry_start=chunk.start, entry_stop=chunk.stop))
-            if not np.isfinite(weights).all():
-                entry = chunk.start + int(np.flatnonzero(~np.isfinite(weights))[0])
-                what = f"{chunk.file.url}: {GENERATOR_WEIGHT} of entry {entry} is {weights[entry - chunk.start]}"
-                raise SchemaError(what, "Leave this dataset out, or fetch the file again.")
-            smallest, largest = (float(weights.min()), float(weights.max())) if len(weights) else (np.inf, -np.inf)
-    count, sumw, sumw2 = (sums.get(f"genEvent{name}") for name in ("Count", "Sumw", "Sumw2"))
-    hint = "Leave this dataset out, or make the skim again with genWeight in Events and all of genEvent… in Runs."
-    generated = count
-    is_same = math.isclose(smallest, largest, rel_tol=SAME_WEIGHTS)  # not so if there is no event
-    if has_weights and is_same and smallest:
-        generated = count if sumw is None else sumw / smallest
-        if generated is not None and generated <= 0:
-            raise SchemaError(f"{chunk.file.url}: the sum of its generator weights is {sumw:g}", hint)
-    elif sumw is not None and (is_same or smallest > largest):  # no event that shows what the weights are
-        if count is None:
-            what = "its Runs tree has a sum of weights, but no event shows a weight"
-            raise SchemaError(f"{chunk.file.url}: {what}", hint)
-        if sumw2 is not None and not math.isclose(sumw**2, sumw2 * count, rel_tol=SAME_WEIGHTS):
-            what = "its Runs tree says that weights differ, but no event shows its own"
-            raise SchemaError(f"{chunk.file.url}: {what}", hint)
-    at_least = generated if count is None else count
-    if at_least is not None and at_least < n_events:
-        what = (
-            f"{chunk.file.url}: holds {n_events:,} events, but its Runs tree says that {at_least:,.0f} were generated"
-        )
-        raise SchemaError(what, "The file was merged without its Runs tree: fetch it again, or leave it out.")
-    return Generator(smallest, largest, None if generated is None else round(generated))
-
-
-@lru_cache(maxsize=64)
-def _generator_of(source: datasets.Source, _version: datasets.Version) -> tuple[bool, dict[str, float], int]:
-    """Return whether a file has generator weights, the sums over its ``Runs`` tree by name, and its number of events.
-
-    It is opened once for all of its chunks.
-    """
-    with open_file(source) as directory:
-        tree, sums = directory[TREE], dict[str, float]()
-        if "Runs" in directory.keys(cycle=False):
-            runs = directory["Runs"]
-            for name in getattr(runs, "keys", list)():
-                if name.rstrip("_") in ("genEventCount", "genEventSumw", "genEventSumw2"):
-                    sums[name.rstrip("_")] = _sum(source.location, name, runs[name].array())
-        return GENERATOR_WEIGHT in tree.keys(), sums, int(tree.num_entries)  # noqa: SIM118
-
-
-def _sum(location: str, name: str, column: Any) -> float:
-    """Return the sum of a branch of the tree ``Runs``; SchemaError if that is not a number."""
-    try:
-        total = float(np.sum(np.asarray(column, np.float64)))
-    except (TypeError, ValueError):
-        total = math.nan
-    if not math.isfinite(total):
-        what = f"{location}: {name} of its Runs tree is not one number per row"
-        raise SchemaError(what, "Leave this dataset out, or make the skim again.")
-    return total
+    found = None
+    if chunk.schema not in ("atlas", "csv"):
+        kept = kept_files(sources, trees_of(chunk.schema, chunk.tree))
+        try:
+            with clear_errors(kept.location):
+                found = kept.table(names, start, stop)
+        except UnexpectedFormError as error:
+            log.info("%s: %s read by uproot, as %s", kept.location, ", ".join(names), error)
+    if found is None:
+        found = _read(replace(chunk, start=start, stop=stop), sources, Columns(tuple(names))).flat
+    if lists := [name for name in names if name not in found]:
+        what = f"{chunk.file.url}: {lists[0]} has several values per event, but one is needed"
+        raise SchemaError(what, "Name a column with one value per event.")
+    return found
 
 
 def fingerprint(file: File, info: FileInfo) -> str | None:

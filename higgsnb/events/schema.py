@@ -3,28 +3,35 @@
 ``outreach``
     The 32-branch files of CERN Open Data records 12361-12368 (tree ``Events``).
 ``nanoaod``
-    CMS NanoAOD, of which the same branches are read; TTree or RNTuple.
+    CMS NanoAOD of any version, that of Run 1 (records 31104-31133) included; TTree or RNTuple. The same branches are
+    read for four leptons. A flavour of which a file has nothing counts as none.
+``atlas``
+    ATLAS Open Data for education, see `atlas`.
 ``csv``
     One row per four-lepton candidate, as in record 5200; no isolation or impact parameters, lepton masses from the PDG.
+    With names of columns in the campaign (``[campaign.columns]``) any table with one row per event.
 """
 
 from __future__ import annotations
 
-import re
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from higgsnb.datasets import Version, constants
-from higgsnb.errors import SchemaError, UnreadableError, did_you_mean
+from higgsnb.errors import SchemaError, UnreadableError
+from higgsnb.events.columns import EventColumns
 from higgsnb.selection import ELECTRON, MUON, Leptons
 
 TREE = "Events"
+"""The tree of events, unless the campaign names another one."""
+RELEASES = {"mini": 1000.0, "analysis": 1.0}
+"""Trees of events in ATLAS Open Data of 2016 and 2020, and of 2025; in each so many units of energy make a GeV."""
 MASSES = {MUON: constants.MASS_MUON, ELECTRON: constants.MASS_ELECTRON}
 """Lepton masses in GeV (Particle Data Group 2024), for files that hold none."""
 
@@ -55,7 +62,8 @@ class FileInfo:
     """What is known of an open file; ``kind`` is "TTree", "RNTuple" or "CSV", ``uuid`` that of ROOT, None for CSV.
 
     ``version`` identifies its content; None if a checksum does, which the campaign states. ``weighted``: whether it has
-    generator weights or a tree ``Runs``, or may have, as long as it has not been opened.
+    generator weights or a tree ``Runs``, or may have, as long as it has not been opened. ``friends`` are the versions
+    of the files with further branches, in their order.
     """
 
     entries: int
@@ -64,14 +72,14 @@ class FileInfo:
     uuid: str | None
     version: Version | None = None
     weighted: bool = True
+    friends: tuple[Version, ...] = ()
 
 
 class Read(NamedTuple):
     """What was read of a chunk: the events that have enough leptons for a channel, and how they were read.
 
-    ``entries`` (n,) int64 are their indices in the file; ``n_events`` counts all events of the chunk. ``reader`` is
-    "baskets" or "pages" (the fast readers of TTree and RNTuple), "uproot" (for files of a form these do not know) or
-    "csv". ``integrity`` says which checksums covered the bytes: those of the whole "file", of its "blocks", or "none".
+    ``entries`` (n,) int64 are their indices in the file; ``n_events`` counts all events of the chunk. ``columns`` are
+    the others that were asked for, of the same events; ``reader``, ``integrity`` and ``missing`` as in `EventColumns`.
     """
 
     leptons: Leptons
@@ -79,86 +87,44 @@ class Read(NamedTuple):
     n_events: int
     reader: str
     integrity: str
+    missing: frozenset[str] = frozenset()
+    columns: EventColumns | None = None
 
 
 class Generator(NamedTuple):
     """What a chunk of simulation says of its generator.
 
-    ``smallest`` and ``largest`` weight of its events (1 if they have none); ``events``, how many generated events the
-    whole file stands for, more than it holds if it is a skim, and None if it does not say.
+    ``weights`` (n_events of the chunk,) float64, None if events have none (then each counts 1). ``exponent`` is the
+    power of two below their size, ⌊log₂⌋ of the median of the first 1000 that are not zero in the file: the same for
+    all chunks of a file. ``generated`` is the sum of the weights of all generated events that the whole file stands
+    for, which are more than it holds if it is a skim; None if it does not say.
     """
 
-    smallest: float
-    largest: float
-    events: int | None
+    weights: npt.NDArray[np.float64] | None
+    exponent: int
+    generated: float | None
 
 
-def check_branches(tree: Any, location: str) -> None:
-    """Raise `SchemaError` for branches that are missing, with the name most like the first, or of the wrong type.
-
-    So it does for an object that is no tree at all, such as a histogram.
-    """
-    if not hasattr(type(tree), "num_entries"):
-        raise SchemaError(
-            f"{location}: {TREE!r} is a {getattr(tree, 'classname', 'folder')}, neither a TTree nor an RNTuple",
-            "Is this a file of events? Give the one that holds them.",
-        )
-    present = list(tree.keys())
-    missing = [branch for branch in BRANCHES.values() if branch not in set(present)]
-    if missing:
-        more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
-        raise SchemaError(
-            f"{location}: tree {TREE!r} lacks {', '.join(missing[:6])}{more}",
-            " ".join(f"For {branch}: {did_you_mean(branch, present)}" for branch in missing[:3])
-            + " Is this a file of the schema that the campaign names?",
-        )
-    for column, branch in BRANCHES.items():
-        if column in ("run", "luminosity_block", "event") or column.endswith("offsets"):
-            expected = "one integer per event"
-        else:
-            expected = "integers per lepton" if column.endswith("charge") else "float per lepton"
-        if unread := _unread_type(tree[branch]):
-            raise SchemaError(
-                f"{location}: branch {branch} is stored as {unread}, which is not supported",
-                "The file may be whole: write this branch as float (/F), for example with RDataFrame's Snapshot.",
-            )
-        found = tree[branch].typename
-        if found is not None:
-            per_lepton = bool(re.search(r"\[\]|RVec<|vector<", found))
-            kind = "float" if re.search(r"float|double|real", found) else "integer" if "int" in found else "other"
-            if per_lepton != expected.endswith("per lepton") or kind not in expected:
-                raise SchemaError(
-                    f"{location}: branch {branch} has type {found}; expected {expected}",
-                    "Is this a file of the schema that the campaign names?",
-                )
+def trees_of(schema: str, tree: str) -> tuple[str, ...]:
+    """Return the names that the tree of events may have: that of the campaign, or else those of ATLAS's releases."""
+    return tuple(RELEASES) if schema == "atlas" and tree == TREE else (tree,)
 
 
-def _unread_type(branch: Any) -> str | None:
-    """Return the type of a branch if uproot cannot read it, or takes its packed numbers for plain ones; else None."""
-    if not hasattr(branch, "member"):  # a field of an RNTuple
-        return None
-    for leaf in branch.member("fLeaves"):
-        title = str(leaf.member("fTitle"))
-        if leaf.classname == "TLeafF16":
-            return "Float16_t"
-        if leaf.classname == "TLeafD32" and re.search(r"\[[^]]*,", f"{title} {branch.title}"):
-            return f"Double32_t in a range of its own ({branch.title})"
-    return None
-
-
-def check_tree(names: Iterable[str], location: str) -> None:
-    """Raise an error if a file, by the names of its objects, does not hold the tree of events."""
+def tree_among(names: Iterable[str], trees: Sequence[str], location: str) -> str:
+    """Return the first of some trees that is among the objects of a file; raise an error if none of them is there."""
     present = set(names)
     if not present:
         raise UnreadableError(
             f"{location}: is a ROOT file without any object; its writer was stopped before it closed the file",
             "Fetch the file again, or produce it again.",
         )
-    if TREE not in present:
+    found = next((tree for tree in trees if tree in present), None)
+    if found is None:
         raise SchemaError(
-            f"{location}: no tree {TREE!r}; it holds {', '.join(sorted(present))}",
+            f"{location}: no tree {' or '.join(map(repr, trees))}; it holds {', '.join(sorted(present))}",
             "Is this a file of the schema that the campaign names?",
         )
+    return found
 
 
 def diagnose(location: str) -> None:
@@ -187,8 +153,3 @@ def diagnose(location: str) -> None:
         raise UnreadableError(
             f"{location}: is truncated: {size:,} bytes, its header says {end:,}", "Fetch the file again."
         )
-
-
-def offsets_of(counter: npt.ArrayLike) -> npt.NDArray[np.int64]:
-    """Return where each event's leptons start, (n_events + 1,) int64, from their numbers."""
-    return np.concatenate(([0], np.cumsum(np.asarray(counter).astype(np.int64))))

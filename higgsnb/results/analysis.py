@@ -35,9 +35,13 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     file, index = (chunk.dataset_index, chunk.file_index), chunk.dataset_index
     weighted: dict[str, Any] = {}
     if chunk.schema != "csv" and not chunk.is_data and chunk.weighted:
-        generated = events.read_generator(chunk)
-        weighted["generator_weights"] = {index: (generated.smallest, generated.largest)}
-        weighted["generated"] = {} if generated.events is None else {file: generated.events}
+        generator = events.read_generator(chunk)
+        weights = np.ones(1) if generator.weights is None else generator.weights
+        smallest, largest = (float(weights.min()), float(weights.max())) if len(weights) else (np.inf, -np.inf)
+        weighted["generator_weights"] = {index: (smallest, largest)}
+        if generator.generated is not None:
+            a_weight = smallest if smallest and np.isclose(smallest, largest, events.SAME_WEIGHTS, 0) else 1.0
+            weighted["generated"] = {file: round(generator.generated / a_weight)}
     read = events.read_preselected(chunk, skims_folder=skims_folder)
     read, n_events, segments = certified(read, chunk)
     try:

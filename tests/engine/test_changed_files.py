@@ -140,21 +140,21 @@ def test_local_file_that_is_changed_under_the_run_is_an_error(
 def test_local_file_that_is_changed_while_a_chunk_is_read_is_an_error(
     old: Path, contents: tuple[bytes, bytes], monkeypatch: pytest.MonkeyPatch, stated: bool
 ) -> None:
-    from higgsnb.events import read
+    from higgsnb.events import root
 
     one = one_file(old)
     if stated:
         one = stating_all(one, old)
     inspection = [*plans.inspect_files(one, strict=True)][-1]
     plan = plans.make(one, OPEN, inspection, chunk_events=50, fraction=1.0, analyse=analyse, strict=True)
-    real = read.reader_of
+    real = root.KeptFiles.readers
 
-    def edited_when_open(*arguments: Any, **options: Any) -> Any:
-        reader = real(*arguments, **options)
+    def edited_when_open(*arguments: Any) -> Any:
+        readers = real(*arguments)
         in_place(old, contents[1])
-        return reader
+        return readers
 
-    monkeypatch.setattr(read, "reader_of", edited_when_open)
+    monkeypatch.setattr(root.KeptFiles, "readers", edited_when_open)
     with pytest.raises(UnreadableError, match="was changed while it was read"):
         read_preselected(plan.chunks[0])
 

@@ -18,10 +18,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from higgsnb.datasets.files.transfer import RemoteFile
-from higgsnb.errors import DamagedFileError
+from higgsnb.errors import DamagedFileError, SchemaError
 from higgsnb.events.fast import baskets
-from higgsnb.events.fast.baskets import BasketReader, Columns
+from higgsnb.events import Columns
+from higgsnb.events.fast.baskets import BasketReader
 from higgsnb.events.fast.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.events.fast.branches import BranchBaskets
+from higgsnb.events.fast.form import TreeCatalogue, resolve
 from higgsnb.events.fast.preselected import open_preselected
 
 KIT = Path(__file__).resolve().parents[1] / "kit"
@@ -84,7 +87,7 @@ def test_root_files_cover_offsets_left_out_and_baskets_in_the_header() -> None:
     def shape(name: str) -> tuple[bool, bool]:
         with uproot.open(DATA / name) as file:
             branch = file["Events"]["Muon_pt"]
-            edges = {tuple(file["Events"][b].entry_offsets) for b in COLUMNS.names}
+            edges = {tuple(file["Events"][b].entry_offsets) for b in ("nMuon", "nElectron", *COLUMNS.names)}
             return len(edges) > 1 and branch.basket(0).byte_offsets is None, bool(branch.embedded_baskets)
 
     assert shape("unaligned.root") == (False, False)
@@ -96,7 +99,7 @@ def test_each_basket_is_decoded_once_whatever_the_window(monkeypatch: pytest.Mon
     decoded: Counter[tuple[str, int]] = Counter()
     original = baskets._Work._stored
 
-    def count(work: baskets._Work, branch: baskets.BranchBaskets, index: int, size: int) -> object:
+    def count(work: baskets._Work, branch: BranchBaskets, index: int, size: int) -> object:
         decoded[branch.name, index] += 1
         return original(work, branch, index, size)
 
@@ -107,7 +110,7 @@ def test_each_basket_is_decoded_once_whatever_the_window(monkeypatch: pytest.Mon
         for _ in reader.windows():
             pass
     assert set(decoded.values()) == {1}
-    assert {name for name, _ in decoded} == set(COLUMNS.names)
+    assert {name for name, _ in decoded} == {"nMuon", "nElectron", *COLUMNS.names}
 
 
 @pytest.mark.parametrize("codec", sorted(CODECS))
@@ -127,8 +130,8 @@ def test_a_basket_of_several_blocks_equals_uproot(tmp_path: Path) -> None:
 def test_tree_of_no_event_or_one_is_legal(tmp_path: Path, n: int) -> None:
     events = Events(np.full(n, 4), np.zeros(n, np.int64))
     found = read(write_tree(tmp_path / "events.root", events))
-    assert (found.n_read, len(found.entries), len(found.columns["Muon_pt"])) == (n, n, 4 * n)
-    assert found.columns["run"].dtype == np.int32
+    assert (found.n_read, len(found.entries), len(found.jagged["Muon_pt"])) == (n, n, 4 * n)
+    assert found.flat["run"].dtype == np.int32
 
 
 def test_windows_join_to_the_whole(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -153,37 +156,29 @@ def test_threads_can_share_a_reader(tmp_path: Path) -> None:
 # --- What is not the plain form
 
 
-@pytest.mark.parametrize(
-    ("columns", "match"),
-    [
-        (Columns("nMuon", "nElectron", ("vector",), (), ()), "vector is a TBranchElement"),
-        (Columns("nMuon", "nElectron", (), ("Electron_pt",), ()), "counted by nElectron, not by nMuon"),
-        (Columns("nMuon", "nElectron", ("Muon_pt",), (), ()), "counted by nMuon, not by None"),
-    ],
-)
-def test_another_form_is_refused_for_uproot_to_read(columns: Columns, match: str) -> None:
-    with pytest.raises(UnexpectedFormError, match=match):
-        open_preselected(DATA / "unaligned.root", columns)
-
-
-def test_several_numbers_per_leaf_are_refused(tmp_path: Path) -> None:
+def test_several_numbers_per_leaf_are_no_column(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "events.root") as file:
-        tree = file.mktree("Events", {"nMuon": "int32", "nElectron": "int32", "pair": np.dtype((np.float32, (2,)))})
-        tree.extend({"nMuon": np.arange(3), "nElectron": np.arange(3), "pair": np.ones((3, 2), np.float32)})
-    with pytest.raises(UnexpectedFormError, match="pair has a TLeafF of 2 elements"):
-        open_preselected(tmp_path / "events.root", Columns("nMuon", "nElectron", ("pair",), (), ()))
+        tree = file.mktree("Events", {"pair": np.dtype((np.float32, (2,)))})
+        tree.extend({"pair": np.ones((3, 2), np.float32)})
+    with pytest.raises(SchemaError, match="pair is a TBranch of 2 values per entry; a column has one number per event"):
+        open_preselected(tmp_path / "events.root", Columns(("pair",)))
+
+
+def test_packed_numbers_are_refused_for_uproot_to_read() -> None:
+    with pytest.raises(UnexpectedFormError, match="branch Muon_pt has a TLeafD32 of 1 elements, not one number"):
+        open_preselected(DATA / "form-double32.root", Columns(("Muon_pt",)))
 
 
 def test_missing_branch_is_named(tmp_path: Path) -> None:
     path = write_tree(tmp_path / "events.root", Events.random(5))
-    with pytest.raises(KeyError, match="Muon_isolation"):
-        open_preselected(path, Columns("nMuon", "nElectron", (), ("Muon_isolation",), ()))
+    with pytest.raises(SchemaError, match=r"lacks Muon_carge\n.*Did you mean Muon_charge\?"):
+        open_preselected(path, Columns(("Muon_carge",)))
 
 
 def test_something_else_than_a_tree_is_refused(tmp_path: Path) -> None:
     with uproot.recreate(tmp_path / "events.root") as file:
         file["Events"] = np.histogram([1.0], 2)
-    with pytest.raises(UnexpectedFormError, match="TH1D, neither TTree nor RNTuple"):
+    with pytest.raises(SchemaError, match="TH1D, neither a TTree nor an RNTuple"):
         open_preselected(tmp_path / "events.root", COLUMNS)
 
 
@@ -234,6 +229,12 @@ def test_truncated_file_never_gives_events(tmp_path: Path, codec: str) -> None:
                 reader.read()
 
 
+def reader_of(tree: object, source: object) -> BasketReader:
+    catalogue = TreeCatalogue(tree, "memory")
+    (form,) = resolve(COLUMNS, [catalogue], "memory", "Events")
+    return BasketReader(catalogue, source, COLUMNS, form)
+
+
 def baskets_source(path: Path) -> object:
     from higgsnb.events.fast.blocks import LocalBlocks
 
@@ -279,7 +280,7 @@ def test_remote_file_equals_local_in_few_requests(http_server: FileServer, name:
         asked.append((offset, size))
         return remote.pread(offset, size)
 
-    with uproot.open(DATA / name) as file, BasketReader(file["Events"], RemoteBlocks(url, pread), COLUMNS) as reader:
+    with uproot.open(DATA / name) as file, reader_of(file["Events"], RemoteBlocks(url, pread)) as reader:
         found = reader.read()
     assert same(found, plainly(READABLE))
     assert len(asked) <= 3
@@ -297,7 +298,7 @@ def test_remote_windows_ask_for_nothing_twice(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(baskets, "WIDEST_WINDOW", 50)
     with uproot.open(DATA / "unaligned.root") as file:
         source = RemoteBlocks("memory", pread, gap=0)
-        with BasketReader(file["Events"], source, COLUMNS) as reader:
+        with reader_of(file["Events"], source) as reader:
             found = reader.read()
     assert same(found, plainly(DATA / "unaligned.root"))
     bytes_asked = [byte for offset, size in asked for byte in range(offset, offset + size)]
@@ -307,7 +308,7 @@ def test_remote_windows_ask_for_nothing_twice(monkeypatch: pytest.MonkeyPatch) -
 def test_short_answer_is_an_error() -> None:
     with (
         uproot.open(DATA / "unaligned.root") as file,
-        BasketReader(file["Events"], RemoteBlocks("memory", lambda _, size: bytes(size - 1)), COLUMNS) as reader,
+        reader_of(file["Events"], RemoteBlocks("memory", lambda _, size: bytes(size - 1))) as reader,
         pytest.raises(DamagedFileError, match=r"memory: gave .* bytes instead of"),
     ):
         reader.read()

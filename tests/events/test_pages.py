@@ -14,10 +14,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from higgsnb.errors import DamagedFileError
-from higgsnb.events.fast.baskets import Columns
-from higgsnb.events.fast.blocks import RemoteBlocks, UnexpectedFormError
+from higgsnb.events import Columns
+from higgsnb.events.fast.blocks import RemoteBlocks
+from higgsnb.events.fast.form import FieldCatalogue, resolve
 from higgsnb.events.fast.pages import PageReader
-from higgsnb.events.fast.preselected import open_preselected
+from higgsnb.events.fast.preselected import catalogue_of
+from higgsnb.events.leptons import FOUR_LEPTONS
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -45,9 +47,7 @@ def test_many_pages_equal_uproot(tmp_path: Path) -> None:
 
 def test_converted_nanoaod_equals_uproot(shared_data: Path) -> None:
     (path,) = (shared_data / "rntuple").glob("*.root")
-    columns = Columns(
-        "nMuon", "nElectron", ("run", "event"), ("Muon_pt", "Muon_isGlobal"), ("Electron_pt", "Electron_charge")
-    )
+    columns = Columns(("run", "event", "Muon_pt", "Muon_isGlobal", "Electron_pt", "Electron_charge"), FOUR_LEPTONS)
     found = read(path, columns=columns)
     assert same(found, plainly(path, columns=columns))
     assert found.notes.verified
@@ -60,16 +60,6 @@ def test_fields_of_different_length_are_damage(tmp_path: Path) -> None:
         file.mkrntuple("Events", fields)
     with pytest.raises(DamagedFileError, match="fields Muon_pt and Muon_charge differ in length"):
         read(tmp_path / "events.root")
-
-
-@pytest.mark.parametrize(("columns", "match"), [
-    (Columns("nMuon", "nElectron", ("Muon_pt",), ("Muon_pt",), ("Electron_pt",)), "Muon_pt is a .*, not one number"),
-    (Columns("nMuon", "nElectron", (), ("run",), ("Electron_pt",)), "run is a .*, not a list of numbers"),
-])  # fmt: skip
-def test_another_form_is_refused_for_uproot_to_read(tmp_path: Path, columns: Columns, match: str) -> None:
-    path = write_ntuple(tmp_path / "events.root", Events.random(5))
-    with pytest.raises(UnexpectedFormError, match=match):
-        open_preselected(path, columns)
 
 
 @pytest.mark.one_python
@@ -100,7 +90,7 @@ def test_no_flipped_bit_in_checksummed_pages_goes_unnoticed(tmp_path: Path, n_fl
 
 def test_pages_of_root_are_verified_whatever_the_codec(shared_data: Path, tmp_path: Path) -> None:
     (path,) = (shared_data / "rntuple").glob("*.root")
-    found = read(path, columns=Columns("nMuon", "nElectron", ("run",), ("Muon_pt",), ("Electron_pt",)))
+    found = read(path, columns=Columns(("run", "Muon_pt", "Electron_pt"), FOUR_LEPTONS))
     assert found.notes.codecs == {"ZSTD", "none"}
     assert found.notes.verified
     assert not read(write_ntuple(tmp_path / "unverified.root", Events.random(300), codec="ZSTD")).notes.verified
@@ -115,7 +105,11 @@ def test_remote_file_equals_local_in_few_requests(tmp_path: Path) -> None:
         asked.append(size)
         return data[offset : offset + size]
 
-    with uproot.open(path) as file, PageReader(file["Events"], RemoteBlocks("memory", pread), COLUMNS) as reader:
+    with uproot.open(path) as file:
+        catalogue = catalogue_of(file["Events"], "memory", "Events")
+    assert isinstance(catalogue, FieldCatalogue)
+    (form,) = resolve(COLUMNS, [catalogue], "memory", "Events")
+    with PageReader(catalogue, RemoteBlocks("memory", pread), COLUMNS, form) as reader:
         found = reader.read()
     assert same(found, plainly(path))
     assert len(asked) <= 4
@@ -124,4 +118,4 @@ def test_remote_file_equals_local_in_few_requests(tmp_path: Path) -> None:
 def test_empty_ntuple_is_legal(tmp_path: Path) -> None:
     path = write_ntuple(tmp_path / "events.root", Events(np.zeros(1, np.int64), np.zeros(1, np.int64)))
     found = read(path)
-    assert (found.n_read, len(found.entries), len(found.columns["Muon_pt"])) == (1, 0, 0)
+    assert (found.n_read, len(found.entries), len(found.jagged["Muon_pt"])) == (1, 0, 0)

@@ -78,7 +78,7 @@ def test_skim_in_a_shared_cache_is_read_where_it_lies(
         folder.chmod(0o755)
     monkeypatch.setenv("HIGGSNB_SHARED_CACHE", str(tmp_path / "shared"))
     skims._version_folder.cache_clear()
-    monkeypatch.setattr("higgsnb.events.read._read_preselected", lambda _: pytest.fail("the file was read again"))
+    monkeypatch.setattr("higgsnb.events.read._read_preselected", lambda *_: pytest.fail("the file was read again"))
     again = events.read_preselected(file_chunk, skims_folder=tmp_path / "own" / "skims")
     assert len(first.entries) > 0
     assert again.entries.tolist() == first.entries.tolist()

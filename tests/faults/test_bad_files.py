@@ -167,7 +167,7 @@ def classes() -> dict[str, object]:
 
 def numbers(files: list[File]) -> list[object]:
     """What is counted in files, none of them kept open from before."""
-    root.kept_reader.cache_clear()
+    root.forget()
     (*_, found) = engine.run(of(files), OPEN, workers=1)
     return [found.failed, found.counts["zz"].tolist(), found.coverage.events]
 

@@ -52,7 +52,7 @@ def served(server: ChaosServer, tmp_path_factory: pytest.TempPathFactory) -> lis
 def analysed(one: Campaign, cache: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Result, dict[str, int]]:
     """The result with an empty cache, and how many tries its files took."""
     monkeypatch.setenv("HIGGSNB_CACHE", str(cache))
-    root.kept_reader.cache_clear()
+    root.forget()
     (*_, result) = engine.run(one, OPEN, workers=8)
     return result, result.run["tries"]
 

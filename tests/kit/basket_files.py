@@ -13,16 +13,14 @@ import numpy as np
 import numpy.typing as npt
 import uproot
 
-from higgsnb.events.fast.baskets import Columns, Preselected, four_leptons
+from higgsnb.events import Columns
+from higgsnb.events.fast.baskets import Preselected
+from higgsnb.events.leptons import FOUR_LEPTONS
 
 CODECS = {"ZLIB": 101, "LZ4": 404, "ZSTD": 505, "LZMA": 207, "none": 0}
 """ROOT's compression settings."""
 COLUMNS = Columns(
-    muon_counter="nMuon",
-    electron_counter="nElectron",
-    flat=("run", "luminosityBlock", "event"),
-    muons=("Muon_pt", "Muon_charge"),
-    electrons=("Electron_pt", "Electron_charge"),
+    ("run", "luminosityBlock", "event", "Muon_pt", "Muon_charge", "Electron_pt", "Electron_charge"), FOUR_LEPTONS
 )
 
 
@@ -103,8 +101,10 @@ def plainly(
         tree = file["Events"]
         names = [name for name in columns.names if name in tree]
         batch = tree.arrays(names, entry_start=start, entry_stop=stop, library="ak")
-    muons, electrons = (ak.num(batch[names[0]]).to_numpy() for names in (columns.muons, columns.electrons))
-    keep = four_leptons(muons, electrons)
+    firsts = (next(name for name in names if name.startswith(f"{flavour}_")) for flavour in ("Muon", "Electron"))
+    muons, electrons = (ak.num(batch[name]).to_numpy() for name in firsts)
+    keep = np.maximum(muons, electrons) >= 4
+    keep |= np.minimum(muons, electrons) >= 2
     found = {name: ak.flatten(batch[name][keep], axis=None).to_numpy() for name in names if not name.startswith("n")}
     return found | {
         "entries": np.flatnonzero(keep) + start,
@@ -115,10 +115,10 @@ def plainly(
 
 def same(survivors: Preselected, expected: dict[str, npt.NDArray[Any]]) -> bool:
     """Whether the fast reader found the same, to the bit and the type."""
-    found = survivors.columns | {
+    found = {**survivors.flat, **survivors.jagged} | {
         "entries": survivors.entries,
-        "muons": np.diff(survivors.muon_offsets),
-        "electrons": np.diff(survivors.electron_offsets),
+        "muons": np.diff(survivors.offsets["Muon"]),
+        "electrons": np.diff(survivors.offsets["Electron"]),
     }
     return found.keys() == expected.keys() and all(
         np.array_equal(found[name], values) and (name in ("muons", "electrons") or found[name].dtype == values.dtype)

@@ -13,7 +13,8 @@ from pathlib import Path
 import numpy as np
 from basket_files import COLUMNS, plainly, same
 
-from higgsnb.events.fast.baskets import Columns, Preselected
+from higgsnb.events import Columns
+from higgsnb.events.fast.baskets import Preselected
 from higgsnb.events.fast.blocks import UnexpectedFormError
 from higgsnb.events.fast.preselected import open_preselected
 

@@ -30,7 +30,7 @@ import json
 import numba
 import numpy as np
 from higgsnb import selection
-from higgsnb.events.fast import baskets
+from higgsnb.events.fast import gather
 from higgsnb.selection import pairings, rules
 
 n, z = 8, np.zeros(8)
@@ -45,7 +45,7 @@ leptons = selection.Leptons(two, two, two.astype(np.uint64), offsets, *muons, no
 found = selection.select(leptons, cuts)
 held, which, _, _ = pairings.preselect(leptons, rules.cuts_of(cuts), any_pt=True)
 total, numbers = np.empty(3, np.int64), pairings.count_all(held)
-baskets.add_up(np.array([2, 3], np.uint32), total)
+gather.add_up(np.array([2, 3], np.uint32), total)
 print(json.dumps({
     "selected": found.mass_4l.tolist(), "unusable": found.invalid_values.sum(),
     "pairings": np.unique(np.round(pairings.pair_all(held, numbers, 91.2).rows["mass_4l"], 6)).tolist(),
@@ -57,11 +57,11 @@ print(json.dumps({
 READER = """
 import json
 import numpy as np
-from higgsnb.events.fast import baskets
+from higgsnb.events.fast import gather
 
 total = np.empty(3, np.int64)
-baskets.add_up(np.array([2, 3], np.uint32), total)
-stats, loaded = baskets.add_up.stats, sum(baskets.add_up.stats.cache_hits.values())
+gather.add_up(np.array([2, 3], np.uint32), total)
+stats, loaded = gather.add_up.stats, sum(gather.add_up.stats.cache_hits.values())
 print(json.dumps({"offsets": total.tolist(), "folder": str(stats.cache_path), "loaded": loaded}))
 """
 
@@ -79,7 +79,7 @@ print(json.dumps({"bins": rows["bins"][0].tolist(), "loaded": sum(pairings.find_
 CHANGES = {
     "selection/rules.py": ("energy**2 - px**2", "energy**2 + px**2"),
     "selection/leptons.py": ("SENTINEL = -999.0", "SENTINEL = -998.0"),
-    "events/fast/baskets.py": ("rises = np.int64(0), True", "rises = np.int64(7), True"),
+    "events/fast/gather.py": ("rises = np.int64(0), True", "rises = np.int64(7), True"),
 }
 
 
@@ -164,7 +164,7 @@ def test_key_covers_every_module_with_a_rule_or_a_constant_of_a_rule() -> None:
             with_rules.add(module)
             assert is_covered(module)
             assert all(is_covered(source) for name, source in own_names(tree).items() if name in used)
-    assert with_rules == {"selection.rules", "selection.pairings", "events.fast.baskets"}
+    assert with_rules == {"selection.rules", "selection.pairings", "events.fast.gather"}
 
 
 def test_same_sources_are_compiled_once_whenever_they_were_written(tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ def test_code_that_an_administrator_compiled_is_read_where_it_lies(tmp_path: Pat
     Path(first["folder"]).chmod(0o775)
     assert copy.run(READER, **own)["loaded"] == 0
     Path(first["folder"]).chmod(0o755)
-    damaged = next(Path(first["folder"]).glob("baskets.add_up*.nbc"))
+    damaged = next(Path(first["folder"]).glob("gather.add_up*.nbc"))
     damaged.write_bytes(damaged.read_bytes()[:-100])
     shutil.rmtree(tmp_path / "own")
     assert copy.run(READER, **own)["loaded"] == 0

@@ -1,69 +1,92 @@
-"""Open a TTree or RNTuple for reading its preselected events, and return these as `Leptons`."""
+"""Open the TTree or RNTuple of a file, and make a reader for some columns of it."""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import MutableMapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from higgsnb.datasets import RemoteFile
-from higgsnb.events.fast.baskets import BasketReader, Columns, Preselected
-from higgsnb.events.fast.blocks import ByteSource, LocalBlocks, RemoteBlocks, UnexpectedFormError
-from higgsnb.events.fast.pages import PageReader
+from higgsnb.errors import SchemaError
+from higgsnb.events.columns import Columns
+from higgsnb.events.fast.baskets import BasketReader
+from higgsnb.events.fast.blocks import ByteSource, LocalBlocks, RemoteBlocks
+from higgsnb.events.fast.form import Catalogue, FieldCatalogue, Form, TreeCatalogue, resolve
+from higgsnb.events.fast.pages import PageReader, read_page_lists
 from higgsnb.events.schema import TREE
-from higgsnb.selection import Leptons
 
-_READERS: dict[str, type[BasketReader | PageReader]] = {"TTree": BasketReader, "ROOT::RNTuple": PageReader}
-_TYPES = {
-    "run": np.int64,
-    "luminosity_block": np.int64,
-    "event": np.uint64,
-    "muon_charge": np.int32,
-    "electron_charge": np.int32,
-}
-"""Types of the fields of `Leptons` that are not float32."""
+READ_AHEAD = 256 * 1024
+"""Bytes that are requested at a time of the headers and lists of baskets of a remote file."""
 
 
 def open_preselected(
     location: str | Path,
     columns: Columns,
     *,
-    check: Callable[[Any], None] | None = None,
+    tree: str = TREE,
     checked: bool = True,
     remote: RemoteFile | None = None,
 ) -> BasketReader | PageReader:
-    """Open the tree of a file for reading its preselected events; ``remote`` reads the file if it is not local.
-
-    ``check`` is called with uproot's tree and may raise an error.
+    """Open a file for reading some columns of its preselected events; ``remote`` reads it if it is not local.
 
     Raises
     ------
     KeyError
-        If the tree or a branch does not exist.
+        If the tree does not exist.
+    SchemaError
+        If it is no tree, or a column does not exist.
     UnexpectedFormError
         If a branch or field is not plain.
     DamagedFileError
         If the table of baskets contradicts itself.
     """
-    # Remote headers and lists of baskets are requested 256 kB at a time.
-    with open_directory(location, None if remote is None else io.BufferedReader(remote, 256 * 1024)) as opened:
-        found = opened[TREE]
-        if check is not None:
-            check(found)
-        reader = _READERS.get(found.classname)
-        if reader is None:
-            raise UnexpectedFormError(f"{TREE} in {location} is a {found.classname}, neither TTree nor RNTuple")
-        source: ByteSource = (
-            LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread, remote.size)
-        )
+    with open_directory(location, None if remote is None else io.BufferedReader(remote, READ_AHEAD)) as opened:
+        catalogue = catalogue_of(opened[tree], str(location), tree)
+        (form,) = resolve(columns, [catalogue], str(location), tree)
+        source = source_of(location, remote)
         try:
-            return reader(found, source, columns, checked=checked)
+            return reader_for(catalogue, source, columns, form, checked=checked)
         except BaseException:
             source.close()
             raise
+
+
+def source_of(location: str | Path, remote: RemoteFile | None) -> ByteSource:
+    """Return where the bytes of a file come from."""
+    return LocalBlocks(location) if remote is None else RemoteBlocks(remote.location, remote.pread, remote.size)
+
+
+def catalogue_of(tree: Any, location: str, name: str) -> Catalogue:
+    """Return the columns of an open tree, with all that has to be read of its file while it is open.
+
+    Raises
+    ------
+    SchemaError
+        If it is neither a TTree nor an RNTuple.
+    DamagedFileError
+        See `pages.read_page_lists`.
+    """
+    kind = getattr(tree, "classname", "folder")
+    if kind == "ROOT::RNTuple":
+        read_page_lists(tree, location)
+        return FieldCatalogue(tree, location)
+    if not hasattr(type(tree), "num_entries"):
+        raise SchemaError(
+            f"{location}: {name!r} is a {kind}, neither a TTree nor an RNTuple",
+            "Is this a file of events? Give the one that holds them.",
+        )
+    return TreeCatalogue(tree, location)
+
+
+def reader_for(
+    catalogue: Catalogue, source: ByteSource, columns: Columns, form: Form, *, checked: bool
+) -> BasketReader | PageReader:
+    """Return the fast reader of some columns."""
+    if isinstance(catalogue, TreeCatalogue):
+        return BasketReader(catalogue, source, columns, form, checked=checked)
+    return PageReader(catalogue, source, columns, form, checked=checked)
 
 
 def open_directory(location: str | Path, remote: Any) -> Any:
@@ -71,7 +94,9 @@ def open_directory(location: str | Path, remote: Any) -> Any:
     import uproot
 
     what = _local_file(location) if remote is None else remote
-    return uproot.open(what, object_cache=None, array_cache=None, custom_classes=own_classes())
+    directory = uproot.open(what, object_cache=None, array_cache=None, custom_classes=own_classes())
+    directory.file.class_named = cache(directory.file.class_named)  # it is asked nine times for each branch
+    return directory
 
 
 def _local_file(location: str | Path) -> Any:
@@ -106,23 +131,3 @@ def own_classes() -> MutableMapping[str, Any]:
             return found
 
     return OwnClasses()
-
-
-def columns_for(branches: Mapping[str, str]) -> Columns:
-    """Return the `Columns` behind a table of `Leptons` fields and their branches, such as `events.BRANCHES`."""
-    flat = tuple(branch for name, branch in branches.items() if not name.startswith(("muon_", "electron_")))
-    counted = [
-        tuple(b for name, b in branches.items() if name.startswith(f"{flavour}_") and not name.endswith("_offsets"))
-        for flavour in ("muon", "electron")
-    ]
-    return Columns(branches["muon_offsets"], branches["electron_offsets"], flat, *counted)
-
-
-def to_leptons(events: Preselected, branches: Mapping[str, str]) -> Leptons:
-    """Return preselected events as `Leptons`, for `kernel.select`; fields without a branch are None."""
-    fields: dict[str, Any] = dict.fromkeys(Leptons._fields)
-    for name, branch in branches.items():
-        if branch in events.columns:
-            fields[name] = events.columns[branch].astype(_TYPES.get(name, np.float32), copy=False)
-    fields |= {"muon_offsets": events.muon_offsets, "electron_offsets": events.electron_offsets}
-    return Leptons(**fields)
