@@ -92,8 +92,10 @@ class Plan:
             "place": key,
             "file": [info.bytes, info.entries, file.adler32],
             "version": content,
+            "friends": [version.digest or version for version in info.friends],
             "marks": _marks(self.campaign, key, info),
-            "schema": self.campaign.schema,
+            "schema": [self.campaign.schema, self.campaign.tree, dict(self.campaign.columns)],
+            "weight": [dataset.weight, dataset.sum_of_weights],
             "primary_dataset": dataset.primary_dataset,
             "is_data": dataset.is_data,
             "sections": dataset.is_data and self.campaign.has_sections,
@@ -189,7 +191,7 @@ def _inspected(
 
     def inspect(file: File) -> FileInfo:
         with counted_tries(tries):
-            return events.identify(file, campaign.schema)
+            return events.identify(file, campaign.schema, tree=campaign.tree, headers=campaign.columns)
 
     left = iter(keys)
     waiting: dict[Future[FileInfo], FileKey] = {}
@@ -226,6 +228,8 @@ def make(
         marks[key]["weighted"] = info.weighted
         if info.version is not None:
             marks[key]["version"] = info.version
+        if info.friends:
+            marks[key]["friend_versions"] = info.friends
     chunks = []
     for chunk in datasets.plan_chunks(campaign, entries, chunk_events, fraction):
         found = marks.get((chunk.dataset_index, chunk.file_index))
@@ -236,7 +240,8 @@ def make(
 
 def _is_unmarked(info: FileInfo) -> bool:
     """Whether nothing tells the content of a file from an earlier or later one of its size."""
-    return info.version is not None and not info.version.has_validators
+    versions = (*info.friends, *(() if info.version is None else (info.version,)))
+    return not all(version.has_validators for version in versions)
 
 
 def _marks(campaign: Campaign, key: FileKey, info: FileInfo) -> dict[str, Any]:

@@ -70,7 +70,9 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     primary = (one for one in campaign.datasets if one.primary_dataset == dataset)
     wanted = next(primary, None) or campaign.dataset(dataset)
     file = wanted.files[0]
-    entries = {file.url: file.events or inspect(file, campaign.schema).entries}
+    entries = {
+        file.url: file.events or inspect(file, campaign.schema, tree=campaign.tree, headers=campaign.columns).entries
+    }
     alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
     chunk = datasets.plan_chunks(alone, entries, most)[0]
     return Events(read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data, origin(campaign))

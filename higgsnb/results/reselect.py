@@ -355,7 +355,9 @@ def _chunks(result: Result) -> Iterator[Chunk]:
                     fingerprint=events.fingerprint(dataset.files[f], info) if info is not None and info.kind else None,
                     mask=(result.golden_json_digest or None) if mask is not None else None,
                     version=None if info is None else info.version,
-                    **result.campaign.reading(dataset),
+                    tree=result.campaign.tree,
+                    columns=result.campaign.columns,
+                    friend_versions=() if info is None else info.friends,
                 )
 
 
