@@ -44,10 +44,9 @@ def _histogram(candidates: Any) -> Bins:
 
 
 def _own_columns() -> Any:
-    from higgsnb.events.fast.preselected import columns_for
-    from higgsnb.events.schema import BRANCHES
+    from higgsnb.events.leptons import LEPTON_COLUMNS
 
-    return columns_for(BRANCHES)
+    return LEPTON_COLUMNS
 
 
 _reader: dict[str, Any] = {}
@@ -56,12 +55,12 @@ _reader: dict[str, Any] = {}
 def _chunk(path: str, checked: bool, bounds: tuple[int, int]) -> Bins:
     """Read, select and count one range of entries; each worker keeps the file open."""
     from higgsnb import selection
-    from higgsnb.events.fast.preselected import open_preselected, to_leptons
-    from higgsnb.events.schema import BRANCHES
+    from higgsnb.events.fast.preselected import open_preselected
+    from higgsnb.events.leptons import to_leptons
 
     if path not in _reader:
         _reader[path] = open_preselected(path, _own_columns(), checked=checked)
-    leptons = to_leptons(_reader[path].read(*bounds), BRANCHES)
+    leptons = to_leptons(_reader[path].read(*bounds))
     return _histogram(selection.select(leptons, selection.load("df103")))
 
 
@@ -104,7 +103,7 @@ def inflation_only(path: str, workers: int) -> Pass:
     from higgsnb.events.fast.preselected import open_preselected
 
     reader = open_preselected(path, _own_columns(), checked=False)
-    blocks = [block for name in reader.columns.names for block in _zlib_blocks(reader, reader._branches[name])]
+    blocks = [block for branch in reader._branches.values() for block in _zlib_blocks(reader, branch)]
 
     def run() -> Bins:
         for data, wanted in blocks:
@@ -116,11 +115,11 @@ def inflation_only(path: str, workers: int) -> Pass:
 
 def _zlib_blocks(reader: Any, branch: Any) -> Iterator[tuple[bytes, int]]:
     """Deflate streams of one branch and how many bytes of each are content."""
-    from higgsnb.events.fast.baskets import _read_head
+    from higgsnb.events.fast.branches import read_head
 
     for index, (seek, size) in enumerate(zip(branch.seeks, branch.sizes, strict=True)):
         raw = reader._source.fetch([])(seek, size)
-        head = _read_head(raw, branch, index)
+        head = read_head(raw, branch, index)
         if raw[head.key_length : head.key_length + 2] == b"ZL":
             yield raw[head.key_length + 11 :], head.content_length
 

@@ -57,20 +57,19 @@ def pipeline(folder: Path, events: int) -> list[Row]:
     from higgsnb.datasets import Campaign, Dataset, File
     from higgsnb.engine import plan
     from higgsnb.events.fast import preselected
-    from higgsnb.events.schema import BRANCHES
+    from higgsnb.events.leptons import LEPTON_COLUMNS, to_leptons
 
     path = make(folder, events, codec="zlib", layout="large")
     dataset = Dataset("data", "data", "DoubleMu", files=(File(str(path)),))
     campaign = Campaign("bench", "Benchmark", "outreach", 1.0, 0.0, 8.0, "open2012", (dataset,))
     chosen = selection.load("open2012")
-    columns = preselected.columns_for(BRANCHES)
     ledger = folder / "bench-ledger.sqlite"
 
     def bare() -> None:
-        with preselected.open_preselected(str(path), columns, checked=True) as reader:
+        with preselected.open_preselected(str(path), LEPTON_COLUMNS, checked=True) as reader:
             for start in range(0, reader.n_entries, plan.CHUNK_EVENTS):
                 part = reader.read(start, start + plan.CHUNK_EVENTS)
-                selection.select(preselected.to_leptons(part, BRANCHES), chosen)
+                selection.select(to_leptons(part), chosen)
 
     def whole() -> None:
         (*_, last) = engine.run(campaign, chosen, workers=1, ledger=ledger, fresh=True)
@@ -87,11 +86,11 @@ import sys
 from pathlib import Path
 from higgsnb import selection
 from higgsnb.events.fast import preselected
-from higgsnb.events.schema import BRANCHES
+from higgsnb.events.leptons import LEPTON_COLUMNS, to_leptons
 chosen = selection.load("open2012")
-with preselected.open_preselected(sys.argv[1], preselected.columns_for(BRANCHES), checked=False) as reader:
+with preselected.open_preselected(sys.argv[1], LEPTON_COLUMNS, checked=False) as reader:
     for part in reader.windows():
-        selection.select(preselected.to_leptons(part, BRANCHES), chosen)
+        selection.select(to_leptons(part), chosen)
 print(next(int(line.split()[1]) for line in Path("/proc/self/status").open() if line.startswith("VmHWM")) / 1024)
 """
 """VmHWM, as ru_maxrss begins with that of the process it was forked from."""
