@@ -1,10 +1,11 @@
 """Skims: the preselected leptons of a chunk, kept on disk so that runs with other cuts are fast.
 
-The preselection (enough leptons for a channel) does not depend on the selection, so that one skim serves them all. A
-skim is an uncompressed Arrow file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; a skim that
-does not agree with its sha256 is ignored and replaced. Skims lie in a folder named by a hash of the code that reads,
-each named by a hash of its file and range of entries; those of other code, or of other users, are not used. Where they
-cannot be written, every run reads the files.
+The preselection (enough leptons for a channel) does not depend on the selection, so that one skim serves them all,
+unless they need other columns or preselections besides: these are part of its name. A skim is an uncompressed Arrow
+file with lists of leptons, beside it its sha256 in the form of ``sha256sum``; a skim that does not agree with its
+sha256 is ignored and replaced. Skims lie in a folder named by a hash of the code that reads, each named by a hash of
+its file and range of entries; those of other code, or of other users, are not used. Where they cannot be written, every
+run reads the files.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy as np
 
 from higgsnb import provenance
 from higgsnb.errors import describe
+from higgsnb.events.columns import Array, EventColumns, Integers
 from higgsnb.events.schema import Read
 from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
@@ -30,6 +32,8 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
 log = logger(__name__)
+_MORE = "column "
+"""What the names of columns begin with that were asked for besides those of leptons."""
 
 
 def skim_path(folder: Path, chunk: Chunk, identity: list[Any]) -> Path:
@@ -61,12 +65,19 @@ def save(read: Read, path: Path) -> None:
     leptons, columns = read.leptons, {"entry": pa.array(read.entries)}
     for name in Leptons._fields:
         values = getattr(leptons, name)
-        if name in ("run", "luminosity_block", "event"):
-            columns[name] = pa.array(values)
-        elif not name.endswith("_offsets"):
-            offsets = getattr(leptons, f"{name.partition('_')[0]}_offsets").astype(np.int32)
-            columns[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+        if values is None or name.endswith("_offsets"):
+            continue
+        is_flat = name in ("run", "luminosity_block", "event")
+        columns[name] = (
+            pa.array(values) if is_flat else _lists(values, getattr(leptons, f"{name.partition('_')[0]}_offsets"))
+        )
     about = {"n_events": str(read.n_events), "reader": read.reader, "integrity": read.integrity}
+    about["missing"] = json.dumps(sorted(read.missing))
+    if read.columns is not None:
+        more, collections = read.columns, {name: read.columns.collection(name) for name in read.columns.jagged}
+        columns |= {f"{_MORE}{name}": pa.array(values) for name, values in more.flat.items()}
+        columns |= {f"{_MORE}{name}": _lists(more.jagged[name], more.offsets[one]) for name, one in collections.items()}
+        about["columns"] = json.dumps([list(more.flat), collections, sorted(more.missing)])
     table, sink = pa.table(columns).replace_schema_metadata(about), pa.BufferOutputStream()
     with pa.ipc.new_file(sink, table.schema) as writer:
         writer.write_table(table)
@@ -102,12 +113,39 @@ def load(path: Path) -> Read | None:
         return None
     table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
     about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    columns = {name: _values(table, name) for name in Leptons._fields if not name.endswith("_offsets")}
+    fields: dict[str, Any] = dict.fromkeys(Leptons._fields)
+    for name in set(Leptons._fields) & set(table.column_names):
+        fields[name] = _values(table, name)
     for flavour in ("muon", "electron"):
-        offsets = table.column(f"{flavour}_pt").combine_chunks().offsets.to_numpy(zero_copy_only=False)
-        columns[f"{flavour}_offsets"] = offsets.astype(np.int64)
+        fields[f"{flavour}_offsets"] = _offsets(table, f"{flavour}_pt")
     n_events, reader, integrity = int(about["n_events"]), about["reader"], about["integrity"]
-    return Read(Leptons(**columns), _values(table, "entry"), n_events, reader, integrity)
+    entries, missing = _values(table, "entry"), frozenset(json.loads(about["missing"]))
+    more = None
+    if "columns" in about:
+        flat, collections, lacking = json.loads(about["columns"])
+        more = EventColumns(
+            entries=entries,
+            n_events=n_events,
+            flat={name: _values(table, f"{_MORE}{name}") for name in flat},
+            jagged={name: _values(table, f"{_MORE}{name}") for name in collections},
+            offsets={one: _offsets(table, f"{_MORE}{name}") for name, one in collections.items()},
+            missing=frozenset(lacking),
+            reader=reader,
+            integrity=integrity,
+        )
+    return Read(Leptons(**fields), entries, n_events, reader, integrity, missing, more)
+
+
+def _lists(values: Array, offsets: Integers) -> pa.ListArray:
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), pa.array(values))
+
+
+def _offsets(table: pa.Table, name: str) -> Integers:
+    """Return where the lists of a column start."""
+    offsets: Integers = table.column(name).combine_chunks().offsets.to_numpy(zero_copy_only=False).astype(np.int64)
+    return offsets
 
 
 def _values(table: pa.Table, name: str) -> Any:

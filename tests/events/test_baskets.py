@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 
 from higgsnb.datasets.files.transfer import RemoteFile
 from higgsnb.errors import DamagedFileError, SchemaError
-from higgsnb.events.fast import baskets
 from higgsnb.events import Columns
+from higgsnb.events.fast import baskets
 from higgsnb.events.fast.baskets import BasketReader
 from higgsnb.events.fast.blocks import RemoteBlocks, UnexpectedFormError
 from higgsnb.events.fast.branches import BranchBaskets

@@ -1,4 +1,4 @@
-"""CSV files of candidates: whole numbers are whole, event numbers keep their digits, and what is no CSV is named."""
+"""CSV files: whole numbers are whole, event numbers keep their digits, and what is no CSV is named."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import pytest
 
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import SchemaError, UnreadableError
-from higgsnb.events import csv, inspect, read_leptons
-from higgsnb.selection import Leptons
+from higgsnb.events import Columns, csv, inspect, read_events, read_leptons
+from higgsnb.selection import Leptons, parse
 
 CELLS = {
     "Run": "194050",
@@ -220,3 +220,94 @@ def test_csv_that_changes_is_read_again(path: Path) -> None:
     path.write_text(text_of({"Run": "7"}, {}))
     assert read(path).run.tolist() == [7, 194050]
     assert set(csv.CSV_COLUMNS) == set(CELLS)
+
+
+# --- Tables whose columns the campaign names
+
+DIMUONS = {
+    "run": "Run", "event": "Event", "dxy": "dxy1",
+    **{f"Muon_{name}": (f"{header}1", f"{header}2") for name, header in {
+        "pt": "pt", "eta": "eta", "phi": "phi", "charge": "Q", "dxy": "dxy",
+    }.items()},
+}  # fmt: skip
+
+
+def named(path: Path, headers: dict[str, str | tuple[str, ...]], *, n: int, start: int = 0) -> Chunk:
+    return Chunk("d", 0, 0, File(url=str(path)), "csv", None, True, start, n, None, columns=headers)
+
+
+def test_real_z_candidates_are_read_with_their_columns(shared_data: Path) -> None:
+    path = shared_data / "zcandidates" / "Zmumu_Run2011A.csv"
+    n = inspect(File(url=str(path)), "csv", headers=DIMUONS).entries
+    table = np.genfromtxt(path, delimiter=",", names=True)
+    assert n == len(table) == 10_583
+    columns = Columns(("nMuon", "Muon_pt", "Muon_mass", "Muon_charge", "dxy"), parse("dxy > 0 and nMuon >= 2"))
+    found = read_events(named(path, DIMUONS, n=n, start=100), columns)
+    which = np.flatnonzero(table["dxy1"][100:] > 0) + 100
+    assert (found.entries.tolist(), found.n_events, found.reader) == (which.tolist(), n - 100, "csv")
+    assert found.flat["run"].tolist() == table["Run"][which].astype(int).tolist()
+    assert found.flat["event"].tolist() == (table["Event"][which].astype(np.int64) % 2**32).tolist()
+    assert np.array_equal(found.flat["dxy"], table["dxy1"][which])
+    pairs = np.stack([table["pt1"][which], table["pt2"][which]], axis=1).astype(np.float32)
+    assert np.array_equal(found.jagged["Muon_pt"].reshape(-1, 2), pairs)
+    assert set(found.jagged["Muon_mass"].tolist()) == {float(np.float32(0.1056583755))}
+    assert np.diff(found.offsets["Muon"]).tolist() == [2] * len(which)
+    leptons = read_leptons(named(path, DIMUONS, n=n))
+    missing = {"muon_dxy_error", "muon_dz", "muon_dz_error", "muon_isolation"}
+    assert {name for name in Leptons._fields if getattr(leptons, name) is None} == missing
+    assert (len(leptons.muon_pt), leptons.electron_offsets[-1], leptons.muon_charge.dtype) == (2 * n, 0, np.int32)
+
+
+def test_candidates_have_columns_of_leptons_too(path: Path) -> None:
+    path.write_text(text_of({}, {"PID1": "11", "PID3": "11"}, {"pt2": "99"}))
+    columns = Columns(("Electron_pt", "nElectron", "Tau_pt", "HLT_x"), parse("nMuon == 2"))
+    found = read_events(Chunk("d", 0, 0, File(url=str(path)), "csv", None, True, 0, 3, None), columns)
+    assert (found.entries.tolist(), found.n_events, found.missing) == ([0, 2], 3, {"Tau", "HLT_x"})
+    assert found.jagged["Electron_pt"].tolist() == [20.5, 20.5, 99, 20.5]
+    assert (found.flat["nElectron"].tolist(), found.flat["HLT_x"].tolist()) == ([2, 2], [False, False])
+    with pytest.raises(SchemaError, match=r"f.csv: no column Muon_dxy\n.*\[campaign.columns\]"):
+        read_events(Chunk("d", 0, 0, File(url=str(path)), "csv", None, True, 0, 3, None), Columns(("Muon_dxy",)))
+
+
+MUONS = {f"Muon_{name}": (f"{name}1", f"{name}2") for name in ("pt", "eta", "phi", "charge")}
+HEAD = "pt1,eta1,phi1,charge1,pt2,eta2,phi2,charge2,met\n"
+
+
+def test_objects_are_there_whose_cells_are_not_empty(path: Path) -> None:
+    path.write_text(f"{HEAD}10,0,0,1,20,1,1,-1,5\n,,,,30,2,2,1,6\n,,,,,,,,7\n")
+    found = read_events(named(path, {**MUONS, "met": "met"}, n=3), Columns(("Muon_pt", "met")))
+    assert found.jagged["Muon_pt"].tolist() == [10, 20, 30]
+    assert found.offsets["Muon"].tolist() == [0, 2, 3, 3]
+    assert found.flat["met"].tolist() == [5, 6, 7]
+    assert (found.flat["run"].tolist(), found.flat["event"].tolist()) == ([0, 0, 0], [0, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("headers", "line", "error", "message"),
+    [
+        ({"met": "mett"}, "", SchemaError, r"f.csv: the CSV lacks the columns mett\nFor mett: Did you mean met\?"),
+        ({"met": "met"}, "10,0,0,1,20,1,1,-1,x", UnreadableError, r"f.csv, line 3: .*met is 'x', expected a number"),
+        ({"met": "met"}, "10,0,0,1,20,1,1,-1,", UnreadableError, r"f.csv, line 3: .*met is '', expected a number"),
+        (MUONS, "10,0,0,2,20,1,1,-1,1", UnreadableError, r"f.csv, line 3: charge1 is '2', expected 1 or -1"),
+        (MUONS, "10,,0,1,20,1,1,-1,1", UnreadableError, r"f.csv, line 3: cell 1 of Muon_eta is empty, unlike"),
+        (MUONS, ",0,,,20,1,1,-1,1", UnreadableError, r"f.csv, line 3: cell 1 of Muon_eta is not empty, unlike"),
+        ({"event": "met"}, "10,0,0,1,20,1,1,-1,1.5", UnreadableError, r"f.csv, line 3: met is '1.5', expected a whole"),
+        ({**MUONS, "Muon_dz": ("met",)}, "", SchemaError, r"gives 1 headers for Muon_dz, 2 for others"),
+        (MUONS, "10,0,0,1,20,1,1,-1,1,5", UnreadableError, r"f.csv, line 3: not a row of numbers: 10 cells, 9 in the"),
+    ],
+)  # fmt: skip
+def test_cell_that_does_not_fit_is_named(
+    path: Path, headers: dict[str, str | tuple[str, ...]], line: str, error: type[Exception], message: str
+) -> None:
+    path.write_text(f"{HEAD}10,0,0,1,20,1,1,-1,5\n{line}\n")
+    with pytest.raises(error, match=message):
+        read_events(named(path, headers, n=2), Columns(tuple(headers)))
+
+
+def test_leptons_of_a_table_need_momentum_and_charge(path: Path) -> None:
+    path.write_text(f"{HEAD}10,0,0,1,20,1,1,-1,5\n")
+    with pytest.raises(SchemaError, match=r"\[campaign.columns\] gives no header for Muon_phi, Muon_charge\n"):
+        inspect(File(url=str(path)), "csv", headers={"Muon_pt": ("pt1",), "Muon_eta": ("eta1",)})
+    with pytest.raises(SchemaError, match="gives no header for Muon_pt, Electron_pt"):
+        inspect(File(url=str(path)), "csv", headers={"met": "met"})
+    assert inspect(File(url=str(path)), "csv", headers={"met": "met"}, columns=Columns(("met",))).entries == 1

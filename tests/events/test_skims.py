@@ -8,15 +8,18 @@ import os
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import uproot
 from generators import random_leptons
 from outreach import events_of, write
 
 from higgsnb import events, provenance
 from higgsnb.datasets import Chunk, File
-from higgsnb.events import read_preselected, skims
+from higgsnb.events import Columns, Read, read_preselected, skims
+from higgsnb.selection import parse
 
 CHUNK = Chunk(
     dataset="mu",
@@ -119,3 +122,43 @@ def test_skim_that_others_could_have_written_is_read_anew(
         np.testing.assert_array_equal(found.leptons.muon_pt, right.leptons.muon_pt)
     assert sum("can be written to by others" in record.getMessage() for record in caplog.records) == 1
     assert (skim.parent / f"user-{os.geteuid()}").exists() == (what == "folder")
+
+
+def test_skim_has_other_columns_and_is_of_one_preselection(file_chunk: Chunk, tmp_path: Path) -> None:
+    def read(names: tuple[str, ...], condition: str | None, **changes: Any) -> Read:
+        columns = Columns(names, None if condition is None else parse(condition))
+        return read_preselected(replace(file_chunk, **changes), columns=columns, skims_folder=tmp_path / "skims")
+
+    asked = [
+        (("nMuon", "Muon_dxy", "Tau_pt"), "nMuon >= 3"),
+        (("nMuon", "Muon_dxy"), "nMuon >= 3"),
+        (("nMuon", "Muon_dxy", "Tau_pt"), "nMuon >= 4"),
+        (("nMuon", "Muon_dxy", "Tau_pt"), None),
+        ((), None),
+    ]
+    first = [read(*one) for one in asked]
+    assert len(list((tmp_path / "skims").rglob("*.arrow"))) == len(asked)
+    assert len({len(one.entries) for one in first}) == 3
+    for again, once in zip([read(*one) for one in asked], first, strict=True):
+        assert again.leptons.muon_pt.tobytes() == once.leptons.muon_pt.tobytes()
+        assert (again.missing, again.entries.tolist()) == (once.missing, once.entries.tolist())
+        assert again.columns is not None
+        assert once.columns is not None
+        for field in ("flat", "jagged", "offsets"):
+            kept, made = getattr(again.columns, field), getattr(once.columns, field)
+            assert {name: v.tolist() for name, v in kept.items()} == {name: v.tolist() for name, v in made.items()}
+            assert {name: v.dtype for name, v in kept.items()} == {name: v.dtype for name, v in made.items()}
+        assert again.columns.entries.tolist() == once.columns.entries.tolist()
+        assert again.columns[5:] == once.columns[5:]
+
+
+def test_skim_of_a_friend_is_of_its_content(file_chunk: Chunk, tmp_path: Path) -> None:
+    def friend(value: float) -> Chunk:
+        with uproot.recreate(tmp_path / "friend.root") as file:
+            file.mktree("Events", {"x": np.float32}).extend({"x": np.full(300, value, np.float32)})
+        return replace(file_chunk, file=replace(file_chunk.file, friends=(str(tmp_path / "friend.root"),)))
+
+    for value in (1.0, 2.0):
+        found = read_preselected(friend(value), columns=Columns(("x",)), skims_folder=tmp_path / "skims")
+        assert found.columns is not None
+        assert set(found.columns.flat["x"].tolist()) == {value}

@@ -18,6 +18,7 @@ from higgsnb.datasets import Chunk, File, constants
 
 Array = npt.NDArray[Any]
 N = 240
+LEPTONS = ("pt", "eta", "phi", "mass", "charge", "dxy", "dxy_error", "dz", "dz_error", "isolation")
 MUON_MASS, ELECTRON_MASS = np.float32(constants.MASS_MUON), np.float32(constants.MASS_ELECTRON)
 
 
@@ -106,7 +107,7 @@ def _chunk(path: Path, schema: str = "nanoaod", **options: Any) -> Chunk:
     return replace(Chunk("d", 0, 0, url, schema, None, True, 0, N, None), **options)
 
 
-def _tree(path: Path, columns: Mapping[str, Any], *, name: str = "Events", **options: Any) -> Path:
+def tree_of(path: Path, columns: Mapping[str, Any], *, name: str = "Events", **options: Any) -> Path:
     """Write a TTree in baskets of 100 events."""
     with uproot.recreate(path, compression=uproot.ZLIB(1)) as file:
         types = {key: ak.type(ak.Array(values)).content for key, values in columns.items()}
@@ -133,12 +134,12 @@ def outreach(made: Made, folder: Path) -> Written:
     flat = {**made.flat, "run": made.flat["run"].astype(np.int32)}
     columns = {name: values for name, values in flat.items() if not name.startswith("HLT")}
     leptons = {one: made.records(one) for one in ("Muon", "Electron")}
-    return Written(_chunk(_tree(folder / "outreach.root", {**columns, **leptons}), "outreach"), "baskets")
+    return Written(_chunk(tree_of(folder / "outreach.root", {**columns, **leptons}), "outreach"), "baskets")
 
 
 def v9(made: Made, folder: Path) -> Written:
     """Counters without a sign."""
-    path = _tree(folder / "v9.root", {**made.flat, **{one: made.records(one) for one in made.counts}})
+    path = tree_of(folder / "v9.root", {**made.flat, **{one: made.records(one) for one in made.counts}})
     content = path.read_bytes()
     for one in made.counts:
         text = bytes([1 + len(one)]) + b"n" + one.encode()
@@ -155,7 +156,7 @@ def v12(made: Made, folder: Path) -> Written:
     for name in ("Muon", "Electron"):
         jagged[name]["jetIdx"] = jagged[name]["jetIdx"].astype(np.int16)
     smaller = replace(made, jagged=jagged)
-    path = _tree(folder / "v12.root", {**made.flat, **{one: smaller.records(one) for one in made.counts}})
+    path = tree_of(folder / "v12.root", {**made.flat, **{one: smaller.records(one) for one in made.counts}})
     return Written(_chunk(path), "baskets")
 
 
@@ -164,14 +165,14 @@ def v15(made: Made, folder: Path) -> Written:
     columns = {name.replace("MET", "PFMET"): values for name, values in made.flat.items()}
     columns["PFMET_pt"] = columns["PFMET_pt"].astype(np.float64)
     columns |= {one: made.records(one) for one in made.counts}
-    path = _tree(folder / "v15.root", columns)
+    path = tree_of(folder / "v15.root", columns)
     return Written(_chunk(path), "baskets", {"MET_pt": "PFMET_pt", "MET_phi": "PFMET_phi"})
 
 
 def run1(made: Made, folder: Path) -> Written:
     """Columns of records 31104-31133: counters that look like columns, and columns that look like counters."""
     more = {"Muon_nNano": made.counts["Muon"].astype(np.int32), "nTrk": np.arange(N, dtype=np.int32)}
-    path = _tree(folder / "run1.root", {**made.flat, **more, **{one: made.records(one) for one in made.counts}})
+    path = tree_of(folder / "run1.root", {**made.flat, **more, **{one: made.records(one) for one in made.counts}})
     return Written(_chunk(path), "baskets")
 
 
@@ -190,23 +191,23 @@ def record_ntuple(made: Made, folder: Path) -> Written:
 
 def own_counters(made: Made, folder: Path) -> Written:
     """A TTree in which each column has a counter of its own."""
-    path = _tree(folder / "own.root", {**made.flat, **_side_by_side(made, *made.counts)})
+    path = tree_of(folder / "own.root", {**made.flat, **_side_by_side(made, *made.counts)})
     return Written(_chunk(path), "baskets")
 
 
 def friends(made: Made, folder: Path) -> Written:
     """Two TTrees and an RNTuple in files of their own, in a tree of another name."""
     flat = {name: values for name, values in made.flat.items() if not name.startswith("HLT")}
-    first = _tree(folder / "first.root", {**flat, "Muon": made.records("Muon")}, name="t")
+    first = tree_of(folder / "first.root", {**flat, "Muon": made.records("Muon")}, name="t")
     triggers = {name: values for name, values in made.flat.items() if name not in flat}
-    second = _tree(folder / "second.root", {**triggers, "Electron": made.records("Electron")}, name="t")
-    third = _tree(folder / "third.root", {"Jet": made.records("Jet"), "MET_pt": np.zeros(N, np.float32)}, name="t")
+    second = tree_of(folder / "second.root", {**triggers, "Electron": made.records("Electron")}, name="t")
+    third = tree_of(folder / "third.root", {"Jet": made.records("Jet"), "MET_pt": np.zeros(N, np.float32)}, name="t")
     return Written(_chunk(first, friends=(second, third), tree="t"), "baskets")
 
 
 def other_tree(made: Made, folder: Path) -> Written:
     """A TTree with another name."""
-    path = _tree(folder / "other.root", {**made.flat, **{one: made.records(one) for one in made.counts}}, name="nano")
+    path = tree_of(folder / "other.root", {**made.flat, **{one: made.records(one) for one in made.counts}}, name="nano")
     return Written(_chunk(path, tree="nano"), "baskets")
 
 
@@ -251,7 +252,7 @@ def _atlas(made: Made, folder: Path, tree: str, unit: float) -> Written:
         "trigE": made.flat["HLT_Ele27"],
     }
     records = {"lep": ak.zip({name: ak.unflatten(values, counts) for name, values in lep.items()})}
-    path = _tree(folder / f"{tree}.root", {**flat, **records}, name=tree)
+    path = tree_of(folder / f"{tree}.root", {**flat, **records}, name=tree)
     named = {
         "MET_pt": "met_et" if is_mini else "met",
         "MET_phi": "met_phi",

@@ -190,7 +190,7 @@ class BasketReader(OpenFile):
 
     def table(self, names: Iterable[str], start: int, stop: int) -> dict[str, Array]:
         """Return columns with one value per event, of all entries ``start`` to ``stop``; raises as `read` does."""
-        branches = {name: self._flat[name] for name in names}
+        branches, stop = {name: self._flat[name] for name in names}, min(stop, self.n_entries)
         touched = {branch: self._branches[branch].overlapping(start, stop) for branch in branches.values()}
         window = _Window(start, stop, (start, stop), touched)
         places = [place for name, indices in touched.items() for place in self._branches[name].places(indices)]

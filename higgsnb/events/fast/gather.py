@@ -56,8 +56,8 @@ def _fill(firsts: Integers, offsets: Integers, elements: Integers) -> None:
 def split_lists(content: npt.NDArray[np.uint8], width: int, counts: Integers, values: npt.NDArray[np.uint8]) -> int:
     """Take the headers off the lists of a basket: fill ``counts`` (n_entries,) and the bytes of the ``values``.
 
-    Values of ``width`` bytes each. Return how many bytes the values take; -1 if the lists do not end where the content
-    does, or contradict their byte counts.
+    Values have ``width`` bytes each, and all of them as many as the content without the headers. Return how many bytes
+    they take; -1 if the lists do not end where the content does, or contradict their byte counts.
     """
     at = total = 0
     for i in range(len(counts)):
@@ -69,7 +69,7 @@ def split_lists(content: npt.NDArray[np.uint8], width: int, counts: Integers, va
             n_values = n_values << 8 | int(content[at + 6 + byte])
         counts[i] = n_values
         n_bytes = n_values * width
-        if size & 0x3FFFFFFF != n_bytes + 6 or at + LIST_HEADER + n_bytes > len(content):
+        if size & 0x3FFFFFFF != n_bytes + 6 or total + n_bytes > len(values):
             return -1
         at += LIST_HEADER
         for byte in range(n_bytes):

@@ -221,7 +221,7 @@ class PageReader(OpenFile):
 
     def table(self, names: Iterable[str], start: int, stop: int) -> dict[str, Array]:
         """Return columns with one value per event, of all entries ``start`` to ``stop``; raises as `read` does."""
-        names = list(names)
+        names, stop = list(names), min(stop, self.n_entries)
         dtypes = {name: _result_dtype(self._flat[name]) if name in self._flat else np.dtype(np.int64) for name in names}
         parts: dict[str, list[Array]] = {name: [np.empty(0, dtype)] for name, dtype in dtypes.items()}
         for cluster, first, last in self._parts(start, stop):
