@@ -49,6 +49,8 @@ WINDOW = 200_000
 """Entries worked on at a time; about 30 bytes of memory each, besides the baskets."""
 WIDEST_WINDOW = 8 * WINDOW
 """Upper limit of a window that is extended to the end of baskets longer than `WINDOW`."""
+LAST_WINDOW = 1.25
+"""So many times the usual window are read at once if that is all: the usual chunk, which then need not be joined."""
 
 Which = Integers | slice
 """Some entries or elements, ascending: their indices, or a range of them without gaps."""
@@ -240,6 +242,7 @@ class BasketReader(OpenFile):
             common = self._edges[(self._edges > start) & (self._edges <= start + self._widest)]
             near = common[common <= start + WINDOW]
             end = min(stop, int(near[-1]) if near.size else int(common[0]) if common.size else start + WINDOW)
+            end = stop if stop - start <= WINDOW * LAST_WINDOW else end
             baskets = {name: branch.overlapping(start, end) for name, branch in self._branches.items()}
             counted = [group for group in self._groups if not self._branches[group.counter].is_vector]
             jagged = [(self._branches[name].edges, baskets[name]) for one in counted for name in one.columns.values()]
@@ -302,6 +305,8 @@ class _Work:
     """By branch, values of all entries of its baskets that hold this window."""
     lists: dict[str, Array] = field(default_factory=dict)
     """By branch, the values of a vector, without the headers of its lists; their lengths are in ``decoded``."""
+    cut: tuple[Integers, Integers, list[tuple[int, int, Integers]]] | None = None
+    """The last result of `_cut`."""
 
     def edges(self, name: str) -> Integers:
         """Return the entries at which this window's baskets of branch ``name`` start, and where the last one stops."""
@@ -325,7 +330,7 @@ class _Work:
         if isinstance(which, slice) or name in self.decoded or self.branches[name].is_vector:
             return self.values(name)[which]
         edges = self.edges(name)
-        return self.gather(name, self.contents(name, np.diff(edges)), edges, which + self.window.start)
+        return self.gather(name, self.contents(name, np.diff(edges)), edges - self.window.start, which)
 
     def counted(self, group: Group, which: Which) -> tuple[Integers, dict[str, Array]]:
         """Return where the objects of ``which`` events start in columns that a branch counts, and these columns."""
@@ -377,17 +382,26 @@ class _Work:
         """Return the values of branch ``name`` at ``elements``; its ``contents`` begin at ``starts``."""
         native = self.branches[name].dtype.newbyteorder("=")
         if isinstance(elements, slice):
-            pieces = [
-                content[max(elements.start - start, 0) : max(elements.stop - start, 0)].astype(native)
-                for content, start in zip(contents, starts.tolist(), strict=False)
-            ]
+            bounds = [slice(max(elements.start - at, 0), max(elements.stop - at, 0)) for at in starts.tolist()]
+            pieces = [content[here].astype(native) for content, here in zip(contents, bounds, strict=False)]
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty(0, native)])
         values = np.empty(len(elements), native)
-        cuts = np.searchsorted(elements, starts).tolist()
-        for content, start, first, last in zip(contents, starts.tolist(), cuts, cuts[1:], strict=False):
+        for content, (first, last, inside) in zip(contents, self._cut(elements, starts), strict=True):
             if first < last:
-                values[first:last] = content.take(elements[first:last] - start if start else elements[first:last])
+                values[first:last] = content.take(inside)
         return values
+
+    def _cut(self, elements: Integers, starts: Integers) -> list[tuple[int, int, Integers]]:
+        """Return for each basket which range of ``elements`` it holds, and where they are in it.
+
+        What was found is kept for the next branch, whose baskets mostly begin at the same ``starts``.
+        """
+        if self.cut is None or self.cut[0] is not elements or not np.array_equal(self.cut[1], starts):
+            cuts = np.searchsorted(elements, starts).tolist()
+            ranges = zip(starts.tolist(), cuts, cuts[1:], strict=False)
+            pieces = [(first, last, elements[first:last] - start) for start, first, last in ranges]
+            self.cut = elements, starts, pieces
+        return self.cut[2]
 
     def _split(self, name: str) -> None:
         """Decode a vector: the lengths of its lists, and their values."""
@@ -433,8 +447,7 @@ def _elements(firsts: Integers, which: Which, ahead: int) -> tuple[Which, Intege
     if isinstance(which, slice):
         starts = firsts[ahead + which.start : ahead + which.stop + 1]
         return slice(int(starts[0]), int(starts[-1])), starts - starts[0]
-    events = which + ahead
-    return elements_of(firsts[events], firsts[events + 1] - firsts[events])
+    return elements_of(firsts, which + ahead if ahead else which)
 
 
 def joined(parts: list[Preselected], nothing: Preselected) -> Preselected:

@@ -32,22 +32,25 @@ def add_up(counts: npt.NDArray[Any], offsets: Integers) -> bool:
     return rises
 
 
-def elements_of(firsts: Integers, counts: npt.NDArray[Any]) -> tuple[Integers, Integers]:
-    """Return the indices of the objects of events that start at ``firsts`` and have ``counts``, and their offsets."""
-    counts = counts.astype(np.int64, copy=False)  # numpy adds no unsigned 64-bit integers to signed ones
-    offsets = np.empty(len(firsts) + 1, dtype=np.int64)
+def elements_of(firsts: Integers, events: Integers) -> tuple[Integers, Integers]:
+    """Return the indices of the objects of ``events``, and where those of each start among them.
+
+    ``firsts`` (n + 1,) says where the objects of all events start.
+    """
+    counts = firsts[events + 1] - firsts[events]
+    offsets = np.empty(len(events) + 1, dtype=np.int64)
     add_up(counts, offsets)
     if offsets[-1] <= FEW:
-        return np.arange(offsets[-1]) + np.repeat(firsts - offsets[:-1], counts), offsets
+        return np.arange(offsets[-1]) + np.repeat(firsts[events] - offsets[:-1], counts), offsets
     elements = np.empty(offsets[-1], dtype=np.int64)
-    _fill(firsts, offsets, elements)
+    _fill(firsts, events, offsets, elements)
     return elements, offsets
 
 
 @rule
-def _fill(firsts: Integers, offsets: Integers, elements: Integers) -> None:
-    for i in range(len(firsts)):
-        ahead = firsts[i] - offsets[i]
+def _fill(firsts: Integers, events: Integers, offsets: Integers, elements: Integers) -> None:
+    for i in range(len(events)):
+        ahead = firsts[events[i]] - offsets[i]
         for at in range(offsets[i], offsets[i + 1]):
             elements[at] = at + ahead
 

@@ -415,7 +415,7 @@ def _elements(ends: Integers, which: Which) -> tuple[Which, Integers]:
     """Return the objects of ``which`` events, and where those of each start, from where those of all events end."""
     if isinstance(which, slice):
         return slice(int(ends[0]), int(ends[-1])), ends - ends[0]
-    return elements_of(ends[which], ends[which + 1] - ends[which])
+    return elements_of(ends, which)
 
 
 MANY = 0.25
