@@ -21,13 +21,14 @@ There are no lumi sections: ``luminosityBlock`` is 0.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.errors import SchemaError
 from higgsnb.events.columns import (
     IDENTIFIERS,
     AllOf,
@@ -48,12 +49,13 @@ FLAVOURS = {"Muon": MUON, "Electron": ELECTRON}
 _COUNTERS = tuple(f"n{prefix}" for prefix in FLAVOURS)
 _ENERGY = re.compile(r"(?:^|_)(?:pt|E|e|m|et|ptcone\d+|etcone\d+|ptvarcone\d+|topoetcone\d+)(?:_syst)?$")
 _MM_PER_CM = 10.0
+_UNITS = {1000.0: "MeV", 1.0: "GeV"}
 _D0, _Z0, _CONES = ("lep_d0", "lep_trackd0pvunbiased"), ("lep_z0",), ("lep_ptvarcone30", "lep_ptcone30")
 _MADE = {"mass": (), "dxy": _D0, "dz": _Z0, "relIso": _CONES}
 """Quantities of one flavour that are not in the file as they are, with the columns that they may be made of."""
 
 
-def lepton_columns(present: Sequence[str]) -> dict[str, str]:
+def lepton_columns(present: Collection[str]) -> dict[str, str]:
     """Return the column behind each field of `Leptons`, in a file with some columns; what it lacks has none."""
     made = {"dxy": "dxy", "dz": "dz", "isolation": "relIso"}
     own = {field: name for field, name in made.items() if set(_MADE[name]) & set(present)}
@@ -91,8 +93,13 @@ class _FourOfAnyFlavour:
 _FOUR_OF_ANY_FLAVOUR = _FourOfAnyFlavour()
 
 
-def in_file(columns: Columns, tree: str, present: Sequence[str]) -> Columns:
+def in_file(columns: Columns, tree: str, present: Collection[str]) -> Columns:
     """Return what to read of a file with the columns ``present``; `in_nanoaod` is the way back."""
+    if tree not in RELEASES:
+        raise SchemaError(
+            f"tree {tree!r} is of no known release of ATLAS Open Data, so that the unit of its energies is not known",
+            f"Known: {', '.join(f'{name} ({_UNITS[unit]})' for name, unit in RELEASES.items())}.",
+        )
     names, condition = [RUN, EVENT, *_sources(columns.names, present)], columns.preselection
     if condition is not None and _flavoured(condition.names):
         names += _sources(condition.names, present)
@@ -103,7 +110,7 @@ def in_file(columns: Columns, tree: str, present: Sequence[str]) -> Columns:
     return Columns(tuple(names), condition)
 
 
-def _sources(names: Sequence[str], present: Sequence[str]) -> list[str]:
+def _sources(names: Sequence[str], present: Collection[str]) -> list[str]:
     """Return the columns of a file that some columns are made of."""
     found: list[str] = [] if not _flavoured(names) else [TYPE, "lep_pt"]
     for name in names:
@@ -165,7 +172,7 @@ def _of_flavour(quantity: str, jagged: Mapping[str, Array], which: npt.NDArray[n
 
 def _in_gev(name: str, values: Array, tree: str) -> Any:
     """Return a column with energies in GeV."""
-    unit = RELEASES.get(tree, 1.0)
+    unit = RELEASES[tree]
     if unit == 1.0 or values.dtype.kind != "f" or not _ENERGY.search(name):
         return values
     return values / values.dtype.type(unit)

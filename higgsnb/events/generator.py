@@ -45,7 +45,7 @@ def read_generator(chunk: Chunk) -> Generator:
     """
     with opened(chunk) as sources:
         kept = kept_files(sources, trees_of(chunk.schema, chunk.tree))
-        has_weights = chunk.weight is not None or GENERATOR_WEIGHT in kept.names
+        has_weights = chunk.weight is not None or GENERATOR_WEIGHT in kept.known.names
         weights = _weights(chunk, sources, chunk.start, chunk.stop) if has_weights else None
         if weights is not None and not np.isfinite(weights).all():
             entry = int(np.flatnonzero(~np.isfinite(weights))[0])
@@ -56,7 +56,7 @@ def read_generator(chunk: Chunk) -> Generator:
         if chunk.sum_of_weights is not None:
             generated = _stated(chunk, sources)
         else:
-            generated = _generated(chunk.file.url, _sums(kept), kept.n_entries, first, has_weights=has_weights)
+            generated = _generated(chunk.file.url, _sums(kept), kept.known.n_entries, first, has_weights=has_weights)
     exponent = math.frexp(float(np.median(np.abs(first))))[1] - 1 if len(first) else 0
     return Generator(weights, exponent, generated)
 
@@ -79,8 +79,8 @@ class _Key:
 def _first_weights(key: _Key) -> npt.NDArray[np.float64]:
     """Return the first weights of a file that are not zero, at most 1000."""
     parts: list[npt.NDArray[np.float64]] = []
-    for start in range(0, key.kept.n_entries, _STEP):
-        weights = _weights(key.chunk, key.sources, start, min(start + _STEP, key.kept.n_entries))
+    for start in range(0, key.kept.known.n_entries, _STEP):
+        weights = _weights(key.chunk, key.sources, start, min(start + _STEP, key.kept.known.n_entries))
         parts.append(weights[(weights != 0) & np.isfinite(weights)])
         if sum(map(len, parts)) >= _LOOKED_AT:
             break

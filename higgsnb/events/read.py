@@ -242,13 +242,13 @@ def _lepton_branches(chunk: Chunk, sources: Sequence[datasets.Source]) -> Mappin
 
 
 def _branches(schema: str, kept: KeptFiles) -> Mapping[str, str]:
-    return atlas.lepton_columns(kept.names) if schema == "atlas" else BRANCHES
+    return atlas.lepton_columns(kept.known.names) if schema == "atlas" else BRANCHES
 
 
 def _in_file(columns: Columns, schema: str, kept: KeptFiles) -> Columns:
     """Return what to read of the file for some columns: what identifies events comes in any case."""
     if schema == "atlas":
-        return atlas.in_file(columns, kept.tree, kept.names)
+        return atlas.in_file(columns, kept.known.tree, kept.known.names)
     return Columns((*IDENTIFIERS, *columns.names), columns.preselection)
 
 
@@ -268,7 +268,7 @@ def _read(chunk: Chunk, sources: Sequence[datasets.Source], columns: Columns) ->
             found = read_plain(kept, asked, chunk.start, chunk.stop)
         if is_verified:
             found = found._replace(integrity="file")
-        return atlas.in_nanoaod(found, columns, kept.tree) if chunk.schema == "atlas" else found
+        return atlas.in_nanoaod(found, columns, kept.known.tree) if chunk.schema == "atlas" else found
 
 
 def _same_files(chunk: Chunk, sources: Sequence[datasets.Source]) -> KeptFiles:
@@ -276,12 +276,11 @@ def _same_files(chunk: Chunk, sources: Sequence[datasets.Source]) -> KeptFiles:
     trees = trees_of(chunk.schema, chunk.tree)
     kept = kept_files(sources, trees)
     with clear_errors(kept.location):
-        kept.open()
-        if sources[0].is_remote and chunk.fingerprint not in (None, chunk.file.adler32, kept.uuid):
+        if sources[0].is_remote and chunk.fingerprint not in (None, chunk.file.adler32, kept.known.uuid):
             forget()  # it may be the one of an earlier run, of a server that names no version
             kept = kept_files(sources, trees)
-            kept.open()
-    _check_same(chunk, kept.n_entries, kept.uuid)
+        known = kept.known
+    _check_same(chunk, known.n_entries, known.uuid)
     return kept
 
 
@@ -324,7 +323,7 @@ def read_leptons(chunk: Chunk) -> Leptons:
         else:
             kept = kept_files(sources, trees_of(chunk.schema, chunk.tree))
             found = read_plain(kept, _in_file(columns, chunk.schema, kept), chunk.start, chunk.stop)
-            found = atlas.in_nanoaod(found, columns, kept.tree) if chunk.schema == "atlas" else found
+            found = atlas.in_nanoaod(found, columns, kept.known.tree) if chunk.schema == "atlas" else found
         return to_leptons(found, branches)
 
 

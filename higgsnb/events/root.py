@@ -9,7 +9,7 @@ from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock, RLock
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import numpy as np
 
@@ -55,6 +55,15 @@ class OpenTree(NamedTuple):
     weighted: bool
 
 
+class Known(NamedTuple):
+    """What identifies a file and its friends: its tree and UUID, entries, which are as many in each, all columns."""
+
+    tree: str
+    uuid: str
+    n_entries: int
+    names: frozenset[str]
+
+
 class KeptFiles:
     """A file and its friends, as long as their versions stay: fast readers of what was asked for; threads share them.
 
@@ -64,18 +73,17 @@ class KeptFiles:
 
     def __init__(self, places: tuple[Place, ...], trees: tuple[str, ...]) -> None:
         self.places, self.trees, self.location = places, trees, places[0].location
-        self.tree, self.uuid, self.n_entries = trees[0], "", -1
-        self._names: tuple[str, ...] = ()
+        self._about: Known | None = None
         self._lock = RLock()
         self._sources: list[ByteSource] = []
         self._readers: dict[Columns, tuple[BasketReader | PageReader, ...] | UnexpectedFormError] = {}
 
     @property
-    def names(self) -> tuple[str, ...]:
-        """All columns of the files."""
-        if self.n_entries < 0:
+    def known(self) -> Known:
+        """What identifies the files; they are opened for it once."""
+        if self._about is None:
             self.open()
-        return self._names
+        return cast("Known", self._about)
 
     def open(self) -> list[OpenTree]:
         """Return the trees of the files; raises `SchemaError` if they have not equally many entries."""
@@ -87,16 +95,16 @@ class KeptFiles:
                 raise SchemaError(
                     f"{self.location}: {what}", "Friends have one entry for each event, in the same order."
                 )
-        self._names = tuple(name for one in opened for name in one.catalogue.names)
-        self.tree, self.uuid, self.n_entries = first.name, first.uuid, first.n_entries
+        names = frozenset(name for one in opened for name in one.catalogue.names)
+        self._about = Known(first.name, first.uuid, first.n_entries, names)
         return opened
 
     def forms(self, opened: Sequence[OpenTree], columns: Columns) -> list[Form]:
         """Return where the files have some columns; of one name, the first counts. Raises `SchemaError`."""
-        forms = resolve(columns, [one.catalogue for one in opened], self.location, self.tree)
+        forms = resolve(columns, [one.catalogue for one in opened], self.location, opened[0].name)
         if set(LEPTON_NAMES) <= set(columns.names):
             for one, form in zip(opened, forms, strict=True):
-                check_leptons(form, one.catalogue, self.location, self.tree)
+                check_leptons(form, one.catalogue, self.location, opened[0].name)
         return forms
 
     def readers(self, columns: Columns) -> tuple[BasketReader | PageReader, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -21,8 +22,9 @@ from hypothesis import strategies as st
 from higgsnb import events, selection
 from higgsnb.datasets import Chunk, File
 from higgsnb.errors import DamagedFileError, OptionError, SchemaError, UnreadableError
-from higgsnb.events import Columns, EventColumns
+from higgsnb.events import Columns, EventColumns, root
 from higgsnb.events.fast import baskets, gather
+from higgsnb.events.fast.blocks import UnexpectedFormError
 from higgsnb.events.fast.preselected import open_preselected
 from higgsnb.events.root import KeptFiles
 from higgsnb.selection import parse
@@ -332,8 +334,6 @@ def test_friend_with_other_objects_is_refused(
 
 
 def refuse(*_: Any) -> None:
-    from higgsnb.events.fast.blocks import UnexpectedFormError
-
     raise UnexpectedFormError("uproot shall read it")
 
 
@@ -365,8 +365,6 @@ def test_friend_that_is_replaced_after_the_plan_is_named(muons_only: Path, tmp_p
 
 
 def test_a_file_is_parsed_once_for_plan_and_chunks(muons_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from higgsnb.events import root
-
     root.forget()
     parsed = []
     real = root.catalogue_of
@@ -381,11 +379,26 @@ def test_a_file_is_parsed_once_for_plan_and_chunks(muons_only: Path, monkeypatch
     assert parsed == [str(muons_only)]
 
 
+def test_files_whose_chunks_alternate_are_parsed_once_each(
+    made: Made, muons_only: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root.forget()
+    parsed = []
+    real = root.catalogue_of
+    monkeypatch.setattr(root, "catalogue_of", lambda *a: parsed.append(a[1]) or real(*a))
+    paths = [tmp_path / f"{i}.root" for i in range(4)]
+    for path in paths:
+        path.write_bytes(muons_only.read_bytes())
+    for start in range(0, N, 40):
+        for path in paths:
+            chunk = chunk_of(path, start=start, stop=start + 40, entries=N)
+            found = events.read_events(chunk, Columns(("Muon_pt",), parse("HLT_IsoMu24")))
+            assert found.entries.tolist() == [i for i in range(start, start + 40) if made.flat["HLT_IsoMu24"][i]]
+            events.read_sections(chunk)
+    assert parsed == [str(path) for path in paths]
+
+
 def test_threads_parse_a_file_once(muons_only: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from concurrent.futures import ThreadPoolExecutor
-
-    from higgsnb.events import root
-
     root.forget()
     parsed = []
     real = root.catalogue_of
@@ -412,6 +425,32 @@ def test_some_events_of_columns_are_kept() -> None:
         assert [found.offsets[name].tolist() for name in ("A", "A_B")] == [[0, 2, 5, 6], [0, 1, 1, 3]]
     with pytest.raises(KeyError, match=r"no jagged column 'x'; there are A_x, A_B_y"):
         columns.collection("x")
+
+
+def test_no_flipped_bit_in_the_baskets_of_a_vector_goes_unnoticed(tmp_path: Path) -> None:
+    content = (DATA / "unaligned.root").read_bytes()
+    with uproot.open(DATA / "unaligned.root") as file:
+        branch = file["Events"]["vector"]
+        places = list(zip(branch.member("fBasketSeek"), branch.member("fBasketBytes"), strict=False))
+    columns, rng, bad = Columns(("vector",)), np.random.default_rng(1), tmp_path / "bad.root"
+    with open_preselected(DATA / "unaligned.root", columns) as reader:
+        good = reader.read()
+    assert good.notes.verified
+    caught = 0
+    for _ in range(150):
+        seek, size = places[rng.integers(branch.num_baskets)]
+        changed = bytearray(content)
+        changed[seek + rng.integers(size)] ^= 1 << rng.integers(8)
+        bad.write_bytes(changed)
+        with open_preselected(bad, columns) as reader:
+            try:
+                found = reader.read()
+            except (DamagedFileError, UnexpectedFormError):  # or one that uproot is left to read
+                caught += 1
+                continue
+        assert np.array_equal(found.jagged["vector"], good.jagged["vector"])
+        assert np.array_equal(found.offsets["vector"], good.offsets["vector"])
+    assert caught > 50
 
 
 def unequal(tmp_path: Path) -> Path:

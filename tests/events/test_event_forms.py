@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import pytest
 from event_forms import FORMS, Made, N, Written, make
 
 from higgsnb import events, selection
+from higgsnb.errors import SchemaError
 from higgsnb.events import Columns, EventColumns
 from higgsnb.events.fast.blocks import UnexpectedFormError
 from higgsnb.events.root import KeptFiles
@@ -152,3 +154,33 @@ def test_all_events_and_lumi_sections_are_equal_in_every_form(made: Made, writte
     run, section = events.read_sections(chunk)
     expected = identifiers(written, made, everything)
     assert (run.tolist(), section.tolist()) == (expected["run"][50:-3], expected["luminosityBlock"][50:-3])
+
+
+def test_columns_of_atlas_have_the_names_of_the_file_in_gev(made: Made, tmp_path: Path) -> None:
+    mini, analysis = (FORMS[f"atlas_{name}"](made, tmp_path) for name in ("mini", "analysis"))
+    four = parse("lep_n >= 4 and met_et > 40")
+    found = events.read_events(mini.chunk, Columns(("lep_pt", "lep_ptcone30", "met_et", "lep_eta"), four))
+    again = events.read_events(
+        analysis.chunk, Columns(("lep_pt", "lep_ptvarcone30", "met", "lep_eta"), parse("lep_n >= 4 and met > 40"))
+    )
+    which = (made.counts["Muon"] + made.counts["Electron"] >= 4) & (made.flat["MET_pt"] > 40)
+    assert found.entries.tolist() == again.entries.tolist() == np.flatnonzero(which).tolist()
+    assert list(found.offsets) == ["lep"]
+    for name, other in zip(
+        ("lep_pt", "lep_ptcone30", "lep_eta"), ("lep_pt", "lep_ptvarcone30", "lep_eta"), strict=True
+    ):
+        assert found.jagged[name].dtype == np.float32
+        assert found.jagged[name].tolist() == again.jagged[other].tolist()
+    pt = np.concatenate([made.column(f"{one}_pt", which) for one in ("Muon", "Electron")])
+    assert sorted(found.jagged["lep_pt"].tolist()) == sorted(pt.tolist())
+    assert found.flat["met_et"].tolist() == made.column("MET_pt", which).tolist()
+
+
+def test_tree_of_no_release_of_atlas_is_refused_as_its_unit_is_not_known(made: Made, tmp_path: Path) -> None:
+    chunk = replace(FORMS["other_tree"](made, tmp_path).chunk, schema="atlas")
+    with pytest.raises(
+        SchemaError, match=r"tree 'nano' is of no known release .*\nKnown: mini \(MeV\), analysis \(GeV\)"
+    ):
+        events.read_events(chunk, Columns(("lep_pt",)))
+    with pytest.raises(SchemaError, match=r"no tree 'mini' or 'analysis'; it holds nano"):
+        events.inspect(chunk.file, "atlas")
