@@ -19,6 +19,7 @@ from higgsnb.events.columns import Array, Columns, EventColumns, Integers, offse
 from higgsnb.events.fast.baskets import Preselected, Request
 from higgsnb.events.fast.blocks import ByteSource, Notes, UnexpectedFormError
 from higgsnb.events.fast.form import Catalogue, Column, Form, resolve
+from higgsnb.events.fast.gather import elements_of
 from higgsnb.events.fast.preselected import catalogue_of, open_directory, reader_for, source_of
 from higgsnb.events.leptons import LEPTON_NAMES, check_leptons
 from higgsnb.events.schema import GENERATOR_WEIGHT, FileInfo, diagnose, tree_among
@@ -293,17 +294,22 @@ class _Plain:
         """Return columns of ``which`` entries: those with one value per event by name, and all that are jagged."""
         offsets: dict[str, Integers] = {}
         jagged: dict[str, Array] = {}
+        counters: dict[str, Integers] = {}
+        known: dict[str, tuple[Integers, Integers | slice, Integers]] = {}
         for name, column in self._form.jagged.items():
             counts, values = self._list(column)
-            if column.counter and not np.array_equal(counts, self._counts(column)):
+            if column.counter and column.counter not in counters:
+                counters[column.counter] = self._counts(column)
+            if column.counter and not np.array_equal(counts, counters[column.counter]):
                 raise DamagedFileError(
                     f"{self._location}: {column.branch} does not have as many values as {column.counter} says"
                 )
-            firsts, starts = offsets_of(counts), offsets_of(counts[which])
+            if column.collection not in known or not np.array_equal(counts, known[column.collection][0]):
+                known[column.collection] = counts, *_objects(counts, which)
+            _, elements, starts = known[column.collection]
             if not np.array_equal(offsets.setdefault(column.collection, starts), starts):
                 what = f"the columns of {column.collection} differ in length: {name} and others"
                 raise DamagedFileError(f"{self._location}: {what}")
-            elements = np.arange(starts[-1]) + np.repeat(firsts[which] - starts[:-1], counts[which])
             jagged[name] = values[elements]
         flat = {name: values[which] for name, values in self.table(names).items()}
         return Preselected(which + self._start, flat, jagged, offsets, self._stop - self._start, Notes(verified=False))
@@ -331,6 +337,12 @@ class _Plain:
             _numbers(array, 2, column.branch, self._location)
         counts: Integers = np.asarray(ak.num(array)).astype(np.int64)
         return counts, _numbers(ak.flatten(array), 1, column.branch, self._location)
+
+
+def _objects(counts: Integers, which: Integers) -> tuple[Integers | slice, Integers]:
+    """Return the objects of ``which`` events, and where those of each start, from the numbers of all events."""
+    firsts = offsets_of(counts)
+    return (slice(None), firsts) if len(which) == len(counts) else elements_of(firsts, which)
 
 
 def _numbers(array: Any, dimensions: int, branch: str, location: str) -> Array:

@@ -470,3 +470,14 @@ def test_columns_of_a_collection_that_differ_in_length_are_damage(tmp_path: Path
         pytest.raises(DamagedFileError, match="the columns of Muon differ in length"),
     ):
         reader.read()
+
+
+def test_columns_whose_counter_is_no_branch_are_read_by_uproot(made: Made, muons_only: Path, tmp_path: Path) -> None:
+    content = muons_only.read_bytes()
+    assert content.count(b"\5nMuon\7nMuon/I") == 1  # name and title of the branch
+    (tmp_path / "a.root").write_bytes(content.replace(b"\5nMuon\7nMuon/I", b"\5oMuon\7nMuon/I"))
+    found = events.read_events(chunk_of(tmp_path / "a.root"), Columns(("Muon_pt", "Muon_charge"), parse("nMuon >= 2")))
+    which = made.counts["Muon"] >= 2
+    assert found.reader == "uproot"
+    assert found.jagged["Muon_charge"].tolist() == made.column("Muon_charge", which).tolist()
+    assert np.diff(found.offsets["Muon"]).tolist() == made.counts["Muon"][which].tolist()

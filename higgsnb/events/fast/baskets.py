@@ -155,7 +155,10 @@ class BasketReader(OpenFile):
         counting = {*counters.values(), *(group.counter for group in self._groups)}
         names = dict.fromkeys((*sorted(counting), *self._flat.values(), *jagged))
         self._branches = {name: branch_baskets(catalogue.branches[name]) for name in names}
+        counted = {branch: group.counter for group in self._groups for branch in group.columns.values()}
         for name, branch in self._branches.items():
+            if not branch.is_vector and branch.counter != counted.get(name):
+                raise UnexpectedFormError(f"branch {name} is counted by {branch.counter}, not by {counted.get(name)}")
             if branch.edges[-1] != self.n_entries:
                 what = f"branch {name} has {branch.edges[-1]} entries, the tree {self.n_entries}"
                 raise DamagedFileError(f"{source.location}: {what}")

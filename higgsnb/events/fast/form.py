@@ -100,6 +100,7 @@ class TreeCatalogue:
             return Column(name)
         leaf = leaves[0].member("fLeafCount")
         counter = "" if leaf is None or self._is_vector(name) else str(leaf.member("fName"))
+        counter = counter if counter in self.branches else ""  # then only uproot can read it
         return Column(name, _collection(name, counter, self.branches), counter)
 
 
