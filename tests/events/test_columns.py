@@ -44,13 +44,15 @@ def slowly(path: Path, columns: Columns, start: int, stop: int) -> dict[str, lis
         tree = file["Events"]
         lists = {name: tree[name].array(entry_start=start, entry_stop=stop) for name in tree.keys() if name != "vector"}  # noqa: SIM118
     lists |= {f"n{one}": ak.num(lists[f"{one}_pt"]) for one in ("Muon", "Electron")}
-    found: dict[str, list[Any]] = {name: [] for name in columns.names}
-    for i in range(max(stop - start, 0)):
-        event = {name: np.array([lists[name][i]]) for name in columns.tested}
+    plain = {name: values.tolist() for name, values in lists.items()}
+    found: dict[str, list[Any]] = {name: [] for name in ("entries", *columns.names)}
+    for i in range(stop - start):
+        event = {name: np.array([plain[name][i]]) for name in columns.tested}
         if columns.preselection is not None and not columns.preselection(event)[0]:
             continue
-        for name, values in found.items():
-            values.append(lists[name][i].tolist() if lists[name].ndim == 2 else lists[name][i].item())
+        found["entries"].append(start + i)
+        for name in columns.names:
+            found[name].append(plain[name][i])
     return found
 
 
@@ -70,8 +72,8 @@ conditions = st.recursive(
     st.one_of(
         st.builds("nMuon {} {}".format, st.sampled_from([">=", "<", "=="]), st.integers(0, 4)),
         st.builds("nElectron {} {}".format, st.sampled_from([">=", "<", "!="]), st.integers(0, 4)),
-        st.builds("run {} {}".format, st.sampled_from([">", "<="]), st.integers(0, 4)),
-        st.builds("event > {}".format, st.integers(10**12, 10**12 + 37 * 200)),
+        st.builds("run {} {}".format, st.sampled_from([">", "<="]), st.integers(1, 4)),
+        st.builds("event > {}".format, st.integers(10**12, 10**12 + 37 * 100)),
     ),
     lambda inner: st.one_of(
         st.builds("({} and {})".format, inner, inner), st.builds("({} or {})".format, inner, inner),
@@ -79,23 +81,30 @@ conditions = st.recursive(
     ),
     max_leaves=4,
 )  # fmt: skip
-wanted = st.lists(st.sampled_from(NAMES), unique=True)
+bounds = st.one_of(st.just((0.0, 1.0)), st.tuples(st.floats(0, 1), st.floats(0, 1)))
+"""A range of entries, as parts of all."""
 
 
-@settings(max_examples=80, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def between(parts: tuple[float, float], n: int) -> tuple[int, int]:
+    """The range of ``n`` entries."""
+    start, stop = sorted(round(part * n) for part in parts)
+    return start, stop
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     kind=st.sampled_from(["TTree", "RNTuple"]),
-    layout=st.lists(st.integers(1, 40), min_size=1, max_size=6),
+    layout=st.lists(st.integers(5, 40), min_size=2, max_size=6),
     codec=st.sampled_from(sorted(CODECS)),
-    window=st.integers(1, 100),
+    window=st.integers(5, 100),
     few=st.sampled_from([0, 50_000]),
-    names=wanted,
-    condition=st.one_of(st.none(), conditions),
-    bounds=st.tuples(st.integers(0, 240), st.integers(0, 240)),
+    names=st.lists(st.sampled_from(NAMES), unique=True, min_size=1),
+    condition=st.one_of(conditions, conditions, st.none()),
+    parts=bounds,
 )
 def test_any_columns_of_any_preselection_are_what_uproot_finds(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str, layout: list[int], codec: str, window: int, few: int,
-    names: list[str], condition: str | None, bounds: tuple[int, int],
+    names: list[str], condition: str | None, parts: tuple[float, float],
 ) -> None:  # fmt: skip
     monkeypatch.setattr(baskets, "WINDOW", window)
     monkeypatch.setattr(baskets, "WIDEST_WINDOW", 2 * window)
@@ -107,10 +116,12 @@ def test_any_columns_of_any_preselection_are_what_uproot_finds(
     else:
         path = write_ntuple(tmp_path / "events.root", made, codec=codec, clusters=layout)
     columns = Columns(tuple(names), None if condition is None else parse(condition, kind="condition"))
-    start, stop = sorted(min(bound, n) for bound in bounds)
+    start, stop = between(parts, n)
     with open_preselected(path, columns) as reader:
         found = reader.read(start, stop)
-    assert as_lists(found, columns) == slowly(path, columns, start, stop)
+    expected = slowly(path, columns, start, stop)
+    assert found.entries.tolist() == expected.pop("entries")
+    assert as_lists(found, columns) == expected
     assert found.n_read == stop - start
 
 
@@ -118,30 +129,32 @@ def test_any_columns_of_any_preselection_are_what_uproot_finds(
 @given(
     name=st.sampled_from(["unaligned.root", "generated-offsets.root", "embedded.root", "converted.root"]),
     window=st.integers(1, 700),
-    condition=st.one_of(st.none(), conditions),
-    bounds=st.tuples(st.integers(0, 600), st.integers(0, 600)),
+    condition=st.one_of(conditions, conditions, st.none()),
+    parts=bounds,
 )
 def test_files_of_root_are_what_uproot_finds(
-    monkeypatch: pytest.MonkeyPatch, name: str, window: int, condition: str | None, bounds: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, name: str, window: int, condition: str | None, parts: tuple[float, float]
 ) -> None:
     monkeypatch.setattr(baskets, "WINDOW", window)
     monkeypatch.setattr(baskets, "WIDEST_WINDOW", window)
     columns = Columns(NAMES, None if condition is None else parse(condition, kind="condition"))
-    start, stop = sorted(bounds)
+    start, stop = between(parts, 600)
     with open_preselected(DATA / name, columns) as reader:
         found = reader.read(start, stop)
-    assert as_lists(found, columns) == slowly(DATA / "unaligned.root", columns, start, stop)
+    expected = slowly(DATA / "unaligned.root", columns, start, stop)
+    assert found.entries.tolist() == expected.pop("entries")
+    assert as_lists(found, columns) == expected
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(window=st.integers(1, 700), least=st.integers(0, 6), bounds=st.tuples(st.integers(0, 600), st.integers(0, 600)))
+@given(window=st.integers(1, 700), least=st.integers(0, 6), parts=bounds)
 def test_lists_of_a_vector_count_themselves(
-    monkeypatch: pytest.MonkeyPatch, window: int, least: int, bounds: tuple[int, int]
+    monkeypatch: pytest.MonkeyPatch, window: int, least: int, parts: tuple[float, float]
 ) -> None:
     monkeypatch.setattr(baskets, "WINDOW", window)
     monkeypatch.setattr(baskets, "WIDEST_WINDOW", window)
     columns = Columns(("vector", "Muon_pt"), parse(f"nvector >= {least} and run != 3"))
-    start, stop = sorted(bounds)
+    start, stop = between(parts, 600)
     with open_preselected(DATA / "unaligned.root", columns) as reader:
         found = reader.read(start, stop)
     with uproot.open(DATA / "unaligned.root") as file:
@@ -481,3 +494,39 @@ def test_columns_whose_counter_is_no_branch_are_read_by_uproot(made: Made, muons
     assert found.reader == "uproot"
     assert found.jagged["Muon_charge"].tolist() == made.column("Muon_charge", which).tolist()
     assert np.diff(found.offsets["Muon"]).tolist() == made.counts["Muon"][which].tolist()
+
+
+def test_collections_of_equal_size_are_not_mistaken_for_each_other(tmp_path: Path) -> None:
+    """In one basket, three muons and three electrons: only which of them belong to the second event differs."""
+    lists = {
+        "Muon": ak.Array([[{"x": 1}], [{"x": 2}, {"x": 3}]]),
+        "Electron": ak.Array([[{"x": 4}, {"x": 5}], [{"x": 6}]]),
+    }
+    with uproot.recreate(tmp_path / "a.root") as file:
+        types = {name: ak.type(values).content for name, values in lists.items()}
+        file.mktree("Events", {**types, "second": np.bool_}).extend({**lists, "second": np.array([False, True])})
+    with open_preselected(tmp_path / "a.root", Columns(("Muon_x", "Electron_x"), parse("second"))) as reader:
+        found = reader.read()
+    assert (found.jagged["Muon_x"].tolist(), found.jagged["Electron_x"].tolist()) == ([2, 3], [6])
+
+
+@pytest.mark.parametrize("kind", ["TTree", "RNTuple"])
+def test_longest_part_of_a_name_that_is_counted_is_the_collection(tmp_path: Path, kind: str) -> None:
+    lists = {
+        "truth_elec_pt": ak.Array([[1.0], [2.0, 3.0]]),
+        "truth_muon_pt": ak.Array([[], [4.0]]),
+        "a_b": ak.Array([[5], []]),
+    }
+    columns = {**lists, "truth_elec_n": np.array([1, 2]), "truth_muon_n": np.array([0, 1])}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        if kind == "TTree":
+            file.mktree("Events", {name: ak.type(ak.Array(v)).content for name, v in columns.items()}).extend(columns)
+        else:
+            file.mkrntuple("Events", columns)
+    wanted = Columns(tuple(lists), parse("ntruth_elec > 1 and na == 0"))
+    with open_preselected(tmp_path / "a.root", wanted) as reader:
+        found = reader.read()
+    assert {name: starts.tolist() for name, starts in found.offsets.items()} == {
+        "truth_elec": [0, 2], "truth_muon": [0, 1], "a": [0, 0],
+    }  # fmt: skip
+    assert found.jagged["truth_elec_pt"].tolist() == [2.0, 3.0]

@@ -66,8 +66,8 @@ def test_signed_weights_come_with_the_sum_of_all_rows_of_runs(tmp_path: Path, ki
 @pytest.mark.parametrize("sign", [1, -1])
 def test_exponent_is_that_of_the_median_of_the_first_weights(tmp_path: Path, weight: float, sign: int) -> None:
     """The rest of the file has other weights, and so have some of the first; zeros do not count."""
-    first = np.r_[np.zeros(400), np.full(600, sign * weight), np.full(400, 1e3 * weight), np.full(5000, 1e6 * weight)]
-    for values in (first, np.r_[first[1000:1400], first[:1000], first[1400:]]):
+    first = np.r_[np.zeros(700), np.full(600, sign * weight), np.full(400, 1e3 * weight), np.full(5000, 1e6 * weight)]
+    for values in (first, np.r_[first[1300:1700], first[:1300], first[1700:]]):
         generator = events.read_generator(write(tmp_path / "a.root", {"genWeight": values}))
         assert generator.exponent == math.floor(math.log2(weight))
         assert generator.generated is None

@@ -55,7 +55,7 @@ def make(seed: int = 14) -> Made:
     flat: dict[str, Array] = {
         "run": (278_820 + number // 60).astype(np.uint32),
         "luminosityBlock": (1 + number // 7).astype(np.uint32),
-        "event": (2**40 + 1 + 37 * number).astype(np.uint64),
+        "event": (2**40 + 2**31 - 4000 + 37 * number).astype(np.uint64),
         "MET_pt": (rng.integers(8, 800, N) / 8).astype(np.float32),
         "MET_phi": rng.uniform(-3, 3, N).astype(np.float32),
         "HLT_IsoMu24": rng.random(N) < 0.6,
