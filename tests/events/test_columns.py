@@ -530,3 +530,18 @@ def test_longest_part_of_a_name_that_is_counted_is_the_collection(tmp_path: Path
         "truth_elec": [0, 2], "truth_muon": [0, 1], "a": [0, 0],
     }  # fmt: skip
     assert found.jagged["truth_elec_pt"].tolist() == [2.0, 3.0]
+
+
+def test_columns_counted_under_another_name_are_one_collection(tmp_path: Path) -> None:
+    """``jet_pt`` and ``jet_eta`` are counted by ``njets``, ``x`` by ``n``."""
+    pt, x = ak.Array([[1.0], [2.0, 3.0], []]), ak.Array([[], [4], [5, 6]])
+    columns = {"jet": ak.zip({"pt": pt, "eta": pt * 2}), "x": x}
+    with uproot.recreate(tmp_path / "a.root") as file:
+        types = {name: ak.type(values).content for name, values in columns.items()}
+        file.mktree("Events", types, counter_name=lambda name: "n" if name == "x" else "njets").extend(columns)
+    wanted = Columns(("jet_pt", "jet_eta", "x", "njets"), parse("njet >= 1 and njets >= 1"))
+    with open_preselected(tmp_path / "a.root", wanted) as reader:
+        found = reader.read()
+    assert {name: starts.tolist() for name, starts in found.offsets.items()} == {"jet": [0, 1, 3], "x": [0, 0, 1]}
+    assert (found.jagged["jet_eta"].tolist(), found.jagged["x"].tolist()) == ([2.0, 4.0, 6.0], [4])
+    assert found.flat["njets"].tolist() == [1, 2]

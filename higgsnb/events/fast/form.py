@@ -8,7 +8,7 @@ the first ``_``, unless a counter of a longer part exists.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -83,7 +83,8 @@ class TreeCatalogue:
 
     def _is_list(self, name: str) -> bool:
         leaves = self.branches[name].member("fLeaves")
-        return len(leaves) == 1 and (leaves[0].member("fLeafCount") is not None or self._is_vector(name))
+        is_one = len(leaves) == 1 and int(leaves[0].member("fLen")) == 1
+        return self._is_vector(name) or (is_one and leaves[0].member("fLeafCount") is not None)
 
     def _is_vector(self, name: str) -> bool:
         branch = self.branches[name]
@@ -98,10 +99,18 @@ class TreeCatalogue:
             raise _not_numbers(self.location, name, f"is a {branch.classname} of {what}")
         if not self._is_list(name):
             return Column(name)
-        leaf = leaves[0].member("fLeafCount")
-        counter = "" if leaf is None or self._is_vector(name) else str(leaf.member("fName"))
-        counter = counter if counter in self.branches else ""  # then only uproot can read it
-        return Column(name, _collection(name, counter, self.branches), counter)
+        counter = self._counter(name)
+        collection = _collection(name, counter, self.branches)
+        prefix = name.partition("_")[0]
+        if collection == name != prefix:  # what counts it is called otherwise: jet_pt and jet_eta, counted by njets
+            others = (one for one in self.names if one.startswith(f"{prefix}_") and self._is_list(one))
+            collection = prefix if {self._counter(one) for one in others} == {counter} else name
+        return Column(name, collection, counter if counter in self.branches else "")  # else uproot reads it
+
+    def _counter(self, name: str) -> str:
+        """Return the branch that counts a list; empty if it counts itself."""
+        leaf = None if self._is_vector(name) else self.branches[name].member("fLeaves")[0].member("fLeafCount")
+        return "" if leaf is None else str(leaf.member("fName"))
 
 
 class FieldCatalogue:
@@ -211,16 +220,16 @@ def resolve(columns: Columns, catalogues: Sequence[Catalogue], location: str, tr
     forms = [Form({}, {}, {}) for _ in catalogues]
     missing: list[str] = []
     for name in dict.fromkeys((*columns.names, *columns.tested)):
-        found = next((one for one in enumerate(map(_finder(name), catalogues)) if one[1] is not None), None)
-        if found is None:
+        finds = ((form, *found) for form, one in zip(forms, catalogues, strict=True) if (found := _find(one, name)))
+        form, kind, column = next(finds, (None, "", None))
+        if form is None:
             missing.append(name)
             continue
-        number, (kind, column) = found
-        getattr(forms[number], kind)[name] = column
+        getattr(form, kind)[name] = column
         if kind == "jagged" and name in columns.tested:
             raise SchemaError(
                 f"{location}: the preselection needs {name}, which has several values per event",
-                f"Use columns with one value per event, such as n{column.collection}.",
+                f"Use columns with one value per event, such as n{name.partition('_')[0]}.",
             )
     present = [name for one in catalogues for name in one.names]
     absent, wrong = find_missing(missing, columns, present)
@@ -229,17 +238,13 @@ def resolve(columns: Columns, catalogues: Sequence[Catalogue], location: str, tr
     return [Form(form.flat, form.counts, form.jagged, absent) for form in forms]
 
 
-def _finder(name: str) -> Any:
-    """Return a function that finds a column in a catalogue: its kind (a field of `Form`) and how the file has it."""
-
-    def find(catalogue: Catalogue) -> tuple[str, Column] | None:
-        counted = catalogue.counted(name[1:]) if name[:1] == "n" and name[1:] else None
-        if counted is not None:
-            return "counts", counted
-        column = catalogue.find(name)
-        return None if column is None else ("jagged" if column.collection else "flat", column)
-
-    return find
+def _find(catalogue: Catalogue, name: str) -> tuple[str, Column] | None:
+    """Return the kind of a column, which is a field of `Form`, and how a file has it; None if it does not."""
+    counted = catalogue.counted(name[1:]) if name[:1] == "n" and name[1:] else None
+    if counted is not None:
+        return "counts", counted
+    column = catalogue.find(name)
+    return None if column is None else ("jagged" if column.collection else "flat", column)
 
 
 def lacks(wrong: Sequence[str], present: Sequence[str], location: str, tree: str) -> SchemaError:
@@ -258,7 +263,7 @@ def _spellings(name: str) -> Iterator[str]:
     yield from (f"{name[: match.start()]}.{name[match.end() :]}" for match in re.finditer("_", name))
 
 
-def _collection(name: str, counter: str, present: Iterable[str]) -> str:
+def _collection(name: str, counter: str, present: Container[str]) -> str:
     """Return the collection that a jagged column belongs to, from its name and that of its counter, if it has one."""
     counted = counter.removeprefix("n") if counter.startswith("n") else counter.removesuffix("_n")
     if counted and (name == counted or name.startswith(f"{counted}_")) and counted != name:
@@ -266,9 +271,8 @@ def _collection(name: str, counter: str, present: Iterable[str]) -> str:
     name = name.replace(".", "_")
     if "_" not in name or (counter and counter not in (f"n{name}", f"{name}_n")):
         return name  # a list by itself, or columns x and y that are counted by n
-    known = set(present)
     prefixes = [name[: match.start()] for match in re.finditer("_", name) if match.start()]
-    longer = [one for one in reversed(prefixes) if f"n{one}" in known or f"{one}_n" in known]
+    longer = [one for one in reversed(prefixes) if f"n{one}" in present or f"{one}_n" in present]
     return (longer or prefixes)[0]
 
 
