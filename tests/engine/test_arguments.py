@@ -220,10 +220,10 @@ def test_a_failed_allocation_names_file_and_remedy_and_loses_nothing_else(
 def test_no_memory_left_in_the_plan_is_a_failure_of_that_file(one: Campaign, monkeypatch: pytest.MonkeyPatch) -> None:
     identify = plan.events.identify
 
-    def hungry(file: File, schema: str) -> Any:
+    def hungry(file: File, schema: str, **options: Any) -> Any:
         if file.url.endswith("0.root"):
             raise MemoryError
-        return identify(file, schema)
+        return identify(file, schema, **options)
 
     monkeypatch.setattr(plan.events, "identify", hungry)
     (failure,) = last(one).failed
