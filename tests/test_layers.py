@@ -48,6 +48,8 @@ LIBRARIES = {
     "pyarrow": {"events.skims", "results.directory"},
     # compiled code; everybody else takes `rule` from `selection`
     "numba": {"selection.compiled"},
+    # a user's function on its way to the workers
+    "cloudpickle": {"selection.identity"},
     # counts and what they mean
     "hist": {"results"},
     "uhi": {"results.histograms"},

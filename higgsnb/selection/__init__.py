@@ -25,6 +25,15 @@ from higgsnb.selection.leptons import (
 if TYPE_CHECKING:
     from higgsnb.selection import pairings, rules
     from higgsnb.selection.compiled import COMPILED_FOLDER, rule
+    from higgsnb.selection.identity import (
+        Identity,
+        captured_digest,
+        check_unchanged,
+        identify,
+        load_from_file,
+        pack,
+        unpack,
+    )
     from higgsnb.selection.kernel import is_compiled, select, warm_up
     from higgsnb.selection.pairings import Pairings, Preselected
 
@@ -60,13 +69,22 @@ __all__ = [
     "Preselected",
     "parse",
     "Expression",
+    "load_from_file",
+    "identify",
+    "Identity",
+    "captured_digest",
+    "check_unchanged",
+    "pack",
+    "unpack",
 ]
 
 _LATE = {
     "select": "kernel", "is_compiled": "kernel", "warm_up": "kernel", "rule": "compiled", "COMPILED_FOLDER": "compiled",
     "rules": "rules", "pairings": "pairings", "Pairings": "pairings", "Preselected": "pairings",
+    "identify": "identity", "Identity": "identity", "captured_digest": "identity", "check_unchanged": "identity",
+    "pack": "identity", "unpack": "identity", "load_from_file": "identity",
 }  # fmt: skip
-"""Names of rooms that load numba, each with its room: they are loaded on first use."""
+"""Names of rooms that load numba or cloudpickle, each with its room: they are loaded on first use."""
 
 
 def __getattr__(name: str) -> Any:
