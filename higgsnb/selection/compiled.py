@@ -194,12 +194,14 @@ def _is_unchanged(module: str) -> bool:  # noqa: ARG001 - asked anew for every m
 def rule(function: Any, **options: Any) -> Any:
     """Compile a function when it is first called, with further ``options`` of numba, and keep the compiled code.
 
+    Only that of functions of this package is kept: changes in the sources of others would not be noticed.
     Division by zero gives infinity or NaN, as in NumPy. Rules load what they need of an array before the first ``and``,
     ``or`` or ``if``: behind a branch, numba counts the references to all arrays of a tuple again, which costs a hundred
     times as much as the rule itself. A constant as an argument is a type of its own, for which it is compiled again.
     """
     compiled: Any = numba.njit(**_OPTIONS, **options)(function)
-    if FOLDERS and not is_disabled() and _is_unchanged(function.__module__):
+    is_own = function.__module__.partition(".")[0] == __name__.partition(".")[0]
+    if is_own and FOLDERS and not is_disabled() and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled
 

@@ -31,6 +31,7 @@ from helper import scaled
 CUT = 20.0
 TABLE = np.array([1.0, 2.0, 3.0])
 NAMES = {"muon", "electron", "photon", "jet"}
+CHANNELS = frozenset({"ee", "mumu", "emu", "tautau"})
 WORKING_POINTS = {"loose": [0.1, 0.2], "tight": [0.05]}
 PATTERN = re.compile("HLT_.*Mu")
 PAYLOAD = Path("corrections/payload.json")
@@ -92,6 +93,7 @@ def made(limit):
 
 
 passes = made(5)
+passes.working_point = "medium"
 part = functools.partial(scaled, factor=4)
 WINDOW = Window(120)
 CUTS = Cuts(triggers=["IsoMu24"])
@@ -100,9 +102,10 @@ CUTS = Cuts(triggers=["IsoMu24"])
 def zmumu(x, threshold=3, *, scale=1.5):
     total = [value for value in TABLE if value > 1 and x > CUT]
     flags = x in {3.0, 21.0, 40.0}, "muon" in NAMES, bool(PATTERN.match("HLT_IsoMu")), Quality.TIGHT.value
+    channels = "ee" in {"ee", "mumu", "emu"}, "ee" in CHANNELS, passes.working_point
     return (
         sum(total), weight(x), compiled(x), WINDOW.contains(x), passes(x), part(x), x > threshold, scale * x,
-        helper.cuts["pt"], helper.corrected(x), CUTS.eta, len(WORKING_POINTS), PAYLOAD.name, flags,
+        helper.cuts["pt"], helper.corrected(x), CUTS.eta, len(WORKING_POINTS), PAYLOAD.name, flags, channels,
     )
 '''
 

@@ -177,6 +177,18 @@ def test_same_sources_are_compiled_once_whenever_they_were_written(tmp_path: Pat
     assert Path(first["folder"]).parent == copy.package / "selection" / "__pycache__"
 
 
+def test_rule_of_a_user_is_compiled_from_the_source_as_it_is_now(tmp_path: Path) -> None:
+    results = []
+    for factor in (2, 3):
+        code = f"from higgsnb.selection import rule\n\n\n@rule\ndef g(x):\n    return x * {factor}\n\n\nprint(g(10))\n"
+        (tmp_path / "user.py").write_text(code, encoding="utf-8")
+        environment = {**os.environ, "PYTHONPATH": str(PACKAGE.parent), "NUMBA_CACHE_DIR": str(tmp_path / "cache")}
+        command = [sys.executable, tmp_path / "user.py"]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+        results.append(done.stdout.strip())
+    assert results == ["20", "30"]
+
+
 @pytest.mark.parametrize("kind", ["nbi", "nbc"])
 def test_damaged_code_is_compiled_anew(tmp_path: Path, kind: str) -> None:
     copy, cache = Copy(tmp_path), {"NUMBA_CACHE_DIR": str(tmp_path / "cache")}

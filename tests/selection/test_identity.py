@@ -7,6 +7,7 @@ import itertools
 import subprocess
 import sys
 import time
+from collections import OrderedDict, defaultdict, deque
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,8 @@ CHANGES = {
     "member of an enum": ("TIGHT = 2", "TIGHT = 3"),
     "regular expression": ("HLT_.*Mu", "HLT_.*Ele"),
     "path": ("payload.json", "other.json"),
+    "member of a frozenset": ('"tautau"', '"mutau"'),
+    "attribute of a function": ('"medium"', '"wp80"'),
     "constant set in the code": ("{3.0, 21.0, 40.0}", "{3.0, 21.0, 41.0}"),
     "base of a class": ("class Window:", "class Window(Quality.__mro__[-1], metaclass=type('M', (type,), {})):"),
 }
@@ -276,6 +279,8 @@ def test_digests_are_equal_if_and_only_if_the_values_are(one: Any, other: Any) -
         (np.ma.array([1, 2], mask=[0, 1]), np.ma.array([1, 2], mask=[1, 0])),
         (ak.Array([[1, 2], []]), ak.Array([[1], [2]])), (ak.Array([1]), ak.Array([1.0])),
         (ak.Array([{"x": 1}]), ak.Array([{"y": 1}])),
+        (deque([1]), deque([2])), (deque([1]), deque([1], 5)), (OrderedDict(a=1), OrderedDict(a=2)),
+        (defaultdict(list, a=1), defaultdict(list, a=2)), (defaultdict(list), defaultdict(dict)),
         (hist.axis.Regular(10, 0, 1), hist.axis.Regular(10, 0, 2)),
         (hist.axis.Regular(10, 0, 1), hist.axis.Regular(11, 0, 1)),
         (hist.axis.Variable([0, 1, 2]), hist.axis.Variable([0, 1, 3])),
@@ -461,4 +466,4 @@ def test_analysis_of_these_tests_gives_what_is_worked_out_by_hand(tmp_path: Path
     values = function_of(write(tmp_path))(21.0)
     assert values[:7] == (5.0, 44.0, 64.0, False, True, 84.0, True)
     assert values[7:13] == (31.5, 10, 27.0, 2.4, 2, "payload.json")
-    assert values[13] == (True, True, True, 2)
+    assert values[13:] == ((True, True, True, 2), (True, True, "medium"))
