@@ -153,6 +153,17 @@ def test_range_of_a_try_is_part_of_the_content() -> None:
     assert len(set(map(content, codes))) == 3
 
 
+def test_content_does_not_depend_on_features_of_the_future() -> None:
+    """In a notebook they are those of all cells before."""
+    codes = []
+    for head in ("", "from __future__ import annotations\n"):
+        space: dict[str, Any] = {}
+        exec(compile(f"{head}def f(x):\n    return x + 1\n", "", "exec", dont_inherit=True), space)  # noqa: S102
+        codes.append(space["f"].__code__)
+    assert codes[0].co_flags != codes[1].co_flags
+    assert content_of(codes[0]) == content_of(codes[1])
+
+
 def test_content_does_not_depend_on_where_a_module_was_imported() -> None:
     """Python calls a function of a module differently if the import stands in the same file or cell."""
     body = "def f(x):\n    return math.sqrt(math.fabs(x)) + sum(math.exp(y) for y in [math.pi])\n"

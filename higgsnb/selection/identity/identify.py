@@ -44,6 +44,12 @@ def identify(function: Any) -> Identity:
         If that cannot be told, or if it would not give the same result each time: a function without a source; one
         that changes a variable outside; open files, locks, iterators, random generators; names looked up by text. The
         message names the variable, the hint a remedy.
+
+    Notes
+    -----
+    Of a module from which names are taken by text (``getattr(module, text)``) all counts. It is not seen if a function
+    depends on the time; reads a file through a library function that `refused` does not list; or needs changes that the
+    user's modules have made to a library: attributes of its classes, or what numba is taught by ``overload``.
     """
     walk, source = checked(function)
     libraries = dict(sorted(walk.libraries.items()))
