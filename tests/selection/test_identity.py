@@ -192,6 +192,15 @@ def test_calls_change_no_digest(digest: str, tmp_path: Path) -> None:
     assert identify(function).digest == digest
 
 
+def test_copy_of_an_object_changes_no_digest(tmp_path: Path) -> None:
+    """Copying and pickling write into the class."""
+    function = function_of(write(tmp_path, "class A: pass\ndef f(x): return A\n"), "f")
+    before = identify(function).digest
+    copy.copy(function(0)())
+    assert "__slotnames__" in vars(function(0))
+    assert identify(function).digest == before
+
+
 def test_source_libraries_and_modules_are_told(tmp_path: Path) -> None:
     found = identify(function_of(write(tmp_path)))
     for text in (

@@ -251,6 +251,12 @@ def f(x): return helper.anything
 import helper
 K = 4
 def f(x): return helper.back(x)
+### annotations that could not be sent
+import threading
+LOCK = threading.Lock()
+class A:
+    a: LOCK = 1
+def f(x: LOCK): return A.a
 ### own exception
 class OwnError(ValueError): pass
 def f(x):
@@ -467,6 +473,30 @@ def test_editable_install_is_the_users(tmp_path: Path) -> None:
     code = PACK.format(place=f"{path}:f", out=out).replace('found.libraries["toylib"]', "found.libraries")
     assert in_other_process(code, folders=(sources,)).endswith("{} ('analysis', 'toylib')")
     assert in_other_process(UNPACK.format(out=out)) == "10"
+
+
+CHANGED = """
+from pathlib import Path
+import toylib
+from higgsnb.selection import captured_digest, check_unchanged, unpack
+function = unpack(Path({out!r}).read_bytes())
+before = captured_digest(function)
+print(function(1), toylib.scale(1))
+try:
+    check_unchanged(function, before)
+except ValueError as error:
+    print(error.message)
+"""
+
+
+def test_change_is_noticed_where_a_library_has_the_name_of_the_users_module(tmp_path: Path) -> None:
+    path, out = write(tmp_path, USER), str(tmp_path / "out")
+    code = "TABLE = [1]\ndef put(t): t.append(1)\ndef scale(x):\n    put(TABLE)\n    return len(TABLE)\n"
+    (tmp_path / "toylib.py").write_text(code, encoding="utf-8")
+    installed = install(tmp_path / "worker", "TABLE = [5]\ndef scale(x): return 'installed'")
+    in_other_process(PACK.format(place=f"{path}:f", out=out).replace('found.libraries["toylib"]', "found.libraries"))
+    found = in_other_process(CHANGED.format(out=out), folders=(installed,)).splitlines()
+    assert found == ["2 installed", "f has changed toylib.TABLE while it ran"]
 
 
 def test_arrays_are_sent_as_they_are() -> None:
