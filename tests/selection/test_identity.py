@@ -410,7 +410,7 @@ ARRAY = ak.Array([[1, 2], [3]])
 def f(x): return str(ARRAY), ARRAY.attrs, ARRAY.behavior, ak.num(ARRAY)
 ### vectorize
 import numpy as np
-V = np.vectorize(lambda x: x + 1)
+V = np.vectorize(lambda x: x + 1.0, otypes=[float])
 def f(x): return V([x])
 ### numba
 import numba

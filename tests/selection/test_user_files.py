@@ -50,7 +50,9 @@ def test_packages_and_submodules_beside_it_are_found(tmp_path: Path) -> None:
     assert identify(function).modules == ("analysis", "tools", "tools.cuts", "tools.deep", "tools.deep.inner")
 
 
-def test_file_is_read_anew_each_time_with_its_helpers(tmp_path: Path) -> None:
+def test_file_is_read_anew_each_time_with_its_helpers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also within one second, with as many bytes: a file of bytecode would be taken for up to date."""
+    monkeypatch.setattr(sys, "dont_write_bytecode", False)
     first = function_of(write(tmp_path, USES_HELPER, "value = 3\n"), "f")
     second = function_of(write(tmp_path, USES_HELPER.replace("+ x", "- x"), "value = 50\n"), "f")
     assert (first(1), second(1)) == (4, 49)
