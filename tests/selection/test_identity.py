@@ -54,6 +54,10 @@ CHANGES = {
     "regular expression": ("HLT_.*Mu", "HLT_.*Ele"),
     "path": ("payload.json", "other.json"),
     "member of a frozenset": ('"tautau"', '"mutau"'),
+    "name of a function": (
+        "passes(x):\n        return x > limit\n\n    return passes",
+        "good(x):\n        return x > limit\n\n    return good",
+    ),
     "attribute of a function": ('"medium"', '"wp80"'),
     "constant set in the code": ("{3.0, 21.0, 40.0}", "{3.0, 21.0, 41.0}"),
     "base of a class": ("class Window:", "class Window(Quality.__mro__[-1], metaclass=type('M', (type,), {})):"),

@@ -269,6 +269,12 @@ def f(x): return x in KEYS
 DEEP = ()
 for _ in range(5000): DEEP = (DEEP,)
 def f(x): return DEEP
+### module lazy is Lazy, a class of its own | plain module
+import sys, types
+class Lazy(types.ModuleType): pass
+lazy = Lazy("lazy")
+lazy.value = 3
+def f(x): return lazy.value
 ### Window.width changes n |
 n = 0
 class Window:

@@ -276,6 +276,26 @@ def even(n): return True if n == 0 else odd(n - 1)
 @numba.njit
 def odd(n): return False if n == 0 else even(n - 1)
 def f(x): return g(x), v(x), float(s(np.ones(3))), v(np.ones(2)).tolist()
+### compiled with names of a module and of an enclosing function
+import numba
+import helper
+def make(k):
+    @numba.njit
+    def g(x): return x * k + helper.OFFSET
+    return g
+g = make(3.0)
+def f(x): return g(x)
+### object that takes any attribute for a key
+class Config(dict):
+    __getattr__ = dict.__getitem__
+config = Config(pt=20, inner=Config(eta=2.4))
+def f(x): return config.pt + config.inner.eta
+### subclasses of built-in types
+class Text(str): unit = "GeV"
+class Numbers(list): pass
+text, numbers = Text("pt"), Numbers([1, 2])
+numbers.label = "two"
+def f(x): return text + text.unit, numbers, numbers.label, type(numbers).__name__
 ### values of all kinds
 import array, collections, datetime, decimal, fractions, pathlib, re, types, uuid, zoneinfo
 A = [

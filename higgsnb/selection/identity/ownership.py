@@ -10,6 +10,7 @@ import json
 import re
 import sys
 import sysconfig
+from contextlib import suppress
 from enum import Enum
 from functools import cache
 from importlib import metadata
@@ -146,21 +147,31 @@ def attribute(module: Any, path: str) -> Any:
     return found
 
 
+def own_name(thing: Any) -> str:
+    """Return the name that an object has itself; nothing if it has none."""
+    for key in ("__qualname__", "__name__"):
+        with suppress(Exception):  # whatever an object raises for an attribute that it lacks
+            found = getattr(thing, key)
+            if isinstance(found, str):
+                return found
+    return ""
+
+
 def reference(thing: Any) -> tuple[str, str] | None:
     """Return the module and the dotted name by which every process finds this same object; None if there is none.
 
     Such are the functions, classes and single objects (``scipy.stats.norm``) of a library, never what is the user's.
     """
-    name = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
-    home: Any = getattr(thing, "__module__", None) or getattr(type(thing), "__module__", None)
+    name = own_name(thing)
+    home: Any = getattr(thing, "__module__", None) or type(thing).__module__
     module = sys.modules.get(home) if isinstance(home, str) else None
-    if module is not None and isinstance(name, str) and attribute(module, name) is thing:
+    if module is not None and name and attribute(module, name) is thing:
         return None if owner_of_module(module) == Owner.USER else (module.__name__, name)
     if module is not None and not isinstance(thing, (FunctionType, type)) and owner_of_module(module) != Owner.USER:
         named = next((key for key, value in list(vars(module).items()) if value is thing), None)
         if named is not None:
             return module.__name__, named
-    return _searched(thing, name) if callable(thing) and isinstance(name, str) else None
+    return _searched(thing, name) if callable(thing) and name else None
 
 
 def _searched(thing: Any, name: str) -> tuple[str, str] | None:

@@ -29,6 +29,7 @@ from higgsnb.selection.identity.content import code as code_of
 from higgsnb.selection.identity.ownership import (
     Owner,
     is_users_module,
+    own_name,
     owner_of,
     owner_of_module,
     owner_of_name,
@@ -232,6 +233,8 @@ class Walk:
         if isinstance(value, FunctionType) and not is_dispatching(value):
             self._function(value, name)
         elif isinstance(value, ModuleType):
+            if kind is not ModuleType:
+                self.refuse(f"module {name} is {kind.__qualname__}, a class of its own", "Use a plain module.")
             self.modules[id(value)] = value
             self._add(value, name, b"module")
         elif isinstance(value, type):
@@ -330,7 +333,8 @@ class Walk:
         """Write a class: its bases, and one line for each attribute of its own."""
         self.classes.append(cls)
         bases = (self.token(base, base.__qualname__) for base in cls.__bases__)
-        self._add(cls, name, b"class", self.token(type(cls), name), *bases)
+        names = (cls.__name__.encode(), cls.__qualname__.encode())
+        self._add(cls, name, b"class", *names, self.token(type(cls), name), *bases)
         members: Any = cls.__members__ if isinstance(cls, enum.EnumMeta) else {}
         for key, member in members.items():
             self._add(cls, f"{name}.{key}", b"member", key.encode(), self.token(member.value, f"{name}.{key}"))
@@ -350,11 +354,12 @@ class Walk:
         if is_own:
             self._home = home if self._home is None else self._home
             self.functions.append((function, bool(self._method)))
-            self._add(function, name, b"function", code_of(code))
-        else:  # made by a library, such as a decorator: its code is known, not what was put into it
+            names = (function.__name__.encode(), function.__qualname__.encode())
+            self._add(function, name, b"function", *names, code_of(code))
+        else:  # made by a library, such as a decorator: what it finds in its module is known, not what was put into it
             self._library(str(home.get("__name__")))
             place = f"{home.get('__name__')}.{code.co_qualname}"
-            self._add(function, name, b"function of a library", place.encode())
+            self._add(function, name, b"function of a library", place.encode(), code_of(code))
         positional = code.co_varnames[: code.co_argcount]
         defaults = function.__defaults__ or ()
         given = dict(zip(positional[len(positional) - len(defaults) :], defaults, strict=True))
@@ -547,5 +552,4 @@ class Walk:
 
 def name_of(thing: Any) -> str:
     """Return what a message calls an object."""
-    found = getattr(thing, "__qualname__", None) or getattr(thing, "__name__", None)
-    return found if isinstance(found, str) else f"a {type(thing).__qualname__}"
+    return own_name(thing) or f"a {type(thing).__qualname__}"
