@@ -316,7 +316,8 @@ def read_csv(location: str, start: int, stop: int) -> Leptons:
     rows, part = _rows(location, Version.of_file(location)), slice(start, stop)
     run, leptons = rows.run[part], rows.leptons[part]
     muons, electrons = _csv_flavour(leptons, MUON), _csv_flavour(leptons, ELECTRON)
-    return Leptons._make((run, np.zeros(len(run), np.int64), rows.event[part], *muons, *electrons))
+    columns = (run, np.zeros(len(run), np.int64), rows.event[part], *muons, *electrons)
+    return Leptons(*columns)  # type: ignore[arg-type]
 
 
 def _csv_flavour(leptons: npt.NDArray[np.float64], pdg_id: int) -> tuple[npt.NDArray[Any] | None, ...]:

@@ -18,7 +18,7 @@ from higgsnb.events import inspect, read_leptons
 from higgsnb.plots.labels import origin
 from higgsnb.plots.style import ShownFigure, one_panel, styled
 from higgsnb.plots.tables import Cell, Rows, Table
-from higgsnb.selection import SENTINEL, Flavour, Leptons, Selection, missing_quantities, rules
+from higgsnb.selection import SENTINEL, Flavour, Leptons, Selection, identified, missing_quantities, rules, used_by
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -143,13 +143,16 @@ def lepton_counts(events: Events) -> Table:
 def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: range | None = None) -> Flags:
     """Return which leptons are good according to a selection, (n,) bool; ``which`` limits it to some of them.
 
-    The rule is the compiled one of the analysis, `rules.is_good`.
+    The rule is the compiled one of the analysis, `rules.is_good`, after identification where there is one. Raises
+    `SchemaError` if the leptons lack a column that the selection needs.
     """
+    leptons = used_by(leptons, selection)
+    passing = identified(leptons, flavour, selection)
     column, cuts = rules.columns_of(leptons, flavour), rules.cuts_of(selection)
     limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]
     is_good: Callable[..., bool] = rules.is_good
     indices = range(len(column.pt)) if which is None else which
-    return np.array([is_good(column, i, *limits, cuts) for i in indices], bool)
+    return np.array([passing[i] and is_good(column, i, *limits, cuts) for i in indices], bool)
 
 
 def invariant_mass(events: Events, event: int) -> float:

@@ -12,7 +12,7 @@ from higgsnb.datasets import Segments
 from higgsnb.errors import UnreadableError
 from higgsnb.results import histograms, plausibility
 from higgsnb.results.tally import Integers, Span, Table, Tally
-from higgsnb.selection import MUON, QUANTITIES, Candidates, Cut, Leptons, Selection, missing_quantities, select
+from higgsnb.selection import MUON, Candidates, Cut, Selection, keep_events, missing_quantities, select
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -51,7 +51,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), Cut.ALL] += n_events - read.leptons.n_events
     table = _table(chunk, read, candidates)
     step = max(1, (chunk.entries or 0) // LOOKED_AT)
-    some = read.leptons if step == 1 else _keep(read.leptons, np.flatnonzero(read.entries % step == 0))
+    some = read.leptons if step == 1 else keep_events(read.leptons, np.flatnonzero(read.entries % step == 0))
     sections: dict[str, Any] = {}
     if segments is not None and len(segments.keys):
         first, last = int(segments.keys[0]), int(segments.keys[-1])
@@ -67,7 +67,7 @@ def analyse(chunk: Chunk, selection: Selection, *, skims_folder: Path | None = N
         invalid_values={index: candidates.invalid_values},
         plausibility={index: plausibility.count(some)},
         rejected_by_golden_json={index: read.n_events - n_events},
-        not_applied={index: frozenset(missing_quantities(read.leptons))},
+        not_applied={index: frozenset(missing_quantities(read.leptons, selection))},
         readers={file: frozenset({(read.reader, read.integrity)})},
         blocks=(table,) if len(table.run) else (),
         **sections,
@@ -110,21 +110,7 @@ def certified(read: Read, chunk: Chunk) -> tuple[Read, int, Segments | None]:
         return read, read.n_events, segments
     kept = np.flatnonzero(certain[segments.at(read.entries - chunk.start)])
     n_events = int(segments.lengths[certain].sum())
-    return read._replace(leptons=_keep(read.leptons, kept), entries=read.entries[kept]), n_events, segments
-
-
-def _keep(leptons: Leptons, which: Integers) -> Leptons:
-    """Return the leptons of some events only."""
-    columns: dict[str, Any] = {name: getattr(leptons, name)[which] for name in ("run", "luminosity_block", "event")}
-    for flavour in ("muon", "electron"):
-        offsets = getattr(leptons, f"{flavour}_offsets")
-        counts = np.diff(offsets)[which]
-        columns[f"{flavour}_offsets"] = np.concatenate(([0], np.cumsum(counts)))
-        index = np.repeat(offsets[which] - columns[f"{flavour}_offsets"][:-1], counts) + np.arange(counts.sum())
-        for quantity in QUANTITIES:
-            column = getattr(leptons, f"{flavour}_{quantity}")
-            columns[f"{flavour}_{quantity}"] = None if column is None else column[index]
-    return Leptons(**columns)
+    return read._replace(leptons=keep_events(read.leptons, kept), entries=read.entries[kept]), n_events, segments
 
 
 def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from higgsnb.selection.branches import to_leptons, used_by
 from higgsnb.selection.cuts import CUT_NAMES, LARGEST, NUMBERS, PRIMARY_DATASET_CHANNELS, Cut, Selection, load, names
 from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import (
@@ -19,8 +20,11 @@ from higgsnb.selection.leptons import (
     Candidates,
     Flavour,
     Leptons,
+    four_momenta,
+    keep_events,
     missing_quantities,
 )
+from higgsnb.selection.options import identified
 
 if TYPE_CHECKING:
     from higgsnb.selection import pairings, rules
@@ -58,6 +62,11 @@ __all__ = [
     "QUANTITIES",
     "SENTINEL",
     "missing_quantities",
+    "to_leptons",
+    "used_by",
+    "keep_events",
+    "four_momenta",
+    "identified",
     "select",
     "is_compiled",
     "warm_up",

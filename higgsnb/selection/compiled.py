@@ -30,7 +30,7 @@ import numpy as np
 from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataCacheFile, _CacheLocator
 
 from higgsnb import provenance, storage
-from higgsnb.errors import OptionError
+from higgsnb.errors import OptionError, SelectionError
 
 SOURCES = ("datasets/constants", "selection", "events/fast")
 """Folders and modules with compiled functions, or with constants used in them."""
@@ -204,6 +204,30 @@ def rule(function: Any, **options: Any) -> Any:
     if is_own and FOLDERS and not is_disabled() and _is_unchanged(function.__module__):
         compiled._cache = _Cache(function)
     return compiled
+
+
+def loop_over(function: Any) -> Any:
+    """Compile a user's function of five numbers, and a loop that calls it for the elements of five arrays.
+
+    The loop writes what the function returns into a sixth array; all are (n,) float64. Nothing is kept on disk.
+    Raises `SelectionError` if the function cannot be compiled, or does not return a number.
+    """
+    compiled = numba.njit(nogil=True, error_model="numpy")(function)
+
+    @numba.njit(nogil=True)
+    def loop(first, second, third, fourth, fifth, found):
+        for i in range(len(found)):
+            found[i] = compiled(first[i], second[i], third[i], fourth[i], fifth[i])
+
+    try:
+        loop.compile((numba.float64[::1],) * 6)
+    except Exception as error:  # numba raises many kinds
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        what = next((line for line in lines[1:] if "Failed" not in line and "During" not in line), lines[0])
+        name = getattr(function, "__name__", "the function")
+        hint = "It takes five numbers and returns one: use numbers and functions of math and numpy only."
+        raise SelectionError(f"pairing: {name} cannot be compiled: {what}", hint) from error
+    return loop
 
 
 def inner_rule(function: Any) -> Any:

@@ -11,6 +11,9 @@ algorithms chooses the four leptons; the same cuts follow in the same order (`Cu
     Every lepton of the event has to be good (ROOT tutorial df103).
 
 Everything is computed in float64 from the stored float32 values. Windows are open intervals.
+
+What a selection may have beside these cuts (identification, triggers, cuts on any column, another choice of the
+candidate) is in optional fields, which are part of its digest only where they are set.
 """
 
 from __future__ import annotations
@@ -19,7 +22,9 @@ import dataclasses
 import hashlib
 import html
 import json
+import re
 import tomllib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib import resources
@@ -29,7 +34,9 @@ from typing import Any
 import numpy as np
 
 from higgsnb.errors import MissingFileError, SelectionError, did_you_mean
-from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, TWO_EACH
+from higgsnb.selection import branches
+from higgsnb.selection.expressions import Expression, parse
+from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, QUANTITIES, TWO_EACH
 from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
@@ -65,6 +72,9 @@ class Cut(IntEnum):
 CUT_NAMES = tuple(cut.name.lower().replace("_", " ") for cut in Cut)
 """Names of `Cut`, as printed in every cutflow. ``unique`` is counted once all primary datasets are known."""
 
+Triggers = tuple[tuple[str, tuple[str, ...]], ...]
+Pairing = Callable[[float, float, float, float, float], float]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Selection:
@@ -73,6 +83,31 @@ class Selection:
     ``sip_max`` limits √(dxy² + dz²) / √(σ_dxy² + σ_dz²). ``delta_r_min``, ``dilepton_mass_min`` and ``mass_4l_min`` are
     not applied where they are 0. ``integer_pairing`` repeats a truncation in ROOT's tutorial and has a meaning in
     ``df103`` only.
+
+    What follows it is optional:
+
+    ``smart_cut``
+        In ``open2012``: a candidate falls if the other pairing of its four leptons, all of one flavour, has a mass
+        nearer to ``z_mass`` than its Z1 has, and another one below 12 GeV.
+    ``sip3d``
+        Whether ``sip_max`` limits the stored significance ``…_sip3d``, and not the one computed from dxy and dz.
+    ``fsr``
+        Whether photons that muons have radiated are part of them, see `photons`: in the masses of Z1, Z2 and the four
+        leptons, not in pT and in ``dilepton_mass_min``.
+    ``muon_isolation``, ``electron_isolation``
+        The column of the isolation; empty for none.
+    ``muon_id``, ``electron_id``, ``muon_cuts``, ``electron_cuts``
+        Identification, one condition, and further ones, on columns of a lepton: ``"mediumId"``, ``"sip3d < 4"``. A
+        lepton that fails one is not good.
+    ``event_cuts``
+        Conditions on columns of the event: ``"HLT_IsoMu24"``, ``"MET_pt < 60"``.
+    ``triggers``
+        The trigger paths of each primary dataset, of which data of it need one; simulation needs one of all. A path
+        that a file lacks has not fired.
+    ``pairing``
+        In ``open2012``: a function of (mass_z1, mass_z2, mass_4l, pt_sum_z1, pt_sum_z2), in GeV, that is compiled. Of
+        the candidates of an event that pass all cuts the one for which it is smallest is taken, of equal ones, and of
+        those for which it is NaN, the one that would be taken without it.
     """
 
     name: str
@@ -100,19 +135,33 @@ class Selection:
     dilepton_mass_min: float
     mass_4l_min: float
     integer_pairing: bool = False
+    smart_cut: bool = False
+    sip3d: bool = False
+    fsr: bool = False
+    muon_isolation: str = "pfRelIso04_all"
+    electron_isolation: str = "pfRelIso03_all"
+    muon_id: str = ""
+    electron_id: str = ""
+    muon_cuts: tuple[str, ...] = ()
+    electron_cuts: tuple[str, ...] = ()
+    event_cuts: tuple[str, ...] = ()
+    triggers: Triggers = ()
+    pairing: Pairing | None = None
 
     def __post_init__(self) -> None:
         """Check the numbers, so that compiled code need not."""
         for field in dataclasses.fields(self):
-            object.__setattr__(self, field.name, _checked(self.name, field, getattr(self, field.name)))
+            check = _checked_option if field.name in OPTIONS and field.type != "bool" else _checked
+            object.__setattr__(self, field.name, check(self.name, field, getattr(self, field.name)))
         if self.algorithm not in ALGORITHMS:
             hint = did_you_mean(self.algorithm, ALGORITHMS)
             raise SelectionError(f"selection {self.name!r}: unknown algorithm {self.algorithm!r}", hint)
-        if self.integer_pairing and self.algorithm != "df103":
-            raise SelectionError(
-                f"selection {self.name!r}: integer_pairing belongs to the algorithm df103, not {self.algorithm}",
-                "Remove integer_pairing, or set it to false.",
-            )
+        for name, algorithm in (("integer_pairing", "df103"), ("smart_cut", "open2012"), ("pairing", "open2012")):
+            if getattr(self, name) and self.algorithm != algorithm:
+                raise SelectionError(
+                    f"selection {self.name!r}: {name} belongs to the algorithm {algorithm}, not {self.algorithm}",
+                    f"Remove {name}, or take a selection with that algorithm.",
+                )
         if self.lepton_pt_subleading > self.lepton_pt_leading:
             raise SelectionError(
                 f"selection {self.name!r}: lepton_pt_subleading = {self.lepton_pt_subleading} is above "
@@ -127,7 +176,7 @@ class Selection:
                     "No event would pass: change one of the two.",
                 )
 
-    def replace(self, **changes: float | str | bool) -> Selection:
+    def replace(self, **changes: Any) -> Selection:
         """Return a copy with some cuts changed.
 
         Raises
@@ -136,11 +185,43 @@ class Selection:
             If a name is not a cut of a selection (the hint names the nearest one), or a value is out of range.
         """
         _check_names(self.name, changes)
-        return dataclasses.replace(self, **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(self, **changes)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return every field by name, for the provenance of a result."""
-        return dataclasses.asdict(self)
+        """Return every field by name, the optional ones where they are set, for the provenance of a result."""
+        names = [field.name for field in dataclasses.fields(self) if field.name not in OPTIONS]
+        found = {name: getattr(self, name) for name in (*names, *self.options)}
+        for name in ("muon_cuts", "electron_cuts", "event_cuts"):
+            if name in found:
+                found[name] = list(found[name])
+        if "triggers" in found:
+            found["triggers"] = {primary_dataset: list(paths) for primary_dataset, paths in self.triggers}
+        if self.pairing is not None:
+            from higgsnb.selection.identity import identify
+
+            identity = identify(self.pairing)
+            found["pairing"] = {
+                "sha256": identity.digest, "source": identity.source, "libraries": identity.libraries,
+            }  # fmt: skip
+        return found
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Return the fields, with a function as bytes, so that it gets to processes that cannot import it."""
+        state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        if self.pairing is not None:
+            from higgsnb.selection.identity import pack
+
+            state["pairing"] = pack(self.pairing)
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Set the fields to those of `__getstate__`."""
+        for name, value in state.items():
+            object.__setattr__(self, name, value)
+        if self.pairing is not None:
+            from higgsnb.selection.identity import unpack
+
+            object.__setattr__(self, "pairing", unpack(state["pairing"]))
 
     def _repr_html_(self) -> str:
         """Return the cuts as a table, for notebooks."""
@@ -149,6 +230,9 @@ class Selection:
             for name in NUMBERS
             if name != "integer_pairing"
         )
+        for name in self.options:
+            value = self.as_dict()[name]
+            rows += f"<tr><td>{name}</td><td colspan=2>{html.escape(str(value))}</td></tr>"
         head = f"<b>{html.escape(self.name)}</b> (version {self.version}): {html.escape(self.title)}"
         return f"{head}<table><tr><th>cut</th><th>value</th><th>unit</th></tr>{rows}</table>"
 
@@ -157,6 +241,8 @@ class Selection:
         """sha256 (hex) over everything in this selection that can change which events are kept."""
         labels = ("name", "version", "title", "source")
         cuts = {name: value for name, value in self.as_dict().items() if name not in labels}
+        if self.pairing is not None:
+            cuts["pairing"] = cuts["pairing"]["sha256"]
         return hashlib.sha256(json.dumps(cuts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -166,12 +252,106 @@ class Selection:
 
     def channels(self, primary_dataset: str | None) -> tuple[int, ...]:
         """Return the channels (indices into `CHANNELS`) that this selection takes from a primary dataset."""
+        if self.triggers and primary_dataset is not None and primary_dataset not in dict(self.triggers):
+            return ()
         if self.algorithm == "open2012" or primary_dataset is None:
             return (FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH)
         return PRIMARY_DATASET_CHANNELS.get(primary_dataset, ())
 
+    @property
+    def options(self) -> tuple[str, ...]:
+        """The optional fields that are set."""
+        return tuple(name for name, neutral in OPTIONS.items() if getattr(self, name) != neutral)
 
-NUMBERS = tuple(field.name for field in dataclasses.fields(Selection) if field.type in ("float", "bool"))
+    # -- what is read
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The branches that are read: of each lepton or photon, and of each event for its cuts and triggers."""
+        return branches.branches_of(self)
+
+    @property
+    def extra_columns(self) -> tuple[str, ...]:
+        """Those of `columns` that only an option needs; outreach files, such as those of ``toy``, lack most of them."""
+        plain = dataclasses.replace(self, **OPTIONS).columns
+        return tuple(name for name in self.columns if name not in plain)
+
+    @property
+    def lepton_columns(self) -> tuple[str, ...]:
+        """The columns of `Leptons` that are used, beside the numbers of the event."""
+        return (*branches.stored_columns(self), *branches.computed_columns(self))
+
+    @property
+    def quantities(self) -> tuple[str, ...]:
+        """The quantities of a lepton whose invalid values are counted; "id" are all that only conditions use."""
+        has_id = "muon_id" in self.lepton_columns or "electron_id" in self.lepton_columns
+        return (*QUANTITIES, *(("sip3d",) if self.sip3d else ()), *(("id",) if has_id else ()))
+
+    @property
+    def event_level(self) -> bool:
+        """Whether events have to pass triggers or event cuts."""
+        return bool(self.triggers or self.event_cuts)
+
+    def event_conditions(self, primary_dataset: str | None, *, is_data: bool) -> tuple[Expression, ...]:
+        """Return what an event has to pass beside having enough leptons: one of its triggers, and the event cuts.
+
+        Raise `SelectionError` for data of a primary dataset that has no triggers.
+        """
+        paths = dict(self.triggers)
+        if is_data and paths and primary_dataset is not None:
+            if primary_dataset not in paths:
+                what = f"selection {self.name!r} has no triggers for primary dataset {shown(primary_dataset)}"
+                raise SelectionError(what, did_you_mean(primary_dataset, paths))
+            paths = {primary_dataset: paths[primary_dataset]}
+        one_of = tuple(dict.fromkeys(path for some in paths.values() for path in some))
+        fired = (Expression.any_of(one_of),) if one_of else ()
+        return (*fired, *(parse(text, kind="condition") for text in self.event_cuts))
+
+    def preselection(self, primary_dataset: str | None, *, is_data: bool) -> Expression:
+        """Return what an event has to pass to be read: enough leptons for a channel, triggers, event cuts.
+
+        Raise `SelectionError` for data of a primary dataset that has no triggers.
+        """
+        conditions = self.event_conditions(primary_dataset, is_data=is_data)
+        return Expression.all_of([branches.ENOUGH_LEPTONS, *conditions])
+
+    # -- what is counted
+
+    def cut_names(self, _region: str = "") -> tuple[str, ...]:
+        """Return the rows of the cutflow of a channel: `CUT_NAMES`, and those that an option adds.
+
+        ``preselected`` are the events that pass triggers and event cuts. Leptons that fail ``muon_id``, ``muon_cuts``
+        and the like are not among the ``good leptons``.
+        """
+        names = list(CUT_NAMES)
+        if self.smart_cut:
+            names.insert(Cut.BEST_CANDIDATE, "smart cut")
+        if self.event_level:
+            names.insert(Cut.LEPTONS, "preselected")
+        return tuple(names)
+
+    @property
+    def cut_notes(self) -> dict[str, str]:
+        """What a row of the cutflow stands for in this selection, where it is more than its name says."""
+        triggers = ["a trigger of the primary dataset"] if self.triggers else []
+        leptons = [f"{flavour}s: {cuts.text}" for flavour in ("muon", "electron")
+                   if (cuts := branches.lepton_cuts(self, flavour))]  # fmt: skip
+        notes = {"preselected": [*triggers, *self.event_cuts], "good leptons": leptons}
+        return {row: "; ".join(some) for row, some in notes.items() if some}
+
+
+OPTIONS: dict[str, Any] = {
+    field.name: field.default
+    for field in dataclasses.fields(Selection)
+    if field.default is not dataclasses.MISSING and field.name != "integer_pairing"
+}
+"""The optional fields of a `Selection`, with the value that each has where it is not set."""
+
+NUMBERS = tuple(
+    field.name
+    for field in dataclasses.fields(Selection)
+    if field.type in ("float", "bool") and field.name not in OPTIONS
+)
 """The cuts of a `Selection`, without its name and the like."""
 
 
@@ -197,6 +377,71 @@ def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
             hint = "A cut that is not wanted is written as 0 (a minimum) or 1e12 (a maximum)."
         raise SelectionError(f"selection {selection!r}: {field.name} = {shown(value)}; expected {expected}", hint)
     return float(value) if field.type == "float" else value
+
+
+def _checked_option(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
+    """Return the value of an optional field in the form in which it is kept; raise SelectionError for any other."""
+
+    def refuse(expected: str, hint: str) -> SelectionError:
+        return SelectionError(f"selection {selection!r}: {field.name} = {shown(value)}; expected {expected}", hint)
+
+    flavour, _, kind = field.name.partition("_")
+    if field.name == "pairing":
+        if value is not None and not callable(value):
+            raise refuse("a function", "Give it in Python: Selection.replace(pairing=function).")
+        function = getattr(value, "py_func", value)  # of a function that numba has compiled already
+        if function is not None:
+            from higgsnb.selection.identity import identify
+
+            identify(function)  # or refuse it
+        return function
+    if field.name == "triggers":
+        return _checked_triggers(value, refuse)
+    if kind == "isolation":
+        if not isinstance(value, str) or not re.fullmatch(r"\w*", value):
+            raise refuse("the name of a column", f"A column of {flavour}s, such as pfRelIso03_all, or nothing.")
+        return value
+    if kind == "id":
+        return _condition(value, flavour, refuse) if value != "" else value
+    if isinstance(value, str) or not isinstance(value, Sequence):
+        raise refuse("a list of conditions", f'Write {field.name} = ["…", "…"].')
+    return tuple(_condition(text, flavour, refuse) for text in value)
+
+
+def _condition(text: Any, flavour: str, refuse: Callable[[str, str], SelectionError]) -> str:
+    """Return a condition as it is written normally; ``flavour`` is "muon", "electron", or "event"."""
+    if not isinstance(text, str) or not is_one_line(text):
+        raise refuse("a condition in one line", 'For example "MET_pt < 60", or "sip3d < 4" for leptons.')
+    try:
+        found = parse(text, kind="condition")
+    except SelectionError as error:
+        raise refuse(f"a condition; {error.message}", error.hint) from None
+    for name in found.names:
+        of_leptons = name.startswith(("Muon_", "Electron_"))
+        if of_leptons and flavour == "event":
+            raise refuse("conditions on the event", f"Write {name.partition('_')[2]} in the cuts of that flavour.")
+        if of_leptons:
+            raise refuse(f"columns of {flavour}s by their own names", f"Write {name.partition('_')[2]}.")
+    return found.text
+
+
+def _checked_triggers(value: Any, refuse: Callable[[str, str], SelectionError]) -> Triggers:
+    """Return triggers, given by primary dataset, as a tuple."""
+    hint = 'Write triggers = {DoubleMuon = ["HLT_…", …], …}.'
+    pairs = list(value.items()) if isinstance(value, Mapping) else value
+    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
+        raise refuse("trigger paths by primary dataset", hint)
+    found = []
+    for pair in pairs:
+        primary_dataset, paths = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
+        names = [] if isinstance(paths, str) or not isinstance(paths, Sequence) else list(paths)
+        if not isinstance(primary_dataset, str) or not is_one_line(primary_dataset) or not names:
+            raise refuse("trigger paths by primary dataset", hint)
+        for name in names:
+            if not isinstance(name, str) or not re.fullmatch(rf"{branches.TRIGGER}\w+", name):
+                raise refuse(f"names of trigger paths, not {shown(name)}", f"A path begins with {branches.TRIGGER}.")
+        found.append((primary_dataset, tuple(dict.fromkeys(names))))
+    return tuple(found)
 
 
 def _check_names(selection: str, given: dict[str, Any]) -> None:

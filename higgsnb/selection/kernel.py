@@ -8,11 +8,12 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from higgsnb.errors import OptionError
-from higgsnb.selection import compiled, pairings
-from higgsnb.selection.cuts import Selection, load, names
-from higgsnb.selection.leptons import CHANNELS, Candidates, Leptons
+from higgsnb.selection import branches, compiled, options, pairings
+from higgsnb.selection.cuts import Cut, Selection, load, names
+from higgsnb.selection.leptons import CHANNELS, MUON, Candidates, Integers, Leptons, keep_events
 from higgsnb.selection.rules import cuts_of
 
 BLOCK = 65_536
@@ -34,7 +35,8 @@ def is_compiled(algorithm: str) -> bool:
 def warm_up(algorithm: str) -> None:
     """Load the code for an algorithm (compile it, once on a machine), so that the first chunk takes no longer."""
     empty, offsets = np.zeros(0, np.float32), np.zeros(1, np.int64)
-    columns: dict[str, Any] = {name: offsets if name.endswith("_offsets") else empty for name in Leptons._fields}
+    stored = [name for name in Leptons._fields if name not in Leptons._field_defaults]
+    columns: dict[str, Any] = {name: offsets if name.endswith("_offsets") else empty for name in stored}
     shipped = (load(name) for name in names())
     with _ONE_AT_A_TIME:
         select(Leptons(**columns), next(found for found in shipped if found.algorithm == algorithm))
@@ -50,12 +52,37 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
     ------
     UnreadableError
         If an event has more good leptons than can be paired.
+    SchemaError
+        If the leptons lack a column that the selection needs, see `branches.to_leptons`.
+    SelectionError
+        If its ``pairing`` cannot be compiled.
     OptionError
         If compilation is switched off.
     """
     if compiled.is_disabled():
         message = "NUMBA_DISABLE_JIT is set, but the selection runs as compiled code only"
         raise OptionError(message, "Remove NUMBA_DISABLE_JIT from the environment.")
+    leptons = branches.used_by(leptons, selection)
+    if not selection.event_level:
+        return _select_all(leptons, selection, primary_dataset)
+    kept = np.arange(leptons.n_events) if leptons.passes is None else np.flatnonzero(leptons.passes)
+    passing = keep_events(leptons, kept)
+    found = _select_all(passing, selection, primary_dataset)
+    rows = np.zeros((len(CHANNELS), 2), np.int64)
+    rows[list(selection.channels(primary_dataset))] = leptons.n_events, len(kept)
+    # Indices are those of the whole chunk.
+    event, is_muon = found.event_index[:, np.newaxis], found.flavour == MUON
+    before = [leptons.muon_offsets[kept] - passing.muon_offsets[:-1]]
+    before += [leptons.electron_offsets[kept] - passing.electron_offsets[:-1]]
+    return found._replace(
+        event_index=kept[found.event_index],
+        lepton=found.lepton + np.where(is_muon, before[0][event], before[1][event]),
+        cutflow=np.hstack([rows, found.cutflow[:, Cut.LEPTONS :]]),
+    )
+
+
+def _select_all(leptons: Leptons, selection: Selection, primary_dataset: str | None) -> Candidates:
+    """Apply a selection to the events, block by block."""
     blocks = [
         block
         for first in range(0, max(leptons.n_events, 1), BLOCK)
@@ -96,10 +123,9 @@ def _select(
     one_per_event = selection.one_per_event
     paired = pairings.pair_all(found, numbers, selection.z_mass) if one_per_event else pairings.room(found)
     wanted = np.isin(np.arange(len(CHANNELS)), channels)
-    candidates, passed = pairings.list_candidates(found, 0, len(which), cuts, wanted, flags, paired)
-    selected, counts = np.empty((len(candidates), 2), np.int64), np.zeros((len(CHANNELS), 1), np.int64)
-    n = pairings.choose(candidates, paired.rows, cuts, one_per_event, passed, counts, selected)
-    event, row = selected[:n].T
+    listed = pairings.list_candidates(found, 0, len(which), cuts, wanted, flags, paired)
+    selected, reached = _choose(found, paired.rows, *listed, cuts, selection)
+    event, row = selected.T
     chosen = {name: paired.rows[name][row] for name in ("a", "b", "c", "d", "channel", "mass_4l", "mass_z1", "mass_z2")}
     index = found.offsets[event, None] + np.stack([chosen[name] for name in "abcd"], axis=1)
     yield Candidates(
@@ -110,6 +136,79 @@ def _select(
         mass_4l=chosen["mass_4l"],
         mass_z1=chosen["mass_z1"],
         mass_z2=chosen["mass_z2"],
-        cutflow=pairings.cutflow(passed, events.n_events, enough_stored[int(whole_event)], channels),
+        cutflow=_cutflow(reached, events.n_events, enough_stored[int(whole_event)], channels),
         invalid_values=invalid,
     )
+
+
+def _choose(
+    found: pairings.Preselected,
+    rows: npt.NDArray[Any],
+    candidates: npt.NDArray[np.int32],
+    passed: Integers,
+    cuts: Any,
+    selection: Selection,
+) -> tuple[Integers, list[Integers]]:
+    """Apply the cuts on pairings to the candidates of `pairings.list_candidates`.
+
+    Returns
+    -------
+    tuple
+        Event and row of the selected ones, (n, 2) int64; the number of events by their last passed cut, (3, len(Cut)),
+        and before it the same without the smart cut, if there is one.
+    """
+    if len(found.bare):
+        options.leave_out_photons(found, candidates, rows)
+    reached = []
+    if selection.smart_cut:
+        reached.append(_apply(candidates, rows, cuts, selection, passed)[1])
+        candidates = candidates[options.pass_smart_cut(found, candidates, rows, selection.z_mass)]
+    if selection.pairing is not None:
+        candidates = _in_order_of(selection.pairing, found, candidates, rows, cuts)
+    selected, last = _apply(candidates, rows, cuts, selection, passed)
+    return selected, [*reached, last]
+
+
+def _apply(
+    candidates: npt.NDArray[np.int32], rows: npt.NDArray[Any], cuts: Any, selection: Selection, passed: Integers
+) -> tuple[Integers, Integers]:
+    """Return the first candidate of each event (or channel) that passes, and ``passed`` with all events in place."""
+    selected, counts, passed = np.empty((len(candidates), 2), np.int64), np.zeros((3, 1), np.int64), passed.copy()
+    n = pairings.choose(candidates, rows, cuts, selection.one_per_event, passed, counts, selected)
+    return selected[:n], passed
+
+
+def _in_order_of(
+    pairing: Any, found: pairings.Preselected, candidates: npt.NDArray[np.int32], rows: npt.NDArray[Any], cuts: Any
+) -> npt.NDArray[np.int32]:
+    """Return the candidates of each event in the order of a user's function, those that pass all cuts first."""
+    passing, scores = np.zeros(len(candidates), np.bool_), np.full(len(candidates), np.nan)
+    pairings.list_passing(candidates, rows, cuts, passing)
+    some = np.zeros(np.count_nonzero(passing))
+    _compiled(pairing)(*options.arguments_of_pairing(found, candidates[passing], rows), some)
+    scores[passing] = some
+    return candidates[np.lexsort((scores, candidates[:, 0]))]
+
+
+_OWN_PAIRINGS: dict[str, Any] = {}
+"""Loops over the functions of users, by the digest of their identity."""
+MOST_OWN_PAIRINGS = 16
+
+
+def _compiled(pairing: Any) -> Any:
+    """Return the loop over a user's function; one that arrives anew with every job is compiled once."""
+    from higgsnb.selection.identity import identify
+
+    with _ONE_AT_A_TIME:
+        digest = identify(pairing).digest
+        if digest not in _OWN_PAIRINGS:
+            while len(_OWN_PAIRINGS) >= MOST_OWN_PAIRINGS:
+                del _OWN_PAIRINGS[next(iter(_OWN_PAIRINGS))]
+            _OWN_PAIRINGS[digest] = compiled.loop_over(pairing)
+        return _OWN_PAIRINGS[digest]
+
+
+def _cutflow(reached: list[Integers], n_events: int, enough_stored: Integers, channels: tuple[int, ...]) -> Integers:
+    """Return the cutflow, with a row for the smart cut if there is one: as without it up to there."""
+    flows = [pairings.cutflow(passed, n_events, enough_stored, channels) for passed in reached]
+    return np.hstack([flows[0][:, : Cut.BEST_CANDIDATE], flows[-1][:, Cut.MASS_4L :]]) if len(flows) > 1 else flows[0]

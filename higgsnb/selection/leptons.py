@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+
+if TYPE_CHECKING:
+    from higgsnb.selection.cuts import Selection
 
 Floats = npt.NDArray[np.float32]
 Integers = npt.NDArray[np.int64]
@@ -42,6 +45,12 @@ class Leptons(NamedTuple):
     1,) int64 and give where each event's leptons start; every other column is (n_leptons,). Momenta and masses in GeV,
     angles in radians, impact parameters in cm. A quantity that a schema does not have is None, and the cuts on it are
     not applied.
+
+    The last columns are for selections that ask for them, see `branches.to_leptons`, and None otherwise. ``…_sip3d``:
+    significance of the impact parameter in three dimensions. ``…_id``: 1 if a lepton passes identification and further
+    cuts, 0 if not, -1 if a value that these need does not exist. ``muon_photon_…``: the photon that a muon has
+    radiated, pt 0 if none; ``muon_isolation`` is then without such photons. ``passes``, (n_events,): whether an event
+    passes triggers and event cuts.
     """
 
     run: Integers
@@ -69,6 +78,14 @@ class Leptons(NamedTuple):
     electron_dz: Floats | None
     electron_dz_error: Floats | None
     electron_isolation: Floats | None
+    muon_sip3d: Floats | None = None
+    muon_id: npt.NDArray[np.int8] | None = None
+    muon_photon_pt: Floats | None = None
+    muon_photon_eta: Floats | None = None
+    muon_photon_phi: Floats | None = None
+    electron_sip3d: Floats | None = None
+    electron_id: npt.NDArray[np.int8] | None = None
+    passes: npt.NDArray[np.bool_] | None = None
 
     @property
     def n_events(self) -> int:
@@ -81,10 +98,10 @@ class Candidates(NamedTuple):
 
     ``event_index`` (n,) int64 index into the chunk's events; ``channel`` (n,) int8 index into `CHANNELS`; ``lepton``
     (n, 4) int64 index into the muon or electron columns and ``flavour`` (n, 4) int8 13 or 11, both in the order Z1
-    harder, Z1 softer, Z2 harder, Z2 softer; ``mass_4l``, ``mass_z1``, ``mass_z2`` (n,) float64 in GeV. ``cutflow`` (3,
-    len(Cut)) int64 counts events per channel (its last column, ``unique``, equals the one before until primary
-    datasets are compared). ``invalid_values`` (2, len(QUANTITIES)) int64 counts muons and electrons with a sentinel or
-    non-finite value, in events with enough leptons for a channel.
+    harder, Z1 softer, Z2 harder, Z2 softer; ``mass_4l``, ``mass_z1``, ``mass_z2`` (n,) float64 in GeV. ``cutflow``
+    int64 counts events per channel, (3, len(`Selection.cut_names`)); its last column, ``unique``, equals the one before
+    until primary datasets are compared. ``invalid_values`` (2, len(`Selection.quantities`)) int64 counts muons and
+    electrons with a sentinel or non-finite value, in events with enough leptons for a channel.
     """
 
     event_index: Integers
@@ -98,6 +115,56 @@ class Candidates(NamedTuple):
     invalid_values: Integers
 
 
-def missing_quantities(leptons: Leptons) -> tuple[str, ...]:
-    """Return the quantities that the schema of these leptons does not have, whose cuts are therefore not applied."""
-    return tuple(name for name in Leptons._fields if getattr(leptons, name) is None)
+def exists(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
+    """Return which values of a quantity exist: those that are finite and not the sentinel; as `rules.usable`."""
+    return np.asarray(np.isfinite(values) & (values != SENTINEL))
+
+
+def missing_quantities(leptons: Leptons, selection: Selection | None = None) -> tuple[str, ...]:
+    """Return the quantities that the schema of these leptons does not have, whose cuts are therefore not applied.
+
+    With a selection they are those that it uses.
+    """
+    used = Leptons._fields[: -len(Leptons._field_defaults)] if selection is None else selection.lepton_columns
+    return tuple(name for name in used if getattr(leptons, name) is None)
+
+
+def keep_events(leptons: Leptons, which: Integers) -> Leptons:
+    """Return the leptons of some events only, given by their indices in ascending order, (n,) int64."""
+    columns: dict[str, Any] = {}
+    index = {}
+    for flavour in ("muon", "electron"):
+        offsets = getattr(leptons, f"{flavour}_offsets")
+        counts = np.diff(offsets)[which]
+        columns[f"{flavour}_offsets"] = np.concatenate(([0], np.cumsum(counts)))
+        index[flavour] = np.repeat(offsets[which] - columns[f"{flavour}_offsets"][:-1], counts)
+        index[flavour] += np.arange(counts.sum())
+    for name in Leptons._fields:
+        column = getattr(leptons, name)
+        if name not in columns:
+            columns[name] = None if column is None else column[index.get(name.partition("_")[0], which)]
+    return Leptons(**columns)
+
+
+def four_momenta(leptons: Leptons, candidates: Candidates) -> npt.NDArray[np.float64]:
+    """Return energy, px, py, pz in GeV of the leptons of each candidate, (n, 4, 4) in the order of ``lepton``.
+
+    A photon that a muon has radiated is part of it, as in the masses.
+    """
+    found = np.zeros((*candidates.lepton.shape, 4))
+    for flavour, number in (("muon", MUON), ("electron", ELECTRON)):
+        mine = candidates.flavour == number
+        index = candidates.lepton[mine]
+        pt, eta, phi, mass = (getattr(leptons, f"{flavour}_{name}")[index] for name in ("pt", "eta", "phi", "mass"))
+        found[mine] = momentum(pt, eta, phi, mass)
+        if flavour == "muon" and leptons.muon_photon_pt is not None:
+            pt, eta, phi = (getattr(leptons, f"muon_photon_{name}")[index] for name in ("pt", "eta", "phi"))
+            found[mine] += momentum(pt, eta, phi, 0.0)
+    return found
+
+
+def momentum(pt: npt.ArrayLike, eta: npt.ArrayLike, phi: npt.ArrayLike, mass: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """Return energy, px, py, pz, (n, 4) float64."""
+    pt, eta, phi, mass = (np.asarray(values, np.float64) for values in (pt, eta, phi, mass))
+    pz = pt * np.sinh(eta)
+    return np.stack([np.sqrt(pt**2 + pz**2 + mass**2), pt * np.cos(phi), pt * np.sin(phi), pz], axis=-1)

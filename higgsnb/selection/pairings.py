@@ -31,6 +31,7 @@ from higgsnb.selection.leptons import (
     Integers,
     Leptons,
 )
+from higgsnb.selection.options import count_options, passing, with_options
 from higgsnb.selection.rules import (
     EVENT,
     ZZCandidate,
@@ -72,7 +73,8 @@ class Preselected(NamedTuple):
 
     ``offsets`` (n_events + 1,) int64: where the leptons of an event start, muons first, ``muons`` (n_events,) of them.
     ``stored_muons``, ``stored_electrons`` (n_events,): how many of each the event has in its file. ``leptons``
-    (n_leptons,) `rules.EVENT`; ``isolation``, ``dxy``, ``dz`` float32 and ``sip`` float64, absolute values.
+    (n_leptons,) `rules.EVENT`; ``isolation``, ``dxy``, ``dz`` float32 and ``sip`` float64, absolute values. ``bare``:
+    the leptons without the photons that they have radiated, (n_leptons,); empty where photons are not recovered.
     """
 
     offsets: Integers
@@ -84,6 +86,7 @@ class Preselected(NamedTuple):
     dxy: npt.NDArray[np.float32]
     dz: npt.NDArray[np.float32]
     sip: Floats
+    bare: npt.NDArray[Any]
 
 
 PAIRING = np.dtype(
@@ -113,10 +116,10 @@ class Pairings(NamedTuple):
 
 @inner_rule
 def mark_good(leptons, first, last, pt_min, eta_max, isolation_max, cuts, marks):
-    """Mark the good ones of the leptons [first, last); return how many they are."""
+    """Leave the marks of the good ones of the leptons [first, last) only; return how many they are."""
     n = 0
     for i in range(first, last):
-        marks[i] = is_good(leptons, i, pt_min, eta_max, isolation_max, cuts)
+        marks[i] &= is_good(leptons, i, pt_min, eta_max, isolation_max, cuts)
         n += marks[i]
     return n
 
@@ -125,7 +128,7 @@ def mark_good(leptons, first, last, pt_min, eta_max, isolation_max, cuts, marks)
 def survey(
     muon_offsets, muons, electron_offsets, electrons, cuts, pt_min, good_muons, good_electrons, kept, possible, invalid
 ):
-    """Mark the leptons that pass the cuts, with ``pt_min`` (2,) as those on pT.
+    """Leave the marks of the leptons that pass the cuts, with ``pt_min`` (2,) as those on pT.
 
     ``kept`` (2, n_events) gets their numbers in events that have enough of them, ``possible`` (2, 3) the number of
     events with at least, and with exactly, as many stored leptons as a channel needs, ``invalid`` what `count_invalid`
@@ -197,7 +200,7 @@ def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected
     tuple
         `Preselected`; the index of each of its events in the chunk, (n,) int64; the number of events with enough stored
         leptons in each channel, at least and exactly, (2, 3) int64; the number of muons and electrons with an invalid
-        value of each quantity, in events with enough leptons, (2, len(QUANTITIES)) int64.
+        value of each quantity (`Selection.quantities`), in events with enough leptons, (2, n_quantities) int64.
 
     Raises
     ------
@@ -206,7 +209,7 @@ def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected
     """
     muons, electrons = columns_of(leptons, "muon"), columns_of(leptons, "electron")
     columns = (leptons.muon_offsets, muons, leptons.electron_offsets, electrons)
-    good = (np.zeros(len(muons.pt), np.bool_), np.zeros(len(electrons.pt), np.bool_))
+    good = tuple(passing(leptons, flavour, cuts.sip_max) for flavour in ("muon", "electron"))
     kept, possible = np.zeros((2, leptons.n_events), np.int16), np.zeros((2, 3), np.int64)
     invalid = np.zeros((2, len(QUANTITIES)), np.int64)
     pt_min = np.array([-np.inf, -np.inf] if any_pt else [cuts.muon_pt_min, cuts.electron_pt_min])
@@ -219,10 +222,10 @@ def preselect(leptons: Leptons, cuts: Any, *, any_pt: bool) -> tuple[Preselected
     n = int(offsets[-1])
     found = Preselected(
         offsets, muons_kept, np.empty(len(which), np.int16), np.empty(len(which), np.int16), np.empty(n, EVENT),
-        np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n),
+        np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n, np.float32), np.empty(n), np.empty(0, EVENT),
     )  # fmt: skip
     keep_events(which, *columns, *good, found)
-    return found, which, possible, invalid
+    return with_options(found, leptons), which, possible, np.hstack([invalid, *count_options(leptons)])
 
 
 def _too_many_leptons(leptons: Leptons, e: int) -> UnreadableError:
@@ -579,6 +582,13 @@ def choose(candidates, rows, cuts, one_per_event, passed, counts, selected):
                 passed[channel, before] -= 1
                 passed[channel, furthest[channel]] += 1
     return n
+
+
+@rule
+def list_passing(candidates, rows, cuts, passing):
+    """Mark the candidates that pass all cuts on pairings."""
+    for k in range(len(candidates)):
+        passing[k] = last_passed_cut(rows[candidates[k, 1]], cuts) == Cut.MASS_4L
 
 
 def cutflow(passed: Integers, n_events: int, enough_stored: Integers, channels: tuple[int, ...]) -> Integers:

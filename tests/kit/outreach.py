@@ -76,8 +76,9 @@ def events_of(leptons: Leptons, start: int, stop: int) -> Leptons:
         offsets = getattr(leptons, f"{flavour}_offsets")[start : stop + 1]
         columns[f"{flavour}_offsets"] = offsets - offsets[0]
         for name in Leptons._fields:
-            if name.startswith(flavour) and not name.endswith("offsets"):
-                columns[name] = getattr(leptons, name)[offsets[0] : offsets[-1]]
+            stored = getattr(leptons, name)
+            if name.startswith(flavour) and not name.endswith("offsets") and stored is not None:
+                columns[name] = stored[offsets[0] : offsets[-1]]
     return Leptons(**columns)
 
 
