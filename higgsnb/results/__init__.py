@@ -8,7 +8,7 @@ from higgsnb.results.cut_quantities import cut_quantity, legs_of
 from higgsnb.results.directory import document, prepare, write
 from higgsnb.results.failures import Failure
 from higgsnb.results.histograms import axis
-from higgsnb.results.reselect import AXES, DatasetEvents, PreselectedEvents, Reselection
+from higgsnb.results.reselect import AXES, DatasetEvents, PreselectedEvents, Reselection, check_options
 from higgsnb.results.result import Result
 from higgsnb.results.spectrum import Spectrum, stack_order
 from higgsnb.results.tally import ChunkKey, FileKey, Record, Sum, Table, Tally, pack
@@ -36,6 +36,7 @@ __all__ = [
     "Reselection",
     "DatasetEvents",
     "AXES",
+    "check_options",
     "cut_quantity",
     "legs_of",
     "write",

@@ -153,11 +153,14 @@ class PreselectedEvents:
         ------
         OptionError
             If the result has counted no events.
+        SelectionError
+            If its selection has options, see `check_options`.
         OSError
             If a file cannot be read any more, or is not the one that was counted.
         """
         if not result.tally.ranges:
             raise OptionError("this result has counted no events", "Let the run go on, or look at result.failed.")
+        check_options(result.selection)
         loosest = result.selection if loosest is None else loosest
         with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
             chunks = sorted(_chunks(result), key=lambda chunk: (chunk.dataset_index, chunk.file_index, chunk.start))
@@ -192,7 +195,11 @@ class PreselectedEvents:
         return self._weights[selection.algorithm]
 
     def check(self, selection: Selection) -> None:
-        """Raise `SelectionError` if a selection accepts leptons that were not preselected; names the cut."""
+        """Raise `SelectionError` if a selection accepts leptons that were not preselected; names the cut.
+
+        So it does for a selection with options, see `check_options`.
+        """
+        check_options(selection)
         for name in pairings.LEPTON_CUTS:
             value, limit = getattr(selection, name), getattr(self.loosest, name)
             if not name.endswith("_pt_min") and value > limit:
@@ -285,6 +292,20 @@ class PreselectedEvents:
             found.cutflow[index][:, Cut.UNIQUE] -= np.bincount(channel, minlength=3)
             found.selected[index] = np.delete(found.selected[index], places[again], axis=0)
         return found
+
+
+def check_options(selection: Selection) -> None:
+    """Raise `SelectionError` for a selection with options: events in memory lack what these need.
+
+    That are identification, ``sip3d``, photons, triggers and event cuts; nor is the smart cut or another choice of the
+    candidate applied to them.
+    """
+    if selection.options:
+        has = ", ".join(selection.options)
+        raise SelectionError(
+            f"selection {selection.name!r} cannot be applied to events in memory, as it has {has}",
+            "Run it instead: engine.run(campaign, selection). The explorer shows selections without these options.",
+        )
 
 
 class _Counted(NamedTuple):

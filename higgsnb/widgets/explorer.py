@@ -18,7 +18,7 @@ from higgsnb import datasets, engine, plots, results, storage
 from higgsnb import selection as selections
 from higgsnb.errors import OptionError, SelectionError
 from higgsnb.plots import COLOURS, DETECTOR, LABELS, colour, coverage_text
-from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, stack_order
+from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, check_options, stack_order
 from higgsnb.selection import CHANNELS, Selection
 from higgsnb.widgets import explorer_data
 from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
@@ -90,7 +90,8 @@ class CutExplorer(Pictured):
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
         first = _selection(selection) if selection is not None else result.selection
-        self._bases = {name: selections.load(name) for name in selections.names()}
+        check_options(first)
+        self._bases = {name: one for name in selections.names() if not (one := selections.load(name)).options}
         base = _base_of(self._bases, first)
         if base is None:  # not a variant of a published selection
             base = f"{first.name} (yours)" if first.name in self._bases else first.name
@@ -160,6 +161,7 @@ class CutExplorer(Pictured):
     def _analyse(self, source: Campaign | str, selection: Selection | str | None) -> Result:
         campaign = datasets.load(source) if isinstance(source, str) else source
         chosen = _selection(campaign.selection if selection is None else selection)
+        check_options(chosen)
         *_, result = engine.run(campaign, chosen, skims_folder=self._skims, workers=self._workers)
         return result
 

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from traitlets import TraitError
 from higgsnb import engine, plots, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
-from higgsnb.results import Result, histograms
+from higgsnb.results import PreselectedEvents, Result, histograms
 from higgsnb.selection import CHANNELS
 from higgsnb.widgets import explorer, explorer_data, sliders
 from higgsnb.widgets.view import static
@@ -408,6 +409,25 @@ def test_own_selection_is_offered_beside_the_published_ones(result: Result, tmp_
     assert (changed.base, changed.view["changes"]) == ("open2012", {"muon_pt_min": 9.0})
     with pytest.raises(SelectionError, match="from open2012, aod2012, df103 in more than the cuts with a slider"):
         changed.select(own)
+
+
+@pytest.mark.parametrize("changes", [{"smart_cut": True}, {"muon_cuts": ["mediumId"]}, {"event_cuts": ["MET_pt < 60"]}])
+def test_selection_with_options_is_refused_instead_of_shown_without_them(
+    changes: dict[str, Any], result: Result, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (name,) = changes
+    own = OPEN.replace(**changes)
+    with pytest.raises(SelectionError, match=f"cannot be applied to events in memory, as it has {name}"):
+        explorer.CutExplorer(result, own, skims_folder=tmp_path)
+    with pytest.raises(SelectionError, match=name):
+        PreselectedEvents.load(dataclasses.replace(result, selection=own))
+    widget = explorer.CutExplorer(result, OPEN, skims_folder=tmp_path)
+    with pytest.raises(SelectionError, match=name):
+        widget.select(own)
+    assert [one["name"] for one in widget.setup["selections"]] == ["open2012", "aod2012", "df103"]
+    monkeypatch.setattr(engine, "run", None)  # no campaign is analysed for it
+    with pytest.raises(SelectionError, match=name):
+        explorer.CutExplorer("toy", own)
 
 
 def test_cut_that_has_no_meaning_in_the_data_is_off(tmp_path: Path) -> None:
