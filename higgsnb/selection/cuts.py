@@ -22,9 +22,7 @@ import dataclasses
 import hashlib
 import html
 import json
-import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from importlib import resources
@@ -35,6 +33,7 @@ import numpy as np
 
 from higgsnb.errors import MissingFileError, SelectionError, did_you_mean
 from higgsnb.selection import branches
+from higgsnb.selection.conditions import Pairing, Triggers, checked_option
 from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, QUANTITIES, TWO_EACH
 from higgsnb.storage import expanded
@@ -71,9 +70,6 @@ class Cut(IntEnum):
 
 CUT_NAMES = tuple(cut.name.lower().replace("_", " ") for cut in Cut)
 """Names of `Cut`, as printed in every cutflow. ``unique`` is counted once all primary datasets are known."""
-
-Triggers = tuple[tuple[str, tuple[str, ...]], ...]
-Pairing = Callable[[float, float, float, float, float], float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +147,7 @@ class Selection:
     def __post_init__(self) -> None:
         """Check the numbers, so that compiled code need not."""
         for field in dataclasses.fields(self):
-            check = _checked_option if field.name in OPTIONS and field.type != "bool" else _checked
+            check = checked_option if field.name in OPTIONS and field.type != "bool" else _checked
             object.__setattr__(self, field.name, check(self.name, field, getattr(self, field.name)))
         if self.algorithm not in ALGORITHMS:
             hint = did_you_mean(self.algorithm, ALGORITHMS)
@@ -257,6 +253,16 @@ class Selection:
         if self.algorithm == "open2012" or primary_dataset is None:
             return (FOUR_MUONS, FOUR_ELECTRONS, TWO_EACH)
         return PRIMARY_DATASET_CHANNELS.get(primary_dataset, ())
+
+    @property
+    def primary_datasets(self) -> tuple[str, ...]:
+        """The primary datasets that it takes data from, the one that counts an event found in several first.
+
+        Empty if it takes them from any, in the order of the campaign.
+        """
+        if self.triggers:
+            return tuple(name for name, _ in self.triggers)
+        return () if self.algorithm == "open2012" else tuple(PRIMARY_DATASET_CHANNELS)
 
     @property
     def options(self) -> tuple[str, ...]:
@@ -377,71 +383,6 @@ def _checked(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
             hint = "A cut that is not wanted is written as 0 (a minimum) or 1e12 (a maximum)."
         raise SelectionError(f"selection {selection!r}: {field.name} = {shown(value)}; expected {expected}", hint)
     return float(value) if field.type == "float" else value
-
-
-def _checked_option(selection: str, field: dataclasses.Field[Any], value: Any) -> Any:
-    """Return the value of an optional field in the form in which it is kept; raise SelectionError for any other."""
-
-    def refuse(expected: str, hint: str) -> SelectionError:
-        return SelectionError(f"selection {selection!r}: {field.name} = {shown(value)}; expected {expected}", hint)
-
-    flavour, _, kind = field.name.partition("_")
-    if field.name == "pairing":
-        if value is not None and not callable(value):
-            raise refuse("a function", "Give it in Python: Selection.replace(pairing=function).")
-        function = getattr(value, "py_func", value)  # of a function that numba has compiled already
-        if function is not None:
-            from higgsnb.selection.identity import identify
-
-            identify(function)  # or refuse it
-        return function
-    if field.name == "triggers":
-        return _checked_triggers(value, refuse)
-    if kind == "isolation":
-        if not isinstance(value, str) or not re.fullmatch(r"\w*", value):
-            raise refuse("the name of a column", f"A column of {flavour}s, such as pfRelIso03_all, or nothing.")
-        return value
-    if kind == "id":
-        return _condition(value, flavour, refuse) if value != "" else value
-    if isinstance(value, str) or not isinstance(value, Sequence):
-        raise refuse("a list of conditions", f'Write {field.name} = ["…", "…"].')
-    return tuple(_condition(text, flavour, refuse) for text in value)
-
-
-def _condition(text: Any, flavour: str, refuse: Callable[[str, str], SelectionError]) -> str:
-    """Return a condition as it is written normally; ``flavour`` is "muon", "electron", or "event"."""
-    if not isinstance(text, str) or not is_one_line(text):
-        raise refuse("a condition in one line", 'For example "MET_pt < 60", or "sip3d < 4" for leptons.')
-    try:
-        found = parse(text, kind="condition")
-    except SelectionError as error:
-        raise refuse(f"a condition; {error.message}", error.hint) from None
-    for name in found.names:
-        of_leptons = name.startswith(("Muon_", "Electron_"))
-        if of_leptons and flavour == "event":
-            raise refuse("conditions on the event", f"Write {name.partition('_')[2]} in the cuts of that flavour.")
-        if of_leptons:
-            raise refuse(f"columns of {flavour}s by their own names", f"Write {name.partition('_')[2]}.")
-    return found.text
-
-
-def _checked_triggers(value: Any, refuse: Callable[[str, str], SelectionError]) -> Triggers:
-    """Return triggers, given by primary dataset, as a tuple."""
-    hint = 'Write triggers = {DoubleMuon = ["HLT_…", …], …}.'
-    pairs = list(value.items()) if isinstance(value, Mapping) else value
-    if isinstance(pairs, str) or not isinstance(pairs, Sequence):
-        raise refuse("trigger paths by primary dataset", hint)
-    found = []
-    for pair in pairs:
-        primary_dataset, paths = pair if isinstance(pair, tuple) and len(pair) == 2 else (None, None)
-        names = [] if isinstance(paths, str) or not isinstance(paths, Sequence) else list(paths)
-        if not isinstance(primary_dataset, str) or not is_one_line(primary_dataset) or not names:
-            raise refuse("trigger paths by primary dataset", hint)
-        for name in names:
-            if not isinstance(name, str) or not re.fullmatch(rf"{branches.TRIGGER}\w+", name):
-                raise refuse(f"names of trigger paths, not {shown(name)}", f"A path begins with {branches.TRIGGER}.")
-        found.append((primary_dataset, tuple(dict.fromkeys(names))))
-    return tuple(found)
 
 
 def _check_names(selection: str, given: dict[str, Any]) -> None:

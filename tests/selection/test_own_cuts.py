@@ -252,7 +252,7 @@ def test_selection_file_can_have_all_of_it(tmp_path: Path) -> None:
 
 WRONG = {
     'muon_cuts = "mediumId"': "expected a list of conditions",
-    "muon_cuts = [1]": "expected a condition in one line",
+    "muon_cuts = [1]": "expected a condition",
     'muon_cuts = ["Muon_mediumId"]': "Write mediumId",
     'muon_cuts = ["pt + 1"]': "condition",
     'muon_cuts = ["pt >"]': "muon_cuts",
@@ -261,7 +261,7 @@ WRONG = {
     'event_cuts = ["Muon.pt > 3"]': "expected conditions on the event",
     'event_cuts = ["__import__(1)"]': "event_cuts",
     "event_cuts = {a = 1}": "expected a list of conditions",
-    'muon_id = ["isPFcand"]': "expected a condition in one line",
+    'muon_id = ["isPFcand"]': "expected a condition",
     "muon_isolation = 3": "expected the name of a column",
     'muon_isolation = "a b"': "expected the name of a column",
     'smart_cut = "yes"': "expected true or false",
@@ -269,6 +269,7 @@ WRONG = {
     'triggers = ["HLT_IsoMu24"]': "expected trigger paths by primary dataset",
     "triggers = {DoubleMuon = []}": "expected trigger paths by primary dataset",
     'triggers = {DoubleMuon = "HLT_IsoMu24"}': "expected trigger paths by primary dataset",
+    'triggers = {"" = ["HLT_IsoMu24"]}': "expected trigger paths by primary dataset",
     'triggers = {DoubleMuon = ["IsoMu24"]}': "A path begins with HLT_",
     'triggers = {DoubleMuon = ["HLT_IsoMu24 or HLT_a"]}': "names of trigger paths",
     'pairing = "nearest"': "expected a function",

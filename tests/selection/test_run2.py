@@ -626,8 +626,7 @@ def test_each_event_of_five_primary_datasets_is_counted_once_by_precedence(event
     counted = {int(e): precedence[d] for e, d in zip(merged.event[~twice], merged.dataset[~twice], strict=True)}
     assert counted == expected
     assert len(counted) == np.count_nonzero(~twice) < len(twice)
-    assert {name for name, _ in RUN2.triggers} == set(precedence)
-    assert [name for name, _ in RUN2.triggers] == precedence
+    assert list(RUN2.primary_datasets) == precedence
 
 
 # --- What a file lacks
