@@ -100,6 +100,8 @@ def to_leptons(
 ) -> Leptons:
     """Return the leptons of events as a selection uses them; what the file lacks of its branches is an error.
 
+    They serve this selection and others that differ from it in numbers only.
+
     Raises
     ------
     SchemaError

@@ -183,9 +183,11 @@ def _in_order_of(
 ) -> npt.NDArray[np.int32]:
     """Return the candidates of each event in the order of a user's function, those that pass all cuts first."""
     passing, scores = np.zeros(len(candidates), np.bool_), np.full(len(candidates), np.nan)
-    pairings.list_passing(candidates, rows, cuts, passing)
+    with _ONE_AT_A_TIME:
+        score_all = _compiled(pairing)
+        pairings.list_passing(candidates, rows, cuts, passing)
     some = np.zeros(np.count_nonzero(passing))
-    _compiled(pairing)(*options.arguments_of_pairing(found, candidates[passing], rows), some)
+    score_all(*options.arguments_of_pairing(found, candidates[passing], rows), some)
     scores[passing] = some
     return candidates[np.lexsort((scores, candidates[:, 0]))]
 
@@ -199,13 +201,12 @@ def _compiled(pairing: Any) -> Any:
     """Return the loop over a user's function; one that arrives anew with every job is compiled once."""
     from higgsnb.selection.identity import identify
 
-    with _ONE_AT_A_TIME:
-        digest = identify(pairing).digest
-        if digest not in _OWN_PAIRINGS:
-            while len(_OWN_PAIRINGS) >= MOST_OWN_PAIRINGS:
-                del _OWN_PAIRINGS[next(iter(_OWN_PAIRINGS))]
-            _OWN_PAIRINGS[digest] = compiled.loop_over(pairing)
-        return _OWN_PAIRINGS[digest]
+    digest = identify(pairing).digest
+    if digest not in _OWN_PAIRINGS:
+        while len(_OWN_PAIRINGS) >= MOST_OWN_PAIRINGS:
+            del _OWN_PAIRINGS[next(iter(_OWN_PAIRINGS))]
+        _OWN_PAIRINGS[digest] = compiled.loop_over(pairing)
+    return _OWN_PAIRINGS[digest]
 
 
 def _cutflow(reached: list[Integers], n_events: int, enough_stored: Integers, channels: tuple[int, ...]) -> Integers:

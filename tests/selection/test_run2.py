@@ -30,7 +30,7 @@ N_FEWER = 20_000
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    return twin.random_events(N_EVENTS)
+    return twin.random_events(N_FEWER)
 
 
 @pytest.fixture(scope="module")
@@ -95,15 +95,22 @@ def stage(event: Event, channel: str = "4mu", cuts: Selection = RUN2) -> str:
 def test_run2_equals_its_slow_twin(columns: Columns, outcomes: list[Outcome]) -> None:
     found = run(columns)
     assert_same(columns, found, outcomes)
-    assert (np.bincount(found.channel, minlength=3) > 3000).all()
+    assert (np.bincount(found.channel, minlength=3) > 500).all()
+
+
+@pytest.mark.one_python
+def test_run2_equals_its_slow_twin_in_many_events() -> None:
+    for seed in range(N_EVENTS // N_FEWER):
+        many = twin.random_events(N_FEWER, seed=100 + seed)
+        columns = columns_of(many)
+        assert_same(columns, run(columns), [twin.select_event(event) for event in many])
 
 
 @pytest.mark.parametrize("primary_dataset", list(twin.PATHS))
 def test_run2_equals_its_slow_twin_in_each_primary_dataset(primary_dataset: str, events: list[Event]) -> None:
-    some = events[:N_FEWER]
-    columns = columns_of(some)
+    columns = columns_of(events)
     found = run(columns, RUN2, primary_dataset, is_data=True)
-    assert_same(columns, found, [twin.select_event(event, primary_dataset) for event in some])
+    assert_same(columns, found, [twin.select_event(event, primary_dataset) for event in events])
     assert 0 < len(found.channel) < len(run(columns).channel)
 
 
@@ -115,7 +122,7 @@ def test_rows_of_the_cutflow_are_the_stages_of_the_twin() -> None:
 def test_random_events_exercise_every_cut(outcomes: list[Outcome]) -> None:
     flow = np.array(twin.cutflow(outcomes))
     assert (np.diff(flow.sum(axis=0)) < 0).all()
-    assert (flow[:2, twin.STAGES.index("smart cut") - 1] - flow[:2, twin.STAGES.index("smart cut")] > 300).all()
+    assert (flow[:2, twin.STAGES.index("smart cut") - 1] - flow[:2, twin.STAGES.index("smart cut")] > 60).all()
 
 
 CHANGES = {
@@ -139,14 +146,14 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_random_events_depend_on_each_quantity(change: str, events: list[Event], outcomes: list[Outcome]) -> None:
     """Were one of them ignored, the comparison with the twin would show it in so many events."""
-    again = [twin.select_event(CHANGES[change](event)) for event in events[:N_FEWER]]
-    assert sum((a.key, a.masses) != (b.key, b.masses) for a, b in zip(again, outcomes, strict=False)) > 5
+    again = [twin.select_event(CHANGES[change](event)) for event in events]
+    assert sum((a.key, a.masses) != (b.key, b.masses) for a, b in zip(again, outcomes, strict=True)) > 5
 
 
 def test_photons_decide_by_mass_and_by_isolation(events: list[Event]) -> None:
     """Photons move masses, and make muons good that were not isolated; both happen often."""
     moved = isolated = 0
-    for event in events[:N_FEWER]:
+    for event in events:
         photons = twin.photons_of(event)
         without = twin.legs_of(replace(event, photons=()))
         legs = twin.legs_of(event)
@@ -195,7 +202,7 @@ def test_candidates_come_with_dressed_four_momenta(columns: Columns) -> None:
 def test_blocks_of_a_chunk_give_the_bytes_of_the_whole(
     size: int, events: list[Event], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    columns = columns_of(events[:N_FEWER])
+    columns = columns_of(events)
     whole = run(columns)
     monkeypatch.setattr("higgsnb.selection.kernel.BLOCK", size)
     blocks = run(columns)
@@ -605,10 +612,9 @@ def test_primary_dataset_without_triggers_is_named() -> None:
 def test_each_event_of_five_primary_datasets_is_counted_once_by_precedence(events: list[Event]) -> None:
     """A collision is recorded in each primary dataset of which a path fired; the first of them counts it."""
     precedence, tables, expected = list(twin.PATHS), [], {}
-    some = events[:N_FEWER]
     for index, name in enumerate(precedence):
-        recorded = [n for n, event in enumerate(some) if twin.is_triggered(event, name)]
-        found = run(columns_of([some[n] for n in recorded]), RUN2, name, is_data=True)
+        recorded = [n for n, event in enumerate(events) if twin.is_triggered(event, name)]
+        found = run(columns_of([events[n] for n in recorded]), RUN2, name, is_data=True)
         event = np.array(recorded)[found.event_index]
         table = empty_table()._replace(
             dataset=np.full(len(event), index, np.int16), file=np.zeros(len(event), np.int32), entry=event,
@@ -616,7 +622,7 @@ def test_each_event_of_five_primary_datasets_is_counted_once_by_precedence(event
             channel=found.channel,
         )  # fmt: skip
         tables.append(table)
-    for number, event in enumerate(some):
+    for number, event in enumerate(events):
         names = [name for name in precedence if twin.is_triggered(event, name)]
         if names and twin.select_event(event).key is not None:
             expected[number] = names[0]
