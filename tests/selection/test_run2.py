@@ -268,6 +268,13 @@ def test_one_muon_decides(passes: bool, changes: dict[str, Any]) -> None:
     assert (stage(event) == "leptons") != passes
 
 
+@pytest.mark.parametrize("value", [-999.0, math.nan, math.inf, -math.inf])
+def test_significance_that_does_not_exist_fails_however_large_it_may_be(value: float) -> None:
+    cuts = RUN2.replace(sip_max=1e4)
+    assert stage(Event(four_muons({"sip3d": 900.0})), cuts=cuts) == "best candidate"
+    assert stage(Event(four_muons({"sip3d": value})), cuts=cuts) == "leptons"
+
+
 # Threshold, pT and |η| of the supercluster, from physics: 0.8 halves the barrel, 1.479 is its end.
 WORKING_POINTS = [
     (0.9128577458, 9.0, 0.5),
