@@ -275,6 +275,13 @@ def test_significance_that_does_not_exist_fails_however_large_it_may_be(value: f
     assert stage(Event(four_muons({"sip3d": value})), cuts=cuts) == "leptons"
 
 
+def test_significance_of_preselected_leptons_is_the_stored_one() -> None:
+    leptons = hs.to_leptons(columns_of([Event(four_muons({"sip3d": -2.5}), four_muons(flavour=ELECTRON))]), RUN2)
+    found, *_ = hs.pairings.preselect(leptons, hs.rules.cuts_of(RUN2), any_pt=True)
+    assert found.sip.tolist() == [2.5, 1, 1, 1, 1, 1, 1, 1]
+    assert found.bare["pt"].tolist() == found.leptons["pt"].tolist()
+
+
 # Threshold, pT and |η| of the supercluster, from physics: 0.8 halves the barrel, 1.479 is its end.
 WORKING_POINTS = [
     (0.9128577458, 9.0, 0.5),
@@ -408,10 +415,11 @@ def test_photon_that_is_half_a_unit_away_is_not_of_the_muon() -> None:
     assert not is_radiated(with_photon(eta=0.601))
 
 
-def test_photon_outside_the_tracker_is_not_used() -> None:
-    muons = four_muons({"eta": 2.3}, {"eta": 2.0})
+@pytest.mark.parametrize("side", [1, -1])
+def test_photon_outside_the_tracker_is_not_used(side: int) -> None:
+    muons = four_muons({"eta": 2.3 * side}, {"eta": 2.0 * side})
     for eta, added in ((2.39, True), (2.41, False)):
-        photon = photon_at(muons[0], 0, 6.0, eta - 2.3)
+        photon = photon_at(muons[0], 0, 6.0, side * (eta - 2.3), distance_over_et2=0.003)
         assert is_radiated(Event(muons, (), (photon,))) == added
 
 
