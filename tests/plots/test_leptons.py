@@ -76,7 +76,7 @@ def test_every_pair_of_an_event_is_found_once_by_a_slow_loop(muons: Events) -> N
                 expected[bool(charge[i] == charge[j])] += 1
     part = Leptons(
         *(
-            c[: offsets[500]] if n.startswith("muon_") and c is not offsets else c
+            c[: offsets[500]] if n.startswith("muon_") and c is not None and c is not offsets else c
             for n, c in muons.leptons._asdict().items()
         )
     )

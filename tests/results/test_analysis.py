@@ -158,10 +158,11 @@ def test_order_of_the_catalogue_does_not_change_what_is_kept(
 
 
 def test_same_event_twice_in_one_file_is_counted_once(leptons: Leptons, tmp_path: Path) -> None:
-    doubled = Leptons(*(
-        np.concatenate((c, c if not n.endswith("offsets") else c[1:] + c[-1]))
-        for n, c in zip(Leptons._fields, leptons, strict=True)
-    ))  # fmt: skip
+    doubled = Leptons(**{
+        n: np.concatenate((c, c if not n.endswith("offsets") else c[1:] + c[-1]))
+        for n, c in leptons._asdict().items()
+        if c is not None
+    })  # fmt: skip
     one = campaign(dataset("mu", "data", write(tmp_path / "f.root", doubled), primary_dataset="DoubleMu"))
     tally = analyse(Chunk("mu", 0, 0, one.datasets[0].files[0], "outreach", "DoubleMu", True, 0, 6000, None), OPEN)
     found = Result(one, OPEN, tally, {(0, 0): FileInfo(6000, "TTree", 1, "u")})
