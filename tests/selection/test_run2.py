@@ -440,6 +440,16 @@ def test_photon_of_a_muon_is_one_of_its_own_event() -> None:
     check(*events)
     found = run(columns_of(events))
     assert len(set(found.mass_4l)) == 3
+    # Nor is the last muon of the event before, in the same direction, number −1.
+    last = four_muons()[3]
+    events = [
+        GOOD,
+        replace(GOOD, photons=(photon_at(last, -1, 6.0),)),
+        replace(GOOD, photons=(photon_at(last, 3, 6.0),)),
+    ]
+    check(*events)
+    found = run(columns_of(events))
+    assert found.mass_4l[0] == found.mass_4l[1] < found.mass_4l[2]
 
 
 @pytest.mark.parametrize(("away", "passes"), [(0.005, False), (0.02, True), (0.29, True), (0.31, False)])
