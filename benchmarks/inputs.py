@@ -1,18 +1,21 @@
-"""Seeded benchmark inputs in the outreach schema, in the basket layouts and codecs that real files have.
+"""Seeded benchmark inputs, in the basket layouts and codecs that real files have.
 
 The columns come from one counter-seeded generator, so every codec and layout of one size holds the same events.
 ROOT writes them where it is installed (entry offsets and basket flushing exactly as in the public files), uproot
 otherwise; RNTuple files are written by uproot.
 
-Events are data-like: about 2.2 leptons each, about 1.4 % with enough of them for four-lepton channels, floats with
-full mantissa entropy, so that a ZLIB-1 file has 90 bytes per event (the public 2012 files have 85 to 126).
+Events of the outreach schema are data-like: about 2.2 leptons each, about 1.4 % with enough of them for four-lepton
+channels, floats with full mantissa entropy, so that a ZLIB-1 file has 90 bytes per event (the public 2012 files have 85
+to 126). Dimuon events are those of a NanoAOD skim for Z → μμ: 70 % have exactly two muons that pass the cuts of
+`zmumu`, and angles and masses have as many bits as NanoAOD keeps.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from numpy.typing import NDArray
 
 CODECS = {"none": 0, "zlib": 101, "lzma": 207, "lz4": 404, "zstd": 505}
 """ROOT's compression settings, algorithm times 100 plus level."""
+
+Block = dict[str, NDArray[Any]]
+"""Name to array; jagged branches are flat beside their counters."""
 
 FLAVOURS = {
     "Muon": ("pt", "eta", "phi", "mass", "charge", "dxy", "dxyErr", "dz", "dzErr", "pfRelIso03_all", "pfRelIso04_all"),
@@ -37,6 +43,9 @@ SCALARS = {
     "MET_pt": "float32",
     "MET_phi": "float32",
 }
+DIMUON_SCALARS = {"run": "uint32", "luminosityBlock": "uint32", "event": "uint64"}
+DIMUON_MUONS = {"Muon": ("pt", "eta", "phi", "mass", "charge")}
+GENERATOR_SCALARS = {"genWeight": "float32", "Pileup_nTrueInt": "float32"}
 ROOT_TYPES = {"int32": "I", "uint32": "i", "uint64": "l", "float32": "F"}
 BLOCK = 100_000
 """Events generated at a time; part of the seed, so that a longer file begins with the events of a shorter one."""
@@ -57,18 +66,48 @@ SMALL = Layout("small", 32_000, 0)
 LAYOUTS = {layout.name: layout for layout in (LARGE, SMALL)}
 
 
-def columns(n_events: int, *, seed: int = 2012, signal: bool = False) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of at most ``BLOCK`` events: name to array, jagged branches flat beside their counters."""
-    for number, start in enumerate(range(0, n_events, BLOCK)):
-        rng = np.random.Generator(np.random.Philox(key=[seed, number + (1 << 32 if signal else 0)]))
-        block = _block(rng, start, signal)
-        yield _head(block, n_events - start) if n_events - start < BLOCK else block
+@dataclass(frozen=True)
+class Content:
+    """What a file holds: branches with one value per event and their types, those of each collection, and the events.
+
+    ``block(rng, start)`` makes ``BLOCK`` events; ``stream`` keeps the random numbers of one content from another's. A
+    file with generator weights has a tree ``Runs`` with their sum.
+    """
+
+    name: str
+    scalars: dict[str, str]
+    collections: dict[str, tuple[str, ...]]
+    block: Callable[[np.random.Generator, int], Block]
+    stream: int
+
+    def blocks(self, n_events: int, *, seed: int = 2012) -> Iterator[Block]:
+        """Blocks of at most ``BLOCK`` events."""
+        for number, start in enumerate(range(0, n_events, BLOCK)):
+            rng = np.random.Generator(np.random.Philox(key=[seed, number + (self.stream << 32)]))
+            yield self._head(self.block(rng, start), n_events - start)
+
+    def _head(self, block: Block, n_events: int) -> Block:
+        """The first events of a block."""
+        lengths = {name: int(block[f"n{name}"][:n_events].sum()) for name in self.collections}
+        return {name: array[: lengths.get(name.partition("_")[0], n_events)] for name, array in block.items()}
+
+    @property
+    def branches(self) -> list[tuple[str, str, str]]:
+        """(branch, C++ type, collection or nothing) in the order of the public files."""
+        names = [(name, _CPP[dtype], "") for name, dtype in self.scalars.items()]
+        for collection, quantities in self.collections.items():
+            names.append((f"n{collection}", "unsigned int", ""))
+            names += [(f"{collection}_{q}", "int" if q == "charge" else "float", collection) for q in quantities]
+        return names
 
 
-def _block(rng: np.random.Generator, start: int, signal: bool) -> dict[str, NDArray[Any]]:
+# --- Events of the outreach schema
+
+
+def _outreach(rng: np.random.Generator, start: int, *, signal: bool) -> Block:
     """One full block of events."""
     index = np.arange(start, start + BLOCK)
-    block: dict[str, NDArray[Any]] = {
+    block: Block = {
         "run": (198_000 + index // 400_000).astype(np.int32),
         "luminosityBlock": (1 + index // 700 % 1000).astype(np.uint32),
         "event": np.cumsum(rng.integers(1, 400, BLOCK)).astype(np.uint64) + np.uint64(start * 400),
@@ -88,7 +127,7 @@ def _block(rng: np.random.Generator, start: int, signal: bool) -> dict[str, NDAr
     return block
 
 
-def _leptons(rng: np.random.Generator, flavour: str, n: int, mass: float) -> dict[str, NDArray[Any]]:
+def _leptons(rng: np.random.Generator, flavour: str, n: int, mass: float) -> Block:
     """Flat columns of ``n`` leptons, one in a hundred with the sentinel of a missing quantity."""
     values = {
         "pt": 4.0 + rng.exponential(25.0, n),
@@ -111,31 +150,137 @@ def _leptons(rng: np.random.Generator, flavour: str, n: int, mass: float) -> dic
     return {f"{flavour}_{name}": values[name].astype(dtypes.get(name, np.float32)) for name in FLAVOURS[flavour]}
 
 
-def _head(block: dict[str, NDArray[Any]], n_events: int) -> dict[str, NDArray[Any]]:
-    """The first events of a block."""
-    lengths = {flavour: int(block[f"n{flavour}"][:n_events].sum()) for flavour in FLAVOURS}
-    return {name: array[: lengths.get(name.partition("_")[0], n_events)] for name, array in block.items()}
+DATA = Content("data", SCALARS, FLAVOURS, partial(_outreach, signal=False), 0)
+SIGNAL = Content("signal", SCALARS, FLAVOURS, partial(_outreach, signal=True), 1)
+
+
+# --- Dimuon events
+
+
+MANTISSA = {"eta": 12, "phi": 12, "mass": 10}
+"""Bits of the mantissa that NanoAOD keeps of a muon's quantity, where it does not keep all."""
+
+
+def _dimuons(rng: np.random.Generator, start: int, *, simulated: bool) -> Block:
+    """One full block of events with two muons of a Z or of the continuum, or with less, and perhaps softer ones."""
+    index = np.arange(start, start + BLOCK)
+    counts = rng.choice(5, BLOCK, p=[0.03, 0.12, 0.71, 0.11, 0.03]).astype(np.uint32)
+    first = np.concatenate(([0], np.cumsum(counts, dtype=np.int64)))
+    muons = _soft_muons(rng, int(first[-1]))
+    leading = first[:-1][counts >= 2]
+    for name, values in _pairs(rng, len(leading)).items():
+        muons[name][leading], muons[name][leading + 1] = values
+    block: Block = {
+        "run": (np.ones(BLOCK) if simulated else 198_000 + index // 400_000).astype(np.uint32),
+        "luminosityBlock": (1 + index // 700 % 1000).astype(np.uint32),
+        "event": np.cumsum(rng.integers(1, 400, BLOCK)).astype(np.uint64) + np.uint64(start * 400),
+        "nMuon": counts,
+        **{f"Muon_{name}": values for name, values in muons.items()},
+    }
+    if simulated:
+        sign = rng.choice([-1, 1], BLOCK, p=[0.18, 0.82])
+        block["genWeight"] = (25_000 * sign * rng.normal(1.0, 0.05, BLOCK)).astype(np.float32)
+        block["Pileup_nTrueInt"] = rng.normal(22.0, 5.0, BLOCK).clip(1, 60).astype(np.float32)
+    return block
+
+
+def _stored(values: dict[str, NDArray[Any]]) -> Block:
+    """Quantities of muons as NanoAOD has them: 32 bits, of floats with as much of the mantissa as it keeps."""
+    stored: Block = {"charge": values["charge"].astype(np.int32)}
+    for name in ("pt", "eta", "phi", "mass"):
+        bits = values[name].astype(np.float32).view(np.uint32)
+        dropped = 23 - MANTISSA.get(name, 23)
+        stored[name] = ((bits + (1 << dropped >> 1)) >> dropped << dropped).astype(np.uint32).view(np.float32)
+    return {name: stored[name] for name in DIMUON_MUONS["Muon"]}
+
+
+def _soft_muons(rng: np.random.Generator, n: int) -> Block:
+    """Muons below 19 GeV."""
+    return _stored(
+        {
+            "pt": (3.0 + rng.exponential(5.0, n)).clip(max=19.0),
+            "eta": rng.normal(0.0, 1.2, n),
+            "phi": rng.uniform(-np.pi, np.pi, n),
+            "mass": np.full(n, 0.10565837),
+            "charge": rng.choice([-1, 1], n),
+        }
+    )
+
+
+def _pairs(rng: np.random.Generator, n: int) -> Block:
+    """Pairs of muons, (2, n), seven in eight of a Z boson, one in twenty of the same charge.
+
+    No mass is so near to a whole number of GeV that rounding of 32-bit floats decides on which side it is: the peers
+    compute it in different ways, and their histograms have to be equal.
+    """
+    peak = 91.19 + 1.25 * rng.standard_cauchy(n)
+    mass = np.where(rng.random(n) < 0.875, peak.clip(15, 300), 15.0 + rng.exponential(45.0, n))
+    cosine, phi, boost = rng.uniform(-0.85, 0.85, n), rng.uniform(-np.pi, np.pi, n), rng.normal(0.0, 1.0, n)
+    recoil = rng.normal(0.0, 6.0, (2, n))
+    x, y = mass / 2 * np.sqrt(1 - cosine**2) * np.array([np.cos(phi), np.sin(phi)])
+    px, py = np.array([x, -x]) + recoil[0], np.array([y, -y]) + recoil[1]
+    pt = np.hypot(px, py)
+    first = rng.choice([-1, 1], n)
+    pairs = _stored(
+        {
+            "pt": pt,
+            "eta": np.arcsinh(mass / 2 * np.array([cosine, -cosine]) / pt) + boost,
+            "phi": np.arctan2(py, px),
+            "mass": np.full((2, n), 0.10565837),
+            "charge": np.array([first, np.where(rng.random(n) < 0.05, first, -first)]),
+        }
+    )
+    energy, mass = _energy_and_mass(pairs)
+    near = abs(mass - np.rint(mass)) < 1e-6 * energy**2 / mass
+    pairs["pt"][:, near] *= np.float32(1.001)
+    return pairs
+
+
+def _energy_and_mass(pairs: Block) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Energy and invariant mass of each pair."""
+    pt, eta, phi, mass = (pairs[name].astype(np.float64) for name in ("pt", "eta", "phi", "mass"))
+    energy = np.sqrt((pt * np.cosh(eta)) ** 2 + mass**2).sum(axis=0)
+    momentum = [part.sum(axis=0) for part in (pt * np.cos(phi), pt * np.sin(phi), pt * np.sinh(eta))]
+    return energy, np.sqrt(energy**2 - momentum[0] ** 2 - momentum[1] ** 2 - momentum[2] ** 2)
+
+
+DIMUONS = Content("dimuons", DIMUON_SCALARS, DIMUON_MUONS, partial(_dimuons, simulated=False), 2)
+SIMULATED_DIMUONS = Content(
+    "simulated-dimuons", DIMUON_SCALARS | GENERATOR_SCALARS, DIMUON_MUONS, partial(_dimuons, simulated=True), 3
+)
+
+
+# --- Writing
 
 
 _WRITER = """
-struct OutreachWriter {{
+struct {writer} {{
    TFile file;
    TTree *tree;
    {members}
-   OutreachWriter(const char *path, int compression, int basket_bytes, long flush)
+   {writer}(const char *path, int compression, int basket_bytes, long flush)
       : file(path, "RECREATE", "", compression), tree(new TTree("Events", "Events", 99, &file)) {{
       tree->SetAutoSave(0);
       tree->SetAutoFlush(flush);
       {branches}
    }}
    void fill(long n, {arguments}) {{
-      long muon = 0, electron = 0;
+      long {starts};
       for (long i = 0; i < n; ++i) {{
          {assignments}
          tree->Fill();
-         muon += nMuon;
-         electron += nElectron;
+         {steps}
       }}
+   }}
+   void runs(long n, double sum) {{
+      file.cd();
+      TTree runs("Runs", "Runs");
+      unsigned int run = 1;
+      runs.Branch("run", &run, "run/i");
+      runs.Branch("genEventCount", &n, "genEventCount/L");
+      runs.Branch("genEventSumw", &sum, "genEventSumw/D");
+      runs.Fill();
+      runs.Write();
    }}
    void close() {{ file.cd(); tree->Write("", TObject::kOverwrite); file.Close(); }}
 }};
@@ -143,52 +288,49 @@ struct OutreachWriter {{
 _CPP = {"int32": "int", "uint32": "unsigned int", "uint64": "std::uint64_t", "float32": "float"}
 
 
-def _branch_names() -> list[tuple[str, str, str]]:
-    """(branch, C++ type, flavour or nothing) in the order of the public files."""
-    names = [(name, _CPP[dtype], "") for name, dtype in SCALARS.items()]
-    for flavour, quantities in FLAVOURS.items():
-        names.append((f"n{flavour}", "unsigned int", ""))
-        names += [(f"{flavour}_{q}", "int" if q == "charge" else "float", flavour) for q in quantities]
-    return names
-
-
-def _declare_writer() -> Any:
-    """Compile the C++ writer once and return ROOT."""
+def _declare_writer(content: Content) -> Any:
+    """The C++ writer of a content, compiled when it is first asked for."""
     import ROOT
 
-    if hasattr(ROOT, "OutreachWriter"):
-        return ROOT
+    writer = content.name.title().replace("-", "") + "Writer"
+    if hasattr(ROOT, writer):
+        return getattr(ROOT, writer)
     letters = {_CPP[dtype]: letter for dtype, letter in ROOT_TYPES.items()}
     members, branches, arguments, assignments = [], [], [], []
-    for name, cpp, flavour in _branch_names():
+    for name, cpp, collection in content.branches:
         arguments.append(f"{cpp} *{name}_")
-        size = f"[n{flavour}]" if flavour else ""
-        members.append(f"{cpp} {name}{'[64]' if flavour else ''};")
-        amp = "" if flavour else "&"
+        size = f"[n{collection}]" if collection else ""
+        members.append(f"{cpp} {name}{'[64]' if collection else ''};")
+        amp = "" if collection else "&"
         branches.append(f'tree->Branch("{name}", {amp}{name}, "{name}{size}/{letters[cpp]}", basket_bytes);')
-        if flavour:
-            index = flavour.lower()
-            assignments.append(f"for (unsigned k = 0; k < n{flavour}; ++k) {name}[k] = {name}_[{index} + k];")
+        if collection:
+            assignments.append(f"for (unsigned k = 0; k < n{collection}; ++k) {name}[k] = {name}_[i{collection} + k];")
         else:
             assignments.append(f"{name} = {name}_[i];")
     code = _WRITER.format(
+        writer=writer,
         members="\n   ".join(members),
         branches="\n      ".join(branches),
         arguments=", ".join(arguments),
+        starts=", ".join(f"i{collection} = 0" for collection in content.collections),
         assignments="\n         ".join(assignments),
+        steps="\n         ".join(f"i{collection} += n{collection};" for collection in content.collections),
     )
     if not ROOT.gInterpreter.Declare(code):
         raise RuntimeError("the C++ writer of the benchmark inputs did not compile; ROOT 6.30 or newer is needed")
-    return ROOT
+    return getattr(ROOT, writer)
 
 
-def write_with_root(path: Path, n_events: int, *, codec: str, layout: Layout, signal: bool = False) -> None:
+def write_with_root(path: Path, n_events: int, content: Content, *, codec: str, layout: Layout) -> None:
     """Write a TTree file with ROOT itself."""
-    root = _declare_writer()
-    names = [name for name, _, _ in _branch_names()]
-    writer = root.OutreachWriter(str(path), CODECS[codec], layout.basket_bytes, layout.flush_entries)
-    for block in columns(n_events, signal=signal):
+    names = [name for name, _, _ in content.branches]
+    writer = _declare_writer(content)(str(path), CODECS[codec], layout.basket_bytes, layout.flush_entries)
+    total = 0.0
+    for block in content.blocks(n_events):
         writer.fill(len(block["run"]), *(np.ascontiguousarray(block[name]) for name in names))
+        total += float(block.get("genWeight", np.zeros(1)).sum(dtype=np.float64))
+    if "genWeight" in names:
+        writer.runs(n_events, total)
     writer.close()
 
 
@@ -205,51 +347,56 @@ def convert_with_root(source: Path, path: Path, *, codec: str) -> None:
     importer.Import()
 
 
-def write_with_uproot(path: Path, n_events: int, *, codec: str, rntuple: bool = False, signal: bool = False) -> None:
+def write_with_uproot(path: Path, n_events: int, content: Content, *, codec: str, rntuple: bool = False) -> None:
     """Write a TTree or an RNTuple with uproot: one basket or cluster per block."""
     import awkward as ak
     import uproot
 
+    total = 0.0
     with uproot.recreate(path, compression=uproot.compression.Compression.from_code(CODECS[codec])) as file:
         written = None
-        for block in columns(n_events, signal=signal):
-            record: dict[str, Any] = {name: block[name] for name in SCALARS}
-            for flavour, quantities in FLAVOURS.items():
-                counts = block[f"n{flavour}"].astype(np.int64)
-                record[flavour] = ak.zip({q: ak.unflatten(block[f"{flavour}_{q}"], counts) for q in quantities})
-            if rntuple:
-                record = _flatten(record)
+        for block in content.blocks(n_events):
+            total += float(block.get("genWeight", np.zeros(1)).sum(dtype=np.float64))
+            record: dict[str, Any] = {name: block[name] for name in content.scalars}
+            for name, quantities in content.collections.items():
+                counts = block[f"n{name}"].astype(np.int64)
+                fields = {q: ak.unflatten(block[f"{name}_{q}"], counts) for q in quantities}
+                record |= {f"{name}_{q}": field for q, field in fields.items()} if rntuple else {name: ak.zip(fields)}
             if written is None and rntuple:
                 written = file.mkrntuple("Events", {name: values[:0] for name, values in record.items()})
             elif written is None:
                 written = file.mktree("Events", {name: ak.type(ak.Array(v)).content for name, v in record.items()})
             written.extend(record)
-
-
-def _flatten(record: dict[str, Any]) -> dict[str, Any]:
-    """Counters and jagged columns side by side, as NanoAOD has them."""
-    flat = {name: value for name, value in record.items() if name not in FLAVOURS}
-    for flavour, quantities in FLAVOURS.items():
-        flat |= {f"{flavour}_{q}": record[flavour][q] for q in quantities}
-    return flat
+        if "genWeight" in content.scalars:
+            sums = {
+                "run": np.array([1], np.uint32),
+                "genEventCount": np.array([n_events]),
+                "genEventSumw": np.array([total]),
+            }
+            file.mktree("Runs", {name: values.dtype for name, values in sums.items()}).extend(sums)
 
 
 def make(folder: Path, n_events: int, *, codec: str, layout: str, signal: bool = False) -> Path:
+    """The path of an input in the outreach schema, written first if it is not there yet."""
+    return make_content(folder, n_events, SIGNAL if signal else DATA, codec=codec, layout=layout)
+
+
+def make_content(folder: Path, n_events: int, content: Content, *, codec: str = "zlib", layout: str = "large") -> Path:
     """The path of an input, written first if it is not there yet."""
-    kind = "signal" if signal else "data"
-    path = folder / f"{kind}-{layout}-{codec}-{n_events}.root"
+    path = folder / f"{content.name}-{layout}-{codec}-{n_events}.root"
     if path.exists():
         return path
     folder.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".part.root")
     if layout == "rntuple" and _has_root():
-        convert_with_root(make(folder, n_events, codec=codec, layout="large", signal=signal), unfinished, codec=codec)
+        source = make_content(folder, n_events, content, codec=codec, layout="large")
+        convert_with_root(source, unfinished, codec=codec)
     elif layout == "rntuple":
-        write_with_uproot(unfinished, n_events, codec=codec, rntuple=True, signal=signal)
+        write_with_uproot(unfinished, n_events, content, codec=codec, rntuple=True)
     elif _has_root():
-        write_with_root(unfinished, n_events, codec=codec, layout=LAYOUTS[layout], signal=signal)
+        write_with_root(unfinished, n_events, content, codec=codec, layout=LAYOUTS[layout])
     else:
-        write_with_uproot(unfinished, n_events, codec=codec, signal=signal)
+        write_with_uproot(unfinished, n_events, content, codec=codec)
     unfinished.rename(path)
     return path
 
