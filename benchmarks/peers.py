@@ -12,7 +12,7 @@ import json
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from contextlib import nullcontext
 from functools import partial
@@ -361,11 +361,11 @@ def _peak_mb() -> float:
     return int(status.partition("VmHWM:")[2].split()[0]) / 1024
 
 
-def serve(name: str, path: str, workers: int) -> None:
-    """Prepare the peer, then do one pass for every line read."""
+def serve(prepare: Callable[[], Pass]) -> None:
+    """Prepare a peer, then do one pass for every line read."""
     started = time.perf_counter(), _cpu_seconds()
     with nullcontext() if sys.flags.dev_mode else np.errstate(all="ignore"):
-        one_pass = PEERS[name](path, workers)
+        one_pass = prepare()
         first = True
         for _ in sys.stdin:
             before = started if first else (time.perf_counter(), _cpu_seconds())
@@ -381,10 +381,15 @@ def serve(name: str, path: str, workers: int) -> None:
             print(json.dumps(report), flush=True)
 
 
-if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("peer", choices=sorted(PEERS))
+def main(peers: Mapping[str, Callable[[str, int], Pass]]) -> None:
+    """Serve the peer that the command line names."""
+    parser = argparse.ArgumentParser(description="Serve one peer of a comparison: a line in, a line of JSON out.")
+    parser.add_argument("peer", choices=sorted(peers))
     parser.add_argument("path")
     parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    serve(options.peer, options.path, options.workers)
+    serve(lambda: peers[options.peer](options.path, options.workers))
+
+
+if __name__ == "__main__":
+    main(PEERS)

@@ -10,10 +10,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -24,6 +25,7 @@ from inputs import make
 TUTORIAL, LEAN = "RDataFrame tutorial", "RDataFrame lean"
 VERIFIED, CHECKED = "higgsnb, verified file", "higgsnb, checked"
 LIMIT = "inflation only"
+PROGRAM = Path(__file__).with_name("peers.py")
 NEEDS = {"RDataFrame": "ROOT", "coffea": "coffea"}
 
 
@@ -82,17 +84,13 @@ class Peer:
     passes: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def start(cls, name: str, path: Path, workers: int) -> Peer:
-        """Start the process; it waits for `run`."""
-        command = [
-            sys.executable,
-            str(Path(__file__).with_name("peers.py")),
-            name,
-            str(path),
-            "--workers",
-            str(workers),
-        ]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start(
+        cls, name: str, path: Path, workers: int, *, program: Path = PROGRAM, package: Path | None = None
+    ) -> Peer:
+        """Start the process; it waits for `run`. ``package`` is another checkout of higgsnb to be imported."""
+        command = [sys.executable, str(program), name, str(path), "--workers", str(workers)]
+        env = None if package is None else os.environ | {"PYTHONPATH": str(package)}
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
         return cls(name, process)
 
     def run(self) -> None:
@@ -104,7 +102,7 @@ class Peer:
             if line.startswith('{"wall"'):
                 self.passes.append(json.loads(line))
                 return
-        raise RuntimeError(f"{self.name} ended with code {self.process.wait()}; run peers.py by hand to see why")
+        raise RuntimeError(f"{self.name} ended with code {self.process.wait()}; run it by hand to see why")
 
     def stop(self) -> None:
         """Close its input, which ends it."""
@@ -133,23 +131,27 @@ def is_installed(name: str) -> bool:
     return all(find_spec(module) is not None for start, module in NEEDS.items() if name.startswith(start))
 
 
-def race(names: Iterable[str], path: Path, *, passes: int, workers: int) -> dict[str, Peer]:
+def race(names: Iterable[str], path: Path, *, passes: int, workers: int, program: Path = PROGRAM) -> dict[str, Peer]:
     """Let the peers take turns on one file; their histograms must agree."""
-    peers = {name: Peer.start(name, path, workers) for name in names if is_installed(name)}
-    try:
-        for peer in peers.values():
-            peer.run()
-        for _ in range(passes):
-            for peer in peers.values():
-                peer.run()
-    finally:
-        for peer in peers.values():
-            peer.stop()
-    _compare(peers, path)
+    peers = {name: Peer.start(name, path, workers, program=program) for name in names if is_installed(name)}
+    alternate(peers.values(), passes)
+    compare(peers, path)
     return peers
 
 
-def _compare(peers: dict[str, Peer], path: Path) -> None:
+def alternate(peers: Iterable[Peer], passes: int) -> None:
+    """Let peers take turns, first each with a pass to warm up, and stop them."""
+    peers = list(peers)
+    try:
+        for _ in range(1 + passes):
+            for peer in peers:
+                peer.run()
+    finally:
+        for peer in peers:
+            peer.stop()
+
+
+def compare(peers: Mapping[str, Peer], path: Path) -> None:
     """Complain about histograms that differ."""
     bins = {name: peer.passes[-1]["bins"] for name, peer in peers.items() if peer.passes[-1]["bins"]}
     first = next(iter(bins))
