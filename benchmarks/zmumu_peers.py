@@ -8,7 +8,7 @@ from __future__ import annotations
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import partial, reduce
 from math import cos, sin, sinh, sqrt
 from pathlib import Path
 from typing import Any
@@ -177,10 +177,9 @@ def engine_run(
     from higgsnb import engine
     from higgsnb.datasets import Campaign, Dataset, File
 
-    content = Path(path).read_bytes()
     with uproot.open(path) as opened:
-        stated = {"events": int(opened["Events"].num_entries), "bytes": len(content)}
-    file = File(path, adler32=f"{zlib.adler32(content):08x}", **stated) if verified else File(path)
+        stated = {"events": int(opened["Events"].num_entries), "bytes": Path(path).stat().st_size}
+    file = File(path, adler32=_adler32(path), **stated) if verified else File(path)
     kind = (
         {"process": "z", "cross_section_pb": 1.0} if simulated else {"process": "data", "primary_dataset": "DoubleMu"}
     )
@@ -197,6 +196,13 @@ def engine_run(
         return np.asarray(bins(last)).reshape(-1)
 
     return run
+
+
+def _adler32(path: str) -> str:
+    """Checksum of a file, read piece by piece: peak memory is measured."""
+    with Path(path).open("rb") as opened:
+        pieces = iter(partial(opened.read, 1 << 20), b"")
+        return f"{reduce(lambda checksum, piece: zlib.adler32(piece, checksum), pieces, 1):08x}"
 
 
 # --------------------------------------------------------------------------------------------------------------- peers
