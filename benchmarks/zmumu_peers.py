@@ -88,17 +88,15 @@ def dimuons_flat(columns: Any) -> hn.Selected:
 SOURCES = ["pileup", "identification", "isolation", "trigger", "energy scale"]
 
 
-def weights_of(events: Any, first: Any, second: Any) -> dict[str, tuple[Any, Any, Any]]:
-    """Five made-up scale factors with their uncertainties: (nominal, up, down), each (n,)."""
-    pileup = 1 + 0.01 * (events.Pileup_nTrueInt - 22)
-    factors = {
-        "pileup": (pileup, 0.04),
+def factors_of(events: Any, first: Any, second: Any) -> dict[str, tuple[Any, float]]:
+    """Five made-up scale factors, each (n,), and their relative uncertainties."""
+    return {
+        "pileup": (1 + 0.01 * (events.Pileup_nTrueInt - 22), 0.04),
         "identification": (0.98 - 0.002 * (first.eta**2 + second.eta**2), 0.01),
         "isolation": (0.97 + 0.0001 * (first.pt + second.pt), 0.005),
         "trigger": (1 - 0.5 / (first.pt + second.pt), 0.02),
         "energy scale": (1 + 0.00001 * first.pt, 0.001),
     }
-    return {name: (nominal, nominal * (1 + error), nominal * (1 - error)) for name, (nominal, error) in factors.items()}
 
 
 def weighted(events: Any, *, varied: bool) -> hn.Selected:
@@ -108,12 +106,17 @@ def weighted(events: Any, *, varied: bool) -> hn.Selected:
     events, muons = events[two], muons[two]
     first, second = muons[:, 0], muons[:, 1]
     opposite = first.charge != second.charge
-    weights = weights_of(events, first, second)
+    factors = factors_of(events, first, second)
+    weights: dict[str, Any] = {name: factor for name, (factor, _) in factors.items()}
+    if varied:
+        weights = {
+            name: (factor, factor * (1 + error), factor * (1 - error)) for name, (factor, error) in factors.items()
+        }
     return hn.Selected(
         events,
         mass=(first + second).mass,
         regions={"opposite charge": opposite, "same charge": ~opposite},
-        weights=weights if varied else {name: nominal for name, (nominal, _, _) in weights.items()},
+        weights=weights,
     )
 
 
