@@ -21,8 +21,9 @@ from peers import Bins, Pass, compiled_root, main, sum_bins
 
 import higgsnb as hn
 
-CHUNK = 500_000
-"""Events that coffea takes at a time."""
+CHUNK, COFFEA_CHUNK = 200_000, 500_000
+"""Events at a time: a whole number of the file's clusters, not so many that memory passes its bar; coffea is quicker
+with more."""
 MUON = ("pt", "eta", "phi", "mass", "charge")
 COLUMNS = [f"Muon_{quantity}" for quantity in MUON]
 IDENTITY = ["run", "luminosityBlock", "event"]
@@ -193,7 +194,7 @@ def engine_run(
 
     def run() -> Bins:
         ledger = Path(folder.name, "ledger.sqlite")
-        (*_, last) = engine.run(campaign, what, workers=workers, ledger=ledger, fresh=True)
+        (*_, last) = engine.run(campaign, what, workers=workers, ledger=ledger, fresh=True, chunk_events=CHUNK)
         if last.failed:
             raise RuntimeError(str(last.failed))
         return np.asarray(bins(last)).reshape(-1)
@@ -265,7 +266,7 @@ def coffea(path: str, workers: int) -> Pass:
 
     def run() -> Bins:
         runner = processor.Runner(
-            processor.IterativeExecutor(status=False), schema=NanoAODSchema, chunksize=CHUNK, savemetrics=False
+            processor.IterativeExecutor(status=False), schema=NanoAODSchema, chunksize=COFFEA_CHUNK, savemetrics=False
         )
         return np.asarray(runner({"data": {"files": {path: "Events"}}}, processor_instance=Zmumu())["bins"])
 
