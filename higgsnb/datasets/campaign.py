@@ -277,6 +277,8 @@ class Chunk:
     """The version of the file when the run was planned; None = not checked, as its checksum is stated."""
     mask: str | None = None
     """`LumiMask.digest` of the golden JSON when the run was planned; None = not checked."""
+    process: str = ""
+    """The process of its dataset."""
     weighted: bool = True
     """Whether the file may have generator weights, or a tree ``Runs``."""
     tree: str = TREE

@@ -69,6 +69,7 @@ def plan_chunks(
                     schema=campaign.schema,
                     primary_dataset=dataset.primary_dataset,
                     is_data=dataset.is_data,
+                    process=dataset.process,
                     start=start,
                     stop=min(start + chunk_events, wanted),
                     golden_json=campaign.golden_json if dataset.is_data else None,  # it certifies data only

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from higgsnb.events.columns import Columns, EventColumns
-from higgsnb.events.generator import SAME_WEIGHTS, read_generator
+from higgsnb.events.columns import Columns, EventColumns, keep
+from higgsnb.events.event_records import FlatEvents, first_events, records, to_numpy, to_padded
+from higgsnb.events.generator import read_generator
 from higgsnb.events.read import (
     fingerprint,
+    first_chunk,
     identify,
     info_from_campaign,
     inspect,
@@ -14,7 +16,7 @@ from higgsnb.events.read import (
     read_preselected,
     read_sections,
 )
-from higgsnb.events.schema import FileInfo, Generator, Read
+from higgsnb.events.schema import BRANCHES, FileInfo, Generator, Read
 
 __all__ = [
     "inspect",
@@ -24,12 +26,19 @@ __all__ = [
     "Columns",
     "EventColumns",
     "read_events",
-    "SAME_WEIGHTS",
+    "first_events",
+    "first_chunk",
     "Generator",
     "read_generator",
     "read_preselected",
     "read_leptons",
     "read_sections",
+    "keep",
+    "records",
+    "FlatEvents",
+    "to_numpy",
+    "to_padded",
+    "BRANCHES",
     "FileInfo",
     "Read",
 ]

@@ -220,7 +220,7 @@ def keep(columns: EventColumns, which: npt.NDArray[Any]) -> EventColumns:
     index = np.flatnonzero(which) if which.dtype == np.bool_ else which
     offsets, elements = {}, {}
     for collection, starts in columns.offsets.items():
-        counts = np.diff(starts)[index]
+        counts = starts[index + 1] - starts[index]
         offsets[collection] = offsets_of(counts)
         elements[collection] = np.arange(counts.sum()) + np.repeat(starts[index] - offsets[collection][:-1], counts)
     return columns._replace(

@@ -53,12 +53,13 @@ def read_generator(chunk: Chunk) -> Generator:
             what = f"{chunk.file.url}: {name} of entry {chunk.start + entry} is {weights[entry]}"
             raise SchemaError(what, "Leave this dataset out, or fetch the file again.")
         first = _first_weights(_Key(chunk, tuple(sources), kept)) if has_weights else np.zeros(0)
+        sums = _sums(kept)
         if chunk.sum_of_weights is not None:
             generated = _stated(chunk, sources)
         else:
-            generated = _generated(chunk.file.url, _sums(kept), kept.known.n_entries, first, has_weights=has_weights)
+            generated = _generated(chunk.file.url, sums, kept.known.n_entries, first, has_weights=has_weights)
     exponent = math.frexp(float(np.median(np.abs(first))))[1] - 1 if len(first) else 0
-    return Generator(weights, exponent, generated)
+    return Generator(weights, exponent, generated, sums.get("genEventCount", math.nan))
 
 
 class _Key:

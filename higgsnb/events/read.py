@@ -23,7 +23,7 @@ from higgsnb.redaction import logger
 from higgsnb.selection import Leptons
 
 if TYPE_CHECKING:
-    from higgsnb.datasets import Chunk, File
+    from higgsnb.datasets import Campaign, Chunk, File
 
 log = logger(__name__)
 Headers = Mapping[str, str | tuple[str, ...]]
@@ -177,6 +177,23 @@ def read_events(chunk: Chunk, columns: Columns) -> EventColumns:
     """
     with opened(chunk) as sources:
         return _read(chunk, sources, columns)
+
+
+def first_chunk(campaign: Campaign, dataset: str, most: int, columns: Columns | None = None) -> Chunk:
+    """Return the first events, at most ``most``, of the first file of a dataset; ``columns`` will be read of them.
+
+    The name is that of a dataset, or of a primary dataset, of which the first dataset is taken. Raises `CampaignError`
+    if there is no such dataset (names the nearest), else as `inspect` does.
+    """
+    campaign = datasets.expand(campaign)
+    primary = (one for one in campaign.datasets if one.primary_dataset == dataset)
+    wanted = next(primary, None) or campaign.dataset(dataset)
+    file, entries = wanted.files[0], wanted.files[0].events
+    if not entries:
+        info = inspect(file, campaign.schema, tree=campaign.tree, headers=campaign.columns, columns=columns)
+        entries = info.entries
+    alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
+    return datasets.plan_chunks(alone, {file.url: entries}, most)[0]
 
 
 def read_preselected(chunk: Chunk, *, columns: Columns | None = None, skims_folder: Path | None = None) -> Read:

@@ -97,12 +97,14 @@ class Generator(NamedTuple):
     ``weights`` (n_events of the chunk,) float64, None if events have none (then each counts 1). ``exponent`` is the
     power of two below their size, ⌊log₂⌋ of the median of the first 1000 that are not zero in the file: the same for
     all chunks of a file. ``generated`` is the sum of the weights of all generated events that the whole file stands
-    for, which are more than it holds if it is a skim; None if it does not say.
+    for, which are more than it holds if it is a skim; None if it does not say. ``number`` is how many they are, NaN if
+    it does not say.
     """
 
     weights: npt.NDArray[np.float64] | None
     exponent: int
     generated: float | None
+    number: float
 
 
 def trees_of(schema: str, tree: str) -> tuple[str, ...]:

@@ -67,11 +67,10 @@ def save(read: Read, path: Path) -> None:
         values = getattr(leptons, name)
         if values is None or name.endswith("_offsets"):
             continue
-        if name in ("run", "luminosity_block", "event", "passes"):
-            columns[name] = pa.array(values)
-        else:
-            offsets = getattr(leptons, f"{name.partition('_')[0]}_offsets").astype(np.int32)
-            columns[name] = pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+        is_flat = name in ("run", "luminosity_block", "event", "passes")
+        columns[name] = (
+            pa.array(values) if is_flat else _lists(values, getattr(leptons, f"{name.partition('_')[0]}_offsets"))
+        )
     about = {"n_events": str(read.n_events), "reader": read.reader, "integrity": read.integrity}
     about["missing"] = json.dumps(sorted(read.missing))
     if read.columns is not None:
@@ -114,7 +113,9 @@ def load(path: Path) -> Read | None:
         return None
     table = pa.ipc.open_file(pa.BufferReader(content)).read_all()
     about = {key.decode(): value.decode() for key, value in table.schema.metadata.items()}
-    columns = {name: _values(table, name) for name in Leptons._fields if name in table.column_names}
+    fields: dict[str, Any] = dict.fromkeys(Leptons._fields)
+    for name in set(Leptons._fields) & set(table.column_names):
+        fields[name] = _values(table, name)
     for flavour in ("muon", "electron"):
         fields[f"{flavour}_offsets"] = _offsets(table, f"{flavour}_pt")
     n_events, reader, integrity = int(about["n_events"]), about["reader"], about["integrity"]

@@ -174,7 +174,7 @@ def a_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def ledger_keys(campaign: Campaign) -> list[bytes]:
     """The keys under which a run looks for what it has counted before."""
-    (*_, inspection) = plan.inspect_files(campaign, strict=True)
+    (*_, inspection) = plan.inspect_files(campaign, selection.load("open2012"), strict=True)
     made = plan.make(
         campaign, selection.load("open2012"), inspection, chunk_events=7, fraction=1.0, analyse=analyse, strict=True
     )

@@ -75,8 +75,8 @@ def test_exponent_is_that_of_the_median_of_the_first_weights(tmp_path: Path, wei
 
 def test_events_without_weights_count_one_each(tmp_path: Path) -> None:
     chunk = write(tmp_path / "a.root", {"x": np.zeros(N)}, runs={"genEventCount": np.array([500, 1])})
-    assert events.read_generator(chunk) == (None, 0, 501.0)
-    assert events.read_generator(write(tmp_path / "b.root", {"x": np.zeros(N)})) == (None, 0, None)
+    assert events.read_generator(chunk) == (None, 0, 501.0, 501.0)
+    assert events.read_generator(write(tmp_path / "b.root", {"x": np.zeros(N)}))[:3] == (None, 0, None)
 
 
 def test_number_of_generated_events_is_a_sum_of_equal_weights(tmp_path: Path) -> None:

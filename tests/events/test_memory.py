@@ -45,7 +45,7 @@ def test_a_high_bit_of_a_counter_is_named_before_anything_is_allocated(
     allocate = baskets.elements_of
     sums: list[int] = []
     monkeypatch.setattr(
-        baskets, "elements_of", lambda f, e: sums.append(int((f[e + 1] - f[e]).sum())) or allocate(f, e)
+        baskets, "elements_of", lambda f, e, **how: sums.append(int((f[e + 1] - f[e]).sum())) or allocate(f, e, **how)
     )
     with pytest.raises(DamagedFileError, match=rf"{path}: (basket 0 of branch \w+ is damaged|branch {counter} counts)"):
         read(path)

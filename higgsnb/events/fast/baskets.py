@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import NamedTuple, Self
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ from higgsnb.events.fast.blocks import (
 )
 from higgsnb.events.fast.branches import BranchBaskets, branch_baskets, read_head
 from higgsnb.events.fast.form import Form, TreeCatalogue
-from higgsnb.events.fast.gather import LIST_HEADER, add_up, elements_of, split_lists
+from higgsnb.events.fast.gather import LIST_HEADER, MARK, SWAPPED, add_up, copy_marked, elements_of, split_lists
 
 WINDOW = 200_000
 """Entries worked on at a time; about 30 bytes of memory each, besides the baskets."""
@@ -52,8 +52,8 @@ WIDEST_WINDOW = 8 * WINDOW
 LAST_WINDOW = 1.25
 """So many times the usual window are read at once if that is all: the usual chunk, which then need not be joined."""
 
-Which = Integers | slice
-"""Some entries or elements, ascending: their indices, or a range of them without gaps."""
+Which = Array | slice
+"""Some entries or elements, ascending: their indices, or a range of them without gaps; or marks, 1 for each of them."""
 
 
 class Preselected(NamedTuple):
@@ -356,6 +356,8 @@ class _Work:
         first, last = (int(entry) for entry in self.edges(group.counter)[[0, -1]])
         lengths = self.values(group.counter, first, last)
         elements, starts = _elements(offsets_of(lengths), which, self.window.start - first)
+        if isinstance(elements, np.ndarray) and elements.dtype == MARK:
+            elements = elements.view(np.bool_)
         return starts, {column: self.lists[name][elements] for column, name in group.columns.items()}
 
     def contents(self, name: str, lengths: Integers | None) -> Iterator[Array]:
@@ -388,11 +390,26 @@ class _Work:
             bounds = [slice(max(elements.start - at, 0), max(elements.stop - at, 0)) for at in starts.tolist()]
             pieces = [content[here].astype(native) for content, here in zip(contents, bounds, strict=False)]
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty(0, native)])
+        if elements.dtype == MARK:
+            return self._marked(native, contents, starts, elements)
         values = np.empty(len(elements), native)
         for content, (first, last, inside) in zip(contents, self._cut(elements, starts), strict=True):
             if first < last:
                 values[first:last] = content.take(inside)
         return values
+
+    def _marked(self, native: np.dtype[Any], contents: Iterable[Array], starts: Integers, marks: Array) -> Array:
+        """Return the values of which the marks are 1."""
+        values, at = np.empty(np.count_nonzero(marks) + 1, native), 0
+        for content, start in zip(contents, starts.tolist(), strict=False):
+            here = marks[start : start + len(content)]
+            if content.dtype.str[0] == ">" and native.itemsize == SWAPPED:
+                at = copy_marked(content.view(np.uint32), here, values.view(np.uint32), at)
+            else:
+                some = content[here.view(np.bool_)]
+                values[at : at + len(some)] = some
+                at += len(some)
+        return values[:at]
 
     def _cut(self, elements: Integers, starts: Integers) -> list[tuple[int, int, Integers]]:
         """Return for each basket which range of ``elements`` it holds, and where they are in it.
@@ -450,7 +467,7 @@ def _elements(firsts: Integers, which: Which, ahead: int) -> tuple[Which, Intege
     if isinstance(which, slice):
         starts = firsts[ahead + which.start : ahead + which.stop + 1]
         return slice(int(starts[0]), int(starts[-1])), starts - starts[0]
-    return elements_of(firsts, which + ahead if ahead else which)
+    return elements_of(firsts, which + ahead if ahead else which, marked=True)
 
 
 def joined(parts: list[Preselected], nothing: Preselected) -> Preselected:

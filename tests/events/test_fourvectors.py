@@ -1,0 +1,83 @@
+"""Records of events behave as four-vectors of `vector` do, and as plain arrays where that is quicker."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import pytest
+import vector
+
+from higgsnb.events.fourvectors import behavior
+
+FIELDS = ("pt", "eta", "phi", "mass")
+
+
+def made(seed: int = 1, n: int = 500, kind: Any = np.float32) -> tuple[Any, Any]:
+    """The same objects as ours and as those of `vector`."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, 5, n)
+    total = int(counts.sum())
+    columns = {
+        "pt": rng.exponential(20, total).astype(kind) + kind(1),
+        "eta": rng.uniform(-2.5, 2.5, total).astype(kind),
+        "phi": rng.uniform(-np.pi, np.pi, total).astype(kind),
+        "mass": np.full(total, 0.1057, kind),
+        "charge": rng.choice([-1, 1], total).astype(np.int32),
+    }
+    record = ak.zip({name: ak.unflatten(values, counts) for name, values in columns.items()}, with_name="Momentum4D")
+    return ak.Array(record.layout, behavior=behavior()), ak.Array(
+        record.layout, behavior=vector.backends.awkward.behavior
+    )
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_masks_keep_what_awkward_keeps(seed: int) -> None:
+    ours, theirs = made(seed)
+    mask, other = ((one.pt > 10) & (abs(one.eta) < 2) for one in (ours, theirs))
+    assert ak.to_list(ours[mask]) == ak.to_list(theirs[other])
+    assert ak.to_list(ours[mask][ours[mask].charge > 0]) == ak.to_list(theirs[other][theirs[other].charge > 0])
+    two = ak.num(ours) == 2
+    assert ak.to_list(ours[two][:, 0]) == ak.to_list(theirs[two][:, 0])
+    assert ak.to_list(ours[ak.num(ours) > 9][mask[ak.num(ours) > 9]]) == []
+
+
+def test_masks_of_other_lengths_are_the_errors_of_awkward() -> None:
+    ours, _ = made()
+    with pytest.raises(IndexError, match="cannot slice"):
+        ours[made(7)[0].pt > 10]
+
+
+@pytest.mark.parametrize("kind", [np.float32, np.float64])
+def test_sums_and_masses_are_those_of_vector(kind: Any) -> None:
+    ours, theirs = made(kind=kind)
+    two = ak.num(ours) >= 2
+    (a, b), (c, d) = ((one[two][:, 0], one[two][:, 1]) for one in (ours, theirs))
+    wide_c, wide_d = (ak.values_astype(one, np.float64) for one in (c, d))
+    expected = wide_c + wide_d
+    for name in ("mass", "pt", "phi", "eta", "px", "py", "pz", "energy"):
+        np.testing.assert_allclose(getattr(a + b, name), getattr(expected, name), rtol=2e-5, atol=2e-4)
+    three = ak.num(ours) >= 3
+    one = ours[three]
+    total = one[:, 0] + one[:, 1] + one[:, 2]
+    wide = [ak.values_astype(theirs[three][:, i], np.float64) for i in range(3)]
+    np.testing.assert_allclose(total.mass, (wide[0] + wide[1] + wide[2]).mass, rtol=2e-5)
+
+
+def test_everything_else_is_left_to_vector() -> None:
+    ours, theirs = made()
+    for mine, other in zip(ak.unzip(ak.combinations(ours, 2)), ak.unzip(ak.combinations(theirs, 2)), strict=True):
+        np.testing.assert_allclose(ak.flatten(mine.p), ak.flatten(other.p))
+    (a, b), (c, d) = (ak.unzip(ak.combinations(one, 2)) for one in (ours, theirs))
+    np.testing.assert_allclose(ak.flatten((a + b).mass), ak.flatten((c + d).mass), rtol=1e-2)
+    np.testing.assert_allclose(ak.flatten(a.deltaR(b)), ak.flatten(c.deltaR(d)), rtol=1e-6)
+    np.testing.assert_allclose(ak.flatten((2 * a).pt), ak.flatten((2 * c).pt), rtol=1e-6)
+    first = ak.firsts(ours)
+    assert ak.to_list(ak.is_none(first.pt)) == ak.to_list(ak.num(ours) == 0)
+    assert ours[3, 0].pt == theirs[3, 0].pt if len(theirs[3]) else True
+
+
+def test_space_like_sum_has_a_negative_mass() -> None:
+    one = ak.Array([{"x": 3.0, "y": 0.0, "z": 0.0, "t": 1.0}], with_name="Momentum4D", behavior=behavior())
+    assert one.mass[0] == pytest.approx(-np.sqrt(8.0))
