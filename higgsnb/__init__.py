@@ -15,13 +15,17 @@ The modules in the order of an analysis; each is loaded when it is first used::
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import Any
 
 from higgsnb import storage
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Analysis",
+    "Axis",
+    "Selected",
+    "Shift",
     "datasets",
     "selection",
     "events",
@@ -37,13 +41,15 @@ __all__ = [
 storage.house_libraries()  # before any of them is imported
 
 
-def __getattr__(name: str) -> ModuleType:
-    """Load a module of the package when it is first used."""
+def __getattr__(name: str) -> Any:
+    """Load a module of the package, or what an analysis of one's own is made of, when it is first used."""
+    if name in ("Analysis", "Axis", "Selected", "Shift"):
+        return getattr(importlib.import_module("higgsnb.selection"), name)
     if name in __all__:
         return importlib.import_module(f"higgsnb.{name}")
     raise AttributeError(f"module 'higgsnb' has no attribute {name!r}; it has {', '.join(__all__)}")
 
 
 def __dir__() -> list[str]:
-    """List the public modules."""
+    """List the public names."""
     return [*__all__, "__version__"]

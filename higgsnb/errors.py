@@ -7,6 +7,7 @@ its own. Each class also derives from the built-in type that fits, so that ``exc
     ├── OptionError (ValueError)                an argument out of range, or options that exclude each other
     ├── CampaignError (ValueError)              no such campaign, or a campaign file with a mistake in it
     ├── SelectionError (ValueError)             no such selection, or cuts that make no sense
+    ├── AnalysisError (RuntimeError)            an analysis whose function fails, or returns what it does not declare
     ├── LumiMaskError (ValueError)              not a golden JSON
     ├── LumiDataError (ValueError)              not a luminosity table by lumi section
     ├── FileError (RuntimeError)                a file that could not be analysed, with on_error="strict"
@@ -70,6 +71,12 @@ class SelectionError(HiggsnbError, ValueError):
     """A selection that does not exist or makes no sense."""
 
     default_hint = "Correct the selection, or give one of selection.names()."
+
+
+class AnalysisError(HiggsnbError, RuntimeError):
+    """An analysis whose function raises an error, or returns something else than the analysis declares."""
+
+    default_hint = "Correct the function of the analysis."
 
 
 class LumiMaskError(HiggsnbError, ValueError):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from higgsnb.selection.analysis import NOMINAL, Analysis, Processor, Sample, Selected, Shift
+from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Axis, Binning
 from higgsnb.selection.branches import to_leptons, used_by
 from higgsnb.selection.cuts import CUT_NAMES, LARGEST, NUMBERS, PRIMARY_DATASET_CHANNELS, Cut, Selection, load, names
 from higgsnb.selection.expressions import Expression, parse
@@ -29,6 +31,7 @@ from higgsnb.selection.options import identified
 if TYPE_CHECKING:
     from higgsnb.selection import pairings, rules
     from higgsnb.selection.compiled import COMPILED_FOLDER, rule
+    from higgsnb.selection.filling import DIGIT, add_weights, combine_weights
     from higgsnb.selection.identity import (
         Identity,
         captured_digest,
@@ -44,6 +47,16 @@ if TYPE_CHECKING:
 __all__ = [
     "load",
     "names",
+    "Analysis",
+    "Selected",
+    "Shift",
+    "Sample",
+    "Processor",
+    "Axis",
+    "Binning",
+    "NOMINAL",
+    "FOUR_LEPTON_AXES",
+    "FOUR_LEPTON_WINDOWS",
     "Selection",
     "Cut",
     "CUT_NAMES",
@@ -76,6 +89,9 @@ __all__ = [
     "pairings",
     "Pairings",
     "Preselected",
+    "add_weights",
+    "combine_weights",
+    "DIGIT",
     "parse",
     "Expression",
     "load_from_file",
@@ -90,6 +106,7 @@ __all__ = [
 _LATE = {
     "select": "kernel", "is_compiled": "kernel", "warm_up": "kernel", "rule": "compiled", "COMPILED_FOLDER": "compiled",
     "rules": "rules", "pairings": "pairings", "Pairings": "pairings", "Preselected": "pairings",
+    "add_weights": "filling", "combine_weights": "filling", "DIGIT": "filling",
     "identify": "identity", "Identity": "identity", "captured_digest": "identity", "check_unchanged": "identity",
     "pack": "identity", "unpack": "identity", "load_from_file": "identity",
 }  # fmt: skip

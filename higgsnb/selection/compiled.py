@@ -32,7 +32,7 @@ from numba.core.caching import CompileResultCacheImpl, FunctionCache, IndexDataC
 from higgsnb import provenance, storage
 from higgsnb.errors import OptionError, SelectionError
 
-SOURCES = ("datasets/constants", "selection", "events/fast")
+SOURCES = ("datasets/constants", "selection", "events/fast", "events/fourvectors", "results/duplicates", "results/rows")
 """Folders and modules with compiled functions, or with constants used in them."""
 UNUSED_SECONDS = 86_400.0
 """Code of other sources, or of other versions of numba and NumPy, is removed if it has not been used for that long."""

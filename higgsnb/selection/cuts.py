@@ -33,9 +33,11 @@ import numpy as np
 
 from higgsnb.errors import MissingFileError, SelectionError, did_you_mean
 from higgsnb.selection import branches
+from higgsnb.selection.analysis import NOMINAL, Analysis
+from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Binning
 from higgsnb.selection.conditions import Pairing, Triggers, checked_option
 from higgsnb.selection.expressions import Expression, parse
-from higgsnb.selection.leptons import FOUR_ELECTRONS, FOUR_MUONS, QUANTITIES, TWO_EACH
+from higgsnb.selection.leptons import CHANNELS, FOUR_ELECTRONS, FOUR_MUONS, QUANTITIES, TWO_EACH
 from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
@@ -73,7 +75,7 @@ CUT_NAMES = tuple(cut.name.lower().replace("_", " ") for cut in Cut)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Selection:
+class Selection(Analysis):
     """A named set of cuts. Momenta and masses in GeV, lengths in cm; ``replace`` makes a changed copy.
 
     ``sip_max`` limits √(dxy² + dz²) / √(σ_dxy² + σ_dz²). ``delta_r_min``, ``dilepton_mass_min`` and ``mass_4l_min`` are
@@ -255,7 +257,7 @@ class Selection:
         return PRIMARY_DATASET_CHANNELS.get(primary_dataset, ())
 
     @property
-    def primary_datasets(self) -> tuple[str, ...]:
+    def primary_dataset_precedence(self) -> tuple[str, ...]:
         """The primary datasets that it takes data from, the one that counts an event found in several first.
 
         Empty if it takes them from any, in the order of the campaign.
@@ -322,6 +324,25 @@ class Selection:
         return Expression.all_of([branches.ENOUGH_LEPTONS, *conditions])
 
     # -- what is counted
+
+    @property
+    def binning(self) -> Binning:
+        """The histograms of each channel."""
+        return Binning(FOUR_LEPTON_AXES, CHANNELS, FOUR_LEPTON_WINDOWS, "channel")
+
+    @property
+    def copies(self) -> tuple[str, ...]:
+        """The nominal histograms only: a selection has no variations of its own."""
+        return (NOMINAL,)
+
+    @property
+    def libraries(self) -> dict[str, str]:
+        """The versions of the installed packages that `pairing` uses, by name."""
+        return self.as_dict()["pairing"]["libraries"] if self.pairing is not None else {}
+
+    def pinned(self) -> Selection:
+        """Return the selection itself, which is data."""
+        return self
 
     def cut_names(self, _region: str = "") -> tuple[str, ...]:
         """Return the rows of the cutflow of a channel: `CUT_NAMES`, and those that an option adds.

@@ -13,7 +13,8 @@ import numpy as np
 
 from higgsnb.datasets import Chunk
 from higgsnb.engine import executors
-from higgsnb.results import Tally, analyse, histograms
+from higgsnb.results import Tally, analyse
+from higgsnb.results.layout import FOUR_LEPTONS
 from higgsnb.selection import CHANNELS, QUANTITIES, Cut, Selection
 
 
@@ -98,7 +99,7 @@ def nothing(chunk: Chunk, _: Selection, **__: Any) -> Tally:
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
     return Tally(
         ranges={file: ((chunk.start, chunk.stop),)},
-        counts={index: np.zeros((len(CHANNELS), histograms.SIZE), np.int64)},
+        counts={index: np.zeros(FOUR_LEPTONS.shapes["counts"], np.int64)},
         cutflow={index: np.full((len(CHANNELS), len(Cut)), chunk.stop - chunk.start, np.int64)},
         invalid_values={index: np.zeros((2, len(QUANTITIES)), np.int64)},
         rejected_by_golden_json={index: 0},

@@ -20,7 +20,8 @@ from run2 import Columns, Event, Lepton, Outcome, Photon, columns_of, four_muons
 from higgsnb import selection as hs
 from higgsnb.errors import SchemaError, SelectionError
 from higgsnb.plots.leptons import good_leptons
-from higgsnb.results.tally import empty_table, find_duplicates
+from higgsnb.results.duplicates import find_duplicates
+from higgsnb.results.layout import FOUR_LEPTONS
 from higgsnb.selection import Candidates, Selection
 
 RUN2 = hs.load("run2")
@@ -641,7 +642,7 @@ def test_each_event_of_five_primary_datasets_is_counted_once_by_precedence(event
         recorded = [n for n, event in enumerate(events) if twin.is_triggered(event, name)]
         found = run(columns_of([events[n] for n in recorded]), RUN2, name, is_data=True)
         event = np.array(recorded)[found.event_index]
-        table = empty_table()._replace(
+        table = FOUR_LEPTONS.empty()._replace(
             dataset=np.full(len(event), index, np.int16), file=np.zeros(len(event), np.int32), entry=event,
             run=np.ones(len(event), np.int64), luminosity_block=event // 100, event=event.astype(np.uint64),
             channel=found.channel,
@@ -652,12 +653,14 @@ def test_each_event_of_five_primary_datasets_is_counted_once_by_precedence(event
         if names and twin.select_event(event).key is not None:
             expected[number] = names[0]
     names = ("dataset", "file", "entry", "run", "luminosity_block", "event", "channel")
-    merged = empty_table()._replace(**{name: np.concatenate([getattr(t, name) for t in tables]) for name in names})
+    merged = FOUR_LEPTONS.empty()._replace(
+        **{name: np.concatenate([getattr(t, name) for t in tables]) for name in names}
+    )
     twice = find_duplicates(merged, np.arange(5), one_per_event=True)
     counted = {int(e): precedence[d] for e, d in zip(merged.event[~twice], merged.dataset[~twice], strict=True)}
     assert counted == expected
     assert len(counted) == np.count_nonzero(~twice) < len(twice)
-    assert list(RUN2.primary_datasets) == precedence
+    assert list(RUN2.primary_dataset_precedence) == precedence
 
 
 # --- What a file lacks
