@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from higgsnb.results.analysis import analyse, sections_of
+from higgsnb.results.analysis import analyse, columns_for
+from higgsnb.results.certified import sections_of
 from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 from higgsnb.results.cut_quantities import cut_quantity, legs_of
 from higgsnb.results.directory import document, prepare, write
 from higgsnb.results.failures import Failure
-from higgsnb.results.histograms import axis
+from higgsnb.results.layout import Layout, Table, layout_of
 from higgsnb.results.reselect import AXES, DatasetEvents, PreselectedEvents, Reselection, check_options
 from higgsnb.results.result import Result
 from higgsnb.results.spectrum import Spectrum, stack_order
-from higgsnb.results.tally import ChunkKey, FileKey, Record, Sum, Table, Tally, pack
+from higgsnb.results.tally import ChunkKey, FileKey, Record, Sum, Tally, pack
 from higgsnb.results.yields import Yield
 
 __all__ = [
     "analyse",
+    "columns_for",
     "sections_of",
     "Tally",
     "Sum",
@@ -29,7 +31,8 @@ __all__ = [
     "Yield",
     "Spectrum",
     "stack_order",
-    "axis",
+    "Layout",
+    "layout_of",
     "PRIMARY_DATASET_ORDER",
     "CHANNEL_PRIMARY_DATASETS",
     "PreselectedEvents",

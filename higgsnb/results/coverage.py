@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import cached_property
 from html import escape
 from typing import TYPE_CHECKING, NamedTuple
 
+from higgsnb.results.weights import to_float
 from higgsnb.selection import FOUR_ELECTRONS, FOUR_MUONS, TWO_EACH
 
 if TYPE_CHECKING:
@@ -42,6 +44,10 @@ CHANNEL_PRIMARY_DATASETS = {
     TWO_EACH: set(PRIMARY_DATASET_ORDER),
 }
 """Which of these primary datasets hold events of a channel at all."""
+
+
+SAME_SUMS = 1e-6
+"""Relative difference of two sums of weights, of which one was added up in floating point, that is none."""
 
 
 @dataclass(frozen=True)
@@ -78,18 +84,46 @@ class CampaignProgress:
 
     @cached_property
     def generated(self) -> list[float]:
-        """How many generated events the counted entries of each dataset stand for: more than they are, in a skim.
+        """The sum of weights of the generated events that the counted ones of each dataset stand for.
 
-        A file of which no event is left counts whole: it stands for all events that were generated for it.
+        Without weights each counts as one. It is more than the counted events have, in a skim; a file of which no event
+        is left counts whole: it stands for all events that were generated for it.
         """
+        terms: list[list[float]] = [[] for _ in self.campaign.datasets]
+        for key, ranges in self.tally.ranges.items():
+            done, entries = sum(stop - start for start, stop in ranges), self.entries(key)
+            stated, weighing = self.tally.generated.get(key), self.tally.weighings.get(key)
+            if stated is not None:
+                term = stated.total * done / entries if entries else stated.total
+            else:
+                term = done if weighing is None else to_float(weighing.total, weighing.exponent)
+            terms[key[0]].append(term)
+        for index, dataset in enumerate(self.campaign.datasets):
+            total = dataset.sum_of_weights
+            if total is None or not self.events_done[index]:
+                continue
+            if isinstance(total, str):  # the column that holds it; like the number it is that of all files together
+                total = next((one.total for key, one in self.tally.generated.items() if key[0] == index), 0.0)
+            terms[index] = [total * self.events_done[index] / self.events[index]]
+        return [math.fsum(some) for some in terms]
+
+    @cached_property
+    def represented(self) -> list[float]:
+        """How many generated events the counted ones of each dataset stand for: more than they are, in a skim."""
         found: list[float] = [*self.events_done]
-        for key, generated in self.tally.generated.items():
+        for key, stated in self.tally.generated.items():
             entries, ranges = self.entries(key), self.tally.ranges.get(key, ())
+            done, number = sum(stop - start for start, stop in ranges), stated.number
+            weighing = self.tally.weighings.get(key)
+            if math.isnan(number) and weighing is not None and done == entries and weighing.total:
+                ratio = stated.total / to_float(weighing.total, weighing.exponent)
+                number = done if math.isclose(ratio, 1.0, rel_tol=SAME_SUMS) else done * ratio
+            if math.isnan(number):
+                continue
             if not entries:
-                found[key[0]] += generated if ranges else 0
-            elif generated != entries:
-                done = sum(stop - start for start, stop in ranges)
-                found[key[0]] += done * generated / entries - done
+                found[key[0]] += number if ranges else 0
+            elif number != entries:
+                found[key[0]] += done * number / entries - done
         return found
 
     @cached_property

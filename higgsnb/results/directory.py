@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from higgsnb.errors import OptionError, first_line
 from higgsnb.results import histograms
-from higgsnb.selection import CHANNELS
+from higgsnb.results.layout import Table
 from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -38,7 +38,8 @@ def write(result: Result, folder: str | Path, *, run: dict[str, Any]) -> list[Pa
         text = json.dumps(content, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=False)
         temporary.write_text(text + "\n", encoding="utf-8")
     with atomic_write(written[1]) as temporary:
-        histograms.save(result.histograms, temporary, label)
+        documents = {"histograms": result.histograms, "weighted_histograms": result.weighted_histograms}
+        histograms.save({kind: one for kind, one in documents.items() if one or kind == "histograms"}, temporary, label)
     with atomic_write(written[2]) as temporary, temporary.open("wb") as file:  # of a path pyarrow may make an address
         pq.write_table(candidates_table(result), file, compression="gzip")
     return written
@@ -106,13 +107,15 @@ def _plain(yields: Any) -> dict[str, dict[str, dict[str, float]]]:
 
 
 def candidates_table(result: Result) -> pa.Table:
-    """Return the selected candidates as an Arrow table.
+    """Return the selected candidates as an Arrow table, one row each; of an analysis of one's own, what it keeps.
 
-    One row each, leptons in the order Z1 harder, Z1 softer, Z2 harder, Z2 softer.
+    Leptons are in the order Z1 harder, Z1 softer, Z2 harder, Z2 softer. The weight is there if any dataset has weights.
     """
     import pyarrow as pa
 
-    rows, campaign = result.candidates, result.campaign
+    campaign, binning = result.campaign, result.layout.binning
+    is_kept = result.layout.table is Table or result.selection.keep
+    rows = result.candidates if is_kept else result.layout.empty()
     names, processes = [d.name for d in campaign.datasets], [d.process for d in campaign.datasets]
     columns: dict[str, Any] = {
         "dataset": [names[i] for i in rows.dataset],
@@ -120,15 +123,18 @@ def candidates_table(result: Result) -> pa.Table:
         "run": rows.run,
         "luminosityBlock": rows.luminosity_block,
         "event": rows.event,
-        "channel": [CHANNELS[i] for i in rows.channel],
-        "mass_4l": rows.mass_4l,
-        "mass_z1": rows.mass_z1,
-        "mass_z2": rows.mass_z2,
+        binning.category: [binning.regions[i] for i in rows.region],
     }
-    for place in range(4):
-        for name in ("pt", "eta", "phi", "mass", "charge", "pdg_id"):
-            columns[f"lep{place + 1}_{name}"] = getattr(rows, name)[:, place]
-    text = {name: pa.array(columns[name], pa.string()) for name in ("dataset", "process", "channel")}
+    if isinstance(rows, Table):
+        columns |= {name: getattr(rows, name) for name in ("mass_4l", "mass_z1", "mass_z2")}
+        for place in range(4):
+            for name in ("pt", "eta", "phi", "mass", "charge", "pdg_id"):
+                columns[f"lep{place + 1}_{name}"] = getattr(rows, name)[:, place]
+    else:
+        columns |= {name: getattr(rows, name) for name in result.selection.keep}
+    if result.sums and hasattr(rows, "weight"):  # only of kept rows
+        columns["weight"] = rows.weight
+    text = {name: pa.array(columns[name], pa.string()) for name in ("dataset", "process", binning.category)}
     label = {
         "simulated": str(result.simulated).lower(),
         "complete": str(result.complete).lower(),

@@ -17,10 +17,10 @@ from higgsnb.datasets import LumiData, LumiList, LumiMask, kept_mask, kept_table
 from higgsnb.results.coverage import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER, CampaignProgress
 from higgsnb.results.failures import named, told
 from higgsnb.results.tally import ChunkKey, Integers, Span
-from higgsnb.selection import CHANNELS
+from higgsnb.selection import Selection
 
 if TYPE_CHECKING:
-    from higgsnb.selection import Selection
+    from higgsnb.selection import Analysis
 
 Name = TypeVar("Name")
 FEW_EVENTS = 5
@@ -35,7 +35,7 @@ class Luminosity:
     """
 
     progress: CampaignProgress
-    selection: Selection
+    selection: Analysis
     failed_sections: Mapping[ChunkKey, Integers]
 
     @cached_property
@@ -81,18 +81,19 @@ class Luminosity:
         """
         primary_datasets, found = self.progress.primary_datasets, {}
         if not primary_datasets:
-            return dict.fromkeys(CHANNELS, 1.0)
-        for channel, channel_name in enumerate(CHANNELS):
+            return dict.fromkeys(self.selection.regions, 1.0)
+        holding = CHANNEL_PRIMARY_DATASETS if isinstance(self.selection, Selection) else {}
+        for region, region_name in enumerate(self.selection.regions):
             feeding = [
                 indices
                 for name, indices in primary_datasets.items()
-                if channel in self.selection.channels(name)
-                and (name not in PRIMARY_DATASET_ORDER or name in CHANNEL_PRIMARY_DATASETS[channel])
+                if region in self.selection.channels(name)
+                and (name not in PRIMARY_DATASET_ORDER or name in holding.get(region, (name,)))
             ]
             if self.source == "events":
-                found[channel_name] = max((self.progress.fraction(indices) for indices in feeding), default=0.0)
+                found[region_name] = max((self.progress.fraction(indices) for indices in feeding), default=0.0)
             else:
-                found[channel_name] = self._recorded(feeding)
+                found[region_name] = self._recorded(feeding)
         return found
 
     def _recorded(self, primary_datasets: list[list[int]]) -> float:

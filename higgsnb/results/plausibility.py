@@ -8,13 +8,17 @@ are below it and how many above, so that the answer does not depend on how the e
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.events import BRANCHES
 from higgsnb.selection import SENTINEL, Leptons
+
+if TYPE_CHECKING:
+    from higgsnb.events import EventColumns
 
 Integers = npt.NDArray[np.int64]
 LEAST = 10
@@ -58,6 +62,8 @@ RANGES = (
     # Isolated leptons have none, in whatever unit: those that are jets tell.
     Range("isolation", 0.0, 15.0, "", share=0.1),
 )
+LOOKED_AT = 20_000
+"""About as many events of a file are looked at."""
 FLAVOURS = ("muon", "electron")
 SHAPE = (len(FLAVOURS), len(RANGES), 4)
 
@@ -67,15 +73,26 @@ def count(leptons: Leptons) -> Integers:
 
     Of a ratio those values are unusable whose numerator is.
     """
+    return _count(leptons._asdict())
+
+
+def count_columns(read: EventColumns) -> Integers:
+    """Do the same with the columns of muons and electrons among those that were read."""
+    names = {branch: name for name, branch in BRANCHES.items()}
+    return _count({names[branch]: column for branch, column in read.jagged.items() if branch in names})
+
+
+def _count(columns: Mapping[str, Any]) -> Integers:
     found = np.zeros(SHAPE, np.int64)
     for i, flavour in enumerate(FLAVOURS):
         for j, expected in enumerate(RANGES):
-            columns = [getattr(leptons, f"{flavour}_{name}") for name in (expected.quantity, expected.over) if name]
-            if any(column is None for column in columns):
+            names = [f"{flavour}_{name}" for name in (expected.quantity, expected.over) if name]
+            mine = [column for column in map(columns.get, names) if column is not None]
+            if len(mine) < len(names):
                 continue
-            exists = [np.isfinite(column) & (column != SENTINEL) for column in columns]
+            exists = [np.isfinite(column) & (column != SENTINEL) for column in mine]
             usable = np.logical_and.reduce(exists)
-            values, *by = (np.abs(column[usable]) for column in columns)
+            values, *by = (np.abs(column[usable]) for column in mine)
             low, high = (np.float32(limit) * by[0] if by else np.float32(limit) for limit in expected[1:3])
             below, above = np.count_nonzero(values < low), np.count_nonzero(values > high)
             found[i, j] = len(values), below, above, np.count_nonzero(~exists[0])

@@ -20,11 +20,11 @@ import numpy.typing as npt
 from higgsnb import events, provenance
 from higgsnb.datasets import Chunk
 from higgsnb.errors import OptionError, SelectionError, UnreadableError
-from higgsnb.results import histograms
-from higgsnb.results.analysis import certified
+from higgsnb.results.duplicates import find_duplicates
+from higgsnb.results.four_leptons import read_certified
+from higgsnb.results.layout import FOUR_LEPTONS
 from higgsnb.results.result import Result
 from higgsnb.results.spectrum import Spectrum, normalise
-from higgsnb.results.tally import empty_table, find_duplicates, stacked
 from higgsnb.selection import CHANNELS, Cut, Pairings, Preselected, Selection, pairings, rules
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ CHUNK_EVENTS = 250_000
 """Events read at a time."""
 EVENTS_PER_TASK = 25_000
 """Least number of events for each thread."""
-AXES = tuple(histograms.axis(name) for name in ("mass_4l", "mass_4l_wide", "mass_z1", "mass_z2"))
+AXES = tuple(FOUR_LEPTONS.binning.axis(name) for name in ("mass_4l", "mass_4l_wide", "mass_z1", "mass_z2"))
 """The histograms of a `Reselection`."""
 _WIDTHS = np.array([axis.bins + 2 for axis in AXES])
 _STARTS = np.concatenate(([0], np.cumsum(_WIDTHS)))
@@ -99,13 +99,15 @@ class Reselection:
     def normalised(self, edges: npt.ArrayLike, counts: Mapping[int, npt.NDArray[Any]]) -> Spectrum:
         """Return the spectrum of counts (3, bins) of each dataset, by index."""
         datasets = self.events.campaign.datasets
-        rows = [(datasets[i], array, self.weights[i]) for i, array in counts.items() if i in self.weights]
+        rows = [
+            (datasets[i], array, self.weights[i], (array, array)) for i, array in counts.items() if i in self.weights
+        ]
         return normalise(edges, rows)
 
     def spectrum(self, name: str) -> Spectrum:
         """Return data and prediction in the bins of one histogram, by channel, as `Result.spectrum`."""
         counts = {index: array[:, 1:-1] for index, array in self.histogram(name).items()}
-        return self.normalised(histograms.axis(name).edges, counts)
+        return self.normalised(FOUR_LEPTONS.binning.axis(name).edges, counts)
 
 
 @dataclass
@@ -152,7 +154,7 @@ class PreselectedEvents:
         Raises
         ------
         OptionError
-            If the result has counted no events.
+            If the result has counted no events, has weighted simulation, or is not one of a four-lepton selection.
         SelectionError
             If its selection has options, see `check_options`.
         OSError
@@ -160,8 +162,11 @@ class PreselectedEvents:
         """
         if not result.tally.ranges:
             raise OptionError("this result has counted no events", "Let the run go on, or look at result.failed.")
-        check_options(result.selection)
-        loosest = result.selection if loosest is None else loosest
+        if result.tally.weighings:
+            what = "simulation with weights cannot be selected anew in memory"
+            raise OptionError(what, "Run again with each selection.")
+        check_options(result.cuts)
+        loosest = result.cuts if loosest is None else loosest
         with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
             chunks = sorted(_chunks(result), key=lambda chunk: (chunk.dataset_index, chunk.file_index, chunk.start))
             pieces = list(pool.map(partial(_read, loosest=loosest, skims_folder=skims_folder), chunks))
@@ -272,7 +277,7 @@ class PreselectedEvents:
                 selected = found.selected[part.dataset]
                 places = np.flatnonzero(part.duplicate[selected[:, 0]])
                 event, row = selected[places].T
-                table = empty_table()._replace(
+                table = FOUR_LEPTONS.empty()._replace(
                     dataset=np.full(len(event), part.dataset, np.int16),
                     channel=found.pairings[part.dataset].rows["channel"][row].astype(np.int8),
                     **{name: getattr(part, name)[event] for name in _IDENTITY},
@@ -282,7 +287,7 @@ class PreselectedEvents:
         if not tables:
             return found
         precedence, one_per_event = self.basis_for(found.selection).precedence(), found.selection.one_per_event
-        twice = find_duplicates(stacked(tables), precedence, one_per_event=one_per_event)
+        twice = find_duplicates(FOUR_LEPTONS.stacked(tables), precedence, one_per_event=one_per_event)
         stops = np.cumsum([len(places) for _, places in compared])
         for (index, places), again in zip(compared, np.split(twice, stops[:-1]), strict=True):
             rows, gone = found.pairings[index].rows, found.selected[index][places[again], 1]
@@ -376,16 +381,14 @@ def _chunks(result: Result) -> Iterator[Chunk]:
                     fingerprint=events.fingerprint(dataset.files[f], info) if info is not None and info.kind else None,
                     mask=(result.golden_json_digest or None) if mask is not None else None,
                     version=None if info is None else info.version,
-                    tree=result.campaign.tree,
-                    columns=result.campaign.columns,
                     friend_versions=() if info is None else info.friends,
+                    **result.campaign.reading(dataset),
                 )
 
 
 def _read(chunk: Chunk, loosest: Selection, skims_folder: Path | None) -> DatasetEvents:
     """Read a chunk and keep what some setting of the cuts may accept."""
-    read = events.read_preselected(chunk, skims_folder=skims_folder)
-    read, n_events, _ = certified(read, chunk)
+    read, certified = read_certified(chunk, loosest, skims_folder)
     leptons = read.leptons
     try:
         preselected, which, possible, _ = pairings.preselect(leptons, rules.cuts_of(loosest), any_pt=True)
@@ -394,7 +397,7 @@ def _read(chunk: Chunk, loosest: Selection, skims_folder: Path | None) -> Datase
     return DatasetEvents(
         chunk.dataset_index, preselected, np.full(len(which), chunk.file_index, np.int32), read.entries[which],
         leptons.run[which], leptons.luminosity_block[which], leptons.event[which], np.zeros(len(which), bool),
-        n_events, possible,
+        certified.n_events, possible,
     )  # fmt: skip
 
 

@@ -13,18 +13,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import events, provenance
+from higgsnb import provenance
 from higgsnb.datasets import Address
 from higgsnb.errors import OptionError
 from higgsnb.results import histograms, yields
 from higgsnb.results.coverage import PRIMARY_DATASET_ORDER, CampaignProgress, Coverage
+from higgsnb.results.duplicates import find_duplicates, in_order
 from higgsnb.results.failures import Failure, named, told
+from higgsnb.results.layout import Layout, layout_of
 from higgsnb.results.lumi_sections import Luminosity
 from higgsnb.results.plausibility import implausible, unusable
 from higgsnb.results.spectrum import Spectrum, normalise
-from higgsnb.results.tally import ChunkKey, FileKey, Integers, Table, Tally, find_duplicates, in_order
+from higgsnb.results.tally import ChunkKey, FileKey, Floats, Integers, Tally
+from higgsnb.results.weights import add_exactly, to_float
 from higgsnb.results.yields import Yield
-from higgsnb.selection import CHANNELS, CUT_NAMES, QUANTITIES, SENTINEL, Cut, Selection
+from higgsnb.selection import NOMINAL, SENTINEL, Analysis, Processor, Selection
 
 if TYPE_CHECKING:
     import hist
@@ -48,6 +51,8 @@ class Doubt(NamedTuple):
 class Result:
     """A tally seen against its campaign. ``result + other`` adds disjoint parts of the same campaign and selection.
 
+    ``selection`` is the analysis: a four-lepton selection, or any other.
+
     By `FileKey`, ``files`` has what each opened file says of itself, and ``failures`` those that could not be analysed.
     ``run`` says how the work went (workers, tries), which may differ between runs that give the same result. By
     `ChunkKey`, ``failed_sections`` has the lumi sections of failed chunks that `analysis.sections_of` could read.
@@ -55,7 +60,7 @@ class Result:
     """
 
     campaign: Campaign
-    selection: Selection
+    selection: Analysis
     tally: Tally = field(default_factory=Tally)
     files: Mapping[FileKey, FileInfo] = field(default_factory=dict)
     failures: Mapping[FileKey, Failure] = field(default_factory=dict)
@@ -64,25 +69,31 @@ class Result:
     run: Mapping[str, Any] = field(default_factory=dict, compare=False)
 
     def __post_init__(self) -> None:
-        """Leave out simulation that cannot be normalised by a number of events: a decision over all that is in it."""
-        pairs = self.tally.generator_weights.items()  # the smallest is infinite if there is no event
-        mixed = {
-            index: pair
-            for index, pair in pairs
-            if not pair[0] or (pair[0] < pair[1] and not math.isclose(*pair, rel_tol=events.SAME_WEIGHTS))
-        }
-        if not mixed:
+        """Leave out weighted simulation that cannot be normalised, once all of it has been counted."""
+        weighted = {index for index, _ in self.tally.weighings}
+        if not weighted:
+            return
+        wrong: dict[int, str] = {}
+        for index in weighted:
+            mine = {key for key, ranges in self.tally.ranges.items() if key[0] == index and any(ranges)}
+            if any(
+                stop > start for key in mine - self.tally.weighings.keys() for start, stop in self.tally.ranges[key]
+            ):
+                wrong[index] = "some of its files have weights, others have none"
+            elif not self._progress.generated[index] and self._progress.complete([index]):
+                wrong[index] = "the sum of its weights is 0, to which nothing can be normalised"
+        if not wrong:
             return
         failures = dict(self.failures)
-        for index, (smallest, largest) in mixed.items():
+        for index, what in wrong.items():
             dataset = self.campaign.datasets[index]
-            what = f"goes from {smallest:g} to {largest:g}" if smallest != largest else "is 0"
-            message = f"dataset {dataset.name}: genWeight {what}; weighted simulation is not supported yet"
+            message = f"dataset {dataset.name}: {what}"
             for number, file in enumerate(dataset.files):
-                failure = Failure(dataset.name, file.url, "SchemaError", message, "Use a sample without weights.")
+                failure = Failure(dataset.name, file.url, "SchemaError", message, "Leave this dataset out.")
                 failures.setdefault((index, number), failure)
         object.__setattr__(self, "failures", failures)
-        object.__setattr__(self, "tally", self.tally.without(mixed))
+        object.__setattr__(self, "tally", self.tally.without(wrong, self.layout))
+        self.__dict__.pop("_progress", None)
 
     def __repr__(self) -> str:
         """Return one line that says how much of the campaign is in it."""
@@ -94,7 +105,7 @@ class Result:
         """Return what a notebook shows: coverage, yields per process and channel, and failures in red."""
         state = "complete" if self.complete else "partial"
         title = f"{self.campaign.name} with {self.selection.name}: {state}{', simulated' if self.simulated else ''}"
-        header = "".join(f"<th>{escape(name)}</th>" for name in ("events", *CHANNELS))
+        header = "".join(f"<th>{escape(name)}</th>" for name in ("events", *self.regions))
         rows = ""
         for process, channels in self.yields.items():
             rows += f'<tr><td style="text-align: left">{escape(process)}</td>'
@@ -140,6 +151,23 @@ class Result:
     # -- how much of it
 
     @property
+    def regions(self) -> tuple[str, ...]:
+        """The regions of the analysis: of a four-lepton selection, the channels."""
+        return self.selection.regions
+
+    @property
+    def cuts(self) -> Selection:
+        """The four-lepton selection; OptionError if it is another analysis."""
+        if not isinstance(self.selection, Selection):
+            raise OptionError(f"{self.selection.name!r} is not a four-lepton selection", "Give a result of one.")
+        return self.selection
+
+    @property
+    def layout(self) -> Layout:
+        """How counts and rows are laid out."""
+        return layout_of(self.selection)
+
+    @property
     def simulated(self) -> bool:
         """Whether the data, too, is simulated."""
         return self.campaign.simulated
@@ -178,14 +206,22 @@ class Result:
     # -- the events
 
     @cached_property
-    def candidates(self) -> Table:
-        """Every selected candidate in the order of the catalogue, each event of data once (see `duplicates`)."""
+    def candidates(self) -> Any:
+        """Every selected candidate in the order of the catalogue, each event of data once (see `duplicates`).
+
+        Of an analysis of one's own: the events of which quantities are kept, and of data all events.
+        """
         return self._all_rows.rows(~self.duplicates)
 
     @cached_property
-    def _all_rows(self) -> Table:
+    def _all_rows(self) -> Any:
         """Every selected candidate in the order of the catalogue, also those found again in another primary dataset."""
-        return in_order(self.tally.blocks)
+        return in_order(self._stacked)
+
+    @property
+    def _stacked(self) -> Any:
+        """Every row, in any order."""
+        return self.layout.stacked(self.tally.blocks)
 
     @cached_property
     def duplicates(self) -> npt.NDArray[np.bool_]:
@@ -202,53 +238,86 @@ class Result:
 
     @cached_property
     def counts(self) -> dict[str, Integers]:
-        """Counts as in `histograms`, (3, SIZE) int64, by the name of each dataset, with duplicates taken out."""
-        counts = {d.name: np.zeros((len(CHANNELS), histograms.SIZE), np.int64) for d in self.campaign.datasets}
+        """Counts as in `Binning`, (n_regions, size) int64, by the name of each dataset, with duplicates taken out."""
+        shape = self.layout.shapes["counts"]
+        counts = {d.name: np.zeros(shape, np.int64) for d in self.campaign.datasets}
         for index, array in self.tally.counts.items():
             counts[self.campaign.datasets[index].name] += array
-        # Only rows of data are sorted here: those of simulation are many, and live plots ask often.
-        is_data = np.array([dataset.is_data for dataset in self.campaign.datasets])
-        blocks = [block.rows(keep) for block in self.tally.blocks if (keep := is_data[block.dataset]).any()]
-        rows = in_order(blocks)
-        twice = rows.rows(find_duplicates(rows, self.precedence(), one_per_event=self.selection.one_per_event))
-        for index in np.unique(twice.dataset):
-            counts[self.campaign.datasets[index].name] -= histograms.fill(twice.rows(twice.dataset == index).variables)
+        rows = self._twice
+        for index in np.unique(rows.dataset):
+            counts[self.campaign.datasets[index].name] -= self.layout.refill(rows.rows(rows.dataset == index))
         return counts
 
     @cached_property
+    def _twice(self) -> Any:
+        """The rows of data that are taken out as duplicates, in the order of the catalogue."""
+        # Only rows of data that may be duplicates are sorted: the others are many, and live plots ask often.
+        once = self.selection.one_per_event
+        simulated = [index for index, dataset in enumerate(self.campaign.datasets) if not dataset.is_data]
+        blocks = self.layout.without(self.tally.blocks, simulated)
+        rows = in_order(self.layout.repeated(blocks, one_per_event=once))
+        return rows.rows(find_duplicates(rows, self.precedence(), one_per_event=once))
+
+    @cached_property
+    def sums(self) -> dict[str, tuple[Floats, Floats]]:
+        """Σw and Σw², (n_copies, n_regions, size) each, of each dataset with weights, by name.
+
+        The weights are those of the generator, with the factors of the analysis; copies are the nominal one and the
+        variations, see `Analysis.copies`. Both sums are exact before they become float64.
+        """
+        found = {}
+        for index in sorted({index for index, _ in self.tally.weighted}):
+            parts = {exponent: array for (i, exponent), array in self.tally.weighted.items() if i == index}
+            found[self.campaign.datasets[index].name] = add_exactly(parts)
+        return found
+
+    @cached_property
     def histograms(self) -> dict[str, hist.Hist[Any]]:
-        """Every histogram, with the axes dataset, channel and variable, as integer counts."""
-        return histograms.to_hist(self.counts)
+        """Every histogram, with the axes dataset, channel (or region) and variable, as integer counts."""
+        return histograms.to_hist(self.counts, self.layout.binning)
+
+    @cached_property
+    def weighted_histograms(self) -> dict[str, hist.Hist[Any]]:
+        """Every histogram of the weighted datasets, as sums of weights, also varied; empty if there are no weights."""
+        if not self.sums:
+            return {}
+        return histograms.to_weighted_hist(self.sums, self.layout.binning, self.layout.copies)
+
+    @cached_property
+    def output(self) -> Any:
+        """What a processor of coffea returned, summed in the order of the catalogue; None of any other analysis."""
+        function = getattr(self.selection, "function", None)
+        return function.total(self.tally.outputs.values()) if isinstance(function, Processor) else None
 
     @cached_property
     def cutflow(self) -> dict[str, dict[str, list[tuple[str, int]]]]:
-        """Events that pass each cut and all before, per dataset and channel.
+        """Events that pass each cut and all before, per dataset and channel or region.
 
         The last row is after duplicates are gone.
         """
         found: dict[str, dict[str, list[tuple[str, int]]]] = {}
-        rows = self._all_rows.rows(self.duplicates)
+        rows = self._twice
         for index, numbers in sorted(self.tally.cutflow.items()):
             dataset = self.campaign.datasets[index]
             found[dataset.name] = {}
-            for channel in self.selection.channels(dataset.primary_dataset):
-                passed = numbers[channel].tolist()
-                passed[Cut.UNIQUE] -= int(np.count_nonzero((rows.dataset == index) & (rows.channel == channel)))
-                found[dataset.name][CHANNELS[channel]] = list(zip(CUT_NAMES, passed, strict=True))
+            for region in self.selection.channels(dataset.primary_dataset):
+                names = self.selection.cut_names(self.regions[region])
+                passed = numbers[region].tolist()[: len(names)]
+                passed[-1] -= int(np.count_nonzero((rows.dataset == index) & (rows.region == region)))
+                found[dataset.name][self.regions[region]] = list(zip(names, passed, strict=True))
         return found
 
     # -- what a reader should know
 
     @cached_property
     def invalid_values(self) -> dict[str, dict[str, int]]:
-        """Sentinels and non-finite values by dataset and column, in events with enough leptons for a channel.
+        """Sentinels and non-finite values by dataset and column, in preselected events.
 
-        No zeros.
+        No zeros. Of an analysis of one's own: values that are not finite, by quantity.
         """
-        columns = [f"{flavour}_{quantity}" for flavour in ("muon", "electron") for quantity in QUANTITIES]
         return {
             self.campaign.datasets[index].name: {
-                column: int(n) for column, n in zip(columns, counts.ravel(), strict=True) if n
+                column: int(n) for column, n in zip(self.layout.invalid, counts.ravel(), strict=True) if n
             }
             for index, counts in self.tally.invalid_values.items()
         }
@@ -267,13 +336,13 @@ class Result:
     @property
     def duplicates_removed(self) -> dict[str, int]:
         """Selected candidates that another primary dataset or file held already, by dataset."""
-        found = np.bincount(self._all_rows.dataset[self.duplicates], minlength=len(self.campaign.datasets))
+        found = np.bincount(self._twice.dataset, minlength=len(self.campaign.datasets))
         return {dataset.name: int(n) for dataset, n in zip(self.campaign.datasets, found, strict=True) if n}
 
     @property
     def skimmed(self) -> dict[str, tuple[int, float]]:
         """Counted events, and generated events that they stand for, of each dataset where these differ."""
-        pairs = zip(self.campaign.datasets, self._progress.events_done, self._progress.generated, strict=True)
+        pairs = zip(self.campaign.datasets, self._progress.events_done, self._progress.represented, strict=True)
         return {dataset.name: (done, generated) for dataset, done, generated in pairs if done != generated}
 
     @cached_property
@@ -310,13 +379,7 @@ class Result:
     @property
     def remarks(self) -> tuple[str, ...]:
         """What a reader of the numbers should know, a sentence each; nothing of it is wrong."""
-        lacking: dict[tuple[str, ...], list[str]] = {}
-        for name, columns in self.not_applied.items():
-            lacking.setdefault(tuple(columns), []).append(name)
-        found = [
-            f"{named(some)} {'lacks' if len(some) == 1 else 'lack'} {', '.join(columns)}; cuts on them are not applied"
-            for columns, some in lacking.items()
-        ]
+        found = self._not_applied_remarks()
         if skimmed := self.skimmed:
             done, generated = (sum(column) for column in zip(*skimmed.values(), strict=True))
             what = f"{done:,} events stand for {generated:,.0f} generated ones, which normalise them"
@@ -328,18 +391,41 @@ class Result:
         if not self._progress.primary_datasets and self.campaign.has_sections:
             unused = [key for key in ("golden_json", "luminosity_table") if getattr(self.campaign, key) is not None]
             found.append(f"no use is made of {' and '.join(unused)}: the campaign has no data")
-        triggers: dict[str, list[str]] = {}
-        for channel, primary in yields.only_primary_dataset(self.campaign, self.selection).items():
-            if any(primary in d.trigger_efficiency.get(channel, ()) for d in self.campaign.datasets):
-                triggers.setdefault(primary, []).append(channel)
-        for primary, channels in triggers.items():
-            what = f"the prediction of {', '.join(channels)} (data of {primary} only) includes its trigger efficiency"
-            found.append(what)
+        found += self._trigger_remarks()
+        if self.tally.outputs:
+            twice = sum(self.duplicates_removed.values())
+            what = f", and {twice:,} events that are in two primary datasets are in it twice" if twice else ""
+            found.append(f"result.output is a sum of floating-point numbers over the chunks, not normalised{what}")
         if len(empty := self.empty_files) > 1:
             found.append(f"{len(empty):,} files contain no events: {named(empty)}")
         elif empty:
             found.append(f"{empty[0]} contains no events")
         return tuple(found)
+
+    def _not_applied_remarks(self) -> list[str]:
+        """Return what lacking columns mean, a sentence for each group of datasets."""
+        lacking: dict[tuple[str, tuple[str, ...]], list[str]] = {}
+        for name, columns in self.not_applied.items():
+            kinds: dict[str, list[str]] = {}
+            for column in columns:
+                kinds.setdefault(_meaning(column), []).append(column)
+            for meaning, some in kinds.items():
+                lacking.setdefault((meaning, tuple(some)), []).append(name)
+        return [
+            f"{named(some)} {'lacks' if len(some) == 1 else 'lack'} {named(columns)}; {meaning}"
+            for (meaning, columns), some in lacking.items()
+        ]
+
+    def _trigger_remarks(self) -> list[str]:
+        """Return for each primary dataset in which channels its trigger efficiency is in the prediction."""
+        triggers: dict[str, list[str]] = {}
+        for channel, primary in yields.only_primary_dataset(self.campaign, self.selection).items():
+            if any(primary in d.trigger_efficiency.get(channel, ()) for d in self.campaign.datasets):
+                triggers.setdefault(primary, []).append(channel)
+        return [
+            f"the prediction of {', '.join(channels)} (data of {primary} only) includes its trigger efficiency"
+            for primary, channels in triggers.items()
+        ]
 
     @property
     def empty_files(self) -> tuple[str, ...]:
@@ -362,34 +448,90 @@ class Result:
         """Simulated datasets of which nothing has been processed: the prediction lacks them."""
         return tuple(d.name for d in self.campaign.datasets if d.name not in self.weights)
 
-    def spectrum(self, name: str = "mass_4l") -> Spectrum:
-        """Return data and prediction in the bins of one histogram, by channel; `Spectrum.combined` adds the channels.
+    def spectrum(self, name: str = "", variation: str = NOMINAL) -> Spectrum:
+        """Return data and prediction in the bins of one histogram (default: the first), by channel or region.
 
-        Under- and overflow are left out. KeyError names the known histograms.
+        `Spectrum.combined` adds these. Under- and overflow are left out. ``variation`` is one of `Analysis.copies`.
+        KeyError names the known histograms and variations.
         """
-        counts = {dataset: histograms.counts_of(counts, name)[:, 1:-1] for dataset, counts in self.counts.items()}
-        return self.normalised(histograms.axis(name).edges, counts)
+        binning = self.layout.binning
+        axis = binning.axis(name or binning.axes[0].name)
+        return self._spectrum(axis.edges, lambda flat: binning.counts_of(flat, axis.name)[..., 1:-1], variation)
 
-    def normalised(self, edges: npt.ArrayLike, counts: Mapping[str, Integers]) -> Spectrum:
-        """Return the spectrum of counts (3, bins) by the name of the dataset; a dataset without weights counts as 0."""
-        weights = {name: np.array([*by_channel.values()]) for name, by_channel in self.weights.items()}
-        none = np.zeros(len(CHANNELS))
-        return normalise(edges, [(d, counts[d.name], weights.get(d.name, none)) for d in self.campaign.datasets])
+    def region_spectrum(self, name: str = "", region: str = "", variation: str = NOMINAL) -> Spectrum:
+        """Return data and prediction of one region, each array (n,), see `spectrum`.
 
-    def _yields(self, count: Callable[[Integers], Integers]) -> dict[str, dict[str, Yield]]:
-        """Return yields per process and channel from what ``count`` takes out of each dataset's counts."""
-        counts = {name: count(counts)[:, np.newaxis] for name, counts in self.counts.items()}
-        return self.normalised([0.0, np.inf], counts).yields()
+        Default: all channels of a four-lepton selection together; of any other analysis, whose regions may overlap, the
+        first one. KeyError names the known regions.
+        """
+        spectrum, combined = self.spectrum(name, variation), self.layout.binning.category == "channel"
+        if not region and combined:
+            return spectrum.combined()
+        return spectrum.of_region(self._region(region))
+
+    def _region(self, name: str) -> int:
+        if name and name not in self.regions:
+            raise KeyError(f"no region {name!r}; known: {', '.join(self.regions)}")
+        return self.regions.index(name) if name else 0
+
+    def _spectrum(
+        self, edges: npt.ArrayLike, bins: Callable[[npt.NDArray[Any]], npt.NDArray[Any]], variation: str = NOMINAL
+    ) -> Spectrum:
+        """Return the spectrum of what ``bins`` takes out of flat arrays (…, size)."""
+        if variation not in self.layout.copies:
+            raise KeyError(f"no variation {variation!r}; known: {', '.join(self.layout.copies)}")
+        copy = self.layout.copies.index(variation)
+        counts = {name: bins(flat) for name, flat in self.counts.items()}
+        sums = {name: (bins(w[copy]), bins(w2[copy])) for name, (w, w2) in self.sums.items()}
+        return self.normalised(edges, counts, sums)
+
+    def normalised(
+        self,
+        edges: npt.ArrayLike,
+        counts: Mapping[str, Integers],
+        sums: Mapping[str, tuple[Floats, Floats]] | None = None,
+    ) -> Spectrum:
+        """Return the spectrum of counts (n_regions, bins) by the name of the dataset.
+
+        ``sums`` are Σw and Σw² of weighted datasets. A dataset that is not normalised yet counts as 0.
+        """
+        weights = {name: np.array([*by_region.values()]) for name, by_region in self.weights.items()}
+        none = np.zeros(len(self.regions))
+        return normalise(
+            edges,
+            [
+                (d, counts[d.name], weights.get(d.name, none), (sums or {}).get(d.name, (counts[d.name],) * 2))
+                for d in self.campaign.datasets
+            ],
+        )
+
+    def mean_weights(self, counts: Mapping[str, Integers]) -> dict[str, tuple[Floats, Floats]]:
+        """Return sums of weights and of their squares of events that are only counted, as if all had the mean weight.
+
+        For weighted datasets only, by name.
+        """
+        found = {}
+        for index in sorted({index for index, _ in self.tally.weighings}):
+            name, done = self.campaign.datasets[index].name, self._progress.events_done[index]
+            weighings = [one for key, one in self.tally.weighings.items() if key[0] == index]
+            mean = math.fsum(to_float(one.total, one.exponent) for one in weighings) / max(1, done)
+            found[name] = (np.asarray(counts[name] * mean), np.asarray(counts[name] * mean**2))
+        return found
+
+    def _yields(self, count: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> dict[str, dict[str, Yield]]:
+        """Return yields per process and region from what ``count`` takes out of flat arrays (…, size)."""
+        return self._spectrum([0.0, np.inf], lambda flat: count(flat)[..., np.newaxis]).yields(self.regions)
 
     @cached_property
     def yields(self) -> dict[str, dict[str, Yield]]:
-        """Events per process and channel, over all masses."""
-        return self._yields(histograms.total)
+        """Events per process and channel or region, over all bins."""
+        return self._yields(self.layout.binning.total)
 
     @cached_property
     def windows(self) -> dict[str, dict[str, dict[str, Yield]]]:
-        """The same in each window of the four-lepton mass, see `histograms.WINDOWS`."""
-        return {name: self._yields(partial(histograms.in_window, window=name)) for name, _, _ in histograms.WINDOWS}
+        """The same in each window of the four-lepton mass, see `Binning.windows`."""
+        binning = self.layout.binning
+        return {one.name: self._yields(partial(binning.in_window, name=one.name)) for one in binning.windows}
 
     @cached_property
     def provenance(self) -> dict[str, Any]:
@@ -413,5 +555,14 @@ class Result:
             "selection": {**self.selection.as_dict(), "digest": self.selection.digest},
             "files": files,
             "code": provenance.code(),
-            "libraries": provenance.libraries(),
+            "libraries": {**provenance.libraries(), **self.selection.libraries},
         }
+
+
+def _meaning(column: str) -> str:
+    """Return what it means that a file lacks a column, or a whole collection."""
+    if column.startswith("HLT_"):
+        return "what is not there has not fired"
+    if "_" not in column:
+        return "each event has none"
+    return "cuts on them are not applied"

@@ -6,7 +6,7 @@ Figures, tables, fits and live views all start from a `Spectrum`. `Result.spectr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,6 @@ import numpy.typing as npt
 
 from higgsnb.errors import OptionError
 from higgsnb.results.yields import Yield
-from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Dataset
@@ -29,7 +28,7 @@ STACK_ORDER = ("zx", "zz", "higgs")
 
 @dataclass(frozen=True, eq=False)
 class Spectrum:
-    """Data and prediction in n bins with ``edges`` (n + 1,); every other array is (n,), or (3, n) by channel.
+    """Data and prediction in n bins with ``edges`` (n + 1,); every other array is (n,), or (n_regions, n).
 
     ``data`` are counts, None if there are none. ``stack`` has the expected events of each simulated process, in the
     order of the campaign (`stack_order` is the one to draw in), ``variances`` their variances from the finite number of
@@ -89,8 +88,8 @@ class Spectrum:
         inside = self._apply(lambda values: values[..., bins])
         return replace(inside, edges=self.edges[bins.start : bins.stop + 1])
 
-    def yields(self) -> dict[str, dict[str, Yield]]:
-        """Return the sums over all bins of a spectrum by channel, per process and channel; the data come last."""
+    def yields(self, regions: Sequence[str]) -> dict[str, dict[str, Yield]]:
+        """Return the sums over all bins of a spectrum by region, per process and region; the data come last."""
         counted: dict[str, tuple[npt.NDArray[Any], ...]] = {
             name: (counts, self.stack[name], self.variances[name]) for name, counts in self.simulated.items()
         }
@@ -100,10 +99,14 @@ class Spectrum:
         for process, arrays in counted.items():
             sums = (values.sum(axis=1).tolist() for values in arrays)
             found[process] = {
-                channel: Yield(events, float(mean), float(variance**0.5))
-                for channel, events, mean, variance in zip(CHANNELS, *sums, strict=True)
+                region: Yield(events, float(mean), float(variance**0.5))
+                for region, events, mean, variance in zip(regions, *sums, strict=True)
             }
         return found
+
+    def of_region(self, index: int) -> Spectrum:
+        """Return one channel or region, every array (n,)."""
+        return self._apply(lambda values: values[index])
 
     def _apply(self, function: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> Spectrum:
         data = None if self.data is None else function(self.data)
@@ -114,23 +117,27 @@ class Spectrum:
         return Spectrum(self.edges, data, stack, variances, simulated)
 
 
-def normalise(edges: npt.ArrayLike, counted: Iterable[tuple[Dataset, npt.NDArray[Any], Floats]]) -> Spectrum:
-    """Add up the counts of some datasets, (3, n) by channel, by process.
+def normalise(
+    edges: npt.ArrayLike,
+    counted: Iterable[tuple[Dataset, npt.NDArray[Any], Floats, tuple[npt.NDArray[Any], npt.NDArray[Any]]]],
+) -> Spectrum:
+    """Add up the counts of some datasets, (n_regions, n), by process.
 
-    Simulated ones are multiplied by their weights, (3,): expected events per counted one.
+    Given are, for each dataset, its counts, the expected events for each unit of weight, (n_regions,), and the sums of
+    weights and of their squares, which are the counts if there are no weights.
     """
     data: Integers | None = None
     stack: dict[str, Floats] = {}
     variances: dict[str, Floats] = {}
     simulated: dict[str, Integers] = {}
-    for dataset, counts, weights in counted:
+    for dataset, counts, weights, (sums, squares) in counted:
         if dataset.is_data:
             data = counts if data is None else data + counts
             continue
-        expected, none = counts * weights[:, np.newaxis], np.zeros_like(counts)
-        process = dataset.process
+        expected, variance = (values * weights[:, np.newaxis] for values in (sums, squares))
+        process, none = dataset.process, np.zeros_like(counts)
         stack[process] = stack.get(process, 0.0) + expected
-        variances[process] = variances.get(process, 0.0) + expected * weights[:, np.newaxis]
+        variances[process] = variances.get(process, 0.0) + variance * weights[:, np.newaxis]
         simulated[process] = simulated.get(process, none) + counts
     return Spectrum(np.asarray(edges, np.float64), data, stack, variances, simulated)
 

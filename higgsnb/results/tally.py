@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import struct
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -16,9 +17,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb.errors import OptionError
-from higgsnb.results import histograms, plausibility
-from higgsnb.selection import CHANNELS, QUANTITIES, Cut
+from higgsnb.errors import OptionError, SchemaError
+from higgsnb.results.layout import FOUR_LEPTONS, Layout
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -27,57 +27,16 @@ FileKey = tuple[int, int]
 ChunkKey = tuple[int, int, int, int]
 """A chunk by its position in the catalogue: (dataset, file, first entry, entry after the last)."""
 
-SHAPES = {
-    "counts": (len(CHANNELS), histograms.SIZE),
-    "cutflow": (len(CHANNELS), len(Cut)),
-    "invalid_values": (2, len(QUANTITIES)),
-    "plausibility": plausibility.SHAPE,
-}
-"""The arrays of a `Tally` that are added up, each int64."""
-
-
-class Table(NamedTuple):
-    """Selected candidates, one row each.
-
-    Position in the catalogue, event, masses in GeV, leptons (n, 4) Z1 harder … Z2 softer.
-    """
-
-    dataset: npt.NDArray[np.int16]
-    file: npt.NDArray[np.int32]
-    entry: Integers
-    run: Integers
-    luminosity_block: Integers
-    event: npt.NDArray[np.uint64]
-    channel: npt.NDArray[np.int8]
-    mass_4l: Floats
-    mass_z1: Floats
-    mass_z2: Floats
-    pt: npt.NDArray[np.float32]
-    eta: npt.NDArray[np.float32]
-    phi: npt.NDArray[np.float32]
-    mass: npt.NDArray[np.float32]
-    charge: npt.NDArray[np.int8]
-    pdg_id: npt.NDArray[np.int8]
-
-    def rows(self, which: npt.NDArray[Any]) -> Table:
-        """Return the rows that an index or a mask selects."""
-        return Table._make(column[which] for column in self)
-
-    @property
-    def variables(self) -> histograms.Variables:
-        """The columns that are filled into histograms."""
-        return histograms.Variables(self.channel, self.mass_4l, self.mass_z1, self.mass_z2, self.pt, self.eta)
-
-
-ROW = np.dtype([
-    ("dataset", "<i2"), ("file", "<i4"), ("entry", "<i8"), ("run", "<i8"), ("luminosity_block", "<i8"),
-    ("event", "<u8"), ("channel", "<i1"), ("mass_4l", "<f8"), ("mass_z1", "<f8"), ("mass_z2", "<f8"),
-    ("pt", "<f4", 4), ("eta", "<f4", 4), ("phi", "<f4", 4), ("mass", "<f4", 4), ("charge", "<i1", 4),
-    ("pdg_id", "<i1", 4),
-])  # fmt: skip
-"""Layout of a row of a `Table` in a `Record`: packed, little-endian."""
 NUMBER = np.dtype("<i8")
 """Layout of the numbers of a `Record`."""
+GENERATOR = struct.Struct("<qqqdd")
+"""Layout of what a `Record` says of weights: a `Weighing` and `Generated`."""
+MOST_WEIGHT = 2**62
+"""Largest sum of absolute weights of a dataset, in units of its weights: beyond it int64 would overflow."""
+
+
+ARRAYS = ("counts", "cutflow", "invalid_values", "plausibility")
+"""The arrays of a `Tally` that are added up, each int64; see `Layout.shapes`."""
 
 
 class Span(NamedTuple):
@@ -89,18 +48,38 @@ class Span(NamedTuple):
     last: int
 
 
+class Weighing(NamedTuple):
+    """The weights of the events counted of a file, in units of 2 ** (``exponent`` − 24), as exact integers.
+
+    ``total`` is the sum over all events that were read, selected or not; ``magnitude`` bounds the sum of the absolute
+    values of all weights, of any variation.
+    """
+
+    exponent: int
+    total: int
+    magnitude: int
+
+
+class Generated(NamedTuple):
+    """The generated events that a whole file stands for: the sum of their weights, and their number (NaN: unknown)."""
+
+    total: float
+    number: float
+
+
 @dataclass(frozen=True)
 class Tally:
     """What has been counted, per dataset (by its index in the catalogue); ``a + b`` for disjoint chunks.
 
-    ``ranges`` are the entry ranges counted of each file, ``counts`` as in `histograms`, ``cutflow`` (3, len(Cut)),
-    ``invalid_values`` (2, len(QUANTITIES)), ``plausibility`` see `plausibility.count`, ``rejected_by_golden_json``
-    events in lumi sections that are not certified, ``not_applied`` columns that the schema does not have. Only of
-    simulation with generator weights: ``generator_weights``, the smallest and the largest, and ``generated``, how many
-    generated events each whole file stands for, if it says so. Only of data of a campaign with lumi sections:
-    ``sections``, the certified ones as packed by `luminosity.pack`, sorted and unique, ``spans`` the ranges with the
-    section at either end, and ``scattered`` the certified sections of chunks in which a section is left and entered
-    again.
+    ``ranges`` are the entry ranges counted of each file. The arrays of `ARRAYS` have the shapes of `Layout.shapes`:
+    ``counts`` as in `Binning`, ``cutflow``, ``invalid_values``, ``plausibility`` see `plausibility.count`.
+    ``rejected_by_golden_json`` are events in lumi sections that are not certified, ``not_applied`` columns that the
+    file does not have. Only of weighted simulation: ``weighted``, the sums of `Layout.weighted` by dataset and
+    exponent, and ``weighings``. Of any simulation: ``generated``, if a file says what it stands for. Only of data of a
+    campaign with lumi sections: ``sections``, the certified ones as packed by `luminosity.pack`, sorted and unique,
+    ``spans`` the ranges with the section at either end, and ``scattered`` the certified sections of chunks in which a
+    section is left and entered again. Only of a processor of coffea: its ``outputs``, which are added up when they are
+    asked for, in the order of the chunks.
     """
 
     ranges: Mapping[FileKey, tuple[tuple[int, int], ...]] = field(default_factory=dict)
@@ -111,37 +90,37 @@ class Tally:
     rejected_by_golden_json: Mapping[int, int] = field(default_factory=dict)
     not_applied: Mapping[int, frozenset[str]] = field(default_factory=dict)
     readers: Mapping[FileKey, frozenset[tuple[str, str]]] = field(default_factory=dict)
-    blocks: tuple[Table, ...] = ()
+    blocks: tuple[Any, ...] = ()
     sections: Mapping[int, Integers] = field(default_factory=dict)
     spans: Mapping[FileKey, tuple[Span, ...]] = field(default_factory=dict)
     scattered: Mapping[FileKey, Integers] = field(default_factory=dict)
-    generator_weights: Mapping[int, tuple[float, float]] = field(default_factory=dict)
-    generated: Mapping[FileKey, float] = field(default_factory=dict)
+    weighted: Mapping[tuple[int, int], Integers] = field(default_factory=dict)
+    weighings: Mapping[FileKey, Weighing] = field(default_factory=dict)
+    generated: Mapping[FileKey, Generated] = field(default_factory=dict)
+    outputs: Mapping[ChunkKey, bytes] = field(default_factory=dict)
 
     def __add__(self, other: Tally) -> Tally:
         """Add the tally of other chunks; OptionError if some events were counted in both."""
         return merge((self, other))
 
-    def without(self, datasets: Collection[int]) -> Tally:
+    def without(self, datasets: Collection[int], layout: Layout = FOUR_LEPTONS) -> Tally:
         """Return the tally without what was counted in some datasets, by index; why not is kept: their weights."""
         kept: dict[str, Any] = {}
-        for name in ("ranges", "readers", "spans", "scattered", "generated"):
+        for name in ("ranges", "readers", "spans", "scattered", "generated", "weighted", "outputs"):
             kept[name] = {key: value for key, value in getattr(self, name).items() if key[0] not in datasets}
-        for name in (*SHAPES, "rejected_by_golden_json", "not_applied", "sections"):
+        for name in (*ARRAYS, "rejected_by_golden_json", "not_applied", "sections"):
             kept[name] = {index: value for index, value in getattr(self, name).items() if index not in datasets}
-        left_out = list(datasets)
-        blocks = [block.rows(~np.isin(block.dataset, left_out)) for block in self.blocks]
-        return replace(self, **kept, blocks=tuple(block for block in blocks if len(block.run)))
+        return replace(self, **kept, blocks=layout.without(self.blocks, datasets))
 
 
 class Record(NamedTuple):
     """The tally of one chunk in bytes.
 
-    The arrays of `SHAPES` are sparse: pairs (flat index, value) of int64. ``rows`` are the candidates in the layout
-    `ROW`, ``not_applied`` column names joined by commas, ``sections`` the certified lumi sections. ``edges``, where
-    lumi sections are noted: that of the first entry, of the last one, and whether they are scattered. ``generator``,
-    where events have generator weights: the smallest, the largest, and the number of generated events that the whole
-    file stands for (NaN: it does not say), each float64.
+    The arrays of `ARRAYS` and ``weighted`` are sparse: pairs (flat index, value) of int64. ``rows`` are those of
+    `Layout.row`, ``not_applied`` column names joined by commas, ``sections`` the certified lumi sections. ``edges``,
+    where lumi sections are noted: that of the first entry, of the last one, and whether they are scattered.
+    ``generator``, of simulation: a `Weighing` and what the whole file stands for (NaN: it does not say); without
+    weights its magnitude is 0. ``output`` is that of a processor of coffea.
     """
 
     dataset: int
@@ -160,41 +139,55 @@ class Record(NamedTuple):
     sections: bytes = b""
     edges: bytes = b""
     generator: bytes = b""
+    weighted: bytes = b""
+    output: bytes = b""
 
     def sha256(self) -> bytes:
         """Return the sha256 over everything in it, 32 bytes."""
         digest = hashlib.sha256()
         for value in self:
             content = value if isinstance(value, bytes) else str(value).encode()
-            digest.update(len(content).to_bytes(8, "little") + content)
+            digest.update(len(content).to_bytes(8, "little"))
+            digest.update(content)
         return digest.digest()
 
 
-def pack(tally: Tally) -> Record:
+def pack(tally: Tally, layout: Layout = FOUR_LEPTONS) -> Record:
     """Return the tally of one chunk in bytes."""
     (((dataset, file), ((start, stop),)),) = tally.ranges.items()
     ((reader, integrity),) = tally.readers[dataset, file]
-    (table,) = tally.blocks or (empty_table(),)
-    rows = np.empty(len(table.run), ROW)
-    for name, column in table._asdict().items():
-        rows[name] = column
-    sparse = {}
-    for name in SHAPES:
-        array = getattr(tally, name).get(dataset, np.zeros(0, np.int64)).ravel()
-        index = np.flatnonzero(array)
-        sparse[name] = np.stack([index, array[index]], axis=1).astype(NUMBER).tobytes()
+    sparse = {name: _sparse(getattr(tally, name).get(dataset, np.zeros(0, np.int64))) for name in ARRAYS}
     edges = [(span.first, span.last, len(tally.scattered)) for (span,) in tally.spans.values()]
-    generator = [(*found, tally.generated.get((dataset, file), np.nan)) for found in tally.generator_weights.values()]
+    generator = b""
+    if tally.weighings or tally.generated:
+        weighing = tally.weighings.get((dataset, file), Weighing(0, 0, 0))
+        generator = GENERATOR.pack(*weighing, *tally.generated.get((dataset, file), Generated(math.nan, math.nan)))
     return Record(
         dataset=dataset, file=file, start=start, stop=stop, **sparse,
         rejected_by_golden_json=tally.rejected_by_golden_json[dataset],
         not_applied=",".join(sorted(tally.not_applied[dataset])), reader=reader, integrity=integrity,
-        rows=rows.tobytes(), sections=b"".join(keys.astype(NUMBER).tobytes() for keys in tally.sections.values()),
-        edges=np.array(edges, NUMBER).tobytes(), generator=np.array(generator, "<f8").tobytes(),
+        rows=layout.packed(tally.blocks),
+        sections=b"".join(keys.astype(NUMBER).tobytes() for keys in tally.sections.values()),
+        edges=np.array(edges, NUMBER).tobytes(), generator=generator,
+        weighted=b"".join(_sparse(sums) for sums in tally.weighted.values()), output=b"".join(tally.outputs.values()),
     )  # fmt: skip
 
 
-def unpack(dataset: int, records: list[Record]) -> Tally:
+def _sparse(array: Integers) -> bytes:
+    """Return an array as pairs (flat index, value), without zeros."""
+    index = np.flatnonzero(array)
+    return np.stack([index, array.ravel()[index]], axis=1).astype(NUMBER).tobytes()
+
+
+def _dense(pairs: Iterable[bytes], shape: tuple[int, ...]) -> Integers:
+    """Return the sum of arrays that are given as pairs (flat index, value)."""
+    found = np.zeros(shape, np.int64)
+    index, value = np.frombuffer(b"".join(pairs), NUMBER).reshape(-1, 2).T
+    np.add.at(found.reshape(-1), index, value)
+    return found
+
+
+def unpack(dataset: int, records: list[Record], layout: Layout = FOUR_LEPTONS) -> Tally:
     """Return what is in some records of one dataset.
 
     Ranges of entries are not joined, so that `Sum.add` can see whether they overlap.
@@ -205,8 +198,9 @@ def unpack(dataset: int, records: list[Record]) -> Tally:
     spans: dict[FileKey, list[Span]] = defaultdict(list)
     sections: list[Integers] = []
     scattered: dict[FileKey, list[Integers]] = defaultdict(list)
-    generator_weights: list[tuple[float, float]] = []
-    generated: dict[FileKey, float] = {}
+    weighted: dict[tuple[int, int], list[bytes]] = defaultdict(list)
+    weighings: dict[FileKey, Weighing] = {}
+    generated: dict[FileKey, Generated] = {}
     for record in records:
         file = (dataset, record.file)
         ranges[file].append((record.start, record.stop))
@@ -219,43 +213,40 @@ def unpack(dataset: int, records: list[Record]) -> Tally:
             sections.append(np.frombuffer(record.sections, NUMBER).astype(np.int64))
             scattered[file] += sections[-1:] if is_scattered else []
         if record.generator:
-            smallest, largest, n_generated = np.frombuffer(record.generator, "<f8").tolist()
-            generator_weights.append((smallest, largest))
-            generated |= {} if math.isnan(n_generated) else {file: n_generated}
-    arrays = {}
-    for name, shape in SHAPES.items():
-        arrays[name] = np.zeros(shape, np.int64)
-        pairs = np.frombuffer(b"".join([getattr(record, name) for record in records]), NUMBER).reshape(-1, 2)
-        np.add.at(arrays[name].reshape(-1), pairs[:, 0], pairs[:, 1])
-    rows = np.frombuffer(b"".join([record.rows for record in records]), ROW)
+            numbers = GENERATOR.unpack(record.generator)
+            generated |= {} if math.isnan(numbers[3]) else {file: Generated(*numbers[3:])}
+            if numbers[2]:
+                weighings[file] = add_weighings(file, weighings.get(file), Weighing(*numbers[:3]))
+                weighted[dataset, numbers[0]].append(record.weighted)
     names = {name for joined in {record.not_applied for record in records} for name in joined.split(",") if name}
     return Tally(
         ranges={file: tuple(some) for file, some in ranges.items()},
-        **{name: {dataset: array} for name, array in arrays.items()},
+        **{
+            name: {dataset: _dense([getattr(record, name) for record in records], shape)}
+            for name, shape in layout.shapes.items()
+        },
         rejected_by_golden_json={dataset: sum(record.rejected_by_golden_json for record in records)},
         not_applied={dataset: frozenset(names)},
         readers=readers,
-        blocks=(_table(rows),) if len(rows) else (),
+        blocks=layout.blocks(records),
         sections={dataset: _union(sections)} if any(map(len, sections)) else {},
         spans={file: tuple(some) for file, some in spans.items()},
         scattered={file: _union(some) for file, some in scattered.items() if some},
-        generator_weights={dataset: _extremes(generator_weights)} if generator_weights else {},
+        weighted={key: _dense(some, layout.weighted) for key, some in weighted.items()},
+        weighings=weighings,
         generated=generated,
+        outputs={(dataset, one.file, one.start, one.stop): one.output for one in records if one.output},
     )
 
 
-def _table(rows: npt.NDArray[np.void]) -> Table:
-    return Table._make(rows[name].astype(ROW[name].base.newbyteorder("=")) for name in Table._fields)
-
-
-def empty_table() -> Table:
-    """Return a table without rows."""
-    return _table(np.empty(0, ROW))
-
-
-def stacked(tables: Iterable[Table]) -> Table:
-    """Return the rows of some tables, at least one, below each other."""
-    return Table._make(map(np.concatenate, zip(*tables, strict=True)))
+def add_weighings(file: FileKey, one: Weighing | None, other: Weighing) -> Weighing:
+    """Add what two chunks of a file weigh; SchemaError if their weights are not in the same units."""
+    if one is None:
+        return other
+    if one.exponent != other.exponent:
+        what = f"file {file[1]} of dataset {file[0]}: the typical weight is 2^{one.exponent}, then 2^{other.exponent}"
+        raise SchemaError(what, "The file was changed during the run: run again.")
+    return Weighing(one.exponent, one.total + other.total, one.magnitude + other.magnitude)
 
 
 def _union(some: Sequence[Integers]) -> Integers:
@@ -263,27 +254,24 @@ def _union(some: Sequence[Integers]) -> Integers:
     return some[0] if len(some) == 1 else np.unique(np.concatenate(some))
 
 
-def _extremes(pairs: Iterable[tuple[float, float]]) -> tuple[float, float]:
-    """Return the smallest and the largest of some pairs (smallest, largest)."""
-    smallest, largest = zip(*pairs, strict=True)
-    return min(smallest), max(largest)
-
-
 class Sum:
     """The running sum of tallies; adding some costs what these take, however much is in it already."""
 
-    def __init__(self) -> None:
+    def __init__(self, layout: Layout = FOUR_LEPTONS) -> None:
+        self._layout = layout
         self._ranges: dict[FileKey, tuple[tuple[int, int], ...]] = {}
-        self._arrays: dict[str, dict[int, Integers]] = {name: {} for name in SHAPES}
+        self._arrays: dict[str, dict[Any, Integers]] = {name: {} for name in (*ARRAYS, "weighted")}
         self._rejected: Counter[int] = Counter()
         self._not_applied: dict[int, frozenset[str]] = {}
         self._readers: dict[FileKey, frozenset[tuple[str, str]]] = {}
-        self._blocks: list[Table] = []
+        self._blocks: list[Any] = []
         self._sections: dict[int, list[Integers]] = defaultdict(list)
         self._spans: dict[FileKey, list[Span]] = defaultdict(list)
         self._scattered: dict[FileKey, list[Integers]] = defaultdict(list)
-        self._generator_weights: dict[int, tuple[float, float]] = {}
-        self._generated: dict[FileKey, float] = {}
+        self._weighings: dict[FileKey, Weighing] = {}
+        self._magnitudes: Counter[int] = Counter()
+        self._generated: dict[FileKey, Generated] = {}
+        self._outputs: dict[ChunkKey, bytes] = {}
 
     def add(self, parts: Iterable[Tally | Record]) -> None:
         """Add tallies, or records of chunks; OptionError if some events are counted already, and nothing is added."""
@@ -294,7 +282,7 @@ class Sum:
                 records[part.dataset].append(part)
             else:
                 tallies.append(part)
-        tallies += [unpack(dataset, some) for dataset, some in records.items()]
+        tallies += [unpack(dataset, some, self._layout) for dataset, some in records.items()]
         ranges: dict[FileKey, list[tuple[int, int]]] = {}
         for tally in tallies:
             for file, some in tally.ranges.items():
@@ -327,21 +315,31 @@ class Sum:
             self._spans[file] += spans
         for file, keys in tally.scattered.items():
             self._scattered[file].append(keys)
-        for dataset, pair in tally.generator_weights.items():
-            self._generator_weights[dataset] = _extremes([pair, self._generator_weights.get(dataset, pair)])
+        self._add_weighings(tally)
         self._generated |= tally.generated
+        self._outputs |= tally.outputs
+
+    def _add_weighings(self, tally: Tally) -> None:
+        """Add what the events of each file weigh; SchemaError if the sum of a dataset would overflow."""
+        for file, weighing in tally.weighings.items():
+            self._weighings[file] = add_weighings(file, self._weighings.get(file), weighing)
+            self._magnitudes[file[0]] += weighing.magnitude
+            if self._magnitudes[file[0]] >= MOST_WEIGHT:
+                what = f"dataset {file[0]}: the sum of its weights is above 2^62 / 2^24 typical weights"
+                raise SchemaError(what, "Divide the dataset into several, or leave out the largest weights.")
 
     def tally(self) -> Tally:
         """Return the sum so far, in the order of the catalogue; what is added later does not change it."""
-        if len(self._blocks) > 1:
-            self._blocks = [stacked(self._blocks)]
+        self._blocks = self._layout.joined(self._blocks)
         for file, some in self._spans.items():
             self._spans[file] = join_spans(some)
         for dataset, keys in self._sections.items():
             self._sections[dataset] = [_union(keys)]
         for file, keys in self._scattered.items():
             self._scattered[file] = [_union(keys)]
-        arrays = {name: {d: totals[d].copy() for d in sorted(totals)} for name, totals in self._arrays.items()}
+        arrays: dict[str, Any] = {
+            name: {key: totals[key].copy() for key in sorted(totals)} for name, totals in self._arrays.items()
+        }
         return Tally(
             ranges=dict(sorted(self._ranges.items())),
             **arrays,
@@ -352,14 +350,15 @@ class Sum:
             sections={dataset: keys for dataset, (keys,) in sorted(self._sections.items())},
             spans={file: tuple(some) for file, some in sorted(self._spans.items())},
             scattered={file: keys for file, (keys,) in sorted(self._scattered.items())},
-            generator_weights=dict(sorted(self._generator_weights.items())),
+            weighings=dict(sorted(self._weighings.items())),
             generated=dict(sorted(self._generated.items())),
+            outputs=dict(sorted(self._outputs.items())),
         )
 
 
-def merge(parts: Iterable[Tally | Record]) -> Tally:
+def merge(parts: Iterable[Tally | Record], layout: Layout = FOUR_LEPTONS) -> Tally:
     """Add up many tallies, or records of chunks, at once; OptionError if two of them counted the same events."""
-    total = Sum()
+    total = Sum(layout)
     total.add(parts)
     return total.tally()
 
@@ -392,29 +391,3 @@ def join_spans(spans: Iterable[Span]) -> list[Span]:
         else:
             joined.append(span)
     return joined
-
-
-def in_order(blocks: Sequence[Table]) -> Table:
-    """Return the rows of some tables in the order of the catalogue."""
-    table = stacked(blocks) if blocks else empty_table()
-    return table.rows(np.lexsort((table.channel, table.entry, table.file, table.dataset)))
-
-
-def find_duplicates(table: Table, precedence: Integers, *, one_per_event: bool) -> npt.NDArray[np.bool_]:
-    """Return which rows, in the order of the catalogue, are events of data that occur before: (n_rows,) bool.
-
-    Of equal events the one whose dataset has the lowest rank in ``precedence`` (n_datasets,) is the first, then the one
-    that comes first in the table. Datasets of rank −1 (simulation) are never compared. With ``one_per_event`` an event
-    is the same whatever its channel; else (run, luminosityBlock, event, channel) is compared.
-    """
-    rank = precedence[table.dataset]
-    data = np.flatnonzero(rank >= 0)
-    channel = np.zeros(len(data), np.int8) if one_per_event else table.channel[data]
-    keys = (channel, table.event[data], table.luminosity_block[data], table.run[data])
-    order = np.lexsort((data, rank[data], *keys))
-    again = np.zeros(len(order), bool)
-    if len(order) > 1:
-        again[1:] = np.logical_and.reduce([key[order][1:] == key[order][:-1] for key in keys])
-    duplicate = np.zeros(len(table.run), bool)
-    duplicate[data[order]] = again
-    return duplicate

@@ -16,7 +16,6 @@ import numpy.typing as npt
 from scipy.special import xlogy
 
 from higgsnb.errors import OptionError
-from higgsnb.selection import CHANNELS
 from higgsnb.statistics.inputs import SIGNAL, backgrounds_of, channels_with_luminosity, check_testable, what_is_missing
 
 if TYPE_CHECKING:
@@ -152,7 +151,7 @@ def model(
         raise OptionError(f"unconstrained = {', '.join(unconstrained)}", "Give each process once.")
     whole = result.spectrum(variable)
     bins, spectrum = whole.bins_between(low, high), whole.between(low, high)
-    groups = _groups(spectrum, backgrounds, channels_with_luminosity(result))
+    groups = _groups(spectrum, backgrounds, channels_with_luminosity(result), result.regions)
 
     def merged(values: npt.NDArray[Any] | None) -> Floats:
         return np.array([np.asarray(values)[channel, start:stop].sum() for channel, start, stop in groups], np.float64)
@@ -168,7 +167,9 @@ def model(
         background_variances={process: merged(spectrum.variances[process]) for process in backgrounds},
         unconstrained=tuple(unconstrained),
         use_simulation_error=use_simulation_error,
-        bins=tuple((CHANNELS[channel], spectrum.edges[start], spectrum.edges[stop]) for channel, start, stop in groups),
+        bins=tuple(
+            (result.regions[channel], spectrum.edges[start], spectrum.edges[stop]) for channel, start, stop in groups
+        ),
         key=f"{result.campaign.digest} {result.selection.digest} {variable} {bins.start} {bins.stop}",
         note=what_is_missing(result),
     )
@@ -184,7 +185,9 @@ def model_of(result: Result | Model, **options: Any) -> Model:
     return result
 
 
-def _groups(spectrum: Spectrum, backgrounds: list[str], channels: list[int]) -> list[tuple[int, int, int]]:
+def _groups(
+    spectrum: Spectrum, backgrounds: list[str], channels: list[int], names: Sequence[str]
+) -> list[tuple[int, int, int]]:
     """Return the merged bins as (channel, first bin, one after the last)."""
     simulated = sum((spectrum.simulated[process] for process in backgrounds), np.zeros((), np.int64))
     counted = np.asarray(spectrum.data) + sum(spectrum.simulated.values())
@@ -208,7 +211,7 @@ def _groups(spectrum: Spectrum, backgrounds: list[str], channels: list[int]) -> 
     for channel, start, stop in groups:
         if not background[channel, start:stop].sum() > 0.0:
             raise OptionError(
-                f"no background is expected in channel {CHANNELS[channel]} in this range",
+                f"no background is expected in channel {names[channel]} in this range",
                 "Widen the range, or wait until more simulated events have been read.",
             )
     return groups

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from scipy.special import betainc, gammainc, ndtr, ndtri
 
 from higgsnb.errors import OptionError
-from higgsnb.selection import CHANNELS
 from higgsnb.statistics.inputs import (
     SIGNAL,
     backgrounds_of,
@@ -128,7 +127,7 @@ def counting_test(
         raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
     check_not_negative(background_uncertainty=background_uncertainty)
     counted = result.windows[window]
-    channels = [CHANNELS[channel] for channel in channels_with_luminosity(result)]
+    channels = [result.regions[channel] for channel in channels_with_luminosity(result)]
     backgrounds = [counted[process][channel] for process in backgrounds_of(result, signal) for channel in channels]
     observed = sum(counted["data"][channel].events for channel in channels)
     expected_signal = sum(counted[signal][channel].expected for channel in channels)

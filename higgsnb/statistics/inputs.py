@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from higgsnb.errors import OptionError
 from higgsnb.results import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
-from higgsnb.selection import CHANNELS
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
@@ -55,7 +54,7 @@ def check_testable(result: Result, signal: str) -> None:
 
 def channels_with_luminosity(result: Result) -> list[int]:
     """Return the indices of the channels with processed luminosity; the others have no prediction."""
-    return [channel for channel, name in enumerate(CHANNELS) if result.luminosity.shares[name] > 0.0]
+    return [region for region, name in enumerate(result.regions) if result.luminosity.shares[name] > 0.0]
 
 
 def what_is_missing(result: Result) -> str:
@@ -67,13 +66,17 @@ def what_is_missing(result: Result) -> str:
         notes.append(f"PARTIAL result: {done:,} of {total:,} events{failed}")
     if result.simulated:
         notes.append("simulated collisions")
-    unread = sorted(set(range(len(CHANNELS))) - set(channels_with_luminosity(result)))
+    unread = sorted(set(range(len(result.regions))) - set(channels_with_luminosity(result)))
     if unread:
         missing = [
             name
             for name in PRIMARY_DATASET_ORDER
-            if any(name in CHANNEL_PRIMARY_DATASETS[one] and one in result.selection.channels(name) for one in unread)
+            if any(
+                name in CHANNEL_PRIMARY_DATASETS.get(one, ()) and one in result.selection.channels(name)
+                for one in unread
+            )
         ]
-        names = ", ".join(CHANNELS[channel] for channel in unread)
-        notes.append(f"without {names}: no luminosity of {' or '.join(missing)} processed")
+        names = ", ".join(result.regions[region] for region in unread)
+        of = f" of {' or '.join(missing)}" if missing else ""
+        notes.append(f"without {names}: no luminosity{of} processed")
     return "; ".join(notes)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
+from filling import BINNING, Variables, fill
 from outreach import campaign, dataset
 from scipy import stats
 
 from higgsnb import selection
 from higgsnb.datasets import Campaign
 from higgsnb.events.schema import FileInfo
-from higgsnb.results import Result, Tally, histograms
+from higgsnb.results import Result, Tally
 from higgsnb.results.result import Failure
 from higgsnb.statistics import Model
 
-EDGES = histograms.axis("mass_4l").edges
+EDGES = BINNING.axis("mass_4l").edges
 N_SIMULATED = 1000
 
 
@@ -66,7 +67,7 @@ def counts(channel: int, masses: list[float]) -> np.ndarray:
     """What is counted of candidates with these masses."""
     n = len(masses)
     mass, lepton = np.array(masses, float), np.full((n, 4), 30.0, np.float32)
-    return histograms.fill(histograms.Variables(np.full(n, channel, np.int8), mass, mass, mass, lepton, lepton))
+    return fill(Variables(np.full(n, channel, np.int8), mass, mass, mass, lepton, lepton))
 
 
 def result_of(

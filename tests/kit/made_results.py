@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filling import Variables, fill
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 
 from higgsnb import plots, selection
 from higgsnb.datasets import Campaign, Dataset, File
-from higgsnb.results import Result, Tally, histograms
+from higgsnb.results import Result, Tally
 from higgsnb.results.result import Failure
 
 EVENTS = 100_000  # in each file
@@ -58,8 +59,8 @@ def some_counts(process: str, share: float, seed: int) -> np.ndarray:
     random = np.random.default_rng(seed)
     number = round(SELECTED[process] * share)
     leptons = random.uniform(8, 60, (number, 4)).astype(np.float32)
-    return histograms.fill(
-        histograms.Variables(
+    return fill(
+        Variables(
             channel=random.integers(0, 3, number).astype(np.int8),
             mass_4l=some_masses(process, number, random),
             mass_z1=random.normal(91, 3, number),

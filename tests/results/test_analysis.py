@@ -20,9 +20,11 @@ from higgsnb import selection
 from higgsnb.datasets import Campaign, Chunk, File, luminosity
 from higgsnb.datasets.chunks import plan_chunks
 from higgsnb.events.schema import FileInfo
-from higgsnb.results import Result, Tally, analyse, histograms
-from higgsnb.results.analysis import sections_of
-from higgsnb.results.tally import Span, Table, empty_table, find_duplicates, merge
+from higgsnb.results import Result, Tally, analyse
+from higgsnb.results.certified import sections_of
+from higgsnb.results.duplicates import find_duplicates
+from higgsnb.results.layout import FOUR_LEPTONS, Table
+from higgsnb.results.tally import Span, merge
 from higgsnb.results.tally import pack as pack_record
 from higgsnb.selection import CHANNELS, CUT_NAMES, Leptons
 
@@ -242,7 +244,7 @@ def test_histograms_equal_a_fill_of_the_candidates(two_primary_datasets: Campaig
     found = result(two_primary_datasets, run(two_primary_datasets))
     for index, name in enumerate(("e", "mu", "mc")):
         rows = found.candidates.rows(found.candidates.dataset == index)
-        np.testing.assert_array_equal(found.counts[name], histograms.fill(rows.variables))
+        np.testing.assert_array_equal(found.counts[name], FOUR_LEPTONS.refill(rows))
     assert (
         found.histograms["mass_4l"][{"dataset": "mu", "channel": "4e"}].sum(flow=True)
         == found.candidates.rows((found.candidates.dataset == 1) & (found.candidates.channel == 1)).event.size
@@ -287,7 +289,10 @@ def block(dataset: int, file: int, rows: Sequence[tuple[int, int, int, int]]) ->
     run, block, event, channel = np.array(rows).T
     n = len(rows)
     columns: dict[str, Any] = {
-        **{name: np.zeros((n, *column.shape[1:]), column.dtype) for name, column in empty_table()._asdict().items()},
+        **{
+            name: np.zeros((n, *column.shape[1:]), column.dtype)
+            for name, column in FOUR_LEPTONS.empty()._asdict().items()
+        },
         "dataset": np.full(n, dataset, np.int16), "file": np.full(n, file, np.int32), "entry": np.arange(n),
         "run": run, "luminosity_block": block, "event": event.astype(np.uint64), "channel": channel.astype(np.int8),
     }  # fmt: skip
@@ -662,8 +667,8 @@ def data_chunk(sections: np.ndarray, start: int, stop: int) -> Tally:
 
 def mc_chunk(passed: np.ndarray, start: int, stop: int) -> Tally:
     """The tally of simulation of which some events are selected, all in 4mu."""
-    counts = np.zeros((3, histograms.SIZE), np.int64)
-    histograms.total(counts)[0] = passed[start:stop].sum()
+    counts = np.zeros(FOUR_LEPTONS.shapes["counts"], np.int64)
+    FOUR_LEPTONS.binning.total(counts)[0] = passed[start:stop].sum()
     return Tally(ranges={(1, 0): ((start, stop),)}, counts={1: counts})
 
 

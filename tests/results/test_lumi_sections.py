@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from higgsnb.datasets import luminosity
 from higgsnb.datasets.luminosity import LumiList
 from higgsnb.results import Tally
+from higgsnb.results.layout import FOUR_LEPTONS
 from higgsnb.results.lumi_sections import DatasetSections, FileSections, lumi_accounting, lumi_catalogue, unfinished
-from higgsnb.results.tally import SHAPES, Span, Sum, join_spans, merge, pack
+from higgsnb.results.tally import Span, Sum, join_spans, merge, pack
 
 HEADER = "#run:fill,ls,time,beamstatus,E(GeV),delivered(/pb),recorded(/pb),avgpu,source\n"
 
@@ -37,7 +38,7 @@ def chunk(
     noted = np.array(keys, np.int64)
     return Tally(
         ranges={file: (entries,)},
-        **{name: {file[0]: np.zeros(shape, np.int64)} for name, shape in SHAPES.items()},
+        **{name: {file[0]: np.zeros(shape, np.int64)} for name, shape in FOUR_LEPTONS.shapes.items()},
         rejected_by_golden_json={file[0]: 0}, not_applied={file[0]: frozenset()},
         readers={file: frozenset({("baskets", "blocks")})},
         sections={file[0]: noted} if keys else {},

@@ -6,10 +6,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filling import BINNING
 
 import higgsnb as hn
 from higgsnb.errors import OptionError
-from higgsnb.results import Result, Spectrum, histograms
+from higgsnb.results import Result, Spectrum
 from higgsnb.results.spectrum import normalise, stack_order
 from higgsnb.selection import CHANNELS
 
@@ -31,7 +32,7 @@ def slow_sums(result: Result, name: str, channel: str) -> dict[str, np.ndarray]:
     return sums
 
 
-@pytest.mark.parametrize("name", [axis.name for axis in histograms.AXES])
+@pytest.mark.parametrize("name", [axis.name for axis in BINNING.axes])
 def test_spectrum_is_counts_times_weights_by_channel(whole: Result, name: str) -> None:
     spectrum = whole.spectrum(name)
     for index, channel in enumerate(CHANNELS):
@@ -47,7 +48,7 @@ def test_variance_is_the_sum_of_squared_weights() -> None:
     campaign = hn.datasets.load("toy")
     higgs = next(dataset for dataset in campaign.datasets if dataset.process == "higgs")
     counts, weights = np.array([[4, 0], [1, 2], [0, 0]]), np.array([0.5, 2.0, 1.0])
-    spectrum = normalise([0, 1, 2], [(higgs, counts, weights), (higgs, counts, weights)])
+    spectrum = normalise([0, 1, 2], [(higgs, counts, weights, (counts, counts))] * 2)
     assert spectrum.data is None
     assert spectrum.simulated["higgs"].tolist() == [[8, 0], [2, 4], [0, 0]]
     assert spectrum.combined().total.tolist() == [8.0, 8.0]
@@ -57,7 +58,7 @@ def test_variance_is_the_sum_of_squared_weights() -> None:
 def test_windows_of_the_spectrum_are_those_counted_exactly(whole: Result) -> None:
     inside = whole.spectrum().between(100.0, 118.0)
     assert (inside.edges[0], inside.edges[-1]) == (100.0, 118.0)
-    for process, per_channel in inside.yields().items():
+    for process, per_channel in inside.yields(CHANNELS).items():
         for channel, one in per_channel.items():
             assert one == pytest.approx(whole.windows["100-118"][process][channel])
 
@@ -84,7 +85,7 @@ def test_without_any_dataset_nothing_is_expected_and_nothing_found() -> None:
     nothing: Spectrum = normalise([0.0, 1.0, 3.0], [])
     assert nothing.data is None
     assert nothing.total.tolist() == nothing.variance.tolist() == [0.0, 0.0]
-    assert nothing.yields() == {}
+    assert nothing.yields(CHANNELS) == {}
 
 
 def test_stack_has_the_higgs_boson_on_top_and_unknown_processes_at_the_bottom() -> None:

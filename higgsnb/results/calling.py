@@ -1,0 +1,269 @@
+"""Call the function of an analysis with events, and check what it returns."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import traceback
+from collections.abc import Callable, Collection, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from higgsnb import events
+from higgsnb.errors import AnalysisError, did_you_mean, first_line
+from higgsnb.selection import Sample, Selected
+from higgsnb.text import shown
+
+if TYPE_CHECKING:
+    from higgsnb.datasets import Chunk
+    from higgsnb.events import EventColumns
+    from higgsnb.selection import Analysis
+
+PACKAGE = str(Path(__file__).parents[1])
+"""Where this package lies: its lines are not those of a function."""
+
+Integers = npt.NDArray[np.int64]
+Floats = npt.NDArray[np.float64]
+Mask = npt.NDArray[np.bool_]
+
+
+class Checked(NamedTuple):
+    """What a function returned, checked: arrays of the n events that it selected.
+
+    ``chosen`` (n,) int64, indices of the events it was given; ``quantities`` (n,) or (n, k) float64 by name, and how
+    many values of each are ``invalid``; ``passed`` (n, n_cuts) bool by region, whether each cut and all before are
+    passed; ``weights`` (nominal, up, down) by source, each (n,); ``output`` that of a processor of coffea.
+    """
+
+    chosen: Integers
+    quantities: dict[str, Floats]
+    invalid: dict[str, int]
+    passed: dict[str, Mask]
+    weights: dict[str, tuple[Floats, Floats, Floats]]
+    output: bytes
+
+    def rows(self, analysis: Analysis, primary_dataset: str | None) -> tuple[npt.NDArray[np.int8], Integers]:
+        """Return a row for each region that an event is in: the region, and the index among the n events."""
+        taken = analysis.channels(primary_dataset)
+        found = [np.flatnonzero(self.passed[analysis.regions[region]][:, -1]) for region in taken]
+        region = np.repeat(np.array(taken, np.int8), [len(rows) for rows in found])
+        return region, np.concatenate([*found, np.zeros(0, np.int64)])
+
+    def factor(self, left_out: Collection[str] = ()) -> Floats:
+        """Return the product of the nominal factors, (n,), without those of some sources."""
+        product = np.ones(len(self.chosen))
+        for name, (nominal, *_) in self.weights.items():
+            product = product if name in left_out else product * nominal
+        return product
+
+    def varied(self, analysis: Analysis) -> dict[str, Any]:
+        """Return the sources of uncertainty that are weights, and the copies that they change: for `counted.weigh`.
+
+        The copies of a shift are 0: they are filled by themselves.
+        """
+        mine = [name for name in analysis.sources if name in self.weights]
+        sources = np.empty((len(mine), 3, len(self.chosen)))
+        for index, name in enumerate(mine):
+            sources[index] = self.weights[name]
+        first = np.array([1 + 2 * analysis.sources.index(name) for name in mine], np.int64)
+        columns = np.stack([first, first + 1], axis=1)
+        return {"sources": sources, "columns": columns, "n_copies": len(analysis.copies)}
+
+
+def call(analysis: Analysis, chunk: Chunk, read: EventColumns) -> Checked:
+    """Give events to the function of an analysis, and return what it selected.
+
+    Raises
+    ------
+    AnalysisError
+        If the function raises an error (names its line), or returns something else than the analysis declares.
+    """
+    where = f"analysis {analysis.name!r}, {chunk.file.url}, entries {chunk.start} to {chunk.stop}"
+    given = events.records(read) if analysis.form == "awkward" else events.FlatEvents(read)
+    more = (Sample(chunk.dataset, chunk.process, chunk.is_data, chunk.primary_dataset),)
+    from higgsnb.selection import captured_digest, check_unchanged
+
+    before = captured_digest(analysis.function)
+    try:
+        returned: Any = analysis.function(given, *more[: _n_more(analysis.function)])
+    except MemoryError:
+        raise
+    except Exception as error:
+        raise _failed(error, where, analysis) from error
+    check_unchanged(analysis.function, before)
+    if not isinstance(returned, Selected):
+        hint = "Return higgsnb.Selected(events, quantity=…)."
+        raise AnalysisError(f"{where}: the function returned {shown(returned, 60)}", hint)
+    check = _Check(analysis, read, where)
+    return check(returned)
+
+
+def _failed(error: Exception, where: str, analysis: Analysis) -> AnalysisError:
+    """Return what is raised for an error in the function: with its line there, and what to do about it."""
+    frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(PACKAGE)]
+    own = [one for one in frames if one.filename == frames[0].filename] or frames
+    line = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
+    what = error.message if isinstance(error, AnalysisError) else f"{type(error).__name__}: {first_line(error)}"
+    hint = "Correct the function; finished chunks stay as long as it is not changed."
+    if isinstance(error, AnalysisError):
+        hint = error.hint
+    elif isinstance(error, AttributeError) and "no field named" in what:
+        hint = f"The columns are {', '.join(analysis.columns)}: name those that are missing."
+    elif re.search("truth value|bitwise_", what):
+        hint = "Join masks with & | ~, each comparison in parentheses: (pt > 20) & (abs(eta) < 2.4)."
+    return AnalysisError(f"{where}: {what}{line}", hint)
+
+
+def _n_more(function: Callable[..., Any]) -> int:
+    """Return how many arguments without default a function takes after the events: 0 or 1."""
+    needed = [one for one in inspect.signature(function).parameters.values() if one.default is one.empty]
+    return int(sum(one.kind in (one.POSITIONAL_ONLY, one.POSITIONAL_OR_KEYWORD) for one in needed) > 1)
+
+
+class _Check:
+    """Turn what a function returned into arrays, or say what is wrong with it."""
+
+    def __init__(self, analysis: Analysis, read: EventColumns, where: str) -> None:
+        self._analysis, self._read, self._where = analysis, read, where
+
+    def __call__(self, returned: Selected) -> Checked:
+        index = self._index(returned.events)
+        n, per_event = len(index), {**dict.fromkeys(self._analysis.keep, 1), **self._analysis.binning.variables}
+        quantities, invalid = {}, {}
+        for name, most in per_event.items():
+            if name not in returned.quantities:
+                raise self._error(f"no quantity {name!r}", did_you_mean(name, returned.quantities))
+            quantities[name], invalid[name] = self._numbers(name, returned.quantities[name], n, most)
+        passed, weights = self._passed(returned.regions, n), self._weights(returned, n)
+        return Checked(index, quantities, invalid, passed, weights, returned.output)
+
+    def _error(self, what: str, hint: str = "") -> AnalysisError:
+        return AnalysisError(f"{self._where}: {what}", hint)
+
+    def _index(self, chosen: Any) -> Integers:
+        """Return the indices of the events that are left."""
+        n = len(self._read.entries)
+        if hasattr(chosen, "fields") and "index" in chosen.fields:
+            chosen = chosen.index
+        found = _plain(chosen)
+        if np.ma.is_masked(found):
+            raise self._error("Selected: some of the events are None", "Leave them out: events[mask].")
+        if found is not None and found.dtype == bool and found.shape == (n,):
+            return np.flatnonzero(found)
+        if found is not None and found.dtype.kind in "iu" and found.ndim == 1:
+            index = found.astype(np.int64, copy=False)
+            if not len(index) or (index.min() >= 0 and index.max() < n and _is_each_once(index, n)):
+                return index
+        hint = "Give a mask over the events, their indices (each once), or the events that are left."
+        raise self._error(f"Selected: of {n:,} events, those selected are given as {_described(chosen, found)}", hint)
+
+    def _numbers(self, name: str, value: Any, n: int, most: int) -> tuple[Floats, int]:
+        """Return a quantity as (n,) or (n, most) float64, NaN where there is none, and how many are not finite."""
+        found = _plain(value)
+        if found is None or found.dtype == object:
+            found = _padded(value, most)
+        if found is None or found.dtype.kind not in "fiub" or found.shape[:1] != (n,) or found.ndim > 2:
+            what = f"{name} is {_described(value, found)}"
+            raise self._error(what, f"Give one number for each of the {n:,} selected events.")
+        if found.ndim == 2 and found.shape[1] > most:
+            hint = f"Give fewer values, such as {name}[:, :{most}], or the axis per_event={found.shape[1]}."
+            if name in self._analysis.keep:
+                hint = "What is kept is one number per event."
+            raise self._error(f"{name} has up to {found.shape[1]} values in an event, where {most} fit", hint)
+        values = np.ma.filled(np.ma.asarray(found.astype(np.float64)), np.nan)
+        invalid = int(np.count_nonzero(~np.isfinite(np.ma.compressed(np.ma.asarray(found, np.float64)))))
+        if most > 1:
+            values = values.reshape(n, 1 if values.ndim < 2 else values.shape[1])
+            values = np.pad(values, ((0, 0), (0, most - values.shape[1])), constant_values=np.nan)
+        return values.reshape((n,) if most == 1 else (n, most)), invalid
+
+    def _passed(self, regions: Mapping[str, Any] | None, n: int) -> dict[str, Mask]:
+        """Return whether each cut of each region, and all before, are passed."""
+        declared = self._analysis.cuts
+        if regions is None and len(declared) == 1 and not any(declared.values()):
+            regions = {name: np.ones(n, np.bool_) for name in declared}
+        given = {} if regions is None else dict(regions)
+        for name in (*declared, *given):
+            if name not in declared or name not in given:
+                known = given if name in declared else declared
+                what = "not returned" if name in declared else "not declared"
+                hint = did_you_mean(name, known) or f'Return regions={{"{name}": mask, …}}.'
+                raise self._error(f"region {name!r} is {what}", hint)
+        return {name: self._masks(name, given[name], n, max(1, len(cuts))) for name, cuts in declared.items()}
+
+    def _masks(self, region: str, given: Any, n: int, n_cuts: int) -> Mask:
+        masks = list(given) if isinstance(given, list | tuple) else [given]
+        found = [_plain(mask) for mask in masks]
+        if len(found) != n_cuts or any(one is None or one.dtype != bool or one.shape != (n,) for one in found):
+            got = ", ".join(_described(mask, one) for mask, one in zip(masks, found, strict=True))
+            wanted = f"a list of {n_cuts} masks, one for each cut," if n_cuts > 1 else "a mask"
+            raise self._error(f"region {region!r} is given as {got}", f"Give {wanted} over the {n:,} events.")
+        filled: list[Any] = [np.ma.filled(np.ma.asarray(one), False) for one in found]
+        if n_cuts == 1:
+            return np.asarray(filled[0])[:, np.newaxis]
+        return np.asarray(np.logical_and.accumulate(np.stack(filled)).T)  # (n_cuts, n) in memory: five times as fast
+
+    def _weights(self, returned: Selected, n: int) -> dict[str, tuple[Floats, Floats, Floats]]:
+        """Return nominal, up and down of each source of weights; a factor without uncertainty is all three."""
+        sources = [name for name in self._analysis.sources if name not in {one.name for one in self._analysis.shifts}]
+        found = {}
+        for name, given in returned.weights.items():
+            parts = list(given) if isinstance(given, tuple | list) else [given]
+            if (len(parts) == 3) != (name in sources) or len(parts) not in (1, 3):
+                is_source = "is" if name in sources else "is not"
+                hint = "Give (nominal, up, down) for a source in variations, a factor alone otherwise."
+                raise self._error(f"weight {name!r} has {len(parts)} part(s), and {is_source} in variations", hint)
+            arrays = [self._weight(name, part, n) for part in parts]
+            found[name] = (arrays[0], arrays[-2] if len(arrays) == 3 else arrays[0], arrays[-1])
+        if missing := [name for name in sources if name not in found]:
+            hint = "Return weights={name: (nominal, up, down)}, or take it out of variations."
+            raise self._error(f"no weights of {', '.join(missing)}", hint)
+        return found
+
+    def _weight(self, name: str, given: Any, n: int) -> Floats:
+        values = _plain(given)
+        if values is None or values.dtype.kind not in "fiub" or values.shape not in ((n,), ()):
+            what = f"weight {name!r} is {_described(given, values)}"
+            raise self._error(what, f"Give one number for each of the {n:,} selected events.")
+        return np.broadcast_to(values.astype(np.float64), (n,))
+
+
+def _is_each_once(index: Integers, n: int) -> bool:
+    """Whether no index, of some below n, occurs twice."""
+    if (index[1:] > index[:-1]).all():
+        return True
+    seen = np.zeros(n, np.bool_)
+    seen[index] = True
+    return bool(np.count_nonzero(seen) == len(index))
+
+
+def _described(value: Any, found: npt.NDArray[Any] | None) -> str:
+    """Return what was given instead of an array of one value per event, in a few words."""
+    if found is not None:
+        shape = ("one value", f"{found.size:,} values")[found.ndim] if found.ndim < 2 else f"an array {found.shape}"
+        return f"{shape} of type {found.dtype}"
+    if getattr(value, "ndim", 1) > 1:
+        return f"{shown(value, 40)}: one for each object, where one for each event is needed (ak.any(…, axis=1))"
+    return shown(value, 40)
+
+
+def _plain(value: Any) -> npt.NDArray[Any] | None:
+    """Return an array of one or two dimensions as NumPy has it, masked where there is None; None if it is no such."""
+    try:
+        if type(value).__module__.startswith("awkward"):
+            value = events.to_numpy(value)
+        found: Any = np.asanyarray(value)
+    except (ValueError, TypeError):
+        return None
+    return found  # type: ignore[no-any-return]
+
+
+def _padded(value: Any, most: int) -> npt.NDArray[Any] | None:
+    """Return lists of numbers as a masked array with as many columns as the longest has, at least ``most``."""
+    try:
+        return events.to_padded(value, most)
+    except (ValueError, TypeError):
+        return None
