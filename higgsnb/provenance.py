@@ -7,6 +7,7 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -69,7 +70,18 @@ def sources_sha256(*names: str) -> str:
 @cache
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that can change a result."""
-    return {name: metadata.version(name) for name in LIBRARIES}
+    return versions_of(LIBRARIES)
+
+
+def versions_of(distributions: Iterable[str]) -> dict[str, str]:
+    """Return the versions of some distributions, "none" of those that are not installed."""
+    found = {}
+    for name in distributions:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "none"
+    return found
 
 
 def available_cores() -> int:

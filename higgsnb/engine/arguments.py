@@ -11,11 +11,11 @@ from typing import Any
 from higgsnb import datasets, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import OptionError
-from higgsnb.selection import Selection
+from higgsnb.selection import Analysis
 from higgsnb.text import shown
 
 
-def loaded(campaign: Campaign | str | Path, chosen: Selection | str | Path) -> tuple[Campaign, Selection]:
+def loaded(campaign: Any, chosen: Any) -> tuple[Campaign, Analysis]:
     """Return campaign and selection, loaded if they are given by name or by path of a TOML file.
 
     Raises
@@ -31,8 +31,9 @@ def loaded(campaign: Campaign | str | Path, chosen: Selection | str | Path) -> t
         chosen = selection.load(chosen)
     if not isinstance(campaign, Campaign):
         raise OptionError(f"campaign = {_shown(campaign)}", "Give a campaign: datasets.load(name), or its name.")
-    if not isinstance(chosen, Selection):
-        raise OptionError(f"selection = {_shown(chosen)}", "Give a selection: selection.load(name), or its name.")
+    if not isinstance(chosen, Analysis):
+        hint = "Give a selection: selection.load(name), or its name; or a higgsnb.Analysis."
+        raise OptionError(f"selection = {_shown(chosen)}", hint)
     return campaign, chosen
 
 

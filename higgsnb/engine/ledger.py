@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Chunk
 
 log = logger(__name__)
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 BUSY_SECONDS = 10.0
 """How long a commit waits for a reader before it gives up."""
 NO_SQLITE_LOCKS = {

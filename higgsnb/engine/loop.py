@@ -28,14 +28,14 @@ from higgsnb.engine.queue import MAX_FAILURES, Batch, WorkQueue
 from higgsnb.engine.worker import ChunkResult, Job, process_chunks, unseen
 from higgsnb.errors import FileError, LedgerError, NondeterminismError, OptionError, SchedulerLostError, WorkerLostError
 from higgsnb.redaction import logger
-from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse
+from higgsnb.results import ChunkKey, Failure, FileKey, Record, Result, Sum, Tally, analyse, layout_of
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
     from higgsnb.datasets import Campaign
-    from higgsnb.selection import Selection
+    from higgsnb.selection import Analysis
 
 log = logger(__name__)
 
@@ -60,7 +60,7 @@ KILLER_HINT = "The others are counted. Look at this part of the file, or give wo
 
 def run(
     campaign: Campaign | str | Path,
-    selection: Selection | str | Path,
+    selection: Analysis | str | Path,
     *,
     client: Any = None,
     workers: int | None = None,
@@ -78,7 +78,8 @@ def run(
     Parameters
     ----------
     campaign, selection
-        What to analyse, what to keep; or their names or TOML files, for `datasets.load` and `selection.load`.
+        What to analyse; what to keep: a four-lepton selection or any other `Analysis`. Or their names or TOML files,
+        for `datasets.load` and `selection.load`.
     client
         Where to run. None or "threads": threads of this process. "processes": processes of this machine, so that a
         crash, too little memory or an endless loop costs one chunk and not the run. A `distributed.Client`, or a
@@ -121,12 +122,15 @@ def run(
         If a chunk gave another result than before.
     FileError
         If none of the files can be read. With ``on_error="strict"``, for the first one that cannot be analysed.
+    AnalysisError
+        If the function of an analysis fails, or returns something else than the analysis declares.
     VersionError
         If the cluster's workers run other versions than this process.
     SchedulerLostError
         If the Dask cluster is gone; the same call with a new cluster resumes.
     """
     campaign, selection = arguments.loaded(campaign, selection)
+    selection = selection.pinned()
     arguments.check(
         workers=workers, chunk_events=chunk_events, fraction=fraction, on_error=on_error, skims_folder=skims_folder,
         ledger=ledger, fresh=fresh, chunk_seconds=chunk_seconds, analyse=analyse,
@@ -139,11 +143,11 @@ def run(
         executor = stack.enter_context(open_executor(client, workers))
         limit = _time_limit(chunk_seconds, executor)
         folder = None if skims_folder is None else Path(skims_folder)
-        job = Job(selection, folder, analyse, limit, versions.installed_versions())
+        job = Job(selection, folder, analyse, limit, {**versions.installed_versions(), **selection.libraries})
         if isinstance(executor, DaskCluster):
             _check_workers(executor, campaign)
         opened = None if ledger is None else stack.enter_context(Ledger(ledger))
-        for inspection in plans.inspect_files(campaign, strict=strict):
+        for inspection in plans.inspect_files(campaign, selection, strict=strict):
             if not inspection.complete:
                 yield Result(
                     campaign, selection, Tally(), inspection.files, inspection.failures,
@@ -198,7 +202,7 @@ class _Progress:
     def __init__(self, plan: Plan, executor: Executor, ledger: Ledger | None, tries: Mapping[str, int]) -> None:
         self._plan, self._executor, self._ledger = plan, executor, ledger
         self._mask = next((chunk.mask for chunk in plan.chunks if chunk.mask), "")
-        self.sum = Sum()
+        self.sum = Sum(layout_of(plan.selection))
         self.counted = False
         """Whether any chunk is in the sum."""
         self.uncommitted: list[tuple[int, Record]] = []
@@ -241,7 +245,7 @@ class _Progress:
     def check_readable(self) -> None:
         """Raise FileError if nothing was counted, and no file could be read: that is no result."""
         if not self.counted:
-            plans.check_readable(self._plan.campaign, self._failures)
+            plans.check_readable(self._plan.campaign, self._plan.selection, self._failures)
 
     def fail_killer(self, index: int, limit: float | None) -> None:
         """List a chunk that ends its worker each time it is tried; the chunks of one file share one message."""

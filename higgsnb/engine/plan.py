@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from higgsnb import datasets, errors, events, provenance
 from higgsnb.datasets import counted_tries
 from higgsnb.engine.ledger import chunk_keys
-from higgsnb.errors import FileError, OptionError
+from higgsnb.errors import FileError, OptionError, SchemaError
 from higgsnb.redaction import logger
-from higgsnb.results import Failure, FileKey, Tally
-from higgsnb.selection import PRIMARY_DATASET_CHANNELS
+from higgsnb.results import Failure, FileKey, Tally, columns_for
+from higgsnb.selection import PRIMARY_DATASET_CHANNELS, Selection
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign, Chunk, File
-    from higgsnb.events import FileInfo
-    from higgsnb.selection import Selection
+    from higgsnb.events import Columns, FileInfo
+    from higgsnb.selection import Analysis
 
 log = logger(__name__)
 
@@ -59,7 +59,7 @@ class Plan:
     """
 
     campaign: Campaign
-    selection: Selection
+    selection: Analysis
     files: Mapping[FileKey, FileInfo]
     failures: Mapping[FileKey, Failure]
     chunks: tuple[Chunk, ...]
@@ -78,6 +78,10 @@ class Plan:
                 f" and {len(urls) - 1:,} more" * (len(urls) > 1),
             )
         return chunk_keys(self.chunks, {key: self._identity(key) for key in self.files})
+
+    @cached_property
+    def _selection_digest(self) -> str:
+        return self.selection.digest
 
     def _identity(self, key: FileKey) -> dict[str, Any]:
         """Return everything but the range of entries that can change what is counted in a chunk of a file."""
@@ -99,10 +103,10 @@ class Plan:
             "primary_dataset": dataset.primary_dataset,
             "is_data": dataset.is_data,
             "sections": dataset.is_data and self.campaign.has_sections,
-            "selection": self.selection.digest,
+            "selection": self._selection_digest,
             "code": provenance.sources_sha256(*provenance.RESULT_MODULES),
             "analyse": f"{self.analyse.__module__}.{self.analyse.__qualname__}",
-            "libraries": provenance.libraries(),
+            "libraries": {**provenance.libraries(), **self.selection.libraries},
         }
 
 
@@ -117,15 +121,17 @@ def failure(
     return Failure(dataset.name, dataset.files[key[1]].url, error, message, hint)
 
 
-def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> None:
+def check_readable(campaign: Campaign, selection: Analysis, failures: Mapping[FileKey, Failure]) -> None:
     """Raise FileError if no file of a campaign could be read; the message gives the most frequent reason.
 
-    Only files that were read and refused, such as those of another schema, are no reason.
+    Only files that were read and refused, such as those of another schema, are no reason; unless it is an analysis of
+    one's own that asks for what none of them has.
     """
+    reasons = OSError if isinstance(selection, Selection) else (OSError, SchemaError)
     kinds = {failure.error for failure in failures.values()}
     n_files = sum(len(dataset.files) for dataset in campaign.datasets)
     classes = (getattr(errors, name, getattr(builtins, name, object)) for name in kinds)
-    if not n_files or len(failures) < n_files or not any(issubclass(kind, OSError) for kind in classes):
+    if not n_files or len(failures) < n_files or not any(issubclass(kind, reasons) for kind in classes):
         return
     failed = tuple(failures[key] for key in sorted(failures))
     what, *_, hint = next(Failure.described(failed))
@@ -135,19 +141,24 @@ def check_readable(campaign: Campaign, failures: Mapping[FileKey, Failure]) -> N
     raise error
 
 
-def check_primary_datasets(campaign: Campaign, selection: Selection) -> None:
+def check_primary_datasets(campaign: Campaign, selection: Analysis) -> None:
     """Raise OptionError if the selection takes no channel from the primary dataset of some data."""
     for dataset in campaign.datasets:
         if dataset.is_data and not selection.channels(dataset.primary_dataset):
+            known, hint = f"; it knows {', '.join(PRIMARY_DATASET_CHANNELS)}", "Use open2012, which takes all from all."
+            if not isinstance(selection, Selection):
+                known, hint = "", "Leave the dataset out of the campaign, or correct primary_datasets of the analysis."
             raise OptionError(
-                f"selection {selection.name} takes no channel from primary dataset {dataset.primary_dataset!r} of "
-                f"{dataset.name}; it knows {', '.join(PRIMARY_DATASET_CHANNELS)}",
-                "Use open2012, which takes all channels from all primary datasets.",
+                f"{selection.name} takes no {selection.binning.category} from primary dataset "
+                f"{dataset.primary_dataset!r} of {dataset.name}{known}",
+                hint,
             )
 
 
-def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
+def inspect_files(campaign: Campaign, selection: Analysis | None = None, *, strict: bool) -> Iterator[Inspection]:
     """Find the number of entries and the identity of every file: from the campaign if it says all, else by opening it.
+
+    A file that is opened has to have the columns that the selection reads; None: those of leptons.
 
     Of a file that is read piecewise from its server the present version is asked for in any case.
 
@@ -169,7 +180,7 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
     pool = ThreadPoolExecutor(threads, "higgsnb-inspect")
     heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     try:
-        for done in _inspected(pool, campaign, unknown, tries, most=4 * threads):
+        for done in _inspected(pool, campaign, selection, unknown, tries, most=4 * threads):
             for key, future in done.items():
                 try:
                     files[key] = future.result()
@@ -185,19 +196,22 @@ def inspect_files(campaign: Campaign, *, strict: bool) -> Iterator[Inspection]:
 
 
 def _inspected(
-    pool: ThreadPoolExecutor, campaign: Campaign, keys: Iterable[FileKey], tries: dict[str, int], *, most: int
-) -> Iterator[dict[FileKey, Future[FileInfo]]]:
+    pool: ThreadPoolExecutor, campaign: Campaign, selection: Analysis | None, keys: Iterable[FileKey],
+    tries: dict[str, int], *, most: int,
+) -> Iterator[dict[FileKey, Future[FileInfo]]]:  # fmt: skip
     """Inspect files, at most ``most`` at a time; yield those that are done at least once a second, maybe none."""
+    reading: dict[str, Any] = {"tree": campaign.tree, "headers": campaign.columns}
+    wanted = [None if selection is None else columns_for(selection, campaign, one) for one in campaign.datasets]
 
-    def inspect(file: File) -> FileInfo:
+    def inspect(file: File, columns: Columns | None) -> FileInfo:
         with counted_tries(tries):
-            return events.identify(file, campaign.schema, tree=campaign.tree, headers=campaign.columns)
+            return events.identify(file, campaign.schema, columns=columns, **reading)
 
     left = iter(keys)
     waiting: dict[Future[FileInfo], FileKey] = {}
     while True:
         for key in islice(left, most - len(waiting)):
-            waiting[pool.submit(inspect, campaign.datasets[key[0]].files[key[1]])] = key
+            waiting[pool.submit(inspect, campaign.datasets[key[0]].files[key[1]], wanted[key[0]])] = key
         if not waiting:
             return
         done = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED).done
@@ -205,7 +219,7 @@ def _inspected(
 
 
 def make(
-    campaign: Campaign, selection: Selection, inspection: Inspection, *,
+    campaign: Campaign, selection: Analysis, inspection: Inspection, *,
     chunk_events: int, fraction: float, analyse: Callable[..., Tally], strict: bool,
 ) -> Plan:  # fmt: skip
     """Leave out duplicate files, and split the others into chunks.

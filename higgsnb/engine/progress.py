@@ -10,15 +10,16 @@ from contextlib import closing
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from higgsnb.engine import arguments
 from higgsnb.engine.loop import run
 from higgsnb.provenance import notebook_kernel
 from higgsnb.results import Failure, Result
-from higgsnb.selection import is_compiled
+from higgsnb.selection import Selection, is_compiled
 from higgsnb.text import plain
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
-    from higgsnb.selection import Selection
+    from higgsnb.selection import Analysis
 
 Show = Callable[[str, Result], None]
 """Shows what is being done, and how far it has come."""
@@ -28,15 +29,18 @@ ENDED = ("complete", "incomplete", "interrupted")
 BAR = 'style="width: min(24em, 60%); vertical-align: middle" aria-label="events counted"'
 
 
-def watch(campaign: Campaign, selection: Selection, **options: Any) -> Result:
+def watch(campaign: Campaign | str, selection: Analysis | str, **options: Any) -> Result:
     """Run to the end, show the progress, and return the last result of `run`, whose options and errors these are.
 
-    In a notebook a bar is shown, in whose place remain the events that were counted and the files that failed; in a
-    terminal the same as text, on stderr. Nothing is shown elsewhere, nor where the environment variable ``CI`` is set.
+    In a notebook a bar is shown, in whose place remain the events that were counted, the files that failed, and the
+    remarks of the result; in a terminal the same as text, on stderr. Nothing is shown elsewhere, nor where the
+    environment variable ``CI`` is set.
     """
+    campaign, selection = arguments.loaded(campaign, selection)
     show = _display()
     result = Result(campaign, selection)
-    doing = "starting" if is_compiled(selection.algorithm) else FIRST
+    compiles = isinstance(selection, Selection) and not is_compiled(selection.algorithm)
+    doing = FIRST if compiles else "starting"
     show(doing, result)
     try:
         with closing(run(campaign, selection, **options)) as results:
@@ -64,7 +68,7 @@ def _display() -> Show:
 
 def _bundle(doing: str, result: Result) -> dict[str, str]:
     """Return the progress by MIME type: a bar while the run goes on, then a line and the failures."""
-    line, failures = _line(doing, result), list(_remarks(result))
+    line, failures = _line(doing, result), list(_remarks(doing, result))
     done, total = result.coverage.events
     value = f'value="{done}" max="{total}"' if done else ""  # without a value the bar moves, to say that all is well
     bar = "" if doing in ENDED else f"<progress {value} {BAR}></progress> "
@@ -78,7 +82,7 @@ def _write(doing: str, result: Result) -> None:
     width = shutil.get_terminal_size().columns - 1
     sys.stderr.write(f"\r{plain(_line(doing, result))[:width]:<{width}}")
     if doing in ENDED:
-        sys.stderr.write("".join(f"\n{plain(text)}" for text in _remarks(result)) + "\n")
+        sys.stderr.write("".join(f"\n{plain(text)}" for text in _remarks(doing, result)) + "\n")
     sys.stderr.flush()
 
 
@@ -88,9 +92,11 @@ def _line(doing: str, result: Result) -> str:
     return f"{doing}: {result.coverage}{failed}"
 
 
-def _remarks(result: Result) -> Iterator[str]:
-    """Yield one line for each kind of failure, with its first files and the hint, and for each doubt."""
+def _remarks(doing: str, result: Result) -> Iterator[str]:
+    """Yield a line for each kind of failure, with its first files and the hint; the doubts; at the end, the remarks."""
     for first, *others in Failure.described(result.failed, rest=", see result.failed"):
         yield ". ".join([first, *others])
     for doubt in result.doubts:
         yield f"doubtful {doubt.kind}: {doubt.message}. {doubt.hint}"
+    if doing in ENDED:
+        yield from result.remarks

@@ -12,11 +12,11 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from higgsnb import errors
+from higgsnb import errors, provenance
 from higgsnb.datasets import counted_tries
 from higgsnb.engine import versions
-from higgsnb.results import Record, pack, sections_of
-from higgsnb.selection import warm_up
+from higgsnb.results import Record, layout_of, pack, sections_of
+from higgsnb.selection import Selection, warm_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from higgsnb.datasets import Chunk
     from higgsnb.results import Tally
-    from higgsnb.selection import Selection
+    from higgsnb.selection import Analysis
 
 
 class Job(NamedTuple):
@@ -34,7 +34,7 @@ class Job(NamedTuple):
     `versions.installed_versions`.
     """
 
-    selection: Selection
+    selection: Analysis
     skims_folder: Path | None
     analyse: Callable[..., Tally]
     chunk_seconds: float | None
@@ -71,8 +71,12 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
     VersionError
         If this worker has other versions than the client.
     """
-    versions.check(job.versions, versions.installed_versions(), "a worker")
-    warm_up(job.selection.algorithm)  # not counted as time that a chunk took
+    keep_freed_memory()
+    mine = {**versions.installed_versions(), **provenance.versions_of(job.selection.libraries)}
+    versions.check(job.versions, mine, "a worker")
+    if isinstance(job.selection, Selection):
+        warm_up(job.selection.algorithm)  # not counted as time that a chunk took
+    layout = layout_of(job.selection)
     results = []
     for chunk in chunks:
         before = time.perf_counter()
@@ -81,7 +85,7 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
         with counted_tries() as tries:
             try:
                 with _time_limit(job.chunk_seconds):
-                    record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder))
+                    record = pack(job.analyse(chunk, job.selection, skims_folder=job.skims_folder), layout)
             except (OSError, ValueError, MemoryError) as caught:
                 error = type(caught).__name__
                 message, hint = errors.describe(caught, chunk.file.url)
@@ -92,6 +96,24 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
         results.append(ChunkResult(record, sha256, error, message, hint, sections, seconds, tries))
     return results
 
+
+@cache
+def keep_freed_memory() -> None:
+    """Let the C library keep the memory of one chunk for the next instead of returning it to the system.
+
+    Every chunk needs about the same; on virtual machines fresh pages cost up to a sixth of the time of a chunk. Only
+    glibc has these options; Dask's setting of the second one for its workers is the opposite.
+    """
+    import ctypes
+
+    with suppress(AttributeError, OSError):  # another C library
+        library = ctypes.CDLL(None)
+        for option, size in MALLOC_OPTIONS.items():
+            library.mallopt(option, size)
+
+
+MALLOC_OPTIONS = {-3: 32 * 2**20, -1: 64 * 2**20}
+"""Of glibc's ``mallopt``, bytes: M_MMAP_THRESHOLD, blocks that are returned at once; M_TRIM_THRESHOLD, unused ones."""
 
 _deadlines: dict[int, float] = {}
 _changing = threading.Lock()

@@ -145,7 +145,7 @@ def test_local_file_that_is_changed_while_a_chunk_is_read_is_an_error(
     one = one_file(old)
     if stated:
         one = stating_all(one, old)
-    inspection = [*plans.inspect_files(one, strict=True)][-1]
+    inspection = [*plans.inspect_files(one, OPEN, strict=True)][-1]
     plan = plans.make(one, OPEN, inspection, chunk_events=50, fraction=1.0, analyse=analyse, strict=True)
     real = root.KeptFiles.readers
 
@@ -327,7 +327,7 @@ def test_workers_that_see_another_file_than_the_plan_are_an_error(
     contents: tuple[bytes, bytes], tmp_path: Path, old: Path
 ) -> None:
     one = one_file(old)
-    inspection = [*plans.inspect_files(one, strict=True)][-1]
+    inspection = [*plans.inspect_files(one, OPEN, strict=True)][-1]
     plan = plans.make(one, OPEN, inspection, chunk_events=50, fraction=1.0, analyse=analyse, strict=True)
     elsewhere = tmp_path / "elsewhere.root"
     chunk = replace(plan.chunks[0], file=replace(plan.chunks[0].file, url=str(elsewhere)))

@@ -6,7 +6,9 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
+import numpy as np
 import pytest
+import uproot
 from generators import pack, random_leptons
 from outreach import campaign, dataset, events_of, write
 
@@ -115,12 +117,14 @@ def test_primary_dataset_that_the_selection_does_not_know_is_refused(one: Campai
     assert last(strange).complete
 
 
-def test_weighted_simulation_is_refused_and_named(shared_data: Path) -> None:
-    nano = campaign(
-        dataset("dy", "zx", shared_data / "nanoaod" / "nano_dy.root", cross_section_pb=1.0), schema="nanoaod"
-    )
-    (failure,) = last(nano).failed
-    assert "dataset dy: genWeight goes from -26331.2 to 26331.2" in failure.message
+def test_real_simulation_with_weights_of_both_signs_is_normalised_to_its_runs_tree(shared_data: Path) -> None:
+    path = shared_data / "nanoaod" / "nano_dy.root"
+    result = last(campaign(dataset("dy", "zx", path, cross_section_pb=1.0), schema="nanoaod"))
+    with uproot.open(path) as file:
+        weights, total = file["Events"]["genWeight"].array(), float(file["Runs"]["genEventSumw_"].array()[0])
+    assert weights[0] == -weights[np.flatnonzero(weights * weights[0] < 0)[0]]
+    assert result.complete
+    assert result.weights["dy"]["4mu"] == pytest.approx(10.0 * 1000 / total)
 
 
 def test_skims_give_the_same_bytes_and_serve_other_cuts(one: Campaign, tmp_path: Path) -> None:

@@ -249,7 +249,7 @@ def test_suspect_whose_process_was_stopped_is_named(
     monkeypatch.setattr(executors, "SLACK_SECONDS", 5.0)
     monkeypatch.setattr(loop, "CHUNK_SECONDS", 4.0)
     analyse, path = analyses.stopped, tmp_path / "l.sqlite"
-    (*_, inspection) = plan.inspect_files(one, strict=True)
+    (*_, inspection) = plan.inspect_files(one, OPEN, strict=True)
     planned = plan.make(one, OPEN, inspection, chunk_events=100, fraction=1.0, analyse=analyse, strict=True)
     (key,) = (key for key, chunk in zip(planned.keys, planned.chunks, strict=True) if analyses._is_poison(chunk))
     with engine.Ledger(path) as opened:

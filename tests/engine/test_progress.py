@@ -55,6 +55,21 @@ def test_terminal_shows_the_events_counted_and_ends_with_all_of_them(terminal: T
     assert max(map(len, shown)) < 100
 
 
+def test_terminal_ends_with_the_remarks_as_that_no_file_has_a_trigger(terminal: Terminal) -> None:
+    nothing = hn.Analysis(
+        "nothing",
+        lambda events: hn.Selected(events, met=events.MET.pt),
+        columns=["MET_pt"],
+        preselection="HLT_IsoMu42",
+        axes=[hn.Axis("met", 10, 0, 100)],
+    )
+    result = hn.engine.watch("toy", nothing, workers=1)
+    assert result.yields["data"]["selected"].events == 0
+    last = terminal.getvalue().split("\r")[-1].splitlines()
+    assert last[0].startswith("complete: 7 of 7 files")
+    assert last[1].endswith("Run2012_DoubleElectron lack HLT_IsoMu42; what is not there has not fired")
+
+
 def test_terminal_names_each_kind_of_failure_once_with_its_files_and_hint(terminal: Terminal) -> None:
     result = hn.engine.watch(broken("ZZTo4e", "ZZTo4mu"), OPEN)
     assert len(result.failed) == 2
@@ -76,7 +91,7 @@ def test_thousand_failures_are_one_line_with_ten_files_and_the_number_of_the_oth
         for i in range(1000)
     }
     result = hn.results.Result(replace(toy, datasets=(many,)), OPEN, hn.results.Tally(), {}, failures)
-    (line,) = progress._remarks(result)
+    (line,) = progress._remarks("running", result)
     assert line.startswith("1,000 files of ZZTo4e: OSError: no ….")
     assert line.count(".root") == 10
     assert line.endswith(" and 990 more, see result.failed. Fetch it.")

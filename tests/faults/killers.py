@@ -32,7 +32,8 @@ from higgsnb import datasets, engine, errors, provenance, results, selection
 from higgsnb.datasets import Campaign, Chunk
 from higgsnb.engine import loop, versions
 from higgsnb.results import Result, Tally, analyse, histograms
-from higgsnb.results.tally import SHAPES, Record, merge
+from higgsnb.results.layout import FOUR_LEPTONS
+from higgsnb.results.tally import ARRAYS, Record, merge
 from higgsnb.selection import Selection
 
 LOG, POISON, WORK = "HIGGSNB_FAULTS_LOG", "HIGGSNB_FAULTS_POISON", "HIGGSNB_FAULTS_WORK"
@@ -123,7 +124,7 @@ def nothing(chunk: Chunk, chosen: Selection, **options: Any) -> Tally:  # noqa: 
     """Count nothing in no time: the tally of a chunk without candidates, without reading it."""
     _note(chunk)
     index, file = chunk.dataset_index, (chunk.dataset_index, chunk.file_index)
-    zeros = {name: np.zeros(shape, np.int64) for name, shape in SHAPES.items()}
+    zeros = {name: np.zeros(shape, np.int64) for name, shape in FOUR_LEPTONS.shapes.items()}
     zeros["cutflow"][:, 0] = chunk.stop - chunk.start
     return Tally(
         ranges={file: ((chunk.start, chunk.stop),)}, counts={index: zeros["counts"]}, cutflow={index: zeros["cutflow"]},
@@ -376,7 +377,7 @@ def write_plain(result: Result, folder: Path) -> None:
     """Write ``result.json`` (without the block of times) and ``histograms.json``."""
     text = json.dumps(results.document(result), sort_keys=True, indent=1, allow_nan=False)
     (folder / "result.json").write_text(text)
-    histograms.save(result.histograms, folder / "histograms.json", {"complete": result.complete})
+    histograms.save({"histograms": result.histograms}, folder / "histograms.json", {"complete": result.complete})
 
 
 def digests(folder: Path) -> dict[str, str]:
@@ -453,7 +454,7 @@ def same(one: Tally, other: Tally) -> bool:
     plain = [
         (dict(t.ranges), dict(t.rejected_by_golden_json), dict(t.not_applied), dict(t.readers)) for t in (one, other)
     ]
-    arrays = [{(name, d): a.tobytes() for name in SHAPES for d, a in getattr(t, name).items()} for t in (one, other)]
+    arrays = [{(name, d): a.tobytes() for name in ARRAYS for d, a in getattr(t, name).items()} for t in (one, other)]
     return tables[0] == tables[1] and plain[0] == plain[1] and arrays[0] == arrays[1]
 
 
