@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -43,13 +43,16 @@ def show_report(result: Result, written: list[Path], folder: Path, *, quiet: boo
 
 def _show_yields(result: Result) -> None:
     """Print yields over all masses and in two windows, that around the Higgs boson highlighted."""
-    sections = {
-        "all masses": result.yields,
-        "70 < m4l < 181 GeV": result.windows["70-181"],
-        "118 < m4l < 130 GeV: around the Higgs boson": result.windows["118-130"],
-    }
+    sections = {"all masses": result.yields}
+    if result.windows:
+        sections["70 < m4l < 181 GeV"] = result.windows["70-181"]
+        sections["118 < m4l < 130 GeV: around the Higgs boson"] = result.windows["118-130"]
+    else:
+        sections = {"selected events": result.yields}
     for form in FORMS:
-        parts = [list(_rows(yields, form)) for yields in sections.values()]
+        parts = [
+            list(_rows(yields, form, result.regions, adds_up=bool(result.windows))) for yields in sections.values()
+        ]
         cells = [row for part in parts for row in part]
         if fits(cells, margin=len(BAR)):
             break
@@ -57,7 +60,7 @@ def _show_yields(result: Result) -> None:
     lines = iter(table(cells, margin=len(BAR)))
     last = len(parts) - 1
     for number, (title, part) in enumerate(zip(sections, parts, strict=True)):
-        around_higgs = number == last
+        around_higgs = number == last > 0
         bar, colour = (BAR, "magenta") if around_higgs else (" " * len(BAR), None)
         show("")
         show(f"{bar.lstrip()}{title}", bold=True, fg=colour)
@@ -65,21 +68,24 @@ def _show_yields(result: Result) -> None:
             show(f"{bar}{next(lines)}", bold=around_higgs or None, fg=colour)
 
 
-def _rows(yields: Mapping[str, Mapping[str, Yield]], form: str) -> Iterator[list[str]]:
-    """Yield the cells of one table: a header, expected events ± statistical error by process, and the data."""
-    from higgsnb.selection import CHANNELS
+def _rows(
+    yields: Mapping[str, Mapping[str, Yield]], form: str, regions: Sequence[str], *, adds_up: bool
+) -> Iterator[list[str]]:
+    """Yield the cells of one table: a header, expected events ± statistical error by process, and the data.
 
-    yield ["", *CHANNELS, "all"]
+    The last column is the sum, if the regions have no event in common: ``adds_up``.
+    """
+    yield ["", *regions, *["all"] * adds_up]
     predicted = {process: per for process, per in yields.items() if process != "data"}
     rows = dict(predicted)
     if len(predicted) > 1:
-        rows["prediction"] = {channel: _sum([per[channel] for per in predicted.values()]) for channel in CHANNELS}
+        rows["prediction"] = {region: _sum([per[region] for per in predicted.values()]) for region in regions}
     for process, per in rows.items():
-        values = [*(per[channel] for channel in CHANNELS), _sum(list(per.values()))]
+        values = [*(per[region] for region in regions), *[_sum(list(per.values()))] * adds_up]
         yield [process, *(form.format(value.expected, value.stat_error) for value in values)]
     if "data" in yields:
-        counts = [yields["data"][channel].events for channel in CHANNELS]
-        yield ["data", *map(str, (*counts, sum(counts)))]
+        counts = [yields["data"][region].events for region in regions]
+        yield ["data", *map(str, counts + [sum(counts)] * adds_up)]
 
 
 def _sum(yields: list[Yield]) -> Yield:

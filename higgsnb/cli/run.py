@@ -35,9 +35,11 @@ from higgsnb.errors import FileError, OptionError, did_you_mean
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.results import Failure, Result
-    from higgsnb.selection import Selection
+    from higgsnb.selection import Analysis
 
 CONNECT_SECONDS = 10
+MOST_FIGURES = 30
+"""Most figures that are drawn of an analysis with many histograms and regions."""
 LOCAL = ("threads", "processes")
 ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(\[[0-9a-f:.]+\]|[^\s/:\[\]]+):(\d{1,5})(?:/\S*)?", re.IGNORECASE)
 """``tcp://HOST:PORT``, or without the scheme; what else a Dask address may have is Dask's to check."""
@@ -64,12 +66,17 @@ def _check_scheduler(_ctx: click.Context, _param: click.Parameter, scheduler: st
         "higgsnb run mine.toml --out results/mine",
         "higgsnb run cms2012 --fraction 0.01",
         "higgsnb run cms2012 --skim --selection cuts.toml",
+        "higgsnb run muons.toml --analysis zmumu.py:z",
         "higgsnb run cms2012 --scheduler tcp://127.0.0.1:8786",
         "higgsnb run toy --json --quiet",
     ),
 )
 @campaign_argument
 @selection_option
+@click.option(
+    "--analysis", "analysis_name", metavar="FILE.py:NAME",
+    help="An analysis of your own in place of a selection: the higgsnb.Analysis NAME in a Python file.",
+)  # fmt: skip
 @click.option(
     "--out", type=click.Path(file_okay=False, path_type=Path), help="Result directory (default: results/CAMPAIGN)."
 )
@@ -113,16 +120,15 @@ def _check_scheduler(_ctx: click.Context, _param: click.Parameter, scheduler: st
 @json_option("the content of result.json")
 @click.pass_context
 def run(
-    ctx: click.Context, name: str, selection_name: str | None, out: Path | None, fraction: float,
-    workers: int | None, scheduler: str, chunk_seconds: float | None, on_error: str, chunk_events: int | None,
-    ledger: str | None, fresh: bool, skim: bool, quiet: bool, as_json: bool,
+    ctx: click.Context, name: str, selection_name: str | None, analysis_name: str | None, out: Path | None,
+    fraction: float, workers: int | None, scheduler: str, chunk_seconds: float | None, on_error: str,
+    chunk_events: int | None, ledger: str | None, fresh: bool, skim: bool, quiet: bool, as_json: bool,
 ) -> None:  # fmt: skip
     """Analyse CAMPAIGN (such as toy or cms2012, or a TOML file; default: toy) and write the result directory."""
     from higgsnb import datasets, engine, provenance, results, storage
-    from higgsnb.selection import load
 
     campaign = datasets.load(name)
-    selection = load(selection_name or campaign.selection)
+    selection = _chosen(campaign, selection_name, analysis_name)
     folder = Path("results") / campaign.name if out is None else out
     results.prepare(folder)
     from higgsnb import plots  # not before: it loads matplotlib, which `prepare` tries
@@ -153,7 +159,8 @@ def run(
         **result.run,
     }
     written = results.write(result, folder, run=run_block)
-    written += plots.save(plots.mass_4l(result), folder)
+    for one, figure in _figures(result):
+        written += plots.save(figure, folder, one)
     try:
         show_report(result, written, folder, quiet=quiet or as_json)
         if as_json:
@@ -164,13 +171,38 @@ def run(
     ctx.exit(COMPLETE if result.complete and not result.doubts else INCOMPLETE)
 
 
-def _announce(campaign: Campaign, selection: Selection) -> None:
+def _chosen(campaign: Campaign, selection_name: str | None, analysis_name: str | None) -> Analysis:
+    """Return the analysis of a run: of a file, a named selection, or the campaign's own."""
+    from higgsnb.selection import Analysis, load, load_from_file
+
+    if analysis_name is None:
+        return load(selection_name or campaign.selection)
+    if selection_name is not None:
+        raise OptionError("both --selection and --analysis are given", "Give one of them.")
+    return load_from_file(analysis_name, Analysis)
+
+
+def _figures(result: Result) -> Iterator[tuple[str, Any]]:
+    """Yield the figures of a result, by the name of their file."""
+    from higgsnb import plots
+
+    if result.layout.binning.category == "channel":
+        yield "mass_4l", plots.mass_4l(result)
+        return
+    pairs = [(axis.name, region) for axis in result.layout.binning.axes for region in result.regions]
+    for axis, region in pairs[:MOST_FIGURES]:
+        name = f"{axis}_{region}" if len(result.regions) > 1 else axis
+        yield re.sub(r"[^\w.+-]+", "_", name), plots.plot_spectrum(result, axis, region)
+
+
+def _announce(campaign: Campaign, selection: Analysis) -> None:
     """Print on stderr what is analysed, and whether the first seconds will be spent on compiling."""
-    from higgsnb.selection import is_compiled
+    from higgsnb.selection import Selection, is_compiled
 
     show(campaign.title, err=True, bold=True)
-    show(f"selection {selection.name}: {selection.title}", err=True)
-    if not is_compiled(selection.algorithm):
+    kind = "selection" if isinstance(selection, Selection) else "analysis"
+    show(f"{kind} {selection.name}: {selection.title}", err=True)
+    if isinstance(selection, Selection) and not is_compiled(selection.algorithm):
         show("compiling the selection for this machine: once, a few seconds", err=True)
 
 

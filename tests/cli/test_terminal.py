@@ -77,7 +77,7 @@ def test_yields_fit_and_the_window_of_the_higgs_stands_out(
     one = {channel: Yield(1, 72.35 * scale, 1.25 * scale) for channel in CHANNELS}
     yields = {"higgs": one, "a_process_with_a_name_of_forty_characters": one, "data": one}
 
-    report._show_yields(SimpleNamespace(yields=yields, windows={"70-181": yields, "118-130": yields}))  # type: ignore[arg-type]
+    report._show_yields(SimpleNamespace(yields=yields, windows={"70-181": yields, "118-130": yields}, regions=CHANNELS))  # type: ignore[arg-type]
     lines = capsys.readouterr().out.splitlines()
     assert max(map(len, lines)) <= min(columns, 80)
     marked = [line for line in lines if line.startswith("| ")]
