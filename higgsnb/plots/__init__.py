@@ -15,13 +15,14 @@ from higgsnb.plots.leptons import (
     plot_masses,
     zz_pairings,
 )
-from higgsnb.plots.mass_spectrum import mass_4l, save
+from higgsnb.plots.mass_spectrum import mass_4l, plot_spectrum, save
 from higgsnb.plots.profile import plot_scan
 from higgsnb.plots.style import COLOURS, LABELS, colour
 from higgsnb.plots.tables import Table, candidates_in, cutflow, summary, windows, yields
 
 __all__ = [
     "mass_4l",
+    "plot_spectrum",
     "save",
     "COLOURS",
     "LABELS",

@@ -93,7 +93,7 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     limits = {cut: getattr(selection, cut) for cut in chosen.left_out}
     *_, result = engine.run(campaign, selection.replace(**chosen.left_out))
     sample = PreselectedEvents.load(result)
-    found = sample.select(result.selection)
+    found = sample.select(result.cuts)
     pieces: dict[str, list[tuple[Floats, Floats, Flags]]] = {dataset.process: [] for dataset in campaign.datasets}
     for part in sample.parts:
         worst, channel = results.cut_quantity(part, found, chosen.compared)

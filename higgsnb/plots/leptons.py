@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
-from higgsnb import datasets
 from higgsnb.datasets import constants
 from higgsnb.errors import OptionError
-from higgsnb.events import inspect, read_leptons
+from higgsnb.events import first_chunk, read_leptons
 from higgsnb.plots.labels import origin
 from higgsnb.plots.style import ShownFigure, one_panel, styled
 from higgsnb.plots.tables import Cell, Rows, Table
@@ -66,16 +65,9 @@ def events(campaign: Campaign, dataset: str, *, most: int = 100_000) -> Events:
     MissingFileError, UnreadableError, SchemaError
         As `events.inspect` does.
     """
-    campaign = datasets.expand(campaign)
-    primary = (one for one in campaign.datasets if one.primary_dataset == dataset)
-    wanted = next(primary, None) or campaign.dataset(dataset)
-    file = wanted.files[0]
-    entries = {
-        file.url: file.events or inspect(file, campaign.schema, tree=campaign.tree, headers=campaign.columns).entries
-    }
-    alone = replace(campaign, datasets=(replace(wanted, files=(file,)),))
-    chunk = datasets.plan_chunks(alone, entries, most)[0]
-    return Events(read_leptons(chunk), wanted.name, campaign.simulated or not wanted.is_data, origin(campaign))
+    chunk = first_chunk(campaign, dataset, most)
+    simulated = campaign.simulated or not chunk.is_data
+    return Events(read_leptons(chunk), chunk.dataset, simulated, origin(campaign))
 
 
 @dataclass(frozen=True)

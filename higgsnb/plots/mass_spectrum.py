@@ -12,7 +12,6 @@ import numpy as np
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from higgsnb import results
 from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label
 from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, literal, styled
@@ -35,7 +34,16 @@ SIDE_MARGIN = 1.1  # between the frame and the text inside it, in font sizes; lo
 def mass_4l(
     result: Result, *, histogram: str = "mass_4l", without: str | None = None, ax: Axes | None = None
 ) -> Figure:
-    """Draw data and prediction of one of a result's histograms, by default the four-lepton mass.
+    """Draw data and prediction of the four-lepton mass, or of another histogram of a selection; see `plot_spectrum`."""
+    return plot_spectrum(result, histogram, without=without, ax=ax)
+
+
+def plot_spectrum(
+    result: Result, histogram: str = "", region: str = "", *, without: str | None = None, ax: Axes | None = None
+) -> Figure:
+    """Draw data and prediction of one of a result's histograms, by default the first, in one region.
+
+    The region is by default that of `Result.region_spectrum`: all channels of a selection, or the first region.
 
     Data are points with central 68.27 % Poisson intervals (none in empty bins). The prediction is stacked, with the
     statistical uncertainty of the simulation hatched. Events outside the axis are not drawn. The lower panel shows the
@@ -50,7 +58,7 @@ def mass_4l(
     KeyError
         If there is no such histogram or simulated process; names the known ones.
     """
-    spectrum = _without(result.spectrum(histogram).combined(), without)
+    spectrum = _without(result.region_spectrum(histogram, region), without)
     with styled():
         figure, panel, lower = _panels(ax, spectrum)
         width = panel.get_window_extent().width / panel.figure.dpi
@@ -58,37 +66,40 @@ def mass_4l(
         stack = _draw_prediction(panel, spectrum)
         points = _draw_data(panel, spectrum, size, simulated=result.simulated)
         panel.set_xlim(spectrum.edges[0], spectrum.edges[-1])
-        axis = results.axis(histogram)
+        axis = result.layout.binning.axis(histogram or result.layout.binning.axes[0].name)
         variable = SYMBOLS.get(axis.variable, axis.title)
         for axes in filter(None, (panel, lower)):
             axes.tick_params(labelsize=0.92 * size, pad=4, labelfontfamily=mpl.rcParams["font.family"])
             axes.tick_params(which="major", length=0.6 * size)
             axes.tick_params(which="minor", length=0.3 * size)
         font = {"fontfamily": mpl.rcParams["font.family"], "fontsize": 1.1 * size}
-        panel.set_ylabel(per_bin_label(spectrum.edges, histogram, variable), **font)
+        panel.set_ylabel(per_bin_label(spectrum.edges, axis.name, variable), **font)
         (lower or panel).set_xlabel(variable, **font)
         above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
         panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)
         panel.text(1.0, 1.012, luminosity_label(result), fontsize=1.05 * size, ha="right", **above)
         lines = [literal(result.campaign.title), literal(f"selection {result.selection.name}")]
+        is_one_of_some = result.layout.binning.category != "channel" and len(result.regions) > 1
+        shown = [region or result.regions[0]] if is_one_of_some else []
+        lines += map(literal, shown)
         lines += [] if without is None or not stack else [f"prediction without {label(without)}"]
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], lines, size)
         if isinstance(figure, ShownFigure):
-            figure.alt = _alt(result, spectrum, axis.title, without)
+            figure.alt = _alt(result, spectrum, ", ".join([axis.title, *shown]), without)
         if lower is not None:
             panel.figure.align_ylabels([panel, lower])
             _draw_deviations(lower, spectrum, font)
     return figure
 
 
-def save(figure: Figure, folder: str | Path) -> list[Path]:
-    """Write ``mass_4l.png`` and ``mass_4l.svg`` into an existing folder; the same figure gives the same bytes.
+def save(figure: Figure, folder: str | Path, name: str = "mass_4l") -> list[Path]:
+    """Write ``NAME.png`` and ``NAME.svg`` into an existing folder; the same figure gives the same bytes.
 
     Return the two files, PNG first. Existing files are replaced once the new ones are complete. Raise FileNotFoundError
     if the folder does not exist.
     """
     metadata: dict[str, dict[str, str | None]] = {"png": {"Software": None}, "svg": {"Date": None}}
-    written = [Path(folder) / f"mass_4l.{kind}" for kind in metadata]
+    written = [Path(folder) / f"{name}.{kind}" for kind in metadata]
     for path, (kind, texts) in zip(written, metadata.items(), strict=True):
         with atomic_write(path) as temporary, styled():
             figure.savefig(temporary, format=kind, dpi=150, metadata=texts)

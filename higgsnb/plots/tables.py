@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from higgsnb.plots.labels import coverage_text
-from higgsnb.selection import CHANNELS, CUT_NAMES
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
@@ -70,21 +69,29 @@ def _shown(value: Cell) -> str:
     return f"{value:.4f}" if 0 < abs(value) < 0.1 else f"{value:,.2f}"
 
 
-def yields(result: Result, window: str = "118-130") -> Table:
-    """Return expected and observed events in a window of the four-lepton mass, per process and channel.
+def yields(result: Result, window: str = "") -> Table:
+    """Return expected and observed events per process and channel or region.
 
-    Raise KeyError if there is no such window; names the known ones.
+    ``window`` is one of the four-lepton mass (default: 118 to 130 GeV where there are windows, else all events). Raise
+    KeyError if there is no such window; names the known ones.
     """
-    if window not in result.windows:
+    window = window or ("118-130" if result.windows else "")
+    if window not in result.windows and window:
         raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
-    numbers = {p: [per[channel].expected for channel in CHANNELS] for p, per in result.windows[window].items()}
-    rows: Rows = [(p, *(round(n, 2) for n in (*found, sum(found)))) for p, found in numbers.items() if p != DATA]
+    found = result.windows[window] if window else result.yields
+    numbers = {p: [per[region].expected for region in result.regions] for p, per in found.items()}
+    adds_up = bool(result.layout.binning.windows)  # channels do, regions may overlap
+
+    def row(values: list[float]) -> tuple[float, ...]:
+        return (*values, math.fsum(values)) if adds_up else tuple(values)
+
+    rows: Rows = [(p, *(round(n, 2) for n in row(some))) for p, some in numbers.items() if p != DATA]
     if rows:
-        total = [math.fsum(found[i] for p, found in numbers.items() if p != DATA) for i in range(len(CHANNELS))]
-        rows.append((PREDICTED, *(round(n, 2) for n in (*total, sum(total)))))
+        total = [math.fsum(some[i] for p, some in numbers.items() if p != DATA) for i in range(len(result.regions))]
+        rows.append((PREDICTED, *(round(n, 2) for n in row(total))))
     if DATA in numbers:
-        rows.append((DATA, *(round(n) for n in (*numbers[DATA], sum(numbers[DATA])))))
-    return Table(("process", *CHANNELS, "all"), tuple(rows), coverage_text(result))
+        rows.append((DATA, *(round(n) for n in row(numbers[DATA]))))
+    return Table(("process", *result.regions, *("all",) * adds_up), tuple(rows), coverage_text(result))
 
 
 def windows(result: Result, *names: str) -> Table:
@@ -95,23 +102,24 @@ def windows(result: Result, *names: str) -> Table:
     return Table(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows), coverage_text(result))
 
 
-def cutflow(result: Result, channel: str = "4mu") -> Table:
+def cutflow(result: Result, channel: str = "") -> Table:
     """Return how many events of each process pass each cut: expected for simulation, counted for data.
 
-    Raise KeyError if there is no such channel; names the known ones.
+    ``channel`` is a channel or region (default: the first). Weighted simulation is counted with its mean weight. Raise
+    KeyError if there is no such channel; names the known ones.
     """
-    if channel not in CHANNELS:
-        raise KeyError(f"no channel {channel!r}; known: {', '.join(CHANNELS)}")
-    none = [(name, 0) for name in CUT_NAMES]
+    channel = channel or result.regions[0]
+    if channel not in result.regions:
+        raise KeyError(f"no channel {channel!r}; known: {', '.join(result.regions)}")
+    names, index = result.selection.cut_names(channel), result.regions.index(channel)
+    none = [(name, 0) for name in names]
     flows = {}
     for dataset in result.campaign.datasets:
-        found = result.cutflow.get(dataset.name, {})
-        flows[dataset.name] = np.array([[n for _, n in found.get(one, none)] for one in CHANNELS], np.int64)
-    left = result.normalised(range(len(CUT_NAMES) + 1), flows).by_process()
-    index = CHANNELS.index(channel)
-    rows = [
-        (name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(CUT_NAMES)
-    ]
+        found = dict(result.cutflow.get(dataset.name, {}))
+        flows[dataset.name] = np.zeros((len(result.regions), len(names)), np.int64)
+        flows[dataset.name][index] = [n for _, n in found.get(channel, none)]
+    left = result.normalised(range(len(names) + 1), flows, result.mean_weights(flows)).by_process()
+    rows = [(name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(names)]
     return Table(("cut", *left), tuple(rows), coverage_text(result))
 
 
@@ -124,7 +132,7 @@ def candidates_in(result: Result, low: float, high: float) -> Table:
     listed = zip(
         [datasets[i].name for i in found.dataset],
         found.entry.tolist(),
-        [CHANNELS[i] for i in found.channel],
+        [result.regions[i] for i in found.region],
         *([round(one, 2) for one in mass.tolist()] for mass in (found.mass_4l, found.mass_z1, found.mass_z2)),
         strict=True,
     )

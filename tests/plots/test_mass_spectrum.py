@@ -10,6 +10,7 @@ from pathlib import Path
 import made_results
 import numpy as np
 import pytest
+from filling import BINNING
 from made_results import a_result, panel_of, texts
 from matplotlib.axes import Axes
 from matplotlib.container import ErrorbarContainer
@@ -19,7 +20,7 @@ from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from higgsnb import datasets, plots, selection, statistics
-from higgsnb.results import Result, histograms
+from higgsnb.results import Result
 
 CASES = {
     "complete": {},
@@ -43,7 +44,7 @@ def steps(figure: Figure) -> dict[str, np.ndarray]:
     return {p.get_label(): p.get_data().values - p.get_data().baseline for p in layers}
 
 
-@pytest.mark.parametrize("name", [axis.name for axis in histograms.AXES])
+@pytest.mark.parametrize("name", [axis.name for axis in BINNING.axes])
 def test_drawn_heights_are_counts_times_weights(name: str) -> None:
     result = a_result("higgs zz zx tth data", share=0.37)
     expected: dict[str, np.ndarray] = {}
