@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import traitlets
 
-from higgsnb import datasets, engine, plots, results, storage
+from higgsnb import datasets, engine, plots, storage
 from higgsnb import selection as selections
 from higgsnb.errors import OptionError, SelectionError
 from higgsnb.plots import COLOURS, DETECTOR, LABELS, colour, coverage_text
@@ -89,7 +89,7 @@ class CutExplorer(Pictured):
                 self._skims = storage.cache_folder("skims")
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
-        first = _selection(selection) if selection is not None else result.selection
+        first = _selection(selection) if selection is not None else result.cuts
         check_options(first)
         self._bases = {name: one for name in selections.names() if not (one := selections.load(name)).options}
         base = _base_of(self._bases, first)
@@ -118,7 +118,7 @@ class CutExplorer(Pictured):
         return f"CutExplorer({self.sample.campaign.name}, {self._selected.name}: {self.view['summary']})"
 
     def _still(self) -> Any:
-        if self._result.selection.digest != self._selected.digest:
+        if self._result.cuts.digest != self._selected.digest:
             self._result = self._analyse(self.sample.campaign, self._selected)
         return plots.mass_4l(self._result, histogram=self.variable)
 
@@ -267,7 +267,7 @@ class CutExplorer(Pictured):
         self.without = {"rows": rows, "complete": len(rows) == len(active), "rest": self.rest, "asked": self.asked}
 
     def _list(self, _change: Any = None) -> None:
-        axis = results.axis(self.variable)
+        axis = next(axis for axis in AXES if axis.name == self.variable)
         if not 0 <= self.bin < axis.bins:
             self.listing = {}
             return

@@ -41,7 +41,7 @@ def spectrum(found: Reselection, name: str) -> dict[str, Any]:
 
     ``data`` is None for a campaign without data; ``low`` and ``high`` are central 68.27 % Poisson limits (Garwood).
     """
-    axis = results.axis(name)
+    axis = next(axis for axis in AXES if axis.name == name)
     return {"name": name, "label": axis.title, "unit": axis.unit, **_shown(found.spectrum(name))}
 
 
@@ -59,9 +59,9 @@ def _shown(by_channel: Spectrum) -> dict[str, Any]:
 def yields(found: Reselection) -> list[dict[str, Any]]:
     """Return one row per process, data last: events by channel, in total, and in the window around the Higgs boson."""
     totals = {index: array.sum(axis=1, keepdims=True) for index, array in found.histogram("mass_z1").items()}
-    inside = found.spectrum("mass_4l").between(*WINDOW).yields()
+    inside = found.spectrum("mass_4l").between(*WINDOW).yields(CHANNELS)
     rows = []
-    for process, per_channel in found.normalised([0.0, np.inf], totals).yields().items():
+    for process, per_channel in found.normalised([0.0, np.inf], totals).yields(CHANNELS).items():
         channels = {channel: one.expected for channel, one in per_channel.items()}
         window = sum(one.expected for one in inside[process].values())
         rows.append({"process": process, "channels": channels, "all": sum(channels.values()), "window": window})

@@ -25,7 +25,7 @@ from higgsnb.widgets.view import State, View, describe_error, error_of, static
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
-    from higgsnb.selection import Selection
+    from higgsnb.selection import Analysis
 
 SECONDS_PER_HEARTBEAT = 20.0
 """Interval of heartbeats: hubs end sessions that send nothing (mybinder.org after 600 s)."""
@@ -50,18 +50,20 @@ PHASES = {
 Floats = npt.NDArray[np.float64]
 
 
-def spectrum(result: Result, histogram: str = "mass_4l") -> State:
+def spectrum(result: Result, histogram: str = "", region: str = "") -> State:
     """Return what `LiveHistogram` draws of a result, as plain JSON.
 
     ``edges`` (bins + 1); ``data``: counts and central 68.27 % Poisson intervals, None without data; ``stack``: the
     expected events of each process, from bottom to top; ``total`` and ``error`` (bins): their sum and its statistical
     uncertainty; ``coverage``, ``percent`` and ``warning`` (empty if the result is complete).
 
-    Raise KeyError if there is no such histogram; the message lists the known ones.
+    Raise KeyError if there is no such histogram or region; the message lists the known ones.
     """
-    axis, found = results.axis(histogram), result.spectrum(histogram).combined()
+    binning, found = result.layout.binning, result.region_spectrum(histogram, region)
+    axis = binning.axis(histogram or binning.axes[0].name)
     processes = results.stack_order(found.stack)
     others = [process for process in processes if process not in plots.COLOURS]
+    shown = [region or result.regions[0]] if binning.category != "channel" and len(result.regions) > 1 else []
     done, total = result.coverage.events
     failed = [failure.as_dict() for failure in result.failed[:MOST_FAILURES_SHOWN]]
     data = None
@@ -72,10 +74,10 @@ def spectrum(result: Result, histogram: str = "mass_4l") -> State:
     return {
         "heading": plots.heading(result),
         "luminosity": plots.luminosity_label(result),
-        "title": f"{result.campaign.title} — selection {result.selection.name}",
+        "title": ", ".join([f"{result.campaign.title} — selection {result.selection.name}", *shown]),
         "warning": plots.coverage_text(result),
         "percent": "100 %" if result.complete else plots.percent(done, total) if total else "0 %",
-        "axis": {"variable": axis.title, "heights": plots.per_bin_label(axis.edges, histogram, axis.title)},
+        "axis": {"variable": axis.title, "heights": plots.per_bin_label(axis.edges, axis.name, axis.title)},
         "edges": axis.edges.tolist(),
         "data": data,
         "stack": [
@@ -129,7 +131,8 @@ class Pace:
 class LiveHistogram(View):
     """A stacked spectrum that grows while a campaign is analysed, with buttons to start, stop and resume.
 
-    ``histogram`` is one of the keys of `Result.histograms`. The client is that of `engine.run`; or a `ClusterControl`,
+    ``histogram`` is one of the keys of `Result.histograms` (default: the first), ``region`` one of `Result.regions`
+    (default: as `Result.region_spectrum`). The client is that of `engine.run`; or a `ClusterControl`,
     a `Cluster` or a Dask cluster, whose ``get_client`` is called at each start, so that Resume uses the panel's current
     cluster. The other options are those of `engine.run`: by default the ledger is in a temporary folder, and a stopped
     run can be resumed until this process ends; with ``ledger=None`` a stopped run starts over. ``fresh`` applies to the
@@ -150,15 +153,17 @@ class LiveHistogram(View):
 
     def __init__(
         self,
-        campaign: Campaign,
-        selection: Selection,
+        campaign: Campaign | str,
+        selection: Analysis,
         *,
-        histogram: str = "mass_4l",
+        histogram: str = "",
+        region: str = "",
         client: Any = None,
         **options: Any,
     ) -> None:
         self.result: Result
-        self._campaign, self._selection, self._histogram = campaign, selection, histogram
+        self._campaign, self._selection = datasets.load(campaign), selection.pinned()
+        self._shown = (histogram, region)
         self._client = client
         self._own_ledger = "ledger" not in options
         if self._own_ledger:
@@ -182,7 +187,7 @@ class LiveHistogram(View):
         return f"LiveHistogram({self._campaign.name}, {self._selection.name}: {state['words']})"
 
     def _still(self) -> Any:
-        return plots.mass_4l(self.result, histogram=self._histogram)
+        return plots.plot_spectrum(self.result, *self._shown)
 
     def start(self, *, client: Any = None) -> None:
         """Start or resume the run in a thread; do nothing if it is running.
@@ -217,7 +222,7 @@ class LiveHistogram(View):
     def _blank(self) -> State:
         """Discard the result; return the state of a run before its first chunk."""
         self.result = Result(self._campaign, self._selection)
-        return {**spectrum(self.result, self._histogram), "warning": ""}
+        return {**spectrum(self.result, *self._shown), "warning": ""}
 
     def _run(self, fresh: bool) -> None:
         """Show the results of the engine as they arrive, until the last one or until `stop`."""
@@ -231,7 +236,7 @@ class LiveHistogram(View):
                     self.result = result
                     with self._changing:
                         phase = "stopping" if self._stopping.is_set() else "running"
-                        shown = spectrum(result, self._histogram)
+                        shown = spectrum(result, *self._shown)
                         self._enter(phase, **shown, rate=self._pace.rate, seconds_left=left)
                     if self._stopping.is_set():
                         break

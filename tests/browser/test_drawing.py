@@ -90,6 +90,22 @@ def test_bars_are_as_high_as_the_numbers_say(visit: Callable[..., Visit], live: 
     assert dots == sum(count > 0 for count in live.state["data"]["counts"])
 
 
+@pytest.mark.parametrize("most", [7.0, 93.0, 512.0, 3400.0, 88_000.0, 1_200_000.0])
+@pytest.mark.parametrize("width", [PHONE, WIDE], ids=["phone", "wide"])
+def test_numbers_of_the_axis_do_not_touch_its_label(
+    visit: Callable[..., Visit], live: LiveHistogram, width: dict[str, int], most: float
+) -> None:
+    n = len(live.state["total"])
+    changes = {"total": [most] * n, "error": [0.0] * n, "stack": [], "data": None}
+    page = visit(viewport=width).show(live, **changes)
+    label = page.locator(".hn-axis text[transform]").bounding_box()
+    numbers = page.locator(".hn-axis text[text-anchor=end]").filter(has_text=re.compile(r"^[\d.]+$"))
+    boxes = [numbers.nth(i).bounding_box() for i in range(numbers.count())]
+    assert len(boxes) > 2
+    baseline = label["x"] + 0.8 * label["width"]  # no letter of it goes below
+    assert min(box["x"] for box in boxes) > baseline
+
+
 def test_picture_grows_with_the_state_and_keeps_its_elements(
     visit: Callable[..., Visit], live: LiveHistogram, partial: Result
 ) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from filling import BINNING
 from generators import random_leptons, without
 from outreach import campaign, dataset, events_of, write
 from traitlets import TraitError
@@ -17,7 +18,7 @@ from traitlets import TraitError
 from higgsnb import engine, plots, selection
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
-from higgsnb.results import PreselectedEvents, Result, histograms
+from higgsnb.results import PreselectedEvents, Result
 from higgsnb.selection import CHANNELS
 from higgsnb.widgets import explorer, explorer_data, sliders
 from higgsnb.widgets.view import static
@@ -67,7 +68,7 @@ def test_slider_moves_spectrum_yields_and_cutflow_to_those_of_the_engine(
     *_, expected = engine.run(one, OPEN.replace(muon_pt_min=11.5), workers=1)
     for channel, number in data_of(widget)["channels"].items():
         assert number == expected.yields["data"][channel].events
-    counts = sum(histograms.counts_of(expected.counts[name], "mass_4l")[:, 1:-1].sum(axis=0) for name in ("mu", "e"))
+    counts = sum(BINNING.counts_of(expected.counts[name], "mass_4l")[:, 1:-1].sum(axis=0) for name in ("mu", "e"))
     assert widget.view["spectrum"]["data"] == counts.tolist()
     assert widget.view["asked"] == 1
     assert widget.selection == OPEN.replace(muon_pt_min=11.5)
@@ -212,7 +213,7 @@ def test_bin_lists_its_candidates_and_one_of_them_is_shown(widget: explorer.CutE
     number = int(np.argmax(widget.view["spectrum"]["data"]))
     set_by_view(widget, bin=number)
     assert widget.listing["rows"]
-    low = histograms.axis("mass_4l").edges[number]
+    low = BINNING.axis("mass_4l").edges[number]
     assert widget.listing["title"] == f"Four-lepton mass from {low:g} to {low + 3:g} GeV"
     chosen = widget.listing["rows"][0]
     set_by_view(widget, place=chosen["place"])

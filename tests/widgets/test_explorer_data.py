@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filling import BINNING
 from generators import clean_zz_events, four_muons, pack, random_leptons, without
 from hist.intervals import poisson_interval
 from outreach import campaign, dataset, events_of, to_toml, write
@@ -16,7 +17,7 @@ from outreach import campaign, dataset, events_of, to_toml, write
 from higgsnb import datasets, engine, selection, statistics
 from higgsnb.datasets import Campaign
 from higgsnb.errors import SelectionError
-from higgsnb.results import Result, cut_quantity, histograms
+from higgsnb.results import Result, cut_quantity
 from higgsnb.results.reselect import AXES, PreselectedEvents, Reselection
 from higgsnb.selection import CHANNELS, Cut, Selection, cuts, pairings, rules
 from higgsnb.widgets import explorer_data as exploring
@@ -75,7 +76,7 @@ def assert_same(found: Reselection, result: Result) -> None:
     """Every bin of every histogram, every number of the cutflow, every event."""
     for index, data in enumerate(result.campaign.datasets):
         for axis in AXES:
-            expected = histograms.counts_of(result.counts[data.name], axis.name)
+            expected = BINNING.counts_of(result.counts[data.name], axis.name)
             np.testing.assert_array_equal(
                 found.histogram(axis.name)[index], expected, err_msg=f"{data.name} {axis.name}"
             )
@@ -345,7 +346,7 @@ def test_held_leptons_are_those_that_the_loosest_cuts_accept(sample: Preselected
 
 @pytest.mark.parametrize("number", [0, 1, 2])
 def test_bin_is_that_of_a_search_in_the_edges_also_on_the_edges(number: int) -> None:
-    edges = histograms.axis(("mass_4l", "mass_z2", "mass_4l_wide")[number]).edges
+    edges = BINNING.axis(("mass_4l", "mass_z2", "mass_4l_wide")[number]).edges
     values = np.concatenate([edges, np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf), [-5.0, 1e9]])
     found = [pairings.find_bin(value, edges, 0, len(edges) - 1) for value in values]
     np.testing.assert_array_equal(found, np.searchsorted(edges, values, side="right"))
@@ -503,7 +504,7 @@ def test_distribution_without_a_cut_counts_every_candidate_in_its_range(sample: 
 
 def test_spectrum_is_the_histogram_of_the_result(one: Campaign, found: Reselection) -> None:
     result, shown = run(one, OPEN), exploring.spectrum(found, "mass_4l")
-    counts = {name: histograms.counts_of(result.counts[name], "mass_4l")[:, 1:-1] for name in ("mu", "e", "h")}
+    counts = {name: BINNING.counts_of(result.counts[name], "mass_4l")[:, 1:-1] for name in ("mu", "e", "h")}
     assert shown["data"] == (counts["mu"] + counts["e"]).sum(axis=0).tolist()
     weights = np.array([result.weights["h"][channel] for channel in CHANNELS])
     np.testing.assert_allclose(shown["processes"]["higgs"], weights @ counts["h"])
@@ -557,7 +558,7 @@ def test_prediction_that_lacks_a_process_promises_nothing_and_says_what_it_lacks
 
 def test_listed_candidates_are_those_of_the_bin_data_first(found: Reselection) -> None:
     number = int(np.argmax(exploring.spectrum(found, "mass_4l")["data"]))
-    low, high = histograms.axis("mass_4l").edges[number : number + 2]
+    low, high = BINNING.axis("mass_4l").edges[number : number + 2]
     listing = exploring.candidates(found, "mass_4l", number)
     shown = exploring.spectrum(found, "mass_4l")
     data = [row for row in listing["rows"] if row["process"] == "data"]

@@ -34,10 +34,11 @@ function ticks(low, high, count) {
   return found.map((value) => Number(value.toPrecision(12)));
 }
 
-function layout(width) {
+function layout(width, end) {
   const font = width >= 1000 ? 20 : width >= 820 ? 18 : width >= 520 ? 16 : 14;
   const height = Math.round(Math.min(Math.max(width * 0.48, font * 18), 500));
-  const left = Math.round(font * 3.4);
+  const digits = String(Math.floor(end)).length;
+  const left = Math.round(font * (digits > 3 ? 1.7 + 0.65 * digits : 3.4));
   return { width, height, font, left, right: width - font, top: font * 0.7, bottom: height - Math.round(font * 3.1) };
 }
 
@@ -102,10 +103,11 @@ class Plot {
   }
 
   update(state, width) {
-    const space = layout(width);
     const { edges, data, stack, error, total } = state;
     const upper = total.map((height, i) => Math.max(height + error[i], data && data.counts[i] ? data.high[i] : 0));
-    const scale = scales(space, edges, niceEnd(1.04 * Math.max(...upper)));
+    const end = niceEnd(1.04 * Math.max(...upper));
+    const space = layout(width, end);
+    const scale = scales(space, edges, end);
     this.axes(state, space, scale);
     this.processes(edges, stack, scale);
     set(this.total, "d", outline(edges, total, scale));
