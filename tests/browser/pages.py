@@ -78,6 +78,15 @@ ROWS = """
 })
 """
 
+# Run every cell of the notebook that JupyterLab shows.
+RUN_ALL = """
+async () => {
+  const { commands, shell } = window.jupyterapp;
+  await shell.currentWidget.sessionContext.ready;
+  await commands.execute("notebook:run-all-cells");
+}
+"""
+
 
 @dataclass
 class Visit:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pages import ROWS, Server, Visit, notebook
+from pages import ROWS, RUN_ALL, Server, Visit, notebook
 
 import higgsnb as hn
 from higgsnb.results import Result
@@ -40,13 +40,6 @@ control = widgets.ClusterControl(
 )
 assert control.wait(60)
 control
-"""
-RUN_ALL = """
-async () => {
-  const { commands, shell } = window.jupyterapp;
-  await shell.currentWidget.sessionContext.ready;
-  await commands.execute("notebook:run-all-cells");
-}
 """
 MORE_THAN = """
 (events) => {

@@ -1,0 +1,61 @@
+"""The notebook for an analysis of one's own, on a desktop in JupyterLab and on a phone in Voilà."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from pages import ROOT, RUN_ALL, Server, Visit
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Page
+
+pytestmark = pytest.mark.browser
+NOTEBOOK = ROOT / "notebooks" / "10_bring_your_own_analysis.ipynb"
+SECONDS = 1000  # milliseconds, as playwright counts
+STICKING_OUT = """
+() => [...document.querySelectorAll("img, svg, table, pre, p, h1, h2, h3, .hn")]
+  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1)
+  .map((one) => `${one.tagName} ${one.className} ${one.textContent.slice(0, 40)}`)
+"""
+FIGURES = 4
+"""Figures of the notebook, without the live one."""
+
+
+def wait_until_run(page: Page) -> None:
+    """Wait for the live histogram to be complete, and for the table of what was run below it."""
+    page.wait_for_selector(".hn-live[data-phase=complete]", state="attached", timeout=240 * SECONDS)
+    page.get_by_text("121,198 of 121,198").last.wait_for(state="attached", timeout=120 * SECONDS)
+    page.locator("td", has_text="higgsnb").wait_for(state="attached", timeout=120 * SECONDS)
+
+
+def test_on_a_desktop_every_cell_runs_and_every_figure_has_its_text(
+    visit: Callable[..., Visit], lab: Server, artefacts: Path
+) -> None:
+    shutil.copy(NOTEBOOK, lab.folder)
+    page = visit(viewport={"width": 1280, "height": 20_000}).page  # high enough for all of it
+    page.goto(f"{lab.address}/lab/tree/{NOTEBOOK.name}?reset")
+    page.wait_for_function("window.jupyterapp?.shell.currentWidget?.sessionContext", timeout=60 * SECONDS)
+    page.evaluate(RUN_ALL)
+    wait_until_run(page)
+    page.screenshot(path=artefacts / "own_analysis_desktop.png")
+    wrong = ", ".join(f".jp-OutputArea [data-mime-type*={kind}]" for kind in ("error", "stderr"))
+    assert page.locator(wrong).count() == 0
+    texts = page.locator(".jp-OutputArea img").evaluate_all("some => some.map((one) => one.alt)")
+    assert len(texts) == FIGURES
+    assert all("simulated collisions" in text.lower() for text in texts)
+    assert "same sign" in texts[1]
+
+
+def test_on_a_phone_nothing_sticks_out(
+    visit: Callable[..., Visit], voila_server: Callable[[Path], Server], tmp_path: Path, artefacts: Path
+) -> None:
+    shutil.copy(NOTEBOOK, tmp_path / NOTEBOOK.name)
+    page = visit(viewport={"width": 390, "height": 844}).page
+    page.goto(voila_server(tmp_path / NOTEBOOK.name).address, timeout=240 * SECONDS)
+    wait_until_run(page)
+    page.screenshot(path=artefacts / "own_analysis_phone.png")
+    assert page.evaluate(STICKING_OUT) == []
