@@ -66,6 +66,13 @@ def minimums(session: nox.Session) -> None:
 
 
 @nox.session(default=False)
+def peers(session: nox.Session) -> None:
+    """Run the tests that need coffea and ROOT."""
+    session.install("-e", ".[test,bench]")
+    session.run("pytest", *(session.posargs or ["tests/results/test_coffea.py", "tests/test_how_to.py"]))
+
+
+@nox.session(default=False)
 def bench(session: nox.Session) -> None:
     """Run the benchmarks, or the scripts named after ``--``."""
     session.install("-e", ".")

@@ -39,20 +39,23 @@ LIBRARIES = {
     # where bytes are, and what is in them
     "platformdirs": {"storage"},
     "uproot": {"events", "datasets.toy.writer"},
-    "awkward": {"events.root", "datasets.toy.writer"},
+    "awkward": {"events", "selection.processors", "datasets.toy.writer"},
+    "vector": {"events.fourvectors"},
     "cramjam": {"events.fast.blocks"},
     "deflate": {"events.fast.blocks"},
     "isal": {"events.fast.blocks"},
     "zstandard": {"events.fast.blocks"},
     "xxhash": {"events.fast"},
     "pyarrow": {"events.skims", "results.directory"},
+    "coffea": {"selection.processors"},
+    "boost_histogram": {"selection.processors"},
     # compiled code; everybody else takes `rule` from `selection`
     "numba": {"selection.compiled"},
     # a user's function on its way to the workers
     "cloudpickle": {"selection.identity"},
     # counts and what they mean
-    "hist": {"results"},
-    "uhi": {"results.histograms"},
+    "hist": {"results", "selection.processors"},
+    "uhi": {"results.histograms", "selection.processors"},
     "scipy": {"statistics"},
     "iminuit": {"statistics"},
     # many cores

@@ -23,9 +23,9 @@ RUN = "pip install -e . && higgsnb run"
 TEST = "pip install -e '.[test]' && pytest"
 REQUIREMENTS = sorted((ROOT / "requirements").glob("*.txt"))
 LOADED_BY_NAME = {"certifi", "xrootd", "fsspec-xrootd"}  # `files` looks whether they are there
-LOADED_BY_OTHERS = {"fsspec", "boost_histogram", "nbval", "ipykernel"}  # by uproot, hist, pytest, the notebooks
+LOADED_BY_OTHERS = {"fsspec", "nbval", "ipykernel"}  # by uproot, pytest, the notebooks
 LOADED_BY_OTHERS |= {"anywidget", "kubernetes_validate", "yaml"}  # by the package, and where a test skips without
-OPTIONAL = ("notebook", "kubernetes", "batch", "gateway")  # extras that parts of the package need
+OPTIONAL = ("notebook", "kubernetes", "batch", "gateway", "coffea")  # extras that parts of the package need
 WITH_OTHERS = {
     "IPython",
     "httpx",

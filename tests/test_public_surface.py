@@ -16,7 +16,8 @@ import pytest
 
 import higgsnb
 
-WINGS = [name for name in higgsnb.__all__ if name != "errors"]
+ANALYSIS = ["Analysis", "Axis", "Selected", "Shift"]  # names of `selection` that an analysis of one's own begins with
+WINGS = [name for name in higgsnb.__all__ if name not in ("errors", *ANALYSIS)]
 LISTED = Path(__file__).with_name("public_surface.txt")
 
 
@@ -36,7 +37,8 @@ def test_public_names_are_those_listed() -> None:
 
 
 def test_package_shows_its_wings_and_the_errors() -> None:
-    assert sorted(dir(higgsnb)) == sorted([*WINGS, "errors", "__version__"])
+    assert sorted(dir(higgsnb)) == sorted([*WINGS, *ANALYSIS, "errors", "__version__"])
+    assert all(getattr(higgsnb, name) is getattr(higgsnb.selection, name) for name in ANALYSIS)
 
 
 @pytest.mark.parametrize("name", WINGS)
