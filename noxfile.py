@@ -67,9 +67,10 @@ def minimums(session: nox.Session) -> None:
 
 @nox.session(default=False)
 def peers(session: nox.Session) -> None:
-    """Run the tests that need coffea and ROOT."""
+    """Run the tests that need coffea, correctionlib and ROOT."""
     session.install("-e", ".[test,bench]")
-    session.run("pytest", *(session.posargs or ["tests/results/test_coffea.py", "tests/test_how_to.py"]))
+    files = ["results/test_coffea.py", "results/test_correctionlib.py", "test_how_to.py"]
+    session.run("pytest", *(session.posargs or [f"tests/{file}" for file in files]))
 
 
 @nox.session(default=False)
