@@ -183,6 +183,7 @@ def ledger_keys(campaign: Campaign) -> list[bytes]:
 
 def test_nothing_that_was_read_in_another_way_is_used_again(a_file: Path) -> None:
     file = File(str(a_file))
+    friend = outreach.write(a_file.with_name("b.root"), random_leptons(20, seed=1))
     dataset = Dataset("zz", "zz", cross_section_pb=1.0, files=(file,))
     plain = outreach.campaign(dataset)
     others = [
@@ -191,7 +192,7 @@ def test_nothing_that_was_read_in_another_way_is_used_again(a_file: Path) -> Non
             replace(plain, datasets=(replace(dataset, **change),))
             for change in (
                 {"weight": "mcWeight"}, {"sum_of_weights": 3.0}, {"sum_of_weights": "SumWeights"},
-                {"files": (replace(file, friends=("b.root",)),)},
+                {"files": (replace(file, friends=(str(friend),)),)},
             )
         ),
     ]  # fmt: skip
