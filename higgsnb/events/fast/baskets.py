@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass, field
 from functools import reduce
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -43,7 +43,7 @@ from higgsnb.events.fast.blocks import (
 )
 from higgsnb.events.fast.branches import BranchBaskets, branch_baskets, read_head
 from higgsnb.events.fast.form import Form, TreeCatalogue
-from higgsnb.events.fast.gather import LIST_HEADER, MARK, SWAPPED, add_up, copy_marked, elements_of, split_lists
+from higgsnb.events.fast.gather import COPIES, LIST_HEADER, MARK, add_up, chosen, elements_of, marks_of, split_lists
 
 WINDOW = 200_000
 """Entries worked on at a time; about 30 bytes of memory each, besides the baskets."""
@@ -263,9 +263,7 @@ class BasketReader(OpenFile):
         if given is None and request.columns.preselection is not None:
             tested = {name: work.values(self._flat[name]) for name in request.tested}
             given = request.passing(tested, n_events)
-        which: Which = slice(0, n_events)
-        if given is not None and not given.all():
-            which = np.flatnonzero(given)
+        which: Which = slice(0, n_events) if given is None else chosen(given)
         flat = {name: work.flat(self._flat[name], which) for name in request.wanted}
         flat |= {name: flat[name].astype(np.int64, copy=False) for name in flat if name in request.form.counts}
         jagged: dict[str, Array] = {}
@@ -277,8 +275,8 @@ class BasketReader(OpenFile):
                 what = f"the columns of {group.collection} differ in length: {', '.join(group.columns)} and others"
                 raise DamagedFileError(f"{work.location}: {what}")
             jagged |= columns
-        entries = np.arange(n_events)[which] + window.start if isinstance(which, slice) else which + window.start
-        return Preselected(entries, flat, jagged, offsets, n_events, Notes.of(work.seen))
+        entries = np.arange(n_events) if isinstance(which, slice) else _index(which)
+        return Preselected(entries + window.start, flat, jagged, offsets, n_events, Notes.of(work.seen))
 
 
 def _groups(form: Form) -> list[Group]:
@@ -331,7 +329,7 @@ class _Work:
     def flat(self, name: str, which: Which) -> Array:
         """Return the values of a flat branch for ``which`` events of the window."""
         if isinstance(which, slice) or name in self.decoded or self.branches[name].is_vector:
-            return self.values(name)[which]
+            return self.values(name)[_plain(which)]
         edges = self.edges(name)
         return self.gather(name, self.contents(name, np.diff(edges)), edges - self.window.start, which)
 
@@ -356,9 +354,7 @@ class _Work:
         first, last = (int(entry) for entry in self.edges(group.counter)[[0, -1]])
         lengths = self.values(group.counter, first, last)
         elements, starts = _elements(offsets_of(lengths), which, self.window.start - first)
-        if isinstance(elements, np.ndarray) and elements.dtype == MARK:
-            elements = elements.view(np.bool_)
-        return starts, {column: self.lists[name][elements] for column, name in group.columns.items()}
+        return starts, {column: self.lists[name][_plain(elements)] for column, name in group.columns.items()}
 
     def contents(self, name: str, lengths: Integers | None) -> Iterator[Array]:
         """Yield the elements of each basket of branch ``name`` in this window, which must be as many as ``lengths``.
@@ -390,7 +386,7 @@ class _Work:
             bounds = [slice(max(elements.start - at, 0), max(elements.stop - at, 0)) for at in starts.tolist()]
             pieces = [content[here].astype(native) for content, here in zip(contents, bounds, strict=False)]
             return pieces[0] if len(pieces) == 1 else np.concatenate(pieces or [np.empty(0, native)])
-        if elements.dtype == MARK:
+        if _is_marks(elements):
             return self._marked(native, contents, starts, elements)
         values = np.empty(len(elements), native)
         for content, (first, last, inside) in zip(contents, self._cut(elements, starts), strict=True):
@@ -402,11 +398,12 @@ class _Work:
         """Return the values of which the marks are 1."""
         values, at = np.empty(np.count_nonzero(marks) + 1, native), 0
         for content, start in zip(contents, starts.tolist(), strict=False):
-            here = marks[start : start + len(content)]
-            if content.dtype.str[0] == ">" and native.itemsize == SWAPPED:
-                at = copy_marked(content.view(np.uint32), here, values.view(np.uint32), at)
+            first = max(start, 0)
+            here, content = marks[first : max(start + len(content), 0)], content[first - start :]  # noqa: PLW2901
+            if content.dtype.str[0] == ">" and native.itemsize in COPIES:
+                at = COPIES[native.itemsize](content.view(np.uint32), here, values.view(np.uint32), at)
             else:
-                some = content[here.view(np.bool_)]
+                some = content[: len(here)][here.view(np.bool_)]
                 values[at : at + len(some)] = some
                 at += len(some)
         return values[:at]
@@ -467,7 +464,23 @@ def _elements(firsts: Integers, which: Which, ahead: int) -> tuple[Which, Intege
     if isinstance(which, slice):
         starts = firsts[ahead + which.start : ahead + which.stop + 1]
         return slice(int(starts[0]), int(starts[-1])), starts - starts[0]
-    return elements_of(firsts, which + ahead if ahead else which, marked=True)
+    if _is_marks(which):
+        return marks_of(firsts, which, ahead)
+    return elements_of(firsts, which + ahead if ahead else which)
+
+
+def _is_marks(which: Which) -> TypeGuard[npt.NDArray[np.uint8]]:
+    return not isinstance(which, slice) and which.dtype == MARK
+
+
+def _plain(which: Which) -> Which:
+    """Return the same as NumPy takes it: a mask instead of marks."""
+    return which.view(np.bool_) if _is_marks(which) else which
+
+
+def _index(which: Array) -> Integers:
+    """Return the indices of what is marked."""
+    return np.flatnonzero(which) if _is_marks(which) else which
 
 
 def joined(parts: list[Preselected], nothing: Preselected) -> Preselected:

@@ -12,13 +12,13 @@ from higgsnb.selection import rule
 Integers = npt.NDArray[np.int64]
 
 FEW = 50_000
-"""Objects up to which NumPy lists them as quickly as compiled code does, which first has to be loaded."""
+"""Events or objects up to which NumPy is as quick as compiled code, which first has to be loaded."""
 MANY = 0.25
-"""Share of all objects from which on going through all of them is quicker than listing those that are wanted."""
+"""Share of all events from which on going through all objects is quicker than listing those that are wanted."""
 MARK = np.dtype(np.uint8)
 """The type of marks."""
-SWAPPED = 4
-"""Bytes of the numbers that `copy_marked` copies."""
+AT_ONCE = 4
+"""Objects of an event that are marked without asking how many there are."""
 LIST_HEADER = 10
 """Bytes before the values of a `std::vector` in a basket: a byte count, a version, and the number of values."""
 
@@ -38,19 +38,22 @@ def add_up(counts: npt.NDArray[Any], offsets: Integers) -> bool:
     return rises
 
 
-def elements_of(firsts: Integers, events: Integers, *, marked: bool = False) -> tuple[npt.NDArray[Any], Integers]:
+def chosen(passing: npt.NDArray[np.bool_]) -> npt.NDArray[Any] | slice:
+    """Return which events pass: a range if all do, marks (n,) uint8 if many do, else their indices."""
+    n, n_events = np.count_nonzero(passing), len(passing)
+    if n == n_events:
+        return slice(0, n_events)
+    return passing.view(MARK) if n > max(FEW, MANY * n_events) else np.flatnonzero(passing)
+
+
+def elements_of(firsts: Integers, events: Integers) -> tuple[Integers, Integers]:
     """Return the indices of the objects of ``events``, and where those of each start among them.
 
-    ``firsts`` (n + 1,) says where the objects of all events start. If ``marked``, and if they are many, marks of the
-    objects are returned instead of their indices, (n_objects,) uint8.
+    ``firsts`` (n + 1,) says where the objects of all events start.
     """
     counts = firsts[events + 1] - firsts[events]
     offsets = np.empty(len(events) + 1, dtype=np.int64)
     add_up(counts, offsets)
-    if marked and offsets[-1] > max(FEW, MANY * firsts[-1]):
-        marks = np.zeros(firsts[-1], MARK)
-        _mark(firsts, events, marks)
-        return marks, offsets
     if offsets[-1] <= FEW:
         return np.arange(offsets[-1]) + np.repeat(firsts[events] - offsets[:-1], counts), offsets
     elements = np.empty(offsets[-1], dtype=np.int64)
@@ -66,11 +69,37 @@ def _fill(firsts: Integers, events: Integers, offsets: Integers, elements: Integ
             elements[at] = at + ahead
 
 
+def marks_of(firsts: Integers, events: npt.NDArray[np.uint8], ahead: int) -> tuple[npt.NDArray[np.uint8], Integers]:
+    """Return marks of the objects of marked ``events``, (n_objects,) uint8, and where those of each start among them.
+
+    ``firsts`` says where the objects of all events start; ``ahead`` of them come before ``events``.
+    """
+    stop = ahead + len(events)
+    objects = np.empty(firsts[-1] + AT_ONCE, MARK)
+    objects[: firsts[ahead]] = 0
+    offsets = np.empty(np.count_nonzero(events) + 2, np.int64)
+    mark_objects(firsts[ahead : stop + 1], events, objects, offsets)
+    objects[firsts[stop] :] = 0
+    return objects[:-AT_ONCE], offsets[:-1]
+
+
 @rule
-def _mark(firsts: Integers, events: Integers, marks: npt.NDArray[np.uint8]) -> None:
+def mark_objects(firsts: Any, events: Any, objects: Any, offsets: Any) -> Any:
+    """Mark the objects of marked events, and write where those of each start: both without a branch.
+
+    Past the last ones `AT_ONCE` more objects are written to, and one more offset. Return how many events are marked.
+    """
+    n = 0
+    offsets[0] = 0
     for i in range(len(events)):
-        for at in range(firsts[events[i]], firsts[events[i] + 1]):
-            marks[at] = 1
+        first, stop, mark = firsts[i], firsts[i + 1], events[i]
+        for more in range(AT_ONCE):
+            objects[first + more] = mark
+        for at in range(first + AT_ONCE, stop):
+            objects[at] = mark
+        offsets[n + 1] = offsets[n] + stop - first
+        n += mark
+    return n
 
 
 @rule
@@ -79,13 +108,30 @@ def copy_marked(content: Any, marks: Any, values: Any, at: Any) -> Any:
 
     One place more is written to: without a branch, all numbers take as long, but none of them long.
     """
-    for i in range(len(content)):
-        x = content[i]
-        outer = (x << np.uint32(24)) | (x >> np.uint32(24))
-        inner = ((x >> np.uint32(8)) & np.uint32(0xFF00)) | ((x << np.uint32(8)) & np.uint32(0xFF0000))
-        values[at] = outer | inner
+    for i in range(len(marks)):
+        values[at] = swapped(content[i])
         at += marks[i]
     return at
+
+
+@rule
+def copy_marked_pairs(content: Any, marks: Any, values: Any, at: Any) -> Any:
+    """Do the same with numbers of eight bytes; ``content`` and ``values`` are pairs of four."""
+    for i in range(len(marks)):
+        values[2 * at], values[2 * at + 1] = swapped(content[2 * i + 1]), swapped(content[2 * i])
+        at += marks[i]
+    return at
+
+
+@rule
+def swapped(x: Any) -> Any:
+    """Return four bytes in the opposite order."""
+    outer = (x << np.uint32(24)) | (x >> np.uint32(24))
+    return outer | ((x >> np.uint32(8)) & np.uint32(0xFF00)) | ((x << np.uint32(8)) & np.uint32(0xFF0000))
+
+
+COPIES = {4: copy_marked, 8: copy_marked_pairs}
+"""What copies marked numbers, by their bytes."""
 
 
 @rule
