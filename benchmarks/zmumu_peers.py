@@ -193,8 +193,10 @@ def engine_run(
     folder = tempfile.TemporaryDirectory()
 
     def run() -> Bins:
+        for old in Path(folder.name).iterdir():
+            old.unlink()
         ledger = Path(folder.name, "ledger.sqlite")
-        (*_, last) = engine.run(campaign, what, workers=workers, ledger=ledger, fresh=True, chunk_events=CHUNK)
+        (*_, last) = engine.run(campaign, what, workers=workers, ledger=ledger, chunk_events=CHUNK)
         if last.failed:
             raise RuntimeError(str(last.failed))
         return np.asarray(bins(last)).reshape(-1)

@@ -306,12 +306,12 @@ class Analysis:
         """Return a copy with the functions as they are now: whatever their globals become, it counts the same."""
         if self._pinned is not None:
             return self
-        from higgsnb.selection.identity import pack, unpack
+        from higgsnb.selection.identity import pack, unpack_once
 
         found = object.__new__(type(self))
         found.__dict__.update(self.__dict__)
         found._pinned = self.identity
-        found.function, *changes = unpack(pack(self._functions))
+        found.function, *changes = unpack_once(pack(self._functions))
         found.shifts = tuple(Shift(one.name, dict(some)) for one, some in zip(self.shifts, changes, strict=True))
         return found
 
@@ -322,10 +322,10 @@ class Analysis:
         return {**self.pinned().__dict__, "function": pack(self._functions), "shifts": [s.name for s in self.shifts]}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        from higgsnb.selection.identity import unpack
+        from higgsnb.selection.identity import unpack_once
 
         self.__dict__.update(state)
-        self.function, *changes = unpack(state["function"])
+        self.function, *changes = unpack_once(state["function"])
         self.shifts = tuple(Shift(name, dict(some)) for name, some in zip(state["shifts"], changes, strict=True))
 
     def as_dict(self) -> dict[str, Any]:

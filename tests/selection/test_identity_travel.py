@@ -15,6 +15,7 @@ from user_code import HELPER, cases, function_of, in_other_process, write
 
 from higgsnb.errors import SelectionError
 from higgsnb.selection import captured_digest, check_unchanged, identify, pack, unpack
+from higgsnb.selection.identity import unpack_once
 
 CALL = """
 import sys
@@ -88,6 +89,28 @@ def test_compiled_function_is_compiled_anew_with_the_values_that_were_sent(tmp_p
     arrived = unpack(pack(function))
     assert arrived(1.0) == 6.0
     assert arrived.__globals__["g"] is not function.__globals__["g"]
+
+
+def test_function_is_compiled_once_in_a_process_unless_it_changes(tmp_path: Path) -> None:
+    code = "import numba\nTABLE = [1.0]\n@numba.njit\ndef g(x): return x + 1\ndef f(x): return g(x) + TABLE[0]\n"
+    data = pack(function_of(write(tmp_path, code), "f"))
+    first = unpack_once(data)
+    assert first(1.0) == 3.0
+    again = unpack_once(bytes(bytearray(data)))
+    assert again is first
+    assert again.__globals__["g"].signatures
+    first.__globals__["TABLE"][0] = 100.0
+    anew = unpack_once(data)
+    assert (first(1.0), anew(1.0)) == (102.0, 3.0)
+    assert unpack_once(data) is anew
+
+
+def test_only_the_last_functions_are_kept(tmp_path: Path) -> None:
+    sent = [pack(function_of(write(tmp_path, f"def f(x): return x + {i}\n"), "f")) for i in range(10)]
+    made = [unpack_once(data) for data in sent]
+    assert [one(0) for one in made] == list(range(10))
+    assert [unpack_once(data) is one for data, one in zip(sent[:1:-1], made[:1:-1], strict=True)] == [True] * 8
+    assert unpack_once(sent[0]) is not made[0]
 
 
 def test_error_there_names_file_and_line(tmp_path: Path) -> None:

@@ -22,10 +22,10 @@ import cloudpickle
 
 from higgsnb.errors import SelectionError, VersionError, first_line
 from higgsnb.selection.identity.bytecode import uses_of
-from higgsnb.selection.identity.identify import checked, digest_of
+from higgsnb.selection.identity.identify import captured_digest, checked, digest_of
 from higgsnb.selection.identity.ownership import SENT, Owner, installed_version, is_users_module, owner_of, reference
 from higgsnb.selection.identity.reductions import is_dispatching, own_reduction
-from higgsnb.selection.identity.walk import Walk
+from higgsnb.selection.identity.walk import Line, Walk
 
 _REGISTERING = threading.Lock()
 _CODE = (
@@ -75,6 +75,28 @@ def unpack(data: bytes) -> Any:
             found = f"{name} {here} is installed here" if here else f"{name} is not installed here"
             raise VersionError(f"{title} was written with {name} {version}, but {found}")
     return _loads(function)
+
+
+_KEPT = 8
+"""Functions from other processes that are kept for the next chunks."""
+_kept: dict[bytes, tuple[Any, tuple[Line, ...]]] = {}
+_keeping = threading.Lock()
+
+
+def unpack_once(data: bytes) -> Any:
+    """Do the same, but return what an earlier call has made, if it has not been changed since; the last ones are kept.
+
+    numba compiles functions for each copy anew, which takes as long as some chunks do.
+    """
+    with _keeping:
+        found = _kept.pop(data, None)
+        if found is None or captured_digest(found[0]) != found[1]:
+            function = unpack(data)
+            found = function, captured_digest(function)
+        _kept[data] = found
+        for old in list(_kept)[:-_KEPT]:
+            del _kept[old]
+        return found[0]
 
 
 def _dumps(function: Any, walk: Walk) -> bytes:
