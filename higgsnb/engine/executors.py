@@ -29,6 +29,8 @@ Value = TypeVar("Value")
 
 PARENT_SECONDS = 1.0
 """How often a worker process checks that the process that started it is still there."""
+END_SECONDS = 0.05
+"""How long is waited for the end of threads that may have nothing to do any more."""
 RECONNECT_SECONDS = 40.0
 """How long a cut connection to a cluster may take to come back (Dask itself gives up after 30 s)."""
 ANSWER_SECONDS = 10.0
@@ -63,13 +65,21 @@ class Threads(ThreadPoolExecutor):
     """About how long a batch should take, so that sending it costs little in comparison."""
 
     def __init__(self, workers: int) -> None:
-        super().__init__(workers, thread_name_prefix="higgsnb")
+        self._begun: list[threading.Thread] = []
+        begin = lambda: self._begun.append(threading.current_thread())  # noqa: E731
+        super().__init__(workers, thread_name_prefix="higgsnb", initializer=begin)
         self.workers = workers
         self.max_in_flight = 2 * workers
 
     def close(self) -> None:
-        """Shut down without waiting for threads blocked on network I/O."""
+        """Shut down without waiting long for threads blocked on network I/O.
+
+        The memory of threads that have ended is used by the next ones, that of others is not.
+        """
         self.shutdown(wait=False, cancel_futures=True)
+        deadline = time.monotonic() + END_SECONDS
+        for thread in self._begun:
+            thread.join(max(0.0, deadline - time.monotonic()))
 
 
 class Processes:

@@ -32,7 +32,8 @@ def behavior() -> dict[Any, Any]:
         """Lists of objects, or one object of each event."""
 
         def __getitem__(self, where: Any) -> Any:
-            found = _masked(self, where)
+            short = _field if type(where) is str else _nth if type(where) is tuple else _masked
+            found = short(self, where)
             return super().__getitem__(where) if found is None else found
 
         @property
@@ -45,9 +46,9 @@ def behavior() -> dict[Any, Any]:
             numbers = [column for column in columns if column is not None]
             if names != ["x", "y", "z", "t"] or len(numbers) < len(columns):
                 return super().mass
-            x, y, z, t = numbers
-            square = t * t - x * x - y * y - z * z
-            return _array(np.copysign(np.sqrt(np.abs(square)), square))
+            masses = np.empty(len(numbers[0]))
+            find_masses(*(np.ascontiguousarray(column, np.float64) for column in numbers), masses)
+            return _array(masses)
 
     for name in FIELDS[:3]:
         setattr(Objects, name, _plain(name, getattr(MomentumArray4D, name)))
@@ -70,6 +71,38 @@ def _array(values: npt.NDArray[Any]) -> Any:
     return ak.Array(ak.contents.NumpyArray(values))
 
 
+def _like(array: Any, layout: Any) -> Any:
+    import awkward as ak
+
+    return ak.Array(layout, behavior=array.behavior, attrs=array.attrs)
+
+
+def _field(array: Any, name: str) -> Any:
+    """Return a field of one object of each event; None if these are lists."""
+    import awkward as ak
+
+    column = _column(array.layout, name)
+    return None if column is None else _like(array, ak.contents.NumpyArray(column))
+
+
+def _nth(array: Any, where: tuple[Any, ...]) -> Any:
+    """Return the object at one place in each list; None if that is not what is asked for, or if a list is too short."""
+    import awkward as ak
+
+    lists = array.layout
+    if len(where) != 2 or where[0] != slice(None) or type(where[1]) is not int:
+        return None
+    if type(lists) not in (ak.contents.ListArray, ak.contents.ListOffsetArray):
+        return None
+    starts, stops, at = lists.starts.data, lists.stops.data, where[1]
+    if (stops - starts <= (at if at >= 0 else -1 - at)).any():
+        return None
+    index, content = np.asarray((starts if at >= 0 else stops) + at, np.int64), lists.content
+    if type(content) is ak.contents.IndexedArray:
+        index, content = np.asarray(content.index.data.take(index), np.int64), content.content
+    return _like(array, ak.contents.IndexedArray.simplified(ak.index.Index64(index), content))
+
+
 def _masked(array: Any, mask: Any) -> Any:
     """Return the objects that a jagged mask keeps; None if that is no plain mask of the same lengths."""
     import awkward as ak
@@ -87,7 +120,7 @@ def _masked(array: Any, mask: Any) -> Any:
     n = keep_objects(np.ascontiguousarray(offsets, np.int64), kept, index, starts)
     content = ak.contents.IndexedArray.simplified(ak.index.Index64(index[:n]), lists.content)
     found = ak.contents.ListOffsetArray(ak.index.Index64(starts), content)
-    return ak.Array(found, behavior=array.behavior, attrs=array.attrs)
+    return _like(array, found)
 
 
 @rule
@@ -110,17 +143,19 @@ def _column(layout: Any, name: str) -> npt.NDArray[Any] | None:
     """Return a field as NumPy has it; None if it is not one number for each record."""
     import awkward as ak
 
-    index = None
+    index = []
     if type(layout) is ak.contents.IndexedArray:
-        index, layout = layout.index.data, layout.content
+        index, layout = [layout.index.data], layout.content
     if type(layout) is not ak.contents.RecordArray or name not in layout.fields:
         return None
     values = layout[name]
     if type(values) is ak.contents.IndexedArray:
-        values = values.project()
+        index, values = [*index, values.index.data], values.content
     if type(values) is not ak.contents.NumpyArray or values.data.ndim != 1:
         return None
-    column: npt.NDArray[Any] = values.data if index is None else values.data[index]
+    column: npt.NDArray[Any] = values.data
+    while index:
+        column = column.take(index.pop())
     return column
 
 
@@ -128,15 +163,34 @@ def _sum(one: Any, other: Any, slow: Any) -> Any:
     """Return the sum as x, y, z, t in float64; that of `vector` where these are no plain arrays of one length."""
     import awkward as ak
 
-    columns = [[_column(v.layout, name) for name in FIELDS] for v in (one, other) if isinstance(v, ak.Array)]
+    columns: list[list[Any]] = [
+        [_column(v.layout, name) for name in FIELDS] for v in (one, other) if isinstance(v, ak.Array)
+    ]
     if len(columns) < 2 or len(one) != len(other) or any(column is None for some in columns for column in some):
         return slow(one, other)
-    total: list[Any] = [0.0, 0.0, 0.0, 0.0]
+    total = np.zeros((4, len(one)))
     for pt, eta, phi, mass in columns:
-        wide = np.asarray(pt, np.float64)
-        x, y, z = wide * np.cos(phi), wide * np.sin(phi), wide * np.sinh(eta)  # type: ignore[arg-type]
-        energy = np.sqrt(wide * wide + z * z + np.asarray(mass, np.float64) ** 2)
-        total = [before + value for before, value in zip(total, (x, y, z, energy), strict=True)]
+        add_momenta(*map(np.ascontiguousarray, (pt, np.cos(phi), np.sin(phi), np.sinh(eta), mass)), total)
     contents = [ak.contents.NumpyArray(values) for values in total]
     record = ak.contents.RecordArray(contents, ["x", "y", "z", "t"], parameters={"__record__": NAME})
     return ak.Array(record, behavior=one.behavior)
+
+
+@rule
+def add_momenta(pt, cosine, sine, slope, mass, total):
+    """Add momenta and energies to ``total`` (4, n) float64: x, y, z, t; ``slope`` is sinh(eta)."""
+    for i in range(len(pt)):
+        transverse, heavy = np.float64(pt[i]), np.float64(mass[i])
+        z = transverse * slope[i]
+        total[0, i] += transverse * cosine[i]
+        total[1, i] += transverse * sine[i]
+        total[2, i] += z
+        total[3, i] += np.sqrt(transverse * transverse + z * z + heavy * heavy)
+
+
+@rule
+def find_masses(x, y, z, t, masses):
+    """Write invariant masses, negative where E² < p²."""
+    for i in range(len(masses)):
+        square = t[i] * t[i] - x[i] * x[i] - y[i] * y[i] - z[i] * z[i]
+        masses[i] = np.copysign(np.sqrt(np.abs(square)), square)

@@ -49,6 +49,53 @@ def test_masks_of_other_lengths_are_the_errors_of_awkward() -> None:
         ours[made(7)[0].pt > 10]
 
 
+@pytest.mark.parametrize("at", [0, 1, -1, -2, np.int64(1), slice(1)])
+def test_objects_at_one_place_are_those_of_awkward(at: Any) -> None:
+    ours, theirs = made(seed=4)
+    hard, other = ours[ours.pt > 10], theirs[theirs.pt > 10]
+    for mine, wanted in ((ours, theirs), (hard, other), (hard[::-1], other[::-1]), (hard[:, ::-1], other[:, ::-1])):
+        many, same = mine[ak.num(mine) >= 2], wanted[ak.num(wanted) >= 2]
+        assert ak.to_list(many[:, at]) == ak.to_list(same[:, at])
+        assert ak.to_list(many[:9, at].charge) == ak.to_list(same[:9, at].charge)
+        assert ak.to_list(many[3, at]) == ak.to_list(same[3, at])
+    assert type(hard[ak.num(hard) > 9][:, 0]) is type(ours)
+
+
+@pytest.mark.parametrize("at", [1, -2])
+def test_a_list_that_is_too_short_is_the_error_of_awkward(at: int) -> None:
+    ours, _ = made()
+    with pytest.raises(IndexError, match="cannot slice"):
+        ours[ak.num(ours) > 0][:, at]
+
+
+def test_fields_of_one_object_of_each_event_are_those_of_awkward() -> None:
+    ours, theirs = ((one[ak.num(one) > 1])[:, 1] for one in made(seed=5))
+    shuffled = np.random.default_rng(5).permutation(len(ours))
+    for mine, wanted in ((ours, theirs), (ours[shuffled], theirs[shuffled]), (ours[:0], theirs[:0])):
+        for name in (*FIELDS, "charge"):
+            assert ak.to_list(mine[name]) == ak.to_list(wanted[name])
+            assert str(mine[name].type) == str(wanted[name].type)
+
+
+def test_sums_are_those_of_numpy_in_float64() -> None:
+    ours, _ = made(seed=6)
+    pairs = ours[ak.num(ours) >= 2]
+    first, second = pairs[:, 0], pairs[:, -1]
+    expected = np.zeros((4, len(pairs)))
+    for one in (first, second):
+        pt, eta, phi, mass = (np.asarray(one[name]) for name in FIELDS)
+        wide = pt.astype(np.float64)
+        z = wide * np.sinh(eta)
+        energy = np.sqrt(wide * wide + z * z + mass.astype(np.float64) ** 2)
+        expected += np.stack([wide * np.cos(phi), wide * np.sin(phi), z, energy])
+    total = first + second
+    assert [np.asarray(total[name]).tolist() for name in "xyzt"] == expected.tolist()
+    x, y, z, t = expected
+    square = t * t - x * x - y * y - z * z
+    assert np.asarray(total.mass).tolist() == np.copysign(np.sqrt(np.abs(square)), square).tolist()
+    assert (np.asarray((first + first).mass) > 0).all()
+
+
 @pytest.mark.parametrize("kind", [np.float32, np.float64])
 def test_sums_and_masses_are_those_of_vector(kind: Any) -> None:
     ours, theirs = made(kind=kind)

@@ -4,4 +4,13 @@ from higgsnb.selection.identity.files import load_from_file
 from higgsnb.selection.identity.identify import Identity, captured_digest, check_unchanged, identify
 from higgsnb.selection.identity.transport import pack, unpack, unpack_once
 
-__all__ = ["Identity", "identify", "captured_digest", "check_unchanged", "pack", "unpack", "unpack_once", "load_from_file"]
+__all__ = [
+    "Identity",
+    "identify",
+    "captured_digest",
+    "check_unchanged",
+    "pack",
+    "unpack",
+    "unpack_once",
+    "load_from_file",
+]
