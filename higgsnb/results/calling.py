@@ -155,7 +155,7 @@ class _Check:
             return np.flatnonzero(found)
         if found is not None and found.dtype.kind in "iu" and found.ndim == 1:
             index = found.astype(np.int64, copy=False)
-            if not len(index) or (index.min() >= 0 and index.max() < n and _is_each_once(index, n)):
+            if _is_each_once(index, n):
                 return index
         hint = "Give a mask over the events, their indices (each once), or the events that are left."
         raise self._error(f"Selected: of {n:,} events, those selected are given as {_described(chosen, found)}", hint)
@@ -232,9 +232,11 @@ class _Check:
 
 
 def _is_each_once(index: Integers, n: int) -> bool:
-    """Whether no index, of some below n, occurs twice."""
-    if (index[1:] > index[:-1]).all():
+    """Whether all of some indices are below n, from 0 on, and none occurs twice."""
+    if not len(index) or ((index[1:] > index[:-1]).all() and index[0] >= 0 and index[-1] < n):
         return True
+    if index.min() < 0 or index.max() >= n:
+        return False
     seen = np.zeros(n, np.bool_)
     seen[index] = True
     return bool(np.count_nonzero(seen) == len(index))

@@ -60,7 +60,7 @@ def add_up(
     """
     n_copies, n_regions, size = fixed.shape[1], len(binning.regions), binning.size
     found = np.zeros((n_copies, 1 + LIMBS, n_regions, size), np.int64)
-    derived = binning.n_fills - 1 - len(binning.windows) if binning.axes[0].per_event == 1 else -1
+    derived = binning.derived
     for start in range(0, len(rows), ROWS):
         sums = np.zeros((n_regions, size, 4, n_copies), np.int64)
         some = slice(start, start + ROWS)

@@ -136,6 +136,14 @@ class Binning:
         """How many places an event has: one for each value on each axis, one that counts it, one for each window."""
         return sum(axis.per_event for axis in self.axes) + 1 + len(self.windows)
 
+    @cached_property
+    def derived(self) -> int:
+        """Which place of an event only counts it; −1 if that is not the sum over the first axis, wherever it has one.
+
+        Adding it up event by event would take as long as an axis.
+        """
+        return self.n_fills - 1 - len(self.windows) if self.axes and self.axes[0].per_event == 1 else -1
+
     def places(self, values: Mapping[str, npt.NDArray[Any]], n: int) -> Places:
         """Return where n events are filled, (n, n_fills) int32; negative where they are not.
 
@@ -162,7 +170,9 @@ class Binning:
         from higgsnb.selection.filling import count_places
 
         counts = np.zeros((len(self.regions), self.size), np.int64)
-        count_places(region, np.arange(len(region)) if rows is None else rows, places, counts)
+        count_places(region, np.arange(len(region)) if rows is None else rows, places, self.derived, counts)
+        if self.derived >= 0:
+            counts[:, self.starts[-1]] += counts[:, : self.starts[1]].sum(axis=1)
         return counts
 
     def counts_of(self, counts: npt.NDArray[Any], name: str) -> npt.NDArray[Any]:

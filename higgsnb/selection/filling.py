@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from higgsnb.selection.compiled import inner_rule, rule
+from higgsnb.selection.compiled import rule
 
 DIGIT = 20
 """Bits of a digit of a sum of squares."""
@@ -14,33 +14,33 @@ NOWHERE = -1
 """The place of a value that is in no bin, as it is not finite."""
 
 
-@inner_rule
-def find_bin(value, edges, equal):
-    """Return the bin of a finite value: 0 below the first edge, len(edges) from the last one on; bins are [low, high).
+@rule
+def find_bin(value, edges, first, last, equal):
+    """Return the bin of a value between the edges [first, last]: 0 is below them, and what is not a number.
 
-    With ``equal`` bins the edges are equally spaced up to rounding: the bin is computed, and corrected where rounding
-    matters.
+    Bins are [low, high); the one after the last is from the last edge on. With ``equal`` bins the edges are equally
+    spaced up to rounding: the bin is computed, and corrected where rounding matters.
     """
-    n = len(edges) - 1
-    if value < edges[0]:
+    n = last - first
+    if not value >= edges[first]:
         return 0
-    if value >= edges[n]:
+    if value >= edges[last]:
         return n + 1
-    low, high = 0, n
+    low, high = first, last
     if equal:
-        low = min(int((value - edges[0]) * n / (edges[n] - edges[0])), n - 1)
+        low += min(int((value - edges[first]) * (n / (edges[last] - edges[first]))), n - 1)
         while value < edges[low]:
             low -= 1
         while value >= edges[low + 1]:
             low += 1
-        return low + 1
+        return low - first + 1
     while high - low > 1:
         middle = (low + high) // 2
         if value < edges[middle]:
             high = middle
         else:
             low = middle
-    return low + 1
+    return low - first + 1
 
 
 @rule
@@ -49,19 +49,25 @@ def find_places(values, edges, equal, start, column, places):
 
     The underflow of the axis has the place ``start``; what is not finite is `NOWHERE`.
     """
+    last = len(edges) - 1
     for i in range(values.shape[0]):
         for k in range(values.shape[1]):
             value = values[i, k]
-            places[i, column + k] = start + find_bin(value, edges, equal) if math.isfinite(value) else NOWHERE
+            place = start + find_bin(value, edges, 0, last, equal)
+            places[i, column + k] = place if math.isfinite(value) else NOWHERE
 
 
 @rule
-def count_places(region, rows, places, counts):
-    """Add 1 to ``counts`` (n_regions, size) at the places (n, n_fills) of the events ``rows``, each in a region."""
+def count_places(region, rows, places, derived, counts):
+    """Add 1 to ``counts`` (n_regions, size) at the places (n, n_fills) of the events ``rows``, each in a region.
+
+    The place in column ``derived`` (−1: none) is left out where the first column has one, see `add_weights`.
+    """
     for j in range(len(rows)):
+        i = rows[j]
         for k in range(places.shape[1]):
-            place = places[rows[j], k]
-            if place >= 0:
+            place = places[i, k]
+            if place >= 0 and not (k == derived and places[i, 0] >= 0):
                 counts[region[j], place] += 1
 
 

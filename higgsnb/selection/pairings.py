@@ -20,6 +20,7 @@ import numpy.typing as npt
 from higgsnb.errors import UnreadableError
 from higgsnb.selection.compiled import inner_rule, rule
 from higgsnb.selection.cuts import DF103, OPEN2012, Cut
+from higgsnb.selection.filling import find_bin
 from higgsnb.selection.leptons import (
     CHANNELS,
     ELECTRON,
@@ -473,29 +474,13 @@ def list_good(offsets, muons, first, last, flags, starts, stops, rows, candidate
 
 
 @rule
-def find_bin(value, edges, first, last):
-    """Return the bin of a value between the edges [first, last], which are equally spaced; 0 is below them."""
-    n = last - first
-    if not value >= edges[first]:
-        return 0
-    if value >= edges[last]:
-        return n + 1
-    i = min(int((value - edges[first]) * n / (edges[last] - edges[first])), n - 1)
-    while value < edges[first + i]:
-        i -= 1
-    while value >= edges[first + i + 1]:
-        i += 1
-    return i + 1
-
-
-@rule
 def find_bins(rows, first, last, edges, ends, widths):
     """Write where the masses of the rows [first, last) are in the histograms."""
     for n in range(first, last):
         masses = (rows[n].mass_4l, rows[n].mass_4l, rows[n].mass_z1, rows[n].mass_z2)
         before = 0
         for k in range(4):
-            rows[n].bins[k] = before + find_bin(masses[k], edges, ends[k, 0], ends[k, 1])
+            rows[n].bins[k] = before + find_bin(masses[k], edges, ends[k, 0], ends[k, 1], True)
             before += widths[k]
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import vector
 
+from higgsnb.events import to_numpy
 from higgsnb.events.fourvectors import behavior
 
 FIELDS = ("pt", "eta", "phi", "mass")
@@ -75,6 +76,15 @@ def test_fields_of_one_object_of_each_event_are_those_of_awkward() -> None:
         for name in (*FIELDS, "charge"):
             assert ak.to_list(mine[name]) == ak.to_list(wanted[name])
             assert str(mine[name].type) == str(wanted[name].type)
+
+
+def test_arrays_of_chosen_events_are_those_of_awkward() -> None:
+    events = ak.Array({"index": np.arange(9), "pair": np.arange(18).reshape(9, 2), "maybe": [None, *range(8)]})
+    which = np.array([7, 0, 3])
+    for name in events.fields:
+        found, expected = to_numpy(events[which][name]), ak.to_numpy(events[which][name], allow_missing=True)
+        np.testing.assert_array_equal(found, expected)
+        assert np.ma.isMaskedArray(found) is np.ma.isMaskedArray(expected)
 
 
 def test_sums_are_those_of_numpy_in_float64() -> None:

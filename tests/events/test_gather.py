@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from higgsnb.events.fast import gather
-from higgsnb.events.fast.gather import AT_ONCE, COPIES, MARK, chosen, elements_of, marks_of
+from higgsnb.events.fast.gather import AT_ONCE, COPIES, MARK, chosen, elements_of, indices_of, marks_of
 
 lists = st.lists(st.tuples(st.integers(0, 3 * AT_ONCE), st.booleans()), min_size=1, max_size=40)
 
@@ -48,3 +48,9 @@ def test_events_are_marked_if_many_pass(monkeypatch: pytest.MonkeyPatch, share: 
         np.arange(1000)[found if isinstance(found, slice) or found.dtype != MARK else found == 1],
         np.flatnonzero(passing),
     )
+
+
+@given(marks=st.lists(st.booleans(), max_size=40), start=st.integers(0, 2**40))
+def test_indices_of_marked_events_are_those_of_numpy(marks: list[bool], start: int) -> None:
+    events = np.array(marks, np.bool_)
+    assert indices_of(events.view(MARK), start).tolist() == (np.flatnonzero(events) + start).tolist()

@@ -348,7 +348,7 @@ def test_held_leptons_are_those_that_the_loosest_cuts_accept(sample: Preselected
 def test_bin_is_that_of_a_search_in_the_edges_also_on_the_edges(number: int) -> None:
     edges = BINNING.axis(("mass_4l", "mass_z2", "mass_4l_wide")[number]).edges
     values = np.concatenate([edges, np.nextafter(edges, -np.inf), np.nextafter(edges, np.inf), [-5.0, 1e9]])
-    found = [pairings.find_bin(value, edges, 0, len(edges) - 1) for value in values]
+    found = [pairings.find_bin(value, edges, 0, len(edges) - 1, True) for value in values]
     np.testing.assert_array_equal(found, np.searchsorted(edges, values, side="right"))
 
 

@@ -43,7 +43,17 @@ from higgsnb.events.fast.blocks import (
 )
 from higgsnb.events.fast.branches import BranchBaskets, branch_baskets, read_head
 from higgsnb.events.fast.form import Form, TreeCatalogue
-from higgsnb.events.fast.gather import COPIES, LIST_HEADER, MARK, add_up, chosen, elements_of, marks_of, split_lists
+from higgsnb.events.fast.gather import (
+    COPIES,
+    LIST_HEADER,
+    MARK,
+    add_up,
+    chosen,
+    elements_of,
+    indices_of,
+    marks_of,
+    split_lists,
+)
 
 WINDOW = 200_000
 """Entries worked on at a time; about 30 bytes of memory each, besides the baskets."""
@@ -275,8 +285,8 @@ class BasketReader(OpenFile):
                 what = f"the columns of {group.collection} differ in length: {', '.join(group.columns)} and others"
                 raise DamagedFileError(f"{work.location}: {what}")
             jagged |= columns
-        entries = np.arange(n_events) if isinstance(which, slice) else _index(which)
-        return Preselected(entries + window.start, flat, jagged, offsets, n_events, Notes.of(work.seen))
+        entries = _entries(which, window.start)
+        return Preselected(entries, flat, jagged, offsets, n_events, Notes.of(work.seen))
 
 
 def _groups(form: Form) -> list[Group]:
@@ -478,9 +488,11 @@ def _plain(which: Which) -> Which:
     return which.view(np.bool_) if _is_marks(which) else which
 
 
-def _index(which: Array) -> Integers:
-    """Return the indices of what is marked."""
-    return np.flatnonzero(which) if _is_marks(which) else which
+def _entries(which: Which, start: int) -> Integers:
+    """Return which entries these are, if the first event is ``start``."""
+    if isinstance(which, slice):
+        return np.arange(start, start + which.stop)
+    return indices_of(which, start) if _is_marks(which) else which + start
 
 
 def joined(parts: list[Preselected], nothing: Preselected) -> Preselected:

@@ -46,6 +46,21 @@ def chosen(passing: npt.NDArray[np.bool_]) -> npt.NDArray[Any] | slice:
     return passing.view(MARK) if n > max(FEW, MANY * n_events) else np.flatnonzero(passing)
 
 
+def indices_of(events: npt.NDArray[np.uint8], start: int) -> Integers:
+    """Return the indices of marked events, of which the first is ``start``: (n_marked,) int64."""
+    indices = np.empty(np.count_nonzero(events) + 1, np.int64)
+    _list_marked(events, start, indices)
+    return indices[:-1]
+
+
+@rule
+def _list_marked(events: Any, start: Any, indices: Any) -> None:
+    at = 0
+    for i in range(len(events)):
+        indices[at] = start + i
+        at += events[i]
+
+
 def elements_of(firsts: Integers, events: Integers) -> tuple[Integers, Integers]:
     """Return the indices of the objects of ``events``, and where those of each start among them.
 
