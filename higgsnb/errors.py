@@ -199,7 +199,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def first_line(error: BaseException) -> str:
     """Return the first line of another package's error, at most 160 characters, for a message of one line."""
-    return str(error).strip().partition("\n")[0].strip()[:160]
+    try:
+        text = str(error)
+    except Exception:  # noqa: BLE001 - of an error of the user's
+        text = "an error without a text"
+    return text.strip().partition("\n")[0].strip()[:160]
 
 
 _HINTS: tuple[tuple[type[BaseException], str], ...] = (

@@ -165,6 +165,8 @@ def shown(value: object, longest: int = 80) -> str:
         text = repr(value)
     except (RecursionError, ValueError):  # nested too deeply; a number of more digits than Python writes
         text = f"<a very large {type(value).__name__}>"
+    except Exception:  # noqa: BLE001 - of an object of the user's
+        text = f"<a {type(value).__name__} that cannot be shown>"
     return text if len(text) <= longest else text[: longest - 3] + "..."
 
 
@@ -174,8 +176,11 @@ def plain(text: str) -> str:
 
 
 def is_one_line(text: str) -> bool:
-    """Whether a text has neither line ends nor control characters, which a terminal may obey or a path cannot have."""
-    return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029]", text) is None
+    """Whether a text has neither line ends nor control characters, which a terminal may obey or a path cannot have.
+
+    Nor has it half a character, which no file can have.
+    """
+    return re.search("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]", text) is None
 
 
 def to_float(text: str) -> float:

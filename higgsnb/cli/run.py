@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10
 MOST_FIGURES = 30
 """Most figures that are drawn of an analysis with many histograms and regions."""
+LONGEST_NAME = 60
+"""Most characters of the name of a figure, which are up to four bytes each; a file system takes 255."""
 LOCAL = ("threads", "processes")
 ADDRESS = re.compile(r"(?:[a-z][a-z0-9+.-]*://)?(\[[0-9a-f:.]+\]|[^\s/:\[\]]+):(\d{1,5})(?:/\S*)?", re.IGNORECASE)
 """``tcp://HOST:PORT``, or without the scheme; what else a Dask address may have is Dask's to check."""
@@ -190,9 +192,12 @@ def _figures(result: Result) -> Iterator[tuple[str, Any]]:
         yield "mass_4l", plots.mass_4l(result)
         return
     pairs = [(axis.name, region) for axis in result.layout.binning.axes for region in result.regions]
+    names: list[str] = []
     for axis, region in pairs[:MOST_FIGURES]:
-        name = f"{axis}_{region}" if len(result.regions) > 1 else axis
-        yield re.sub(r"[^\w.+-]+", "_", name), plots.plot_spectrum(result, axis, region)
+        name = re.sub(r"[^\w.+-]+", "_", f"{axis}_{region}" if len(result.regions) > 1 else axis)[:LONGEST_NAME]
+        names.append(name.casefold())
+        same = names.count(name.casefold())
+        yield name if same == 1 else f"{name}_{same}", plots.plot_spectrum(result, axis, region)
 
 
 def _announce(campaign: Campaign, selection: Analysis) -> None:

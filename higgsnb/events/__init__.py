@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from higgsnb.events.columns import Columns, EventColumns, keep
-from higgsnb.events.event_records import FlatEvents, first_events, records, to_numpy, to_padded
+from higgsnb.events.event_records import INDEX, FlatEvents, first_events, records, to_numpy, to_padded
 from higgsnb.events.generator import read_generator
 from higgsnb.events.read import (
     fingerprint,
@@ -35,6 +35,7 @@ __all__ = [
     "read_sections",
     "keep",
     "records",
+    "INDEX",
     "FlatEvents",
     "to_numpy",
     "to_padded",

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.events.columns import EventColumns
 
+INDEX = "__index__"
+"""The field of `records` that says which events are left."""
 _KINDS: tuple[tuple[str, set[str], set[str]], ...] = (
     ("Momentum4D", {"pt", "eta", "phi"}, {"mass", "energy", "E", "e"}),
     ("Momentum3D", {"pt", "eta", "phi"}, set()),
@@ -31,17 +33,17 @@ def records(read: EventColumns) -> Any:
 
     A collection becomes a list of records in each event (``events.Muon.pt``), columns with one value per event are
     there by their name and grouped by what stands before the first ``_`` (``events.HLT.IsoMu24``); ``events.entry`` is
-    the index in the file, ``events.index`` that among these events.
+    the index in the file, and `INDEX` that among these events, whatever else is changed in them.
     """
     import awkward as ak
 
     index = np.arange(len(read.entries))
     fields: dict[str, Any] = {
-        name: ak.contents.NumpyArray(column) for name, column in (("entry", read.entries), ("index", index))
+        name: ak.contents.NumpyArray(_read_only(column)) for name, column in (("entry", read.entries), (INDEX, index))
     }
     groups: dict[str, dict[str, npt.NDArray[Any]]] = {}
     for name, column in read.flat.items():
-        fields[name] = ak.contents.NumpyArray(column)
+        fields[name] = ak.contents.NumpyArray(_read_only(column))
         group, _, member = name.partition("_")
         if member:
             groups.setdefault(group, {})[member] = column
@@ -62,13 +64,16 @@ def records(read: EventColumns) -> Any:
 class FlatEvents(Mapping[str, npt.NDArray[Any]]):
     """Columns of events by name, flat NumPy arrays: (n_events,), or (n_objects,) in the order of the events.
 
+    They cannot be written to, as those of `records`: the events are used again.
+
     ``offsets`` of each collection, (n_events + 1,) int64, say where the objects of an event start; ``entry`` are the
     indices in the file.
     """
 
     def __init__(self, read: EventColumns) -> None:
-        self._columns, self._jagged = {**read.flat, **read.jagged}, read.jagged.keys()
-        self.offsets, self.entry = read.offsets, read.entries
+        self._columns = {name: _read_only(column) for name, column in (*read.flat.items(), *read.jagged.items())}
+        self._jagged, self.entry = read.jagged.keys(), _read_only(read.entries)
+        self.offsets = {collection: _read_only(offsets) for collection, offsets in read.offsets.items()}
 
     def __getitem__(self, name: str) -> npt.NDArray[Any]:
         if name not in self._columns:
@@ -101,12 +106,19 @@ def first_events(
     return records(read_events(first_chunk(campaign, dataset or first.name, most, wanted), wanted))
 
 
+def _read_only(column: npt.NDArray[Any]) -> npt.NDArray[Any]:
+    """Return a view of an array that cannot be written to."""
+    view = column.view()
+    view.flags.writeable = False
+    return view
+
+
 def _record(members: dict[str, npt.NDArray[Any]], length: int | None = None) -> Any:
     import awkward as ak
 
     names = set(members)
     kind = next((kind for kind, all_of, any_of in _KINDS if all_of <= names and (not any_of or any_of & names)), None)
-    contents = [ak.contents.NumpyArray(column) for column in members.values()]
+    contents = [ak.contents.NumpyArray(_read_only(column)) for column in members.values()]
     return ak.contents.RecordArray(contents, list(members), length, parameters=kind and {"__record__": kind})
 
 

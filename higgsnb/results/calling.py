@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb import events
-from higgsnb.errors import AnalysisError, did_you_mean, first_line
-from higgsnb.selection import Sample, Selected
+from higgsnb.errors import AnalysisError, HiggsnbError, did_you_mean, first_line
+from higgsnb.selection import Processor, Sample, Selected, Shift
 from higgsnb.text import shown
 
 if TYPE_CHECKING:
@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 
 PACKAGE = str(Path(__file__).parents[1])
 """Where this package lies: its lines are not those of a function."""
+
+LOOKED_AT = 64
+"""Selected events, and any, of which it is seen whether the others matter."""
+SAME = 1e-3
+"""Relative and absolute difference of two quantities that is none: compiled loops may round the last digit."""
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -51,6 +56,12 @@ class Checked(NamedTuple):
         found = [np.flatnonzero(self.passed[analysis.regions[region]][:, -1]) for region in taken]
         region = np.repeat(np.array(taken, np.int8), [len(rows) for rows in found])
         return region, np.concatenate([*found, np.zeros(0, np.int64)])
+
+    def values(self) -> Iterator[tuple[str, npt.NDArray[Any]]]:
+        """Yield everything that is said of the selected events, (n,) or (n, …), by name."""
+        yield from self.quantities.items()
+        yield from ((f"region {name}", masks) for name, masks in self.passed.items())
+        yield from ((f"weight {name}", np.stack(values, axis=1)) for name, values in self.weights.items())
 
     def factor(self, left_out: Collection[str] = ()) -> Floats:
         """Return the product of the nominal factors, (n,), without those of some sources."""
@@ -81,37 +92,88 @@ def call(analysis: Analysis, chunk: Chunk, read: EventColumns) -> Checked:
     AnalysisError
         If the function raises an error (names its line), or returns something else than the analysis declares.
     """
-    where = f"analysis {analysis.name!r}, {chunk.file.url}, entries {chunk.start} to {chunk.stop}"
+    where = _where(analysis, chunk)
     given = events.records(read) if analysis.form == "awkward" else events.FlatEvents(read)
     more = (Sample(chunk.dataset, chunk.process, chunk.is_data, chunk.primary_dataset),)
-    from higgsnb.selection import captured_digest, check_unchanged
-
-    before = captured_digest(analysis.function)
-    try:
-        returned: Any = analysis.function(given, *more[: _n_more(analysis.function)])
-    except MemoryError:
-        raise
-    except Exception as error:
-        raise _failed(error, where, analysis) from error
-    check_unchanged(analysis.function, before)
+    arguments = given, *more[: _n_more(analysis.function)]
+    returned: Any = _guarded(analysis, where, analysis.function, lambda: analysis.function(*arguments))
     if not isinstance(returned, Selected):
         hint = "Return higgsnb.Selected(events, quantity=…)."
         raise AnalysisError(f"{where}: the function returned {shown(returned, 60)}", hint)
-    check = _Check(analysis, read, where)
+    check = _Check(analysis, read, where, is_data=chunk.is_data)
     return check(returned)
 
 
-def _failed(error: Exception, where: str, analysis: Analysis) -> AnalysisError:
+def shifted(analysis: Analysis, chunk: Chunk, read: EventColumns, shift: Shift, direction: int) -> EventColumns:
+    """Return events with the columns that a shift changes, up (``direction`` 0) or down (1); raises as `call` does."""
+    given = events.FlatEvents(read)
+    changed = _guarded(analysis, _where(analysis, chunk), shift.columns, lambda: shift.changed(given, direction))
+    flat, jagged = ({name: changed.get(name, old) for name, old in some.items()} for some in (read.flat, read.jagged))
+    return read._replace(flat=flat, jagged=jagged)
+
+
+def check_alone(analysis: Analysis, chunk: Chunk, read: EventColumns, whole: Checked) -> None:
+    """Raise AnalysisError if a function gives other results for some of the events than for ``whole``, all of them.
+
+    Then they would depend on how the events are divided into chunks.
+    """
+    n = len(read.entries)
+    some = np.unique(np.concatenate([_spread(whole.chosen), _spread(np.arange(n))]))
+    some = some[some > 0]
+    if not len(some) or isinstance(analysis.function, Processor):
+        return
+    part = call(analysis, chunk, events.keep(read, some))
+    mine, theirs = np.argsort(some[part.chosen]), np.flatnonzero(np.isin(whole.chosen, some))
+    theirs = theirs[np.argsort(whole.chosen[theirs])]
+    where, index = _where(analysis, chunk), some[part.chosen][mine]
+    hint = "Work on each event alone: no means over all, random numbers by default_rng([run, luminosityBlock, event])."
+    if not np.array_equal(index, whole.chosen[theirs]):
+        first = read.entries[np.setxor1d(index, whole.chosen[theirs])[0]]
+        raise AnalysisError(f"{where}: entry {first} is selected or not depending on the events around it", hint)
+    for (name, one), (_, other) in zip(part.values(), whole.values(), strict=True):
+        differs = np.argwhere(~np.isclose(one[mine], other[theirs], rtol=SAME, atol=SAME, equal_nan=True))
+        if len(differs):
+            first = read.entries[index[differs[0, 0]]]
+            raise AnalysisError(f"{where}: {name} of entry {first} depends on the events around it", hint)
+
+
+def _spread(index: Integers) -> Integers:
+    """Return some of the numbers, spread evenly."""
+    return index[:: max(1, len(index) // LOOKED_AT)][:LOOKED_AT]
+
+
+def _where(analysis: Analysis, chunk: Chunk) -> str:
+    return f"analysis {analysis.name!r}, {chunk.file.url}, entries {chunk.start} to {chunk.stop}"
+
+
+def _guarded(analysis: Analysis, where: str, functions: Any, called: Callable[[], Any]) -> Any:
+    """Return what a call of the user's functions gives; AnalysisError if they fail, or change what they hold."""
+    from higgsnb.selection import captured_digest, check_unchanged
+
+    before = captured_digest(functions)
+    try:
+        found = called()
+        check_unchanged(functions, before)
+    except MemoryError:
+        raise
+    except (Exception, SystemExit) as error:
+        raise _failed(error, where, analysis) from error
+    return found
+
+
+def _failed(error: BaseException, where: str, analysis: Analysis) -> AnalysisError:
     """Return what is raised for an error in the function: with its line there, and what to do about it."""
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(PACKAGE)]
     own = [one for one in frames if one.filename == frames[0].filename] or frames
     line = f" ({own[-1].filename}, line {own[-1].lineno})" if own else ""
-    what = error.message if isinstance(error, AnalysisError) else f"{type(error).__name__}: {first_line(error)}"
+    what = error.message if isinstance(error, HiggsnbError) else f"{type(error).__name__}: {first_line(error)}"
     hint = "Correct the function; finished chunks stay as long as it is not changed."
-    if isinstance(error, AnalysisError):
+    if isinstance(error, HiggsnbError):
         hint = error.hint
     elif isinstance(error, AttributeError) and "no field named" in what:
         hint = f"The columns are {', '.join(analysis.columns)}: name those that are missing."
+    elif "read-only" in what or "readonly" in what:
+        hint = "Copy it before you change it: a = np.array(a). Other variations and regions use the same events."
     elif re.search("truth value|bitwise_", what):
         hint = "Join masks with & | ~, each comparison in parentheses: (pt > 20) & (abs(eta) < 2.4)."
     return AnalysisError(f"{where}: {what}{line}", hint)
@@ -126,8 +188,8 @@ def _n_more(function: Callable[..., Any]) -> int:
 class _Check:
     """Turn what a function returned into arrays, or say what is wrong with it."""
 
-    def __init__(self, analysis: Analysis, read: EventColumns, where: str) -> None:
-        self._analysis, self._read, self._where = analysis, read, where
+    def __init__(self, analysis: Analysis, read: EventColumns, where: str, *, is_data: bool) -> None:
+        self._analysis, self._read, self._where, self._is_data = analysis, read, where, is_data
 
     def __call__(self, returned: Selected) -> Checked:
         index = self._index(returned.events)
@@ -137,7 +199,7 @@ class _Check:
             if name not in returned.quantities:
                 raise self._error(f"no quantity {name!r}", did_you_mean(name, returned.quantities))
             quantities[name], invalid[name] = self._numbers(name, returned.quantities[name], n, most)
-        passed, weights = self._passed(returned.regions, n), self._weights(returned, n)
+        passed, weights = self._passed(returned.regions, n), self._weights(returned, index)
         return Checked(index, quantities, invalid, passed, weights, returned.output)
 
     def _error(self, what: str, hint: str = "") -> AnalysisError:
@@ -146,8 +208,8 @@ class _Check:
     def _index(self, chosen: Any) -> Integers:
         """Return the indices of the events that are left."""
         n = len(self._read.entries)
-        if hasattr(chosen, "fields") and "index" in chosen.fields:
-            chosen = chosen.index
+        if hasattr(chosen, "fields") and events.INDEX in chosen.fields:
+            chosen = chosen[events.INDEX]
         found = _plain(chosen)
         if np.ma.is_masked(found):
             raise self._error("Selected: some of the events are None", "Leave them out: events[mask].")
@@ -173,12 +235,21 @@ class _Check:
             if name in self._analysis.keep:
                 hint = "What is kept is one number per event."
             raise self._error(f"{name} has up to {found.shape[1]} values in an event, where {most} fit", hint)
+        if name in self._analysis.keep and found.dtype.itemsize == 8 and found.dtype.kind in "iu":
+            self._check_whole(name, found)
         values = np.ma.filled(np.ma.asarray(found.astype(np.float64)), np.nan)
         invalid = int(np.count_nonzero(~np.isfinite(np.ma.compressed(np.ma.asarray(found, np.float64)))))
-        if most > 1:
-            values = values.reshape(n, 1 if values.ndim < 2 else values.shape[1])
+        values = values.reshape(n, 1 if values.ndim < 2 else values.shape[1])
+        if values.shape[1] < most:
             values = np.pad(values, ((0, 0), (0, most - values.shape[1])), constant_values=np.nan)
         return values.reshape((n,) if most == 1 else (n, most)), invalid
+
+    def _check_whole(self, name: str, found: npt.NDArray[Any]) -> None:
+        """Raise an error if whole numbers would be rounded, as they are kept as float64."""
+        largest = max((abs(int(extreme)) for extreme in (found.min(initial=0), found.max(initial=0))), default=0)
+        if largest > 2**53:
+            hint = "Keep it in two parts; run, luminosityBlock and event are kept in any case."
+            raise self._error(f"{name} is up to {largest}: what is kept holds whole numbers up to 2^53", hint)
 
     def _passed(self, regions: Mapping[str, Any] | None, n: int) -> dict[str, Mask]:
         """Return whether each cut of each region, and all before, are passed."""
@@ -206,7 +277,7 @@ class _Check:
             return np.asarray(filled[0])[:, np.newaxis]
         return np.asarray(np.logical_and.accumulate(np.stack(filled)).T)  # (n_cuts, n) in memory: five times as fast
 
-    def _weights(self, returned: Selected, n: int) -> dict[str, tuple[Floats, Floats, Floats]]:
+    def _weights(self, returned: Selected, index: Integers) -> dict[str, tuple[Floats, Floats, Floats]]:
         """Return nominal, up and down of each source of weights; a factor without uncertainty is all three."""
         sources = [name for name in self._analysis.sources if name not in {one.name for one in self._analysis.shifts}]
         found = {}
@@ -216,19 +287,26 @@ class _Check:
                 is_source = "is" if name in sources else "is not"
                 hint = "Give (nominal, up, down) for a source in variations, a factor alone otherwise."
                 raise self._error(f"weight {name!r} has {len(parts)} part(s), and {is_source} in variations", hint)
-            arrays = [self._weight(name, part, n) for part in parts]
+            arrays = [self._weight(name, part, index) for part in parts]
             found[name] = (arrays[0], arrays[-2] if len(arrays) == 3 else arrays[0], arrays[-1])
         if missing := [name for name in sources if name not in found]:
             hint = "Return weights={name: (nominal, up, down)}, or take it out of variations."
             raise self._error(f"no weights of {', '.join(missing)}", hint)
         return found
 
-    def _weight(self, name: str, given: Any, n: int) -> Floats:
-        values = _plain(given)
+    def _weight(self, name: str, given: Any, index: Integers) -> Floats:
+        """Return the weights of the selected events, those at ``index``; only of simulation they have to be finite."""
+        values, n = _plain(given), len(index)
         if values is None or values.dtype.kind not in "fiub" or values.shape not in ((n,), ()):
             what = f"weight {name!r} is {_described(given, values)}"
             raise self._error(what, f"Give one number for each of the {n:,} selected events.")
-        return np.broadcast_to(values.astype(np.float64), (n,))
+        found = np.broadcast_to(np.ma.filled(values.astype(np.float64), np.nan), (n,))
+        if not self._is_data and not np.isfinite(found).all():
+            first = int(np.flatnonzero(~np.isfinite(found))[0])
+            one = "None" if np.ma.is_masked(values) else f"{found[first]}"
+            hint = "Give each event a finite number; 1 if the weight is not for it."
+            raise self._error(f"weight {name!r} of entry {self._read.entries[index[first]]} is {one}", hint)
+        return found
 
 
 def _is_each_once(index: Integers, n: int) -> bool:

@@ -45,12 +45,14 @@ class Counted(NamedTuple):
 class Weights(NamedTuple):
     """The weights of n selected events in units of 2 ** (``exponent`` − 24): ``fixed`` (n, n_copies) int64.
 
-    ``total`` is the sum of the generator's weights of all events of the chunk, in the same units.
+    ``total`` is the sum of the generator's weights of all events of the chunk, in the same units; ``has_weights``
+    whether it gives any.
     """
 
     exponent: int
     fixed: Integers
     total: int
+    has_weights: bool
 
     @property
     def nominal(self) -> Floats:
@@ -66,7 +68,8 @@ class Weights(NamedTuple):
         digits = layout.binning.total(sums)[:, 1:].sum(axis=-1).astype(np.float64)  # (n_copies, 4), all regions
         squares = np.ldexp(digits, DIGIT * np.arange(digits.shape[1])).sum(axis=1)
         magnitude = math.sqrt(len(rows) * squares.max(initial=0.0))  # no less than Σ|w|
-        return Weighing(self.exponent, self.total, 1 + abs(self.total) + int(1.001 * most * magnitude)), sums
+        bound = 1 + abs(self.total) + int(1.001 * most * magnitude)
+        return Weighing(self.exponent, self.total, bound, self.has_weights), sums
 
 
 def weigh(
@@ -78,6 +81,7 @@ def weigh(
     or not.
     """
     n_events, where = chunk.stop - chunk.start, chunk.file.url
+    has_weights = generator is not None and generator.weights is not None
     if generator is None or generator.weights is None:
         exponent, total, mine = 0, n_events << BITS, np.ones(len(entries))
     else:
@@ -86,4 +90,4 @@ def weigh(
         total = sum(part.sum().item() for part in np.array_split(fixed, 1 + n_events // 2**20))
         mine = generator.weights[entries - chunk.start]
     mine = mine if factor is None else mine * factor
-    return Weights(exponent, to_fixed(mine, exponent, where=where, entries=entries, **varied), total)
+    return Weights(exponent, to_fixed(mine, exponent, where=where, entries=entries, **varied), total, has_weights)

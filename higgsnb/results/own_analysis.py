@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
 from higgsnb import events
 from higgsnb.results import plausibility
-from higgsnb.results.calling import Checked, call
+from higgsnb.results.calling import Checked, call, check_alone, shifted
 from higgsnb.results.certified import Certified, certify
 from higgsnb.results.counted import Counted, weigh
 from higgsnb.results.layout import layout_of
@@ -39,6 +38,8 @@ def count_events(chunk: Chunk, analysis: Analysis, generator: Generator | None) 
         read = events.keep(read, certified.kept)
     layout = layout_of(analysis)
     nominal = call(analysis, chunk, read)
+    if chunk.start == 0:
+        check_alone(analysis, chunk, read, nominal)
     region, rows = nominal.rows(analysis, chunk.primary_dataset)
     places = layout.binning.places(nominal.quantities, len(nominal.chosen))
     weight, weighted = np.ones(len(nominal.chosen)), None
@@ -73,10 +74,10 @@ def _add_shifted(
 ) -> tuple[Weighing, Integers]:
     """Run the function again with each shift of columns, up and down, and add the histograms to the nominal ones."""
     weighing, sums = nominal
-    layout, columns = layout_of(analysis), {**read.flat, **read.jagged}
+    layout = layout_of(analysis)
     for shift in analysis.shifts:
         for direction, way in enumerate(("up", "down")):
-            changed = call(analysis, chunk, _with(read, shift.changed(columns, direction)))
+            changed = call(analysis, chunk, shifted(analysis, chunk, read, shift, direction))
             region, rows = changed.rows(analysis, chunk.primary_dataset)
             weights = weigh(chunk, generator, read.entries[changed.chosen], changed.factor())
             only = np.zeros((len(changed.chosen), len(analysis.copies)), np.int64)
@@ -86,12 +87,6 @@ def _add_shifted(
             sums += added
             weighing = weighing._replace(magnitude=weighing.magnitude + more.magnitude)
     return weighing, sums
-
-
-def _with(read: EventColumns, changed: Mapping[str, npt.NDArray[Any]]) -> EventColumns:
-    """Return events with some columns replaced."""
-    flat, jagged = ({name: changed.get(name, old) for name, old in some.items()} for some in (read.flat, read.jagged))
-    return read._replace(flat=flat, jagged=jagged)
 
 
 def _cutflow(found: Checked, analysis: Analysis, chunk: Chunk, certified: Certified, n_preselected: int) -> Integers:

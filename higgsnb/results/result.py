@@ -25,7 +25,7 @@ from higgsnb.results.lumi_sections import Luminosity
 from higgsnb.results.plausibility import implausible, unusable
 from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import ChunkKey, FileKey, Floats, Integers, Tally
-from higgsnb.results.weights import add_exactly, to_float
+from higgsnb.results.weights import BITS, add_exactly, to_float
 from higgsnb.results.yields import Yield
 from higgsnb.selection import NOMINAL, SENTINEL, Analysis, Processor, Selection
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.events import FileInfo
 
+FINE_ENOUGH = 2**10
+"""In units, the least root mean square of the weights of selected events: below, rounding could be seen."""
 KINDS = {"baskets": "TTree", "pages": "RNTuple", "csv": "CSV"}
 """The kind of a file by the reader of it."""
 
@@ -75,10 +77,12 @@ class Result:
             return
         wrong: dict[int, str] = {}
         for index in weighted:
-            mine = {key for key, ranges in self.tally.ranges.items() if key[0] == index and any(ranges)}
-            if any(
-                stop > start for key in mine - self.tally.weighings.keys() for start, stop in self.tally.ranges[key]
-            ):
+            kinds = {
+                key in self.tally.weighings and self.tally.weighings[key].has_weights
+                for key, ranges in self.tally.ranges.items()
+                if key[0] == index and any(stop > start for start, stop in ranges)
+            }
+            if len(kinds) > 1:
                 wrong[index] = "some of its files have weights, others have none"
             elif not self._progress.generated[index] and self._progress.complete([index]):
                 wrong[index] = "the sum of its weights is 0, to which nothing can be normalised"
@@ -368,6 +372,9 @@ class Result:
                 values[f"most values of {column} are not finite or {SENTINEL:g}"].append(
                     self.campaign.datasets[index].name
                 )
+        if small := self._small_weights():
+            hint = "Leave luminosity, cross section and number of events out of the weights: they are applied later."
+            found.append(Doubt("weights", told(small), hint))
         if units:
             hint = "Momenta must be in GeV, lengths in cm, angles in radians, isolation relative: convert the file."
             found.append(Doubt("units", told(units), hint))
@@ -375,6 +382,19 @@ class Result:
             hint = "A lepton without the value is never selected: name files in which the column is filled."
             found.append(Doubt("values", told(values), hint))
         return tuple(found)
+
+    def _small_weights(self) -> dict[str, list[str]]:
+        """Return which datasets have selected events of too small weights, by what is to be said of them."""
+        found = defaultdict[str, list[str]](list)
+        for name, (_, squares) in self.sums.items():
+            index = [dataset.name for dataset in self.campaign.datasets].index(name)
+            unit = 2.0 ** (max(exponent for i, exponent in self.tally.weighted if i == index) - BITS)
+            n = int(self.layout.binning.total(self.counts[name]).sum())
+            mean = math.sqrt(self.layout.binning.total(squares)[0].sum() / max(1, n))
+            if n and mean < FINE_ENOUGH * unit:
+                what = f"a selected event weighs about {mean:.2g}, and weights are rounded to multiples of {unit:.2g}"
+                found[what].append(name)
+        return found
 
     @property
     def remarks(self) -> tuple[str, ...]:

@@ -29,7 +29,7 @@ ChunkKey = tuple[int, int, int, int]
 
 NUMBER = np.dtype("<i8")
 """Layout of the numbers of a `Record`."""
-GENERATOR = struct.Struct("<qqqdd")
+GENERATOR = struct.Struct("<qqq?dd")
 """Layout of what a `Record` says of weights: a `Weighing` and `Generated`."""
 MOST_WEIGHT = 2**62
 """Largest sum of absolute weights of a dataset, in units of its weights: beyond it int64 would overflow."""
@@ -52,12 +52,13 @@ class Weighing(NamedTuple):
     """The weights of the events counted of a file, in units of 2 ** (``exponent`` − 24), as exact integers.
 
     ``total`` is the sum over all events that were read, selected or not; ``magnitude`` bounds the sum of the absolute
-    values of all weights, of any variation.
+    values of all weights, of any variation. Without weights of the generator (``has_weights``) each event counts one.
     """
 
     exponent: int
     total: int
     magnitude: int
+    has_weights: bool = True
 
 
 class Generated(NamedTuple):
@@ -214,9 +215,9 @@ def unpack(dataset: int, records: list[Record], layout: Layout = FOUR_LEPTONS) -
             scattered[file] += sections[-1:] if is_scattered else []
         if record.generator:
             numbers = GENERATOR.unpack(record.generator)
-            generated |= {} if math.isnan(numbers[3]) else {file: Generated(*numbers[3:])}
+            generated |= {} if math.isnan(numbers[4]) else {file: Generated(*numbers[4:])}
             if numbers[2]:
-                weighings[file] = add_weighings(file, weighings.get(file), Weighing(*numbers[:3]))
+                weighings[file] = add_weighings(file, weighings.get(file), Weighing(*numbers[:4]))
                 weighted[dataset, numbers[0]].append(record.weighted)
     names = {name for joined in {record.not_applied for record in records} for name in joined.split(",") if name}
     return Tally(
@@ -246,7 +247,7 @@ def add_weighings(file: FileKey, one: Weighing | None, other: Weighing) -> Weigh
     if one.exponent != other.exponent:
         what = f"file {file[1]} of dataset {file[0]}: the typical weight is 2^{one.exponent}, then 2^{other.exponent}"
         raise SchemaError(what, "The file was changed during the run: run again.")
-    return Weighing(one.exponent, one.total + other.total, one.magnitude + other.magnitude)
+    return one._replace(total=one.total + other.total, magnitude=one.magnitude + other.magnitude)
 
 
 def _union(some: Sequence[Integers]) -> Integers:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import keyword
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from numbers import Real
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -28,11 +31,15 @@ FORMS = ("awkward", "flat")
 NOMINAL = "nominal"
 RESERVED = {
     "dataset", "process", "file", "entry", "run", "luminosity_block", "luminosityBlock", "event", "region", "places",
-    "weight", "index", "count", "rows",
+    "weight", "weights", "regions", "index", "count", "rows",
 }  # fmt: skip
-"""Names of columns that every row has, or that a table uses."""
+"""Names of columns that every row has, or that a table or a `Selected` uses."""
+AXES_OF_ALL = {"dataset", "variation", "region", "weight", "weights", "regions"}
+"""What no axis can have as its variable: the other axes of its histogram, and what else a `Selected` has."""
 MOST_NAMES = 200
-"""Most regions, variations or kept columns of an analysis."""
+"""Most variations or kept columns of an analysis."""
+MOST_REGIONS = 128
+"""Most regions: a row has the index of its own as int8."""
 
 
 class Sample(NamedTuple):
@@ -56,13 +63,39 @@ class Shift:
     name: str
     columns: Mapping[str, tuple[Any, Any]]
 
+    def __post_init__(self) -> None:
+        """Check that there are two changes for each column; raises `OptionError`."""
+        name = _text("Shift: name", self.name)
+        given: Any = self.columns
+        if not isinstance(given, Mapping) or not given:
+            hint = 'Give the changes of each: {"Muon_pt": (1.01, 0.99)}.'
+            raise OptionError(f"{name}: columns = {shown(given)}", hint)
+        for column, pair in given.items():
+            if (
+                not isinstance(pair, tuple | list)
+                or len(pair) != 2
+                or not all(callable(one) or _is_factor(one) for one in pair)
+            ):
+                hint = "Give (up, down): a factor each, or a function of the columns by name."
+                raise OptionError(f"{name}: the changes of {column} are {shown(pair)}", hint)
+
     def changed(self, columns: Mapping[str, npt.NDArray[Any]], direction: int) -> dict[str, npt.NDArray[Any]]:
-        """Return the changed columns, up (``direction`` 0) or down (1), in the type of the column."""
+        """Return the changed columns, up (``direction`` 0) or down (1), in the type of the column.
+
+        Raises `AnalysisError` if a function returns an array of another length, or what the type does not hold.
+        """
         found = {}
-        for name, pair in self.columns.items():
+        for given, pair in self.columns.items():
+            name = given.replace(".", "_")
             change, column = pair[direction], columns[name]
-            values = change(columns) if callable(change) else column * change
-            found[name] = np.asarray(values).astype(column.dtype)
+            values = np.asarray(change(columns) if callable(change) else column * change)
+            if values.shape != column.shape or values.dtype.kind not in "fiub":
+                what = f"{self.name} makes of {name} an array {values.shape} of type {values.dtype}"
+                raise AnalysisError(what, f"Return one number for each of its {column.size:,} values.")
+            found[name] = values.astype(column.dtype)
+            if column.dtype.kind in "iub" and not np.array_equal(found[name], values):
+                what = f"{self.name} makes of {name} numbers that are not whole, which its type {column.dtype} is"
+                raise AnalysisError(what, "Return whole numbers, or shift something else.")
         return found
 
 
@@ -221,16 +254,19 @@ class Analysis:
             raise OptionError(f"analysis {self.name!r}: {shown(self.function)} is not a function", hint)
         self._check_names()
         for shift in self.shifts:
-            for column in shift.columns:
-                if column not in self.columns:
+            for column in (one.replace(".", "_") for one in shift.columns):
+                if column not in {one.replace(".", "_") for one in self.columns}:
                     raise OptionError(f"{shift.name}: no column {column!r}", did_you_mean(column, self.columns))
                 if any(one and column in one.names for one in self._preselections.values()):
                     what = f"{shift.name} changes {column}, which the preselection uses"
                     raise OptionError(what, "Cut on it in the function.")
 
     def _check_names(self) -> None:
+        if len(self.cuts) > MOST_REGIONS:
+            raise OptionError(f"regions: {len(self.cuts)}", f"Give at most {MOST_REGIONS}, or make several analyses.")
         for kept in self.keep:
-            if not kept.isidentifier() or kept in RESERVED:
+            is_name = kept.isidentifier() and not keyword.iskeyword(kept) and not kept.startswith("_")
+            if not is_name or kept in RESERVED:
                 raise OptionError(f"keep: {kept!r} cannot be the name of a column", "Call the quantity something else.")
         for region in self.primary_datasets:
             if region not in self.cuts:
@@ -368,8 +404,16 @@ def _with_names(axes: Any) -> tuple[Axis, ...]:
     for axis in axes:
         if not isinstance(axis, Axis):
             raise OptionError(f"axes: {shown(axis)} is no axis", hint)
+        if axis.variable in AXES_OF_ALL:
+            hint = "Call the quantity something else."
+            raise OptionError(f"axis {axis.name!r}: no quantity can be called {axis.variable}", hint)
     _names("axes", [axis.name for axis in axes])
     return tuple(axes)
+
+
+def _is_factor(value: Any) -> bool:
+    """Whether something is a number by which a column can be multiplied."""
+    return isinstance(value, Real) and math.isfinite(value)
 
 
 def _condition(text: Any) -> Expression | None:
