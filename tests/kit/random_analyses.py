@@ -6,6 +6,7 @@ The functions use only operations that are exact in IEEE arithmetic, so that bot
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from fractions import Fraction
@@ -18,12 +19,13 @@ import uproot
 from outreach import campaign, dataset
 
 import higgsnb as hn
+from higgsnb import results
 from higgsnb.datasets import Campaign
 from higgsnb.results import Result
 
 REGIONS = ("low", "high", "charged")
 COLUMNS = ("MET_pt", "HLT_Mu", "Muon_pt", "Muon_eta", "Muon_charge")
-DATA, FILES = ("DoubleMu", "DoubleElectron"), (("mu", 0), ("e", 0), ("zz", 0), ("zz", 1), ("higgs", 0))
+DATA = ("DoubleMu", "DoubleElectron")
 
 
 class Drawn(NamedTuple):
@@ -51,10 +53,10 @@ def draw(seed: int) -> tuple[Drawn, dict[str, Any]]:
     names = [name for name in ("pileup", "scale", "efficiency") if rng.random() < 0.6]
     sources = tuple((name, float(rng.choice([0, 1, 3])) / 64, 1.25, 0.75) for name in names)
     chosen = str(rng.choice(["mask", "index", "shuffled", "records" if form == "awkward" else "mask"]))
-    shift = float(rng.choice([0.0, 0.125]))
+    shift, trigger = float(rng.choice([0.0, 0.125])), float(rng.choice([0.0, 2.0**-8]))
     drawn = Drawn(
         form, float(rng.uniform(3, 12)), float(rng.uniform(1.5, 2.4)), int(rng.integers(1, 3)),
-        float(rng.uniform(20, 40)), float(rng.uniform(25, 60)), sources, float(rng.choice([0.0, 2.0**-8])), shift, chosen,
+        float(rng.uniform(20, 40)), float(rng.uniform(25, 60)), sources, trigger, shift, chosen,
     )  # fmt: skip
     axes = [hn.Axis("ht", int(rng.integers(5, 60)), 0, float(rng.uniform(60, 200)), unit="GeV")]
     if rng.random() < 0.7:
@@ -154,18 +156,31 @@ def write_files(folder: Path, *, events: int = 240, seed: int = 3) -> Campaign:
     second = {name: ak.concatenate([shared[name], more[name]]) for name in shared}
     weights = [rng.choice([-1, 1, 1], events) * rng.lognormal(k, 1.5, events) for k in (9, -3, 0)]
     runs = {"genEventCount": np.array([2 * events, events]), "genEventSumw": np.array([3e5, 5e5])}
-    paths = [write(folder / "mu.root", everything[0], basket=71), write(folder / "e.root", second, basket=100)]
+    write(folder / "mu.root", everything[0], basket=71)
+    write(folder / "e.root", second, basket=100)
     for number, (columns, drawn) in enumerate(zip(everything[1:], weights, strict=True)):
         stated = runs if number == 0 else None
         weighted = columns | {"genWeight": ak.Array(drawn.astype(np.float32))}
-        paths.append(write(folder / f"mc{number}.root", weighted, basket=64 + number, runs=stated))
+        write(folder / f"mc{number}.root", weighted, basket=64 + number, runs=stated)
+    return campaign_in(folder)
+
+
+def campaign_in(folder: Path) -> Campaign:
+    """The campaign of these files."""
     return campaign(
-        dataset("mu", "data", paths[0], primary_dataset="DoubleMu"),
-        dataset("e", "data", paths[1], primary_dataset="DoubleElectron"),
-        dataset("zz", "zz", paths[2], paths[3], cross_section_pb=0.3),
-        dataset("higgs", "higgs", paths[4], cross_section_pb=0.01),
+        dataset("mu", "data", folder / "mu.root", primary_dataset="DoubleMu"),
+        dataset("e", "data", folder / "e.root", primary_dataset="DoubleElectron"),
+        dataset("zz", "zz", folder / "mc0.root", folder / "mc1.root", cross_section_pb=0.3),
+        dataset("higgs", "higgs", folder / "mc2.root", cross_section_pb=0.01),
         schema="nanoaod",
     )
+
+
+def digest(result: Result, folder: Path) -> str:
+    """One sha256 of the histograms, of the rows, and of everything in ``result.json`` but how the run went."""
+    results.write(result, folder, run={})
+    names = ("histograms.json", "candidates.parquet", "result.json")
+    return hashlib.sha256(b"".join((folder / name).read_bytes() for name in names)).hexdigest()
 
 
 def _columns(rng: np.random.Generator, n: int, *, first: int) -> dict[str, Any]:
@@ -234,7 +249,9 @@ def _events(path: Path) -> list[dict[str, Any]]:
     return [{**event, "unit": unit} for event in found]
 
 
-def _count(drawn: Drawn, options: dict[str, Any], one: hn.Analysis, part: Any, event: Any, counts: Counts, seen: Any) -> None:  # fmt: skip
+def _count(
+    drawn: Drawn, options: dict[str, Any], one: hn.Analysis, part: Any, event: Any, counts: Counts, seen: Any
+) -> None:
     met, n = event["MET_pt"], event["nMuon"]
     passed = {
         "": True, "nMuon >= 1": n >= 1, "nMuon >= 1 and MET_pt > 4": n >= 1 and met > 4,
