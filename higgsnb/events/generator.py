@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from higgsnb import datasets
     from higgsnb.datasets import Chunk
 
+MOST_EXPONENT = 160
+"""Largest exponent to the base 2 of a typical weight: sums of squares of files of both ends fit into a float64."""
 SAME_WEIGHTS = 1e-6
 """Relative difference of two weights, or of (Σw)² and N Σw², up to which all weights are the same."""
 _LOOKED_AT = 1000
@@ -39,9 +41,9 @@ def read_generator(chunk: Chunk) -> Generator:
     Raises
     ------
     SchemaError
-        If a weight is not a finite number; names file and entry. If it cannot be told what was generated: the file
-        holds more than its ``Runs`` tree says, has only the number of generated events though weights differ, or the
-        sum of weights is zero or not the same in all events.
+        If a weight is not a finite number; names file and entry. If weights are of a size whose squares are no numbers.
+        If it cannot be told what was generated: the file holds more than its ``Runs`` tree says, has only the number of
+        generated events though weights differ, or the sum of weights is zero or not the same in all events.
     """
     with opened(chunk) as sources:
         kept = kept_files(sources, trees_of(chunk.schema, chunk.tree))
@@ -58,7 +60,11 @@ def read_generator(chunk: Chunk) -> Generator:
             generated = _stated(chunk, sources)
         else:
             generated = _generated(chunk.file.url, sums, kept.known.n_entries, first, has_weights=has_weights)
-    exponent = math.frexp(float(np.median(np.abs(first))))[1] - 1 if len(first) else 0
+    typical = float(np.median(np.abs(first))) if len(first) else 1.0
+    exponent = math.frexp(typical)[1] - 1
+    if abs(exponent) > MOST_EXPONENT:
+        hint = "Give the weights in another unit: only their ratios to the sum of weights matter."
+        raise SchemaError(f"{chunk.file.url}: its generator weights are about {typical:g}", hint)
     return Generator(weights, exponent, generated, sums.get("genEventCount", math.nan))
 
 
