@@ -206,7 +206,8 @@ def _announce(campaign: Campaign, selection: Analysis) -> None:
 
     show(campaign.title, err=True, bold=True)
     kind = "selection" if isinstance(selection, Selection) else "analysis"
-    show(f"{kind} {selection.name}: {selection.title}", err=True)
+    title = f": {selection.title}" if selection.title != selection.name else ""
+    show(f"{kind} {selection.name}{title}", err=True)
     if isinstance(selection, Selection) and not is_compiled(selection.algorithm):
         show("compiling the selection for this machine: once, a few seconds", err=True)
 

@@ -65,6 +65,12 @@ def load(name_or_path: str | os.PathLike[str] | Campaign) -> Campaign:
         is_file = path.is_file()
     except OSError as error:  # such as a name that is too long, or a folder that may not be entered
         raise CampaignError(f"{shown(text)}: cannot be read: {error.strerror}", f"Give {choices}.") from None
+    if is_file and path.suffix in (".root", ".csv"):
+        hint = (
+            f"Write one: [campaign] with name, schema, energy_tev, luminosity_fb, luminosity_uncertainty, and "
+            f'[[dataset]] with name, process = "data", file = [{{ url = "{path.name}" }}].'
+        )
+        raise CampaignError(f"{path}: is a file of events, not a campaign file (TOML)", hint)
     if is_file:
         return _parse(path, label=str(path), folder=path.resolve().parent)
     if Address.of(text).scheme:

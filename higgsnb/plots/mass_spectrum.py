@@ -16,6 +16,7 @@ from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text, heading, luminosity_label, per_bin_label
 from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, literal, styled
 from higgsnb.results import stack_order
+from higgsnb.selection import NOMINAL
 from higgsnb.statistics import deviation, garwood
 from higgsnb.storage import atomic_write
 
@@ -39,7 +40,13 @@ def mass_4l(
 
 
 def plot_spectrum(
-    result: Result, histogram: str = "", region: str = "", *, without: str | None = None, ax: Axes | None = None
+    result: Result,
+    histogram: str = "",
+    region: str = "",
+    *,
+    variation: str = NOMINAL,
+    without: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Draw data and prediction of one of a result's histograms, by default the first, in one region.
 
@@ -49,16 +56,17 @@ def plot_spectrum(
     statistical uncertainty of the simulation hatched. Events outside the axis are not drawn. The lower panel shows the
     deviation of the data from the prediction in standard deviations, see `statistics.deviation`.
 
-    ``without`` is a process that the prediction, if there is one, leaves out, such as ``"higgs"``: an excess of the
-    data over the others can then be seen. If the result is incomplete, the figure states it. ``ax`` are axes to draw
-    on, without a lower panel; None: a new figure, which pyplot does not manage.
+    ``variation`` is that of the prediction, such as ``"pileup_up"``. ``without`` is a process that the prediction, if
+    there is one, leaves out, such as ``"higgs"``: an excess of the data over the others can then be seen. If the result
+    is incomplete, the figure states it. ``ax`` are axes to draw on, without a lower panel; None: a new figure, which
+    pyplot does not manage.
 
     Raises
     ------
     KeyError
-        If there is no such histogram or simulated process; names the known ones.
+        If there is no such histogram, region, variation or simulated process; names the known ones.
     """
-    spectrum = _without(result.region_spectrum(histogram, region), without)
+    spectrum = _without(result.region_spectrum(histogram, region, variation), without)
     with styled():
         figure, panel, lower = _panels(ax, spectrum)
         width = panel.get_window_extent().width / panel.figure.dpi
@@ -82,6 +90,7 @@ def plot_spectrum(
         is_one_of_some = result.layout.binning.category != "channel" and len(result.regions) > 1
         shown = [region or result.regions[0]] if is_one_of_some else []
         lines += map(literal, shown)
+        lines += [] if variation == NOMINAL else [literal(f"prediction: {variation}")]
         lines += [] if without is None or not stack else [f"prediction without {label(without)}"]
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], lines, size)
         if isinstance(figure, ShownFigure):

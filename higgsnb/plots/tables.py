@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import html
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -120,7 +121,16 @@ def cutflow(result: Result, channel: str = "") -> Table:
         flows[dataset.name][index] = [n for _, n in found.get(channel, none)]
     left = result.normalised(range(len(names) + 1), flows, result.mean_weights(flows)).by_process()
     rows = [(name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(names)]
-    return Table(("cut", *left), tuple(rows), coverage_text(result))
+    notes = [coverage_text(result), _mean_weight_note(result, channel, dict(zip(left, rows[-1][1:], strict=True)))]
+    return Table(("cut", *left), tuple(rows), "; ".join(filter(None, notes)))
+
+
+def _mean_weight_note(result: Result, channel: str, last: Mapping[str, Any]) -> str:
+    """Return that a cutflow has other numbers than the yields, if the events in its ``last`` row weigh differently."""
+    found = {process: yields[channel].expected for process, yields in result.yields.items() if channel in yields}
+    if all(abs(found.get(process, events) - events) <= 0.011 for process, events in last.items()):
+        return ""
+    return "simulation is counted with its mean weight here; the yields have the weight of each event"
 
 
 def candidates_in(result: Result, low: float, high: float) -> Table:

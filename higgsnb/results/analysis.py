@@ -71,7 +71,7 @@ def columns_for(selection: Analysis, campaign: Campaign, dataset: Dataset) -> ev
     """Return the columns that a selection reads of the files of a dataset; None: those of leptons."""
     if not isinstance(selection, Selection):
         preselection = selection.preselection(dataset.primary_dataset, is_data=dataset.is_data)
-        return events.Columns(selection.columns, preselection)
+        return events.Columns(selection.columns_of(is_data=dataset.is_data), preselection)
     return lepton_columns(selection, campaign.schema, campaign.columns)
 
 

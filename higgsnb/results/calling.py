@@ -29,6 +29,13 @@ LOOKED_AT = 64
 """Selected events, and any, of which it is seen whether the others matter."""
 SAME = 1e-3
 """Relative and absolute difference of two quantities that is none: compiled loops may round the last digit."""
+COFFEA = {
+    "delta_r": "a.deltaR(b)",
+    "delta_phi": "a.deltaphi(b)",
+    "metric_table": "pairs of ak.cartesian([a, b], nested=True), and deltaR of them",
+    "nearest": "pairs of ak.cartesian([a, b], nested=True), and ak.argmin of their deltaR",
+}
+"""What vectors of coffea are asked for, and what it is called here."""
 
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -94,20 +101,20 @@ def call(analysis: Analysis, chunk: Chunk, read: EventColumns) -> Checked:
     """
     where = _where(analysis, chunk)
     given = events.records(read) if analysis.form == "awkward" else events.FlatEvents(read)
-    more = (Sample(chunk.dataset, chunk.process, chunk.is_data, chunk.primary_dataset),)
-    arguments = given, *more[: _n_more(analysis.function)]
-    returned: Any = _guarded(analysis, where, analysis.function, lambda: analysis.function(*arguments))
+    sample = _sample_of(chunk)
+    arguments = given, *(sample,)[: _n_more(analysis.function)]
+    returned: Any = _guarded(analysis, chunk, analysis.function, lambda: analysis.function(*arguments))
     if not isinstance(returned, Selected):
         hint = "Return higgsnb.Selected(events, quantity=…)."
         raise AnalysisError(f"{where}: the function returned {shown(returned, 60)}", hint)
-    check = _Check(analysis, read, where, is_data=chunk.is_data)
+    check = _Check(analysis, sample, read, where)
     return check(returned)
 
 
 def shifted(analysis: Analysis, chunk: Chunk, read: EventColumns, shift: Shift, direction: int) -> EventColumns:
     """Return events with the columns that a shift changes, up (``direction`` 0) or down (1); raises as `call` does."""
     given = events.FlatEvents(read)
-    changed = _guarded(analysis, _where(analysis, chunk), shift.columns, lambda: shift.changed(given, direction))
+    changed = _guarded(analysis, chunk, shift.columns, lambda: shift.changed(given, direction))
     flat, jagged = ({name: changed.get(name, old) for name, old in some.items()} for some in (read.flat, read.jagged))
     return read._replace(flat=flat, jagged=jagged)
 
@@ -146,7 +153,11 @@ def _where(analysis: Analysis, chunk: Chunk) -> str:
     return f"analysis {analysis.name!r}, {chunk.file.url}, entries {chunk.start} to {chunk.stop}"
 
 
-def _guarded(analysis: Analysis, where: str, functions: Any, called: Callable[[], Any]) -> Any:
+def _sample_of(chunk: Chunk) -> Sample:
+    return Sample(chunk.dataset, chunk.process, chunk.is_data, chunk.primary_dataset)
+
+
+def _guarded(analysis: Analysis, chunk: Chunk, functions: Any, called: Callable[[], Any]) -> Any:
     """Return what a call of the user's functions gives; AnalysisError if they fail, or change what they hold."""
     from higgsnb.selection import captured_digest, check_unchanged
 
@@ -157,11 +168,11 @@ def _guarded(analysis: Analysis, where: str, functions: Any, called: Callable[[]
     except MemoryError:
         raise
     except (Exception, SystemExit) as error:
-        raise _failed(error, where, analysis) from error
+        raise _failed(error, analysis, chunk) from error
     return found
 
 
-def _failed(error: BaseException, where: str, analysis: Analysis) -> AnalysisError:
+def _failed(error: BaseException, analysis: Analysis, chunk: Chunk) -> AnalysisError:
     """Return what is raised for an error in the function: with its line there, and what to do about it."""
     frames = [one for one in traceback.extract_tb(error.__traceback__) if not one.filename.startswith(PACKAGE)]
     own = [one for one in frames if one.filename == frames[0].filename] or frames
@@ -170,13 +181,26 @@ def _failed(error: BaseException, where: str, analysis: Analysis) -> AnalysisErr
     hint = "Correct the function; finished chunks stay as long as it is not changed."
     if isinstance(error, HiggsnbError):
         hint = error.hint
-    elif isinstance(error, AttributeError) and "no field named" in what:
-        hint = f"The columns are {', '.join(analysis.columns)}: name those that are missing."
+    elif isinstance(error, AttributeError) and (found := re.search(r"no field named '(\w+)'", what)):
+        hint = _no_field(found[1], analysis, _sample_of(chunk))
+    elif "do not have the same dimension" in str(error):
+        what = "TypeError: one vector has more dimensions than the other"
+        hint = "Make both alike: met.to_Vector4D(eta=0, mass=0), or muons.to_Vector2D()."
     elif "read-only" in what or "readonly" in what:
         hint = "Copy it before you change it: a = np.array(a). Other variations and regions use the same events."
     elif re.search("truth value|bitwise_", what):
         hint = "Join masks with & | ~, each comparison in parentheses: (pt > 20) & (abs(eta) < 2.4)."
-    return AnalysisError(f"{where}: {what}{line}", hint)
+    return AnalysisError(f"{_where(analysis, chunk)}: {what}{line}", hint)
+
+
+def _no_field(name: str, analysis: Analysis, sample: Sample) -> str:
+    """Return what to do if events, or a collection, have no such field."""
+    if name in COFFEA:
+        return f"Vectors are those of scikit-hep: {COFFEA[name]}."
+    columns = analysis.columns_of(is_data=sample.is_data)
+    more = [column for column in analysis.columns if column not in columns]
+    only = f" Data have no {', '.join(more)}: look at sample.is_data." if more else ""
+    return f"The columns are {', '.join(columns)}: name those that are missing.{only}"
 
 
 def _n_more(function: Callable[..., Any]) -> int:
@@ -188,8 +212,8 @@ def _n_more(function: Callable[..., Any]) -> int:
 class _Check:
     """Turn what a function returned into arrays, or say what is wrong with it."""
 
-    def __init__(self, analysis: Analysis, read: EventColumns, where: str, *, is_data: bool) -> None:
-        self._analysis, self._read, self._where, self._is_data = analysis, read, where, is_data
+    def __init__(self, analysis: Analysis, sample: Sample, read: EventColumns, where: str) -> None:
+        self._analysis, self._sample, self._read, self._where = analysis, sample, read, where
 
     def __call__(self, returned: Selected) -> Checked:
         index = self._index(returned.events)
@@ -257,12 +281,12 @@ class _Check:
         if regions is None and len(declared) == 1 and not any(declared.values()):
             regions = {name: np.ones(n, np.bool_) for name in declared}
         given = {} if regions is None else dict(regions)
-        for name in (*declared, *given):
-            if name not in declared or name not in given:
-                known = given if name in declared else declared
-                what = "not returned" if name in declared else "not declared"
-                hint = did_you_mean(name, known) or f'Return regions={{"{name}": mask, …}}.'
-                raise self._error(f"region {name!r} is {what}", hint)
+        for name in (*given, *declared):
+            if name not in declared:
+                hint = f"{did_you_mean(name, declared)} Or name it in the analysis: regions={list(given)}."
+                raise self._error(f"region {name!r} is not declared", hint)
+            if name not in given:
+                raise self._error(f"region {name!r} is not returned", f'Return regions={{"{name}": mask, …}}.')
         return {name: self._masks(name, given[name], n, max(1, len(cuts))) for name, cuts in declared.items()}
 
     def _masks(self, region: str, given: Any, n: int, n_cuts: int) -> Mask:
@@ -289,7 +313,7 @@ class _Check:
                 raise self._error(f"weight {name!r} has {len(parts)} part(s), and {is_source} in variations", hint)
             arrays = [self._weight(name, part, index) for part in parts]
             found[name] = (arrays[0], arrays[-2] if len(arrays) == 3 else arrays[0], arrays[-1])
-        if missing := [name for name in sources if name not in found]:
+        if missing := [name for name in sources if name not in found and not self._sample.is_data]:
             hint = "Return weights={name: (nominal, up, down)}, or take it out of variations."
             raise self._error(f"no weights of {', '.join(missing)}", hint)
         return found
@@ -301,7 +325,7 @@ class _Check:
             what = f"weight {name!r} is {_described(given, values)}"
             raise self._error(what, f"Give one number for each of the {n:,} selected events.")
         found = np.broadcast_to(np.ma.filled(values.astype(np.float64), np.nan), (n,))
-        if not self._is_data and not np.isfinite(found).all():
+        if not self._sample.is_data and not np.isfinite(found).all():
             first = int(np.flatnonzero(~np.isfinite(found))[0])
             one = "None" if np.ma.is_masked(values) else f"{found[first]}"
             hint = "Give each event a finite number; 1 if the weight is not for it."

@@ -180,6 +180,8 @@ class Analysis:
     columns
         Branches to read, of each event (``MET_pt``) or of each object (``Muon_pt``); ``run``, ``luminosityBlock`` and
         ``event`` always come with them.
+    simulation_columns
+        Further branches, which only simulation has, such as ``Pileup_nTrueInt``: they are not read of data.
     axes
         The histograms, each filled once per region.
     preselection
@@ -204,6 +206,7 @@ class Analysis:
         *,
         columns: Sequence[str],
         axes: Sequence[Axis],
+        simulation_columns: Sequence[str] = (),
         preselection: str | Mapping[str, str] = "",
         regions: Sequence[str] | Mapping[str, Sequence[str]] = ("selected",),
         keep: Sequence[str] = (),
@@ -215,12 +218,14 @@ class Analysis:
     ) -> None:
         self.name, self.title, self.version, self.form = _text("name", name), title or name, version, form
         self.function: Any = function
-        self._columns = _names("columns", columns)
+        self._columns = _branches("columns", columns)
+        self._simulated = _branches("simulation_columns", simulation_columns)
         self.cuts = {region: _names(f"cuts of {region}", cuts) for region, cuts in _with_cuts(regions).items()}
         self.keep = _names("keep", keep)
-        self.shifts = tuple(one for one in variations if isinstance(one, Shift))
-        sources = [one.name if isinstance(one, Shift) else one for one in variations]
-        self.sources = _names("variations", sources)
+        listed = [] if isinstance(variations, str) else variations
+        self.shifts = tuple(one for one in listed if isinstance(one, Shift))
+        sources = [one.name if isinstance(one, Shift) else one for one in listed]
+        self.sources = _names("variations", sources or variations)
         self.primary_datasets = {name: tuple(some) for name, some in (primary_datasets or {}).items()}
         given = preselection if isinstance(preselection, Mapping) else {"*": preselection}
         self._preselections = {key: _condition(text) for key, text in given.items()}
@@ -230,7 +235,13 @@ class Analysis:
 
     @classmethod
     def from_coffea(
-        cls, processor: Any, *, columns: Sequence[str], preselection: str | Mapping[str, str] = "", name: str = ""
+        cls,
+        processor: Any,
+        *,
+        columns: Sequence[str],
+        simulation_columns: Sequence[str] = (),
+        preselection: str | Mapping[str, str] = "",
+        name: str = "",
     ) -> Analysis:
         """Return the analysis that is a ``coffea.processor.ProcessorABC``, which runs unchanged (it needs coffea).
 
@@ -241,9 +252,10 @@ class Analysis:
         weights are added as floating-point numbers, so that chunks of another size may change their last digits; an
         event that is in two primary datasets is in the output twice; and nothing is normalised.
         """
-        given = name or type(processor).__name__
-        axis = Axis("events", 1, -0.5, 0.5, label="events given to the processor")
-        return cls(given, Processor(processor), columns=columns, axes=[axis], preselection=preselection, form="flat")
+        named = name or type(processor).__name__
+        more: dict[str, Any] = {"simulation_columns": simulation_columns, "preselection": preselection, "form": "flat"}
+        more["axes"] = [Axis("events", 1, -0.5, 0.5, label="events given to the processor")]
+        return cls(named, Processor(processor), columns=columns, **more)
 
     def _check(self) -> None:
         """Raise `OptionError` for what does not fit together."""
@@ -275,7 +287,11 @@ class Analysis:
     @property
     def columns(self) -> tuple[str, ...]:
         """The branches that are read beside the numbers of the event."""
-        return self._columns
+        return (*self._columns, *self._simulated)
+
+    def columns_of(self, *, is_data: bool) -> tuple[str, ...]:
+        """Return those of `columns` that are read of data, or of simulation."""
+        return self._columns if is_data else self.columns
 
     # -- what is counted
 
@@ -369,7 +385,7 @@ class Analysis:
         identity = self.identity
         return {
             "name": self.name, "version": self.version, "title": self.title, "form": self.form,
-            "columns": list(self.columns), "keep": list(self.keep),
+            "columns": list(self._columns), "simulation_columns": list(self._simulated), "keep": list(self.keep),
             "preselection": {key: None if one is None else one.text for key, one in self._preselections.items()},
             "regions": {region: list(cuts) for region, cuts in self.cuts.items()},
             "axes": [[axis.name, axis.variable, axis.per_event, axis.edges.tolist()] for axis in self._axes],
@@ -435,6 +451,15 @@ def _names(what: str, values: Any) -> tuple[str, ...]:
     if len(set(found)) < len(found) or len(found) > MOST_NAMES:
         twice = [name for name in found if found.count(name) > 1][:1]
         raise OptionError(f"{what}: {', '.join(twice) or len(found)}", f"Give each once, at most {MOST_NAMES}.")
+    return found
+
+
+def _branches(what: str, values: Any) -> tuple[str, ...]:
+    """Return names of branches; raise `OptionError` for something else, and for patterns."""
+    found = _names(what, values)
+    for name in found:
+        if any(sign in name for sign in "*?["):
+            raise OptionError(f"{what}: {name!r} is a pattern", 'Name each branch: ["Muon_pt", "Muon_eta", …].')
     return found
 
 

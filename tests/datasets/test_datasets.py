@@ -193,6 +193,17 @@ def test_unknown_campaign_names_what_there_is(name: str, words: str) -> None:
         datasets.load(name)
 
 
+@pytest.mark.parametrize("name", ["muons.root", "muons.csv"])
+def test_file_of_events_in_place_of_a_campaign_is_told_what_to_write(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(b"root")
+    with pytest.raises(CampaignError, match=r"is a file of events, not a campaign file") as caught:
+        datasets.load(tmp_path / name)
+    assert f'url = "{name}"' in caught.value.hint
+    head, body = ("\n".join(part.split(" with ")[1].split(", ")) for part in caught.value.hint.split(", and "))
+    assert set(re.findall(r"\w+", head)) == {"name", "schema", "energy_tev", "luminosity_fb", "luminosity_uncertainty"}
+    assert re.findall(r"^\w+", body, re.M) == ["name", "process", "file"]
+
+
 # --- a user's file
 
 

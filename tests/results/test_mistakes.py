@@ -14,6 +14,7 @@ import higgsnb as hn
 from higgsnb import errors
 
 COLUMNS = ["Muon_pt", "Muon_eta", "MET_pt"]
+VECTORS = ["Muon_pt", "Muon_eta", "Muon_phi", "Muon_mass", "MET_pt", "MET_phi"]
 MET = [hn.Axis("met", 40, 0, 200, label="missing transverse momentum", unit="GeV")]
 Function = Callable[[Any], hn.Selected]
 
@@ -66,6 +67,10 @@ def misspelt_region(events: Any) -> hn.Selected:
     return hn.Selected(events, met=events.MET.pt, regions={"selcted": events.MET.pt > 20})
 
 
+def region_without_declaration(events: Any) -> hn.Selected:
+    return hn.Selected(events, met=events.MET.pt, regions={"signal": events.MET.pt > 20})
+
+
 def histogram_in_place_of_events(events: Any) -> Any:
     return np.histogram(events.MET.pt)
 
@@ -82,7 +87,8 @@ MISTAKES: dict[Function, tuple[str, str]] = {
     no_parentheses: ("bitwise_and", "each comparison in parentheses"),
     weight_as_quantity: ("no quantity can be called weight", 'weights={"…": …}'),
     weights_without_names: ("weights = array([1.", "Give the name of each"),
-    misspelt_region: ("region 'selected' is not returned", "Did you mean selcted?"),
+    misspelt_region: ("region 'selcted' is not declared", "Did you mean selected?"),
+    region_without_declaration: ("region 'signal' is not declared", "regions=['signal']"),
     histogram_in_place_of_events: ("the function returned ", "Return higgsnb.Selected"),
 }
 
@@ -102,6 +108,43 @@ def test_mistake_is_said_with_what_to_do(data: hn.datasets.Campaign, function: F
     assert words in caught.value.message
     assert hint in caught.value.hint
     assert "analysis 'mine', toy:Run2012_DoubleMu.root, entries 0 to 24748" in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("function", "words", "hint"),
+    [
+        (lambda events: events.Muon[:, 0].delta_r(events.Muon[:, 0]), "'delta_r'", "a.deltaR(b)"),
+        (lambda events: events.Muon.nearest(events.Muon), "'nearest'", "ak.cartesian"),
+        (lambda events: (events.Muon[:, 0] + events.MET).mass, "more dimensions", "met.to_Vector4D(eta=0, mass=0)"),
+    ],
+    ids=["delta_r", "nearest", "muon and MET"],
+)
+def test_habit_of_coffea_is_translated(data: hn.datasets.Campaign, function: Any, words: str, hint: str) -> None:
+    analysis = hn.Analysis("mine", function, columns=VECTORS, axes=MET, preselection="nMuon >= 1")
+    with pytest.raises(errors.AnalysisError) as caught:
+        list(hn.engine.run(data, analysis, workers=1))
+    assert words in caught.value.message
+    assert hint in caught.value.hint
+
+
+def test_muon_and_missing_momentum_add_up_as_the_hint_says(data: hn.datasets.Campaign) -> None:
+    def transverse_mass(events: Any) -> hn.Selected:
+        muon, met = events.Muon[:, 0], events.MET
+        mine = np.sqrt(2 * muon.pt * met.pt * (1 - np.cos(muon.phi - met.phi)))
+        massless = ak.with_field(muon, 0 * muon.mass, "mass")
+        added = (massless.to_Vector2D().to_Vector4D(eta=0, mass=0) + met.to_Vector4D(eta=0, mass=0)).mass
+        return hn.Selected(events, met=added - mine)
+
+    axis = [hn.Axis("met", 3, -0.03, 0.03)]
+    analysis = hn.Analysis("mine", transverse_mass, columns=VECTORS, axes=axis, preselection="nMuon >= 1")
+    *_, result = hn.engine.run(data, analysis, workers=1)
+    assert result.histograms["met"].values().sum() == result.histograms["met"].sum(flow=True) > 20_000
+
+
+def test_column_of_a_collection_is_named_for_the_collection(data: hn.datasets.Campaign) -> None:
+    analysis = hn.Analysis("mine", too_many_values, columns=["Muon"], axes=MET)
+    with pytest.raises(errors.FileError, match=r"(?s)lacks Muon\n.*Name its columns, such as Muon_"):
+        list(hn.engine.run(data, analysis, workers=1))
 
 
 def test_column_that_no_file_has_ends_the_run(data: hn.datasets.Campaign) -> None:

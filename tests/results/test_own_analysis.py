@@ -14,6 +14,7 @@ import outreach
 import pyarrow.parquet as pq
 import pytest
 import uproot
+from matplotlib.patches import StepPatch
 from outreach import campaign, dataset, events_of
 
 import higgsnb as hn
@@ -218,6 +219,65 @@ def test_function_is_told_what_it_is_given(made: Campaign) -> None:
     assert counts[1, 0, 1] == counts[1].sum() > 0
 
 
+def test_column_of_simulation_is_not_read_of_data(tmp_path: Path, leptons: Leptons) -> None:
+    def reweighted(events: Any, sample: Any) -> hn.Selected:
+        assert ("Pileup" in events.fields) is not sample.is_data
+        up = {} if sample.is_data else {"pileup": (events.Pileup.nTrueInt / 20, 1.5, 0.5)}
+        return hn.Selected(events, one=np.ones(len(events)), weights=up)
+
+    def forgetful(events: Any) -> hn.Selected:
+        return hn.Selected(events, one=np.ones(len(events)), weights={"pileup": (events.Pileup.nTrueInt, 1.0, 1.0)})
+
+    outreach.write(tmp_path / "data.root", events_of(leptons, 0, 1800))
+    with uproot.recreate(tmp_path / "mc.root") as file:
+        numbers = {name: np.arange(3, dtype=np.int64) for name in ("run", "luminosityBlock", "event")}
+        file["Events"] = {**numbers, "Pileup_nTrueInt": np.array([10, 20, 60], np.float32)}
+    made = campaign(
+        dataset("mu", "data", tmp_path / "data.root"),
+        dataset("zz", "zz", tmp_path / "mc.root", cross_section_pb=0.5),
+        schema="nanoaod",
+    )
+    options: dict[str, Any] = {"axes": [hn.Axis("one", 1, 0, 2)], "regions": ("selected",), "keep": (), "columns": ()}
+    options |= {"preselection": "", "simulation_columns": ["Pileup_nTrueInt"], "variations": ["pileup"]}
+    result = last(made, analysis(reweighted, **options))
+    assert result.complete
+    assert result.yields["data"]["selected"].events == 1800
+    assert result.yields["zz"]["selected"].expected == pytest.approx(0.5 * 10_000 * 4.5 / 3)
+    assert result.spectrum("one", "pileup_up").stack["zz"].sum() == pytest.approx(0.5 * 10_000 * 1.5)
+    with pytest.raises(errors.AnalysisError, match=r"(?s)'Pileup'.*Data have no Pileup_nTrueInt: look at sample\.is_"):
+        last(made, analysis(forgetful, **options))
+    data = campaign(dataset("mu", "data", tmp_path / "data.root"), schema="nanoaod")
+    of_all = {**options, "simulation_columns": (), "columns": ["Pileup_nTrueInt"]}
+    with pytest.raises(errors.FileError, match=r"name Pileup_nTrueInt in simulation_columns"):
+        last(data, analysis(reweighted, **of_all))
+
+
+def test_cutflow_says_that_it_counts_mean_weights(made: Campaign) -> None:
+    def halved(events: Any) -> hn.Selected:
+        return hn.Selected(events, one=np.ones(len(events)), weights={"half": 0.5})
+
+    options: dict[str, Any] = {"axes": [hn.Axis("one", 1, 0, 2)], "regions": ("selected",), "keep": ()}
+    words = "the yields have the weight of each event"
+    assert words in repr(hn.plots.cutflow(last(made, analysis(halved, **options))))
+    assert words not in repr(hn.plots.cutflow(last(made, analysis(keep=()))))
+
+
+def test_figure_has_the_variation_of_the_prediction(made: Campaign) -> None:
+    def varied(events: Any) -> hn.Selected:
+        return hn.Selected(events, one=np.ones(len(events)), weights={"sf": (1.0, 1.1, 0.5)})
+
+    options: dict[str, Any] = {"axes": [hn.Axis("one", 1, 0, 2)], "regions": ("selected",), "keep": ()}
+    result = last(made, analysis(varied, variations=["sf"], **options))
+    heights = {
+        name: max(patch.get_data().values.max() for patch in figure.axes[0].findobj(StepPatch))
+        for name in result.selection.copies
+        if (figure := hn.plots.plot_spectrum(result, "one", variation=name))
+    }
+    assert heights["sf_up"] > heights["nominal"] > heights["sf_down"]
+    with pytest.raises(KeyError, match="no variation 'sf'; known: nominal, sf_up, sf_down"):
+        hn.plots.plot_spectrum(result, "one", variation="sf")
+
+
 def test_file_needs_no_more_than_what_the_analysis_reads(tmp_path: Path) -> None:
     """A skim of muons: without electrons, and without what a four-lepton selection needs of muons."""
     muons = ak.zip({"pt": [[40.0, 30.0], [], [9.0, 8.0, 7.0]], "charge": [[1, -1], [], [1, 1, -1]]})
@@ -263,7 +323,7 @@ WRONG: dict[str, tuple[Any, str]] = {
     "an event that is not there": (lambda _: hn.Selected([10**6], leading=np.ones(1)), "given as 1 values"),
     "region": (
         lambda events: hn.Selected(events, leading=np.ones(len(events)), regions={"hard": events.run > 0}),
-        "region 'selected' is not returned",
+        "region 'hard' is not declared",
     ),
     "mask of numbers": (
         lambda events: hn.Selected(events, leading=np.ones(len(events)), regions={"selected": events.run}),
@@ -288,6 +348,9 @@ def test_what_a_function_returns_wrongly_is_said_at_once(made: Campaign, functio
 
 OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "columns": ({"columns": "Muon_pt"}, "columns = 'Muon_pt'"),
+    "pattern": ({"columns": ["Muon_*"]}, "columns: 'Muon_*' is a pattern"),
+    "pattern for simulation": ({"simulation_columns": ["LHE*"]}, "simulation_columns: 'LHE*' is a pattern"),
+    "one variation": ({"variations": "pileup"}, "variations = 'pileup'"),
     "axes": ({"axes": ["mass"]}, "'mass' is no axis"),
     "one axis": ({"axes": MASS}, "axes = Axis(name='mass'"),
     "no axis": ({"axes": []}, "axes = []"),

@@ -17,6 +17,8 @@ from higgsnb.events.columns import NOTHING, Columns, Missing, find_missing
 
 _LISTS = re.compile(r"(std::)?vector<|(ROOT::VecOps::|ROOT::)?RVec<")
 _LEAF, _COLLECTION = 0, 1
+SIMULATED = ("gen", "Gen", "LHE", "PSWeight", "Pileup", "HTXS", "btagWeight")
+"""How the names of columns of NanoAOD begin that only simulation has."""
 CARDINALITY = "RNTupleCardinality"
 """The type of a field of an RNTuple that counts the values of others."""
 
@@ -250,11 +252,18 @@ def _find(catalogue: Catalogue, name: str) -> tuple[str, Column] | None:
 def lacks(wrong: Sequence[str], present: Sequence[str], location: str, tree: str) -> SchemaError:
     """Return the error for columns that a file should have."""
     more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-    return SchemaError(
-        f"{location}: tree {tree!r} lacks {', '.join(wrong[:6])}{more}",
-        " ".join(f"For {name}: {did_you_mean(name, present)}" for name in wrong[:3])
-        + " Is this a file of the schema that the campaign names?",
-    )
+    hints = [f"For {name}: {_instead(name, present)}" for name in wrong[:3]]
+    if simulated := [name for name in wrong if name.startswith(SIMULATED)]:
+        hints.append(f"If these are data, name {simulated[0]} in simulation_columns.")
+    else:
+        hints.append("Is this a file of the schema that the campaign names?")
+    return SchemaError(f"{location}: tree {tree!r} lacks {', '.join(wrong[:6])}{more}", " ".join(hints))
+
+
+def _instead(name: str, present: Sequence[str]) -> str:
+    """Return what may be meant by a column that a file lacks."""
+    inside = [one for one in present if one.startswith(f"{name}_")]
+    return f"Name its columns, such as {inside[0]}." if inside else did_you_mean(name, present)
 
 
 def _spellings(name: str) -> Iterator[str]:
