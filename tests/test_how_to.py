@@ -27,8 +27,10 @@ BLOCKS = {
     for heading, section in re.findall(r"^### (.+?)\n(.*?)(?=^##)", TEXT, re.MULTILINE | re.DOTALL)
 }
 OURS, COFFEA, RDATAFRAME, UNCHANGED = "higgsnb", "coffea", "RDataFrame", "A processor of coffea, as it is"
+COMPILED = "A compiled function"
 SHOW = {
     OURS: 'result.histograms["mass"].values()[0].tolist()',
+    COMPILED: 'result.histograms["mass"].values()[0].tolist()',
     COFFEA: 'output["mass"].values().tolist()',
     RDATAFRAME: "[[one.GetBinContent(i) for i in range(1, 61)] for one in (opposite, same)]",
     UNCHANGED: 'result.output["mass"].values().tolist()',
@@ -82,6 +84,10 @@ def truth(folder: Path) -> npt.NDArray[np.float64]:
 def test_our_program_counts_what_plain_python_counts(folder: Path, truth: npt.NDArray[np.float64]) -> None:
     assert truth.sum() > 19_000
     np.testing.assert_array_equal(run(folder, OURS), truth)
+
+
+def test_compiled_function_counts_the_same(folder: Path, truth: npt.NDArray[np.float64]) -> None:
+    np.testing.assert_array_equal(run(folder, COMPILED), truth)
 
 
 def differ_at_edges_only(found: npt.NDArray[np.float64], truth: npt.NDArray[np.float64]) -> bool:

@@ -181,6 +181,8 @@ def _failed(error: BaseException, analysis: Analysis, chunk: Chunk) -> AnalysisE
     hint = "Correct the function; finished chunks stay as long as it is not changed."
     if isinstance(error, HiggsnbError):
         hint = error.hint
+    elif isinstance(error, AttributeError) and "'FlatEvents'" in what:
+        hint = 'In the form "flat" there are columns["Muon_pt"], columns.offsets["Muon"] and columns.entry.'
     elif isinstance(error, AttributeError) and (found := re.search(r"no field named '(\w+)'", what)):
         hint = _no_field(found[1], analysis, _sample_of(chunk))
     elif "do not have the same dimension" in str(error):

@@ -59,3 +59,7 @@ def test_on_a_phone_nothing_sticks_out(
     wait_until_run(page)
     page.screenshot(path=artefacts / "own_analysis_phone.png")
     assert page.evaluate(STICKING_OUT) == []
+    page.set_viewport_size({"width": 270, "height": 844})  # as narrow as the notebook is in JupyterLab on a phone
+    page.wait_for_function("document.querySelector('.hn-live svg').getBoundingClientRect().width < 260")
+    labels = page.locator(".hn-live svg text[text-anchor=middle]").all_text_contents()
+    assert {"60", "120"} < set(labels)

@@ -201,7 +201,7 @@ def test_file_of_events_in_place_of_a_campaign_is_told_what_to_write(name: str, 
     assert f'url = "{name}"' in caught.value.hint
     head, body = ("\n".join(part.split(" with ")[1].split(", ")) for part in caught.value.hint.split(", and "))
     assert set(re.findall(r"\w+", head)) == {"name", "schema", "energy_tev", "luminosity_fb", "luminosity_uncertainty"}
-    assert re.findall(r"^\w+", body, re.M) == ["name", "process", "file"]
+    assert re.findall(r"^\w+", body, re.MULTILINE) == ["name", "process", "file"]
 
 
 # --- a user's file

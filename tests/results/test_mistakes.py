@@ -166,6 +166,8 @@ def test_flat_columns_are_taken_by_name(data: hn.datasets.Campaign) -> None:
     *_, other = hn.engine.run(data, hn.Analysis("lists", first_muon, **{**options, "form": "awkward"}), workers=1)
     assert result.histograms["met"].sum(flow=True) == 24_748
     np.testing.assert_array_equal(result.histograms["met"].view(flow=True), other.histograms["met"].view(flow=True))
+    with pytest.raises(errors.AnalysisError, match=r'(?s)no attribute .Muon.*columns\["Muon_pt"\]'):
+        list(hn.engine.run(data, hn.Analysis("records", first_muon, **options), workers=1))
     with pytest.raises(errors.AnalysisError, match=r"no column Muon_pT; there are run, luminosityBlock, event, MET_pt"):
         list(hn.engine.run(data, hn.Analysis("flat", misspelt, **options), workers=1))
 

@@ -252,8 +252,10 @@ def _find(catalogue: Catalogue, name: str) -> tuple[str, Column] | None:
 def lacks(wrong: Sequence[str], present: Sequence[str], location: str, tree: str) -> SchemaError:
     """Return the error for columns that a file should have."""
     more = f" and {len(wrong) - 6} more" if len(wrong) > 6 else ""
-    hints = [f"For {name}: {_instead(name, present)}" for name in wrong[:3]]
-    if simulated := [name for name in wrong if name.startswith(SIMULATED)]:
+    simulated = [name for name in wrong if name.startswith(SIMULATED)]
+    known = {name: _instead(name, present) for name in wrong[:3]}
+    hints = [f"For {one}: {hint}" for one, hint in known.items() if one not in simulated or "Did you mean" in hint]
+    if simulated:
         hints.append(f"If these are data, name {simulated[0]} in simulation_columns.")
     else:
         hints.append("Is this a file of the schema that the campaign names?")

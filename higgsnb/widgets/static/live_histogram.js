@@ -27,11 +27,12 @@ function niceEnd(most) {
   return power * LADDER.find((step) => step * power >= most * 0.9999);
 }
 
+// About as many values as fit, but two at least: one alone is no scale.
 function ticks(low, high, count) {
   const step = niceStep((high - low) / Math.max(1, count));
   const found = [];
   for (let at = Math.ceil(low / step - 1e-9) * step; at <= high + 1e-9 * step; at += step) found.push(at);
-  return found.map((value) => Number(value.toPrecision(12)));
+  return found.length < 2 && high > low ? ticks(low, high, 1.5 * Math.max(1, count)) : found.map((value) => Number(value.toPrecision(12)));
 }
 
 function layout(width, end) {
