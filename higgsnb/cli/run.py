@@ -187,14 +187,16 @@ def _chosen(campaign: Campaign, selection_name: str | None, analysis_name: str |
 def _figures(result: Result) -> Iterator[tuple[str, Any]]:
     """Yield the figures of a result, by the name of their file."""
     from higgsnb import plots
+    from higgsnb.selection import Selection
 
-    if result.layout.binning.category == "channel":
-        yield "mass_4l", plots.mass_4l(result)
-        return
-    pairs = [(axis.name, region) for axis in result.layout.binning.axes for region in result.regions]
+    if isinstance(result.selection, Selection):
+        figures = [("mass_4l", ""), *((axis.name, "") for axis in result.selection.axes)]
+    else:
+        figures = [(axis.name, region) for axis in result.layout.binning.axes for region in result.regions]
     names: list[str] = []
-    for axis, region in pairs[:MOST_FIGURES]:
-        name = re.sub(r"[^\w.+-]+", "_", f"{axis}_{region}" if len(result.regions) > 1 else axis)[:LONGEST_NAME]
+    for axis, region in figures[:MOST_FIGURES]:
+        full = f"{axis}_{region}" if region and len(result.regions) > 1 else axis
+        name = re.sub(r"[^\w.+-]+", "_", full)[:LONGEST_NAME]
         names.append(name.casefold())
         same = names.count(name.casefold())
         yield name if same == 1 else f"{name}_{same}", plots.plot_spectrum(result, axis, region)

@@ -5,13 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign
     from higgsnb.results import Result
-
-Floats = npt.NDArray[np.float64]
+    from higgsnb.selection import Axis
 
 
 def heading(result: Result) -> str:
@@ -34,10 +32,15 @@ def luminosity_label(result: Result) -> str:
     return f"{processed:.3g} fb⁻¹ ({energies} TeV)"
 
 
-def per_bin_label(edges: Floats, name: str, label: str) -> str:
-    """Return the label of the vertical axis: events, or leptons (four in an event), and the bin width."""
-    unit = " GeV" if label.endswith("[GeV]") else ""
-    return f"{'Leptons' if name.startswith('lepton_') else 'Events'} / {edges[1] - edges[0]:.3g}{unit}"
+def per_bin_label(axis: Axis, label: str) -> str:
+    """Return the label of the vertical axis, with the width of equal bins; ``label`` is that of the horizontal one.
+
+    What is counted are events, or leptons, or whatever an event has several of.
+    """
+    what = "Events" if axis.per_event == 1 else "Leptons" if axis.variable.startswith("lepton_") else "Entries"
+    if axis.boundaries and not np.allclose(np.diff(axis.edges), axis.edges[1] - axis.edges[0]):
+        return f"{what} / bin"
+    return f"{what} / {axis.edges[1] - axis.edges[0]:.3g}{' GeV' if label.endswith('[GeV]') else ''}"
 
 
 def coverage_text(result: Result) -> str:

@@ -81,7 +81,7 @@ def plot_spectrum(
             axes.tick_params(which="major", length=0.6 * size)
             axes.tick_params(which="minor", length=0.3 * size)
         font = {"fontfamily": mpl.rcParams["font.family"], "fontsize": 1.1 * size}
-        panel.set_ylabel(per_bin_label(spectrum.edges, axis.name, variable), **font)
+        panel.set_ylabel(per_bin_label(axis, variable), **font)
         (lower or panel).set_xlabel(variable, **font)
         above: dict[str, Any] = {"va": "bottom", "transform": panel.transAxes}
         panel.text(0.0, 1.012, heading(result), fontsize=1.15 * size, fontweight="bold", ha="left", **above)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from higgsnb.errors import OptionError, first_line
 from higgsnb.results import histograms
-from higgsnb.results.layout import Table
+from higgsnb.selection import Selection
 from higgsnb.storage import atomic_write
 
 if TYPE_CHECKING:
@@ -114,7 +114,8 @@ def candidates_table(result: Result) -> pa.Table:
     import pyarrow as pa
 
     campaign, binning = result.campaign, result.layout.binning
-    is_kept = result.layout.table is Table or result.selection.keep
+    is_selection = isinstance(result.selection, Selection)
+    is_kept = is_selection or result.selection.keep
     rows = result.candidates if is_kept else result.layout.empty()
     names, processes = [d.name for d in campaign.datasets], [d.process for d in campaign.datasets]
     columns: dict[str, Any] = {
@@ -125,11 +126,12 @@ def candidates_table(result: Result) -> pa.Table:
         "event": rows.event,
         binning.category: [binning.regions[i] for i in rows.region],
     }
-    if isinstance(rows, Table):
+    if isinstance(result.selection, Selection):
         columns |= {name: getattr(rows, name) for name in ("mass_4l", "mass_z1", "mass_z2")}
         for place in range(4):
             for name in ("pt", "eta", "phi", "mass", "charge", "pdg_id"):
                 columns[f"lep{place + 1}_{name}"] = getattr(rows, name)[:, place]
+        columns |= {name: one for name, one in _own_columns(rows, result.cuts).items() if name not in columns}
     else:
         columns |= {name: getattr(rows, name) for name in result.selection.keep}
     if result.sums and hasattr(rows, "weight"):  # only of kept rows
@@ -142,3 +144,15 @@ def candidates_table(result: Result) -> pa.Table:
         "campaign": campaign.name,
     }
     return pa.table({**columns, **text}).replace_schema_metadata(label)
+
+
+def _own_columns(rows: Any, selection: Selection) -> dict[str, Any]:
+    """Return what rows have for own axes, by name; with a number where a candidate has several values."""
+    found: dict[str, Any] = {}
+    for name, n_values in selection.own_columns.items():
+        values = getattr(rows, name)
+        if n_values == 1:
+            found[name] = values
+        elif not name.startswith("lepton_"):  # which are there by lepton
+            found |= {f"{name}_{i + 1}": values[:, i] for i in range(n_values)}
+    return found

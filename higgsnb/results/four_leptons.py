@@ -8,12 +8,22 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from higgsnb import events
-from higgsnb.errors import UnreadableError
+from higgsnb.errors import AnalysisError, UnreadableError
 from higgsnb.results import plausibility
 from higgsnb.results.certified import Certified, certify
 from higgsnb.results.counted import Counted, weigh
-from higgsnb.results.layout import Table, layout_of
-from higgsnb.selection import MUON, Candidates, Selection, keep_events, missing_quantities, select, to_leptons
+from higgsnb.results.layout import layout_of
+from higgsnb.selection import (
+    MUON,
+    Candidates,
+    Selection,
+    keep_events,
+    missing_quantities,
+    observe,
+    select,
+    to_leptons,
+    used_by,
+)
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -33,7 +43,7 @@ def count_leptons(
         raise UnreadableError(f"{chunk.file.url}: {error.message}", error.hint) from error
     others = certified.n_events - read.leptons.n_events
     candidates.cutflow[list(selection.channels(chunk.primary_dataset)), 0] += others  # all events
-    table, layout = _table(chunk, read, candidates), layout_of(selection)
+    table, layout = _table(chunk, read, candidates, selection), layout_of(selection)
     step = max(1, (chunk.entries or 0) // plausibility.LOOKED_AT)
     some = read.leptons if step == 1 else keep_events(read.leptons, np.flatnonzero(read.entries % step == 0))
     places = layout.binning.places(table.values, len(table.run))
@@ -74,7 +84,7 @@ def lepton_columns(selection: Selection, schema: str, headers: Mapping[str, Any]
     return events.Columns(selection.columns)
 
 
-def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
+def _table(chunk: Chunk, read: Read, candidates: Candidates, selection: Selection) -> Any:
     """Return the rows of the selected candidates with all that is stored of them."""
     leptons, lepton, n, index = read.leptons, candidates.lepton, len(candidates.channel), candidates.event_index
     is_muon = candidates.flavour == MUON
@@ -84,7 +94,9 @@ def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
         columns[name] = np.empty(lepton.shape, muons.dtype)
         columns[name][is_muon], columns[name][~is_muon] = muons[lepton[is_muon]], electrons[lepton[~is_muon]]
     columns["charge"] = columns["charge"].astype(np.int8)
-    return Table(
+    own = _own_columns(chunk, read, candidates, selection)
+    table: Any = layout_of(selection).table
+    return table(
         dataset=np.full(n, chunk.dataset_index, np.int16),
         file=np.full(n, chunk.file_index, np.int32),
         entry=read.entries[index],
@@ -98,4 +110,17 @@ def _table(chunk: Chunk, read: Read, candidates: Candidates) -> Table:
         **columns,
         pdg_id=(-columns["charge"] * candidates.flavour).astype(np.int8),
         weight=np.ones(n),
+        **own,
     )
+
+
+def _own_columns(chunk: Chunk, read: Read, candidates: Candidates, selection: Selection) -> dict[str, Any]:
+    """Return what own axes and observables need of the candidates."""
+    if not selection.own_columns:
+        return {}
+    try:
+        leptons = used_by(read.leptons, selection)
+        return observe(leptons, candidates, selection.own_columns, selection.observables)
+    except AnalysisError as error:
+        where = f"selection {selection.name!r}, {chunk.file.url}, entries {chunk.start} to {chunk.stop}"
+        raise AnalysisError(f"{where}: {error.message}", error.hint) from error

@@ -71,7 +71,8 @@ class Table(NamedTuple):
 
     def rows(self, which: npt.NDArray[Any]) -> Table:
         """Return the rows that an index or a mask selects."""
-        return Table._make(column[which] for column in self)
+        make: Any = self._make
+        return make(column[which] for column in self)  # type: ignore[no-any-return]
 
     @property
     def region(self) -> npt.NDArray[np.int8]:
@@ -217,7 +218,14 @@ def layout_of(analysis: Analysis) -> Layout:
     """Return the layout of an analysis."""
     if isinstance(analysis, Selection):
         invalid = tuple(f"{flavour}_{name}" for flavour in ("muon", "electron") for name in analysis.quantities)
-        return replace(FOUR_LEPTONS, binning=analysis.binning, n_cuts=len(analysis.cut_names()), invalid=invalid)
+        own = analysis.own_columns
+        row = np.dtype([*_IDENTITY, *_LEPTONS, *((name, "<f8", (n,) if n > 1 else ()) for name, n in own.items()),
+                        ("weight", "<f8")])  # fmt: skip
+        table = _table_with(tuple(own)) if own else Table
+        return replace(
+            FOUR_LEPTONS, binning=analysis.binning, n_cuts=len(analysis.cut_names()), invalid=invalid, row=row,
+            table=table,
+        )  # fmt: skip
     binning = analysis.binning
     n_cuts = max(len(analysis.cut_names(region)) for region in binning.regions)
     kept = [(name, "<f8") for name in (*analysis.keep, *("weight",) * bool(analysis.keep))]
@@ -225,6 +233,25 @@ def layout_of(analysis: Analysis) -> Layout:
     numbers = [("run", "<u4"), ("luminosity_block", "<u4"), ("event", "<u8"), ("region", "<i1")]
     row = np.dtype([*_PLACE, *numbers, ("places", place, (binning.n_fills - 1,)), *kept])
     return OwnLayout(binning, n_cuts, analysis.copies, tuple(binning.variables), row, _table_of(row.names or ()))
+
+
+@lru_cache(maxsize=64)
+def _table_with(names: tuple[str, ...]) -> type[Any]:
+    """Return a class of tables like `Table` with further columns, which are filled into histograms."""
+
+    class Candidates(namedtuple("Candidates", (*Table._fields[:-1], *names, "weight"))):  # type: ignore[misc]  # noqa: PYI024
+        """Selected candidates with own columns, one row each."""
+
+        __slots__ = ()
+        rows, region = Table.rows, Table.region
+
+        @property
+        def values(self) -> dict[str, npt.NDArray[Any]]:
+            """The columns that are filled into histograms, by the name of the variable."""
+            stored: Any = Table.values.fget  # type: ignore[attr-defined]
+            return {**stored(self), **{name: getattr(self, name) for name in names}}
+
+    return Candidates
 
 
 @lru_cache(maxsize=64)

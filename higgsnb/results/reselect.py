@@ -303,10 +303,10 @@ def check_options(selection: Selection) -> None:
     """Raise `SelectionError` for a selection with options: events in memory lack what these need.
 
     That are identification, ``sip3d``, photons, triggers and event cuts; nor is the smart cut or another choice of the
-    candidate applied to them.
+    candidate applied to them. Own axes and observables do not matter: they are left out.
     """
-    if selection.options:
-        has = ", ".join(selection.options)
+    if options := [name for name in selection.options if name not in ("axes", "observables")]:
+        has = ", ".join(options)
         raise SelectionError(
             f"selection {selection.name!r} cannot be applied to events in memory, as it has {has}",
             "Run it instead: engine.run(campaign, selection). The explorer shows selections without these options.",

@@ -26,6 +26,7 @@ from higgsnb.selection.leptons import (
     keep_events,
     missing_quantities,
 )
+from higgsnb.selection.observables import observe
 from higgsnb.selection.options import identified
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ __all__ = [
     "used_by",
     "keep_events",
     "four_momenta",
+    "observe",
     "identified",
     "select",
     "is_compiled",

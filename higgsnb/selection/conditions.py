@@ -10,6 +10,7 @@ from typing import Any
 from higgsnb.errors import SelectionError
 from higgsnb.selection.branches import TRIGGER
 from higgsnb.selection.expressions import parse
+from higgsnb.selection.observables import checked_axes, checked_observables
 from higgsnb.text import is_one_line, shown
 
 Triggers = tuple[tuple[str, tuple[str, ...]], ...]
@@ -24,17 +25,12 @@ def checked_option(selection: str, field: Field[Any], value: Any) -> Any:
         return SelectionError(f"selection {selection!r}: {field.name} = {shown(value)}; expected {expected}", hint)
 
     flavour, _, kind = field.name.partition("_")
-    if field.name == "pairing":
-        if value is not None and not callable(value):
-            raise refuse("a function", "Give it in Python: Selection.replace(pairing=function).")
-        function = getattr(value, "py_func", value)  # of a function that numba has compiled already
-        if function is not None:
-            from higgsnb.selection.identity import identify
-
-            identify(function)  # or refuse it
-        return function
-    if field.name == "triggers":
-        return _checked_triggers(value, refuse)
+    whole = {
+        "pairing": _checked_pairing, "triggers": _checked_triggers, "axes": checked_axes,
+        "observables": checked_observables,
+    }.get(field.name)  # fmt: skip
+    if whole is not None:
+        return whole(value, refuse)
     if kind == "isolation":
         if not isinstance(value, str) or not re.fullmatch(r"\w*", value, re.ASCII):
             raise refuse("the name of a column", f"A column of {flavour}s, such as pfRelIso03_all, or nothing.")
@@ -44,6 +40,18 @@ def checked_option(selection: str, field: Field[Any], value: Any) -> Any:
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise refuse("a list of conditions", f'Write {field.name} = ["…", "…"].')
     return tuple(_condition(text, flavour, refuse) for text in value)
+
+
+def _checked_pairing(value: Any, refuse: Callable[[str, str], SelectionError]) -> Any:
+    """Return a function that can be identified, as Python has it, or None."""
+    if value is not None and not callable(value):
+        raise refuse("a function", "Give it in Python: Selection.replace(pairing=function).")
+    function = getattr(value, "py_func", value)  # of a function that numba has compiled already
+    if function is not None:
+        from higgsnb.selection.identity import identify
+
+        identify(function)  # or refuse it
+    return function
 
 
 def _condition(text: Any, flavour: str, refuse: Callable[[str, str], SelectionError]) -> str:

@@ -22,6 +22,7 @@ import dataclasses
 import hashlib
 import html
 import json
+import pickle
 import tomllib
 from dataclasses import dataclass
 from enum import IntEnum
@@ -32,12 +33,13 @@ from typing import Any
 import numpy as np
 
 from higgsnb.errors import MissingFileError, SelectionError, did_you_mean
-from higgsnb.selection import branches
+from higgsnb.selection import branches, observables
 from higgsnb.selection.analysis import NOMINAL, Analysis
-from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Binning
+from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Axis, Binning
 from higgsnb.selection.conditions import Pairing, Triggers, checked_option
 from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import CHANNELS, FOUR_ELECTRONS, FOUR_MUONS, QUANTITIES, TWO_EACH
+from higgsnb.selection.observables import Observables
 from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
@@ -106,6 +108,14 @@ class Selection(Analysis):
         In ``open2012``: a function of (mass_z1, mass_z2, mass_4l, pt_sum_z1, pt_sum_z2), in GeV, that is compiled. Of
         the candidates of an event that pass all cuts the one for which it is smallest is taken, of equal ones, and of
         those for which it is NaN, the one that would be taken without it.
+    ``axes``
+        Further histograms of the candidates, filled by channel in the same pass. The variable of an `Axis` is one of
+        `observables.QUANTITIES` (``lep1_pt``, ``lepton_phi``, ``pt_4l``, ``rapidity_4l``, ``mass_ll_min``,
+        ``cos_theta_star``, …) or of ``observables``; rows have it as a column.
+    ``observables``
+        By name: an expression of these quantities, ``"mass_z2 / mass_z1"``; or a function whose arguments are called
+        like those it needs, each an array (n,), or (n, 4) of ``lepton_…``, and which returns (n,) numbers, or (n, k) of
+        an axis with that many values ``per_event``.
     """
 
     name: str
@@ -145,12 +155,15 @@ class Selection(Analysis):
     event_cuts: tuple[str, ...] = ()
     triggers: Triggers = ()
     pairing: Pairing | None = None
+    axes: tuple[Axis, ...] = ()
+    observables: Observables = ()
 
     def __post_init__(self) -> None:
         """Check the numbers, so that compiled code need not."""
         for field in dataclasses.fields(self):
             check = checked_option if field.name in OPTIONS and field.type != "bool" else _checked
             object.__setattr__(self, field.name, check(self.name, field, getattr(self, field.name)))
+        observables.check_variables(self.name, self.axes, self.observables)
         if self.algorithm not in ALGORITHMS:
             hint = did_you_mean(self.algorithm, ALGORITHMS)
             raise SelectionError(f"selection {self.name!r}: unknown algorithm {self.algorithm!r}", hint)
@@ -194,32 +207,44 @@ class Selection(Analysis):
                 found[name] = list(found[name])
         if "triggers" in found:
             found["triggers"] = {primary_dataset: list(paths) for primary_dataset, paths in self.triggers}
+        if "axes" in found:
+            found["axes"] = [_axis_as_dict(axis) for axis in self.axes]
+        if "observables" in found:
+            found["observables"] = {
+                name: one if isinstance(one, str) else _identified(one) for name, one in self.observables
+            }
         if self.pairing is not None:
-            from higgsnb.selection.identity import identify
-
-            identity = identify(self.pairing)
-            found["pairing"] = {
-                "sha256": identity.digest, "source": identity.source, "libraries": identity.libraries,
-            }  # fmt: skip
+            found["pairing"] = _identified(self.pairing)
         return found
 
+    @property
+    def _own_functions(self) -> dict[str, Any]:
+        """The functions of the user in it: the pairing, and those of observables, by their name."""
+        found = {} if self.pairing is None else {"": self.pairing}
+        return found | {name: one for name, one in self.observables if not isinstance(one, str)}
+
     def __getstate__(self) -> dict[str, Any]:
-        """Return the fields, with a function as bytes, so that it gets to processes that cannot import it."""
+        """Return the fields, with functions as bytes, so that they get to processes that cannot import them."""
         state = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        if self.pairing is not None:
+        if functions := self._own_functions:
             from higgsnb.selection.identity import pack
 
-            state["pairing"] = pack(self.pairing)
+            packed = {name: pack(function) for name, function in functions.items()}
+            state["pairing"] = packed.get("")
+            state["observables"] = tuple((name, packed.get(name, one)) for name, one in self.observables)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Set the fields to those of `__getstate__`."""
         for name, value in state.items():
             object.__setattr__(self, name, value)
-        if self.pairing is not None:
+        if functions := self._own_functions:
             from higgsnb.selection.identity import unpack
 
-            object.__setattr__(self, "pairing", unpack(state["pairing"]))
+            unpacked = {name: unpack(function) for name, function in functions.items()}
+            object.__setattr__(self, "pairing", unpacked.get(""))
+            observables = tuple((name, unpacked.get(name, one)) for name, one in self.observables)
+            object.__setattr__(self, "observables", observables)
 
     def _repr_html_(self) -> str:
         """Return the cuts as a table, for notebooks."""
@@ -241,6 +266,8 @@ class Selection(Analysis):
         cuts = {name: value for name, value in self.as_dict().items() if name not in labels}
         if self.pairing is not None:
             cuts["pairing"] = cuts["pairing"]["sha256"]
+        for name, one in cuts.get("observables", {}).items():
+            cuts["observables"][name] = one if isinstance(one, str) else {"sha256": one["sha256"]}
         return hashlib.sha256(json.dumps(cuts, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -328,7 +355,7 @@ class Selection(Analysis):
     @property
     def binning(self) -> Binning:
         """The histograms of each channel."""
-        return Binning(FOUR_LEPTON_AXES, CHANNELS, FOUR_LEPTON_WINDOWS, "channel")
+        return Binning((*FOUR_LEPTON_AXES, *self.axes), CHANNELS, FOUR_LEPTON_WINDOWS, "channel")
 
     @property
     def copies(self) -> tuple[str, ...]:
@@ -337,12 +364,20 @@ class Selection(Analysis):
 
     @property
     def libraries(self) -> dict[str, str]:
-        """The versions of the installed packages that `pairing` uses, by name."""
-        return self.as_dict()["pairing"]["libraries"] if self.pairing is not None else {}
+        """The versions of the installed packages that its functions use, by name."""
+        found: dict[str, str] = {}
+        for function in self._own_functions.values():
+            found |= _identified(function)["libraries"]
+        return found
+
+    @property
+    def own_columns(self) -> dict[str, int]:
+        """The columns of rows that own axes and observables add, and how many values of each a candidate has."""
+        return observables.own_columns(self.axes, self.observables)
 
     def pinned(self) -> Selection:
-        """Return the selection itself, which is data."""
-        return self
+        """Return a copy with the functions as they are now, whatever their globals become; itself if it has none."""
+        return pickle.loads(pickle.dumps(self)) if self._own_functions else self  # noqa: S301 - our own
 
     def cut_names(self, _region: str = "") -> tuple[str, ...]:
         """Return the rows of the cutflow of a channel: `CUT_NAMES`, and those that an option adds.
@@ -380,6 +415,23 @@ NUMBERS = tuple(
     if field.type in ("float", "bool") and field.name not in OPTIONS
 )
 """The cuts of a `Selection`, without its name and the like."""
+
+
+def _axis_as_dict(axis: Axis) -> dict[str, Any]:
+    """Return what an axis is made of, as in a file."""
+    bins: dict[str, Any] = {"bins": axis.bins, "start": axis.start, "stop": axis.stop}
+    if axis.boundaries:
+        bins = {"bins": list(axis.boundaries)}
+    texts = {name: getattr(axis, name) for name in ("name", "variable", "label", "unit")}
+    return {**texts, **bins, "per_event": axis.per_event}
+
+
+def _identified(function: Any) -> dict[str, Any]:
+    """Return what a function of the user is."""
+    from higgsnb.selection.identity import identify
+
+    identity = identify(function)
+    return {"sha256": identity.digest, "source": identity.source, "libraries": identity.libraries}
 
 
 def unit_of(cut: str) -> str:

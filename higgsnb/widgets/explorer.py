@@ -19,7 +19,8 @@ from higgsnb import selection as selections
 from higgsnb.errors import OptionError, SelectionError
 from higgsnb.plots import COLOURS, DETECTOR, LABELS, colour, coverage_text
 from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, check_options, stack_order
-from higgsnb.selection import CHANNELS, Selection
+from higgsnb.selection import CHANNELS, Analysis, Selection
+from higgsnb.text import shown
 from higgsnb.widgets import explorer_data
 from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
 from higgsnb.widgets.view import Pictured, static
@@ -81,7 +82,7 @@ class CutExplorer(Pictured):
 
         The source is a result of `engine.run`, whose events are read again; or a campaign or its name, which is
         analysed first. By default the first selection is that of the result or the campaign, the skims kept between
-        runs are in the cache, and there is one thread per core.
+        runs are in the cache, and there is one thread per core. Own axes of a selection are left out.
         """
         self._skims = skims_folder
         if skims_folder is None:
@@ -89,7 +90,7 @@ class CutExplorer(Pictured):
                 self._skims = storage.cache_folder("skims")
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
-        first = _selection(selection) if selection is not None else result.cuts
+        first = _selection(result.cuts if selection is None else selection)
         check_options(first)
         self._bases = {name: one for name in selections.names() if not (one := selections.load(name)).options}
         base = _base_of(self._bases, first)
@@ -314,8 +315,13 @@ class EventDisplay(Pictured):
         self.event = explorer_data.event_of(self._result.candidates, row, processes)
 
 
-def _selection(selection: Selection | str) -> Selection:
-    return selections.load(selection) if isinstance(selection, str) else selection
+def _selection(selection: Analysis | str) -> Selection:
+    """Return a selection without its own axes; OptionError if it is another analysis."""
+    found = selections.load(selection) if isinstance(selection, str) else selection
+    if not isinstance(found, Selection):
+        what = f"{shown(getattr(found, 'name', found))} is not a four-lepton selection, which has no cuts with a slider"
+        raise OptionError(what, "Run it with other cuts instead: engine.run, or LiveHistogram to see it fill.")
+    return found.replace(axes=(), observables=())
 
 
 def _cuts(selection: Selection) -> dict[str, float]:

@@ -77,7 +77,7 @@ def spectrum(result: Result, histogram: str = "", region: str = "") -> State:
         "title": ", ".join([f"{result.campaign.title} — selection {result.selection.name}", *shown]),
         "warning": plots.coverage_text(result),
         "percent": "100 %" if result.complete else plots.percent(done, total) if total else "0 %",
-        "axis": {"variable": axis.title, "heights": plots.per_bin_label(axis.edges, axis.name, axis.title)},
+        "axis": {"variable": axis.title, "heights": plots.per_bin_label(axis, axis.title)},
         "edges": axis.edges.tolist(),
         "data": data,
         "stack": [
