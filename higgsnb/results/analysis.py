@@ -59,6 +59,7 @@ def analyse(chunk: Chunk, selection: Analysis, *, skims_folder: Path | None = No
         cutflow={index: counted.cutflow},
         invalid_values={index: counted.invalid_values},
         plausibility={index: counted.plausibility},
+        overlaps={index: counted.overlaps},
         rejected_by_golden_json={index: counted.n_read - counted.certified.n_events},
         not_applied={index: counted.not_applied},
         readers={file: frozenset({counted.how})},

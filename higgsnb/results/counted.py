@@ -26,7 +26,8 @@ class Counted(NamedTuple):
     """What was counted in a chunk, for its `Tally`.
 
     ``n_read`` events were read; ``how`` is (reader, integrity); ``weighted``, of weighted simulation, are what its
-    events weigh and the sums of `Layout.weighted`; ``output`` is that of a processor of coffea.
+    events weigh and the sums of `Layout.weighted`; ``output`` is that of a processor of coffea; ``overlaps`` as in
+    `Layout.shapes`.
     """
 
     n_read: int
@@ -40,6 +41,7 @@ class Counted(NamedTuple):
     blocks: tuple[Any, ...]
     weighted: tuple[Weighing, Integers] | None
     output: bytes = b""
+    overlaps: Integers = np.zeros(0, np.int64)
 
 
 class Weights(NamedTuple):

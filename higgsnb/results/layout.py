@@ -106,7 +106,13 @@ class Layout:
             "cutflow": (len(self.binning.regions), self.n_cuts),
             "invalid_values": (len(self.invalid),),
             "plausibility": plausibility.SHAPE,
+            "overlaps": self.overlaps,
         }
+
+    @property
+    def overlaps(self) -> tuple[int, ...]:
+        """The shape of the numbers of events in two regions: channels are taken to be disjoint."""
+        return (0,)
 
     @property
     def weighted(self) -> tuple[int, ...]:
@@ -166,6 +172,11 @@ class Layout:
 
 class OwnLayout(Layout):
     """The layout of an analysis of one's own: blocks are `PackedRows`, which become a table when they are asked for."""
+
+    @property
+    def overlaps(self) -> tuple[int, ...]:
+        """The shape of the numbers of events in two regions: region, region."""
+        return (len(self.binning.regions),) * 2
 
     def blocks(self, records: Iterable[Record]) -> tuple[PackedRows, ...]:
         """Return the rows of some records of one dataset."""

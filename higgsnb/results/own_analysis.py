@@ -62,6 +62,7 @@ def count_events(chunk: Chunk, analysis: Analysis, generator: Generator | None) 
         blocks=_rows(chunk, read, nominal, analysis, places, weight) if keeps_rows else (),
         weighted=weighted,
         output=nominal.output,
+        overlaps=_overlaps(nominal, analysis, chunk.primary_dataset),
     )
 
 
@@ -97,6 +98,25 @@ def _cutflow(found: Checked, analysis: Analysis, chunk: Chunk, certified: Certif
         numbers = [certified.n_events, n_preselected, *passed, passed[-1]]
         flow[region, : len(numbers)] = numbers
     return flow
+
+
+def _overlaps(found: Checked, analysis: Analysis, primary_dataset: str | None) -> Integers:
+    """Return how many events are in each two regions, (n_regions, n_regions) int64, symmetric, 0 of the same."""
+    masks = [found.passed[name][:, -1] for name in analysis.regions]
+    for region in set(range(len(masks))) - set(analysis.channels(primary_dataset)):
+        masks[region] = np.zeros(len(found.chosen), np.bool_)
+    overlaps = np.zeros((len(masks),) * 2, np.int64)
+    if len(masks) == 1:
+        return overlaps
+    number = np.zeros(len(found.chosen), np.uint8)  # of regions that an event is in: at most 200
+    for mask in masks:
+        number += mask
+    several = np.flatnonzero(number > 1)
+    for start in range(0, len(several), 2**16):  # which float32 counts exactly
+        some = np.array([mask[several[start : start + 2**16]] for mask in masks], np.float32)
+        overlaps += (some @ some.T).astype(np.int64)
+    np.fill_diagonal(overlaps, 0)
+    return overlaps
 
 
 def _some(read: EventColumns, chunk: Chunk) -> EventColumns:

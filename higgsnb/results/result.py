@@ -311,6 +311,17 @@ class Result:
                 found[dataset.name][self.regions[region]] = list(zip(names, passed, strict=True))
         return found
 
+    @property
+    def overlaps(self) -> dict[tuple[str, str], int]:
+        """How many events, of data and simulation, are in two regions at once; no zeros, nor of channels."""
+        found = sum(self.tally.overlaps.values(), np.zeros(self.layout.overlaps, np.int64))
+        names = self.regions
+        return (
+            {(names[i], names[j]): int(found[i, j]) for i, j in np.argwhere(np.triu(found)).tolist()}
+            if found.size
+            else {}
+        )
+
     # -- what a reader should know
 
     @cached_property

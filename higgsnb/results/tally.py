@@ -35,7 +35,7 @@ MOST_WEIGHT = 2**62
 """Largest sum of absolute weights of a dataset, in units of its weights: beyond it int64 would overflow."""
 
 
-ARRAYS = ("counts", "cutflow", "invalid_values", "plausibility")
+ARRAYS = ("counts", "cutflow", "invalid_values", "plausibility", "overlaps")
 """The arrays of a `Tally` that are added up, each int64; see `Layout.shapes`."""
 
 
@@ -73,7 +73,8 @@ class Tally:
     """What has been counted, per dataset (by its index in the catalogue); ``a + b`` for disjoint chunks.
 
     ``ranges`` are the entry ranges counted of each file. The arrays of `ARRAYS` have the shapes of `Layout.shapes`:
-    ``counts`` as in `Binning`, ``cutflow``, ``invalid_values``, ``plausibility`` see `plausibility.count`.
+    ``counts`` as in `Binning`, ``cutflow``, ``invalid_values``, ``plausibility`` see `plausibility.count`, ``overlaps``
+    the number of events in two regions at once.
     ``rejected_by_golden_json`` are events in lumi sections that are not certified, ``not_applied`` columns that the
     file does not have. Only of weighted simulation: ``weighted``, the sums of `Layout.weighted` by dataset and
     exponent, and ``weighings``. Of any simulation: ``generated``, if a file says what it stands for. Only of data of a
@@ -88,6 +89,7 @@ class Tally:
     cutflow: Mapping[int, Integers] = field(default_factory=dict)
     invalid_values: Mapping[int, Integers] = field(default_factory=dict)
     plausibility: Mapping[int, Integers] = field(default_factory=dict)
+    overlaps: Mapping[int, Integers] = field(default_factory=dict)
     rejected_by_golden_json: Mapping[int, int] = field(default_factory=dict)
     not_applied: Mapping[int, frozenset[str]] = field(default_factory=dict)
     readers: Mapping[FileKey, frozenset[tuple[str, str]]] = field(default_factory=dict)
@@ -142,6 +144,7 @@ class Record(NamedTuple):
     generator: bytes = b""
     weighted: bytes = b""
     output: bytes = b""
+    overlaps: bytes = b""
 
     def sha256(self) -> bytes:
         """Return the sha256 over everything in it, 32 bytes."""

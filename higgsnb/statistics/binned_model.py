@@ -16,7 +16,7 @@ import numpy.typing as npt
 from scipy.special import xlogy
 
 from higgsnb.errors import OptionError
-from higgsnb.statistics.inputs import SIGNAL, backgrounds_of, channels_with_luminosity, check_testable, what_is_missing
+from higgsnb.statistics.inputs import SIGNAL, axis_of, backgrounds_of, check_testable, regions_of, what_is_missing
 
 if TYPE_CHECKING:
     from higgsnb.results import Result, Spectrum
@@ -111,8 +111,9 @@ class Model:
 
 def model(
     result: Result,
-    variable: str = "mass_4l",
+    variable: str = "",
     *,
+    region: str | Sequence[str] = (),
     low: float | None = None,
     high: float | None = None,
     signal: str = SIGNAL,
@@ -128,17 +129,21 @@ def model(
     Parameters
     ----------
     result, variable
-        A result, and the name of one of its histograms; if the result is partial, the note states it.
+        A result, and the name of one of its histograms (default: the first), with one entry of each event; if the
+        result is partial, the note states it.
+    region
+        The channels or regions whose bins are fitted together. Default: all channels of a four-lepton selection, or the
+        only region. Several regions must have no event in common.
     low, high
         Range of the variable; both must be bin edges. Default: the whole axis.
 
     Raises
     ------
     KeyError
-        If there is no such histogram or process; names the known ones.
+        If there is no such histogram, region or process; names the known ones.
     OptionError, TypeError
-        If there are no data, no background or no signal in the range, low or high is not a bin edge, or unconstrained
-        is a str.
+        If there are no data, no background or no signal in the range, low or high is not a bin edge, an event is in two
+        of the regions or several times in the histogram, or unconstrained is a str.
     """
     check_testable(result, signal)
     backgrounds = backgrounds_of(result, signal)
@@ -149,9 +154,10 @@ def model(
             raise KeyError(f"no background process {process!r}; known: {', '.join(backgrounds)}")
     if len(set(unconstrained)) < len(unconstrained):
         raise OptionError(f"unconstrained = {', '.join(unconstrained)}", "Give each process once.")
+    variable, regions = axis_of(result, variable).name, regions_of(result, region)
     whole = result.spectrum(variable)
     bins, spectrum = whole.bins_between(low, high), whole.between(low, high)
-    groups = _groups(spectrum, backgrounds, channels_with_luminosity(result), result.regions)
+    groups = _groups(spectrum, backgrounds, regions, result.regions)
 
     def merged(values: npt.NDArray[Any] | None) -> Floats:
         return np.array([np.asarray(values)[channel, start:stop].sum() for channel, start, stop in groups], np.float64)
@@ -170,8 +176,11 @@ def model(
         bins=tuple(
             (result.regions[channel], spectrum.edges[start], spectrum.edges[stop]) for channel, start, stop in groups
         ),
-        key=f"{result.campaign.digest} {result.selection.digest} {variable} {bins.start} {bins.stop}",
-        note=what_is_missing(result),
+        key=" ".join(
+            [result.campaign.digest, result.selection.digest, f"{variable} {bins.start} {bins.stop}"]
+            + [result.regions[index] for index in regions if region]
+        ),
+        note=what_is_missing(result, regions if region else ()),
     )
 
 
@@ -190,16 +199,17 @@ def _groups(
 ) -> list[tuple[int, int, int]]:
     """Return the merged bins as (channel, first bin, one after the last)."""
     simulated = sum((spectrum.simulated[process] for process in backgrounds), np.zeros((), np.int64))
+    background = sum((spectrum.stack[process] for process in backgrounds), np.zeros(()))
     counted = np.asarray(spectrum.data) + sum(spectrum.simulated.values())
     end = len(spectrum.edges) - 1
     groups: list[tuple[int, int, int]] = []
     for channel in channels:
-        starts, held = [0], 0
+        starts, held, expected = [0], 0, 0.0
         for index, number in enumerate(simulated[channel]):
-            held += number
-            if held >= LEAST_SIMULATED:
+            held, expected = held + number, expected + background[channel, index]
+            if held >= LEAST_SIMULATED and expected > 0.0:  # with weights of both signs it may not be
                 starts.append(index + 1)
-                held = 0
+                held, expected = 0, 0.0
         if len(starts) > 1:
             starts[-1] = end  # the bins left over at the end go into the last one
             groups.extend((channel, start, stop) for start, stop in pairwise(starts))
@@ -207,7 +217,6 @@ def _groups(
             groups.append((channel, 0, end))
     if not groups:
         raise OptionError("no event of any process is in this range", "Widen the range, or loosen the cuts.")
-    background = sum((spectrum.stack[process] for process in backgrounds), np.zeros(()))
     for channel, start, stop in groups:
         if not background[channel, start:stop].sum() > 0.0:
             raise OptionError(

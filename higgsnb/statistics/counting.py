@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -11,15 +12,16 @@ from scipy.special import betainc, gammainc, ndtr, ndtri
 from higgsnb.errors import OptionError
 from higgsnb.statistics.inputs import (
     SIGNAL,
+    axis_of,
     backgrounds_of,
-    channels_with_luminosity,
     check_not_negative,
     check_testable,
+    regions_of,
     what_is_missing,
 )
 
 if TYPE_CHECKING:
-    from higgsnb.results import Result
+    from higgsnb.results import Result, Yield
 
 
 def significance(p_value: float) -> float:
@@ -75,7 +77,7 @@ def asimov_significance(signal: float, background: float, background_error: floa
 
 @dataclass(frozen=True, repr=False)
 class WindowTest:
-    """The number of events in a mass window (in GeV) compared with background alone.
+    """The number of events in a window (in ``unit``) compared with background alone.
 
     ``observed`` are the events in the data, ``background`` and ``signal`` those expected from the simulation.
     ``p_value`` and ``significance`` take the background as known; ``p_value_uncertain``, ``significance_uncertain``
@@ -94,11 +96,12 @@ class WindowTest:
     significance_uncertain: float
     expected_significance: float
     note: str = ""
+    unit: str = "GeV"
 
     def __repr__(self) -> str:
         """Return the result in words."""
         lines = [
-            f"Window {self.window} GeV: {self.observed} events observed",
+            f"{f'Window {self.window} {self.unit}'.strip()}: {self.observed} events observed",
             f"  background  {self.background:.2f} ± {self.background_error:.2f} events, signal {self.signal:.2f}",
             f"  p-value     {self.p_value:.3g} = {self.significance:.2f} σ, background known",
             f"              {self.p_value_uncertain:.3g} = {self.significance_uncertain:.2f} σ, with its uncertainty",
@@ -108,26 +111,34 @@ class WindowTest:
 
 
 def counting_test(
-    result: Result, window: str = "118-130", *, signal: str = SIGNAL, background_uncertainty: float = 0.0
+    result: Result,
+    window: str | tuple[float, float] = "118-130",
+    *,
+    variable: str = "",
+    region: str | Sequence[str] = (),
+    signal: str = SIGNAL,
+    background_uncertainty: float = 0.0,
 ) -> WindowTest:
-    """Compare the number of events in one of ``result.windows`` with the background, all channels together.
+    """Compare the number of events in a window with the background, all channels or some regions together.
 
-    All simulated processes but the signal are background. ``background_uncertainty`` is its relative uncertainty, added
-    in quadrature to that from the finite simulation. If the result is partial, the note states it.
+    The window is one of ``result.windows``; or two edges of bins of the histogram ``variable`` (default: the first),
+    such as ``(85, 97)``, of any analysis. For ``region`` see `model`. All simulated processes but the signal are
+    background. ``background_uncertainty`` is its relative uncertainty, added in quadrature to that from the finite
+    simulation. If the result is partial, the note states it.
 
     Raises
     ------
     KeyError
-        If there is no such window or process; names the known ones.
+        If there is no such window, histogram, region or process; names the known ones.
     OptionError
-        If there are no data, no background is expected, or a simulated sample has not been read at all.
+        If there are no data, no background is expected, a simulated sample has not been read at all, the window does
+        not end at edges of bins, or an event is in two of the regions.
     """
     check_testable(result, signal)
-    if window not in result.windows:
-        raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
     check_not_negative(background_uncertainty=background_uncertainty)
-    counted = result.windows[window]
-    channels = [result.regions[channel] for channel in channels_with_luminosity(result)]
+    name, unit, counted = _window(result, window, variable)
+    regions = regions_of(result, region)
+    channels = [result.regions[index] for index in regions]
     backgrounds = [counted[process][channel] for process in backgrounds_of(result, signal) for channel in channels]
     observed = sum(counted["data"][channel].events for channel in channels)
     expected_signal = sum(counted[signal][channel].expected for channel in channels)
@@ -135,11 +146,11 @@ def counting_test(
     variance = sum(one.stat_error**2 for one in backgrounds)
     error = math.hypot(math.sqrt(variance), background_uncertainty * background)
     if background <= 0.0:
-        problem = f"no background is expected in {window} GeV"
+        problem = f"no background is expected in {name} {unit}".rstrip()
         raise OptionError(problem, "Choose a wider window, or simulate more events.")
     known, uncertain = poisson_p_value(observed, background), poisson_p_value(observed, background, error)
     return WindowTest(
-        window=window,
+        window=name,
         observed=observed,
         background=background,
         background_error=error,
@@ -148,6 +159,23 @@ def counting_test(
         significance=significance(known),
         p_value_uncertain=uncertain,
         significance_uncertain=significance(uncertain),
-        expected_significance=asimov_significance(expected_signal, background, error),
-        note=what_is_missing(result),
+        expected_significance=asimov_significance(max(0.0, expected_signal), background, error),
+        note=what_is_missing(result, regions if region else ()),
+        unit=unit,
     )
+
+
+def _window(
+    result: Result, window: str | tuple[float, float], variable: str
+) -> tuple[str, str, dict[str, dict[str, Yield]]]:
+    """Return the name of a window, its unit, and the yields in it."""
+    if not isinstance(window, str):
+        low, high = window
+        axis = axis_of(result, variable)
+        return f"{low:g}-{high:g}", axis.unit, result.spectrum(axis.name).between(low, high).yields(result.regions)
+    if not result.windows or variable:
+        what = f"analysis {result.selection.name!r} has no window {window!r} of {axis_of(result, variable).name}"
+        raise OptionError(what, "Give its lower and upper end, which are edges of bins: window=(85, 97).")
+    if window not in result.windows:
+        raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
+    return window, "GeV", result.windows[window]

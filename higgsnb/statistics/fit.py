@@ -88,6 +88,7 @@ def fit_signal_strength(
     result: Result | Model,
     variable: str | None = None,
     *,
+    region: str | Sequence[str] | None = None,
     low: float | None = None,
     high: float | None = None,
     signal: str | None = None,
@@ -95,7 +96,7 @@ def fit_signal_strength(
     use_simulation_error: bool | None = None,
     scan_points: int = 41,
 ) -> FitResult:
-    """Fit the signal strength with a binned likelihood in all three channels at once.
+    """Fit the signal strength with a binned likelihood, in all three channels or in some regions at once.
 
     Each bin is a Poisson count with expectation strength × signal + Σ background. The finite simulation is one Gaussian
     nuisance parameter per bin. The options are those of `model`, also their defaults; a `Model` has its own, and takes
@@ -107,6 +108,7 @@ def fit_signal_strength(
     fitted = model_of(
         result,
         variable=variable,
+        region=region,
         low=low,
         high=high,
         signal=signal,

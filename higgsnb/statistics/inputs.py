@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from higgsnb.errors import OptionError
@@ -10,6 +11,7 @@ from higgsnb.results import CHANNEL_PRIMARY_DATASETS, PRIMARY_DATASET_ORDER
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
+    from higgsnb.selection import Axis
 
 SIGNAL = "higgs"
 
@@ -53,12 +55,54 @@ def check_testable(result: Result, signal: str) -> None:
 
 
 def channels_with_luminosity(result: Result) -> list[int]:
-    """Return the indices of the channels with processed luminosity; the others have no prediction."""
+    """Return the indices of the channels or regions with processed luminosity; the others have no prediction."""
     return [region for region, name in enumerate(result.regions) if result.luminosity.shares[name] > 0.0]
 
 
-def what_is_missing(result: Result) -> str:
-    """Return what is missing from a result: events, real data, channels without luminosity; empty if nothing is."""
+def regions_of(result: Result, region: str | Sequence[str] = ()) -> list[int]:
+    """Return the indices of the channels or regions that are tested together, without those that have no luminosity.
+
+    Default: all channels of a four-lepton selection, the only region of another analysis. Raise KeyError if there is no
+    such region, OptionError if one has to be chosen, or if an event is in two of them.
+    """
+    names = (region,) if isinstance(region, str) and region else tuple(region)
+    for name in names:
+        if name not in result.regions:
+            raise KeyError(f"no region {name!r}; known: {', '.join(result.regions)}")
+    if not names and result.layout.binning.category != "channel" and len(result.regions) > 1:
+        what = f"analysis {result.selection.name!r} has the regions {', '.join(result.regions)}"
+        hint = f'Say which to test: region="{result.regions[0]}", or several in which no event is twice.'
+        raise OptionError(what, hint)
+    chosen = [index for index, name in enumerate(result.regions) if name in (names or result.regions)]
+    tested = {result.regions[index] for index in chosen}
+    for pair, n in result.overlaps.items():
+        if tested >= set(pair):
+            what = f"{n:,} event{'s are' if n > 1 else ' is'} both in {pair[0]!r} and in {pair[1]!r}"
+            hint = (
+                "The test takes regions as independent: name one of them, or take the events of one out of the other."
+            )
+            raise OptionError(what, hint)
+    read = channels_with_luminosity(result)
+    if not set(chosen) & set(read):
+        raise OptionError(f"no data of {', '.join(sorted(tested))} have been read yet", "Wait, or name another region.")
+    return [index for index in chosen if index in read]
+
+
+def axis_of(result: Result, variable: str = "") -> Axis:
+    """Return the axis of a histogram, by default the first; raise OptionError if an event is in it several times."""
+    binning = result.layout.binning
+    axis = binning.axis(variable or binning.axes[0].name)
+    if axis.per_event > 1:
+        what = f"histogram {axis.name!r} has up to {axis.per_event} entries of an event"
+        raise OptionError(what, "Tests count events: choose a histogram with one entry of each.")
+    return axis
+
+
+def what_is_missing(result: Result, regions: Sequence[int] = ()) -> str:
+    """Return what is missing from a result: events, real data, channels without luminosity; empty if nothing is.
+
+    ``regions`` are those that are asked for, by index (default: all).
+    """
     notes = []
     if not result.complete:
         done, total = result.coverage.events
@@ -66,7 +110,7 @@ def what_is_missing(result: Result) -> str:
         notes.append(f"PARTIAL result: {done:,} of {total:,} events{failed}")
     if result.simulated:
         notes.append("simulated collisions")
-    unread = sorted(set(range(len(result.regions))) - set(channels_with_luminosity(result)))
+    unread = sorted(set(regions or range(len(result.regions))) - set(channels_with_luminosity(result)))
     if unread:
         missing = [
             name

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ from scipy.special import gammainc
 
 from higgsnb.errors import OptionError
 from higgsnb.statistics.counting import significance
-from higgsnb.statistics.inputs import SIGNAL, backgrounds_of, channels_with_luminosity, check_testable, what_is_missing
+from higgsnb.statistics.inputs import SIGNAL, axis_of, backgrounds_of, check_testable, regions_of, what_is_missing
 from higgsnb.statistics.pseudo_experiments import generator, share_and_error
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ Integers = npt.NDArray[np.int64]
 class WindowScan:
     """The largest excess in any of many windows, and how often background alone gives one at least as large.
 
-    ``low`` and ``high`` are the edges of the windows in GeV, ``observed`` and ``background`` the events in each,
+    ``low`` and ``high`` are the edges of the windows in ``unit``, ``observed`` and ``background`` the events in each,
     ``local_p_values`` the probability of at least that many events in this window, background known, all (n,); ``best``
     is the index of the smallest one. ``global_p_value`` and ``global_p_value_error`` are the probability that the
     smallest local p-value of background alone is at most that of the best window, from toys, and its standard
@@ -42,6 +43,7 @@ class WindowScan:
     global_p_value_error: float
     n_toys: int
     note: str = ""
+    unit: str = "GeV"
 
     @property
     def local_significance(self) -> float:
@@ -59,7 +61,7 @@ class WindowScan:
         bound = "<" if self.global_p_value * (self.n_toys + 1) < 1.5 else "="
         everywhere = f"p {bound} {self.global_p_value:.2g} ± {self.global_p_value_error:.1g}"
         lines = [
-            f"Largest excess of {len(self.low)} windows: {self.low[i]:g} to {self.high[i]:g} GeV",
+            f"Largest excess of {len(self.low)} windows: {self.low[i]:g} to {self.high[i]:g} {self.unit}".rstrip(),
             f"  observed  {self.observed[i]} events where {self.background[i]:.2f} are expected",
             f"  local     p = {self.local_p_values[i]:.2g}, {self.local_significance:.2f} σ",
             f"  global    {everywhere}, {self.global_significance:.2f} σ ({self.n_toys:,} toys)",
@@ -70,21 +72,31 @@ class WindowScan:
 def scan_windows(
     result: Result,
     *,
-    low: float = 100.0,
-    high: float = 181.0,
-    width: float = 9.0,
-    variable: str = "mass_4l",
+    low: float | None = None,
+    high: float | None = None,
+    width: float | None = None,
+    variable: str = "",
+    region: str | Sequence[str] = (),
     signal: str = SIGNAL,
     n_toys: int = 10_000,
 ) -> WindowScan:
-    """Slide a window over the spectrum, bin by bin, all channels together, and find the largest excess.
+    """Slide a window over the spectrum, bin by bin, all channels or some regions together; find the largest excess.
 
     All processes but the signal are background, which is taken as known. Not included: windows of other widths, and the
-    uncertainty of the background. ``low`` and ``high`` are bin edges and ``width`` is a multiple of the bin width, in
-    GeV; ``n_toys`` spectra of background alone give the global p-value. Raise KeyError and OptionError as `model` does,
-    and if the width is not a multiple of the bin width or a window expects no background.
+    uncertainty of the background. ``low`` and ``high`` are bin edges, by default 100 and 181 GeV of ``mass_4l`` and the
+    ends of any other axis; ``width`` is a multiple of the bin width, by default three bins. For ``variable`` and
+    ``region`` see `model`; ``n_toys`` spectra of background alone give the global p-value. Raise KeyError and
+    OptionError as `model` does, and if the width is not a multiple of the bin width or a window expects no background.
     """
     check_testable(result, signal)
+    axis, regions = axis_of(result, variable), regions_of(result, region)
+    variable, start = axis.name, axis.edges[0]
+    if not np.allclose(np.diff(axis.edges), axis.edges[1] - start):
+        raise OptionError(f"histogram {variable!r} has bins of different widths", "Scan one with equal bins.")
+    is_mass_4l = variable == "mass_4l" and bool(result.windows)
+    low = (100.0 if is_mass_4l else float(start)) if low is None else low
+    high = (181.0 if is_mass_4l else float(axis.edges[-1])) if high is None else high
+    width = 3.0 * float(axis.edges[1] - start) if width is None else width
     if n_toys < 1:
         raise OptionError(f"n_toys = {n_toys}; expected at least one toy", "The default is 10,000.")
     whole = result.spectrum(variable)
@@ -94,16 +106,18 @@ def scan_windows(
     if not 1 <= span <= n_bins or abs(span * (edges[1] - edges[0]) - width) > 1e-9:
         hint = f"Give a multiple of the bin width {edges[1] - edges[0]:g}, at most {high - low:g}."
         raise OptionError(f"width = {width:g} is not possible", hint)
-    read = channels_with_luminosity(result)
-    observed = np.asarray(spectrum.data)[read].sum(axis=0)
-    mean = sum(spectrum.stack[process][read].sum(axis=0) for process in backgrounds_of(result, signal))
-    background = _sliding(np.asarray(mean, np.float64), span)
+    observed = np.asarray(spectrum.data)[regions].sum(axis=0)
+    mean = sum(spectrum.stack[process][regions].sum(axis=0) for process in backgrounds_of(result, signal))
+    mean = np.maximum(np.asarray(mean, np.float64), 0.0)  # with weights of both signs a bin may be below
+    background = _sliding(mean, span)
     if not (background > 1e-9).all():
         empty = edges[int(np.argmin(background))]
-        raise OptionError(f"no background is expected in the {width:g} GeV above {empty:g}", "Widen the window.")
+        what = f"no background is expected in the {f'{width:g} {axis.unit}'.strip()} above {empty:g}"
+        raise OptionError(what, "Widen the window.")
     counts = _sliding(np.asarray(observed, np.int64), span)
     local = _p_values(counts, background)
-    draws = generator(f"scan {result.campaign.digest} {result.selection.digest} {variable} {bins.start} {bins.stop}")
+    purpose = f"scan {result.campaign.digest} {result.selection.digest} {variable} {bins.start} {bins.stop}"
+    draws = generator(" ".join([purpose, *(result.regions[index] for index in regions if region)]))
     smallest = _p_values(_sliding(draws.poisson(mean, (n_toys, n_bins)), span), background).min(axis=-1)
     best = int(np.argmin(local))
     share, error = share_and_error(int(np.count_nonzero(smallest <= local[best] * (1.0 + 1e-12))), n_toys)
@@ -117,7 +131,8 @@ def scan_windows(
         global_p_value=share,
         global_p_value_error=error,
         n_toys=n_toys,
-        note=what_is_missing(result),
+        note=what_is_missing(result, regions if region else ()),
+        unit=axis.unit,
     )
 
 
