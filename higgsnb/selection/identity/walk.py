@@ -432,7 +432,7 @@ class Walk:
             return self._imported(origin.name, name)
         if origin.name in function.__globals__:
             return function.__globals__[origin.name]
-        known: Any = function.__builtins__  # type: ignore[attr-defined]
+        known: Any = function.__builtins__
         if origin.name not in known:
             if origin.kind == "global":
                 hint = did_you_mean(origin.name, [*function.__globals__, *known])
