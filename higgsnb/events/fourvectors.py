@@ -8,7 +8,7 @@ here, and everything else is left to `vector`. Angles are taken as precise as th
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,10 @@ Integers = npt.NDArray[np.int64]
 NAME = "Momentum4D"
 """The name that `vector` gives to records with a four-momentum."""
 FIELDS = ("pt", "eta", "phi", "mass")
+AT_ONCE = 65_536
+"""Vectors that are added up at a time: what is computed in between stays in the cache."""
+MOST_INT32 = 2**31
+"""Objects from which on their indices need eight bytes."""
 
 
 @cache
@@ -43,10 +47,10 @@ def behavior() -> dict[Any, Any]:
             if "mass" in names:
                 return self["mass"]
             columns = [_column(self.layout, name) for name in names]
-            numbers = [column for column in columns if column is not None]
+            numbers = [column.part() for column in columns if column is not None]
             if names != ["x", "y", "z", "t"] or len(numbers) < len(columns):
                 return super().mass
-            masses = np.empty(len(numbers[0]))
+            masses = np.empty(len(self))
             find_masses(*(np.ascontiguousarray(column, np.float64) for column in numbers), masses)
             return _array(masses)
 
@@ -82,7 +86,7 @@ def _field(array: Any, name: str) -> Any:
     import awkward as ak
 
     column = _column(array.layout, name)
-    return None if column is None else _like(array, ak.contents.NumpyArray(column))
+    return None if column is None else _like(array, ak.contents.NumpyArray(column.part()))
 
 
 def _nth(array: Any, where: tuple[Any, ...]) -> Any:
@@ -115,48 +119,64 @@ def _masked(array: Any, mask: Any) -> Any:
     offsets = lists.offsets.data
     if flags.offsets.data is not offsets and not np.array_equal(flags.offsets.data, offsets):
         return None
-    kept = np.ascontiguousarray(flags.content.data)
-    index, starts = np.empty(len(kept) + 1, np.int64), np.empty(len(offsets), np.int64)
-    n = keep_objects(np.ascontiguousarray(offsets, np.int64), kept, index, starts)
-    content = ak.contents.IndexedArray.simplified(ak.index.Index64(index[:n]), lists.content)
-    found = ak.contents.ListOffsetArray(ak.index.Index64(starts), content)
-    return _like(array, found)
+    kept = np.ascontiguousarray(flags.content.data[: offsets[-1]])
+    kind = np.int32 if len(kept) < MOST_INT32 else np.int64
+    index, before = (np.empty(len(kept) + 1, kind) for _ in range(2))
+    starts = np.empty(len(offsets), np.int64)
+    n = keep_objects(np.ascontiguousarray(offsets, np.int64), kept, index, before, starts)
+    content = ak.contents.IndexedArray.simplified(ak.index.Index(index[:n]), lists.content)
+    return _like(array, ak.contents.ListOffsetArray(ak.index.Index64(starts), content))
 
 
 @rule
-def keep_objects(offsets, mask, index, starts):
-    """Write the indices of the objects that a mask keeps, with room for one more, and where those of an event start.
+def keep_objects(offsets, mask, index, before, starts):
+    """Write the indices of the objects that a mask keeps, and where those of an event start; return how many there are.
 
-    Return how many they are.
+    ``index`` and ``before``, how many are kept before each object, have room for one more than there are objects. A
+    loop over the few objects of each event would take longer: how many they are cannot be foreseen.
     """
     n = 0
-    for event in range(len(offsets) - 1):
-        starts[event] = n
-        for i in range(offsets[event], offsets[event + 1]):
-            index[n] = i
-            n += mask[i]
-    starts[len(offsets) - 1] = n
+    for i in range(len(mask)):
+        before[i], index[n] = n, i
+        n += mask[i]
+    before[len(mask)] = n
+    for event in range(len(offsets)):
+        starts[event] = before[offsets[event]]
     return n
 
 
-def _column(layout: Any, name: str) -> npt.NDArray[Any] | None:
-    """Return a field as NumPy has it; None if it is not one number for each record."""
+class _Column(NamedTuple):
+    """One number for each record: ``values`` at the last of the ``indices``, at the one before it, and so on."""
+
+    values: npt.NDArray[Any]
+    indices: tuple[npt.NDArray[Any], ...]
+
+    def part(self, start: int = 0, stop: int | None = None) -> npt.NDArray[Any]:
+        """Return the numbers of some records."""
+        if not self.indices:
+            return self.values[start:stop]
+        first, *others = self.indices
+        where = first[start:stop]
+        for index in others:
+            where = index.take(where)
+        return self.values.take(where)
+
+
+def _column(layout: Any, name: str) -> _Column | None:
+    """Return a field; None if it is not one number for each record."""
     import awkward as ak
 
-    index = []
+    indices = []
     if type(layout) is ak.contents.IndexedArray:
-        index, layout = [layout.index.data], layout.content
+        indices, layout = [layout.index.data], layout.content
     if type(layout) is not ak.contents.RecordArray or name not in layout.fields:
         return None
     values = layout[name]
     if type(values) is ak.contents.IndexedArray:
-        index, values = [*index, values.index.data], values.content
+        indices, values = [*indices, values.index.data], values.content
     if type(values) is not ak.contents.NumpyArray or values.data.ndim != 1:
         return None
-    column: npt.NDArray[Any] = values.data
-    while index:
-        column = column.take(index.pop())
-    return column
+    return _Column(values.data, tuple(indices))
 
 
 def _sum(one: Any, other: Any, slow: Any) -> Any:
@@ -169,23 +189,26 @@ def _sum(one: Any, other: Any, slow: Any) -> Any:
     if len(columns) < 2 or len(one) != len(other) or any(column is None for some in columns for column in some):
         return slow(one, other)
     total = np.zeros((4, len(one)))
-    for pt, eta, phi, mass in columns:
-        add_momenta(*map(np.ascontiguousarray, (pt, np.cos(phi), np.sin(phi), np.sinh(eta), mass)), total)
+    for some in columns:
+        for start in range(0, len(one), AT_ONCE):
+            pt, eta, phi, mass = (column.part(start, start + AT_ONCE) for column in some)
+            add_momenta(*map(np.ascontiguousarray, (pt, np.cos(phi), np.sin(phi), np.sinh(eta), mass)), start, total)
     contents = [ak.contents.NumpyArray(values) for values in total]
     record = ak.contents.RecordArray(contents, ["x", "y", "z", "t"], parameters={"__record__": NAME})
     return ak.Array(record, behavior=one.behavior)
 
 
 @rule
-def add_momenta(pt, cosine, sine, slope, mass, total):
-    """Add momenta and energies to ``total`` (4, n) float64: x, y, z, t; ``slope`` is sinh(eta)."""
+def add_momenta(pt, cosine, sine, slope, mass, start, total):
+    """Add momenta and energies to ``total`` (4, n) float64: x, y, z, t, from ``start`` on; ``slope`` is sinh(eta)."""
+    x, y, z, t = total[0][start:], total[1][start:], total[2][start:], total[3][start:]
     for i in range(len(pt)):
         transverse, heavy = np.float64(pt[i]), np.float64(mass[i])
-        z = transverse * slope[i]
-        total[0, i] += transverse * cosine[i]
-        total[1, i] += transverse * sine[i]
-        total[2, i] += z
-        total[3, i] += np.sqrt(transverse * transverse + z * z + heavy * heavy)
+        along = transverse * slope[i]
+        x[i] += transverse * cosine[i]
+        y[i] += transverse * sine[i]
+        z[i] += along
+        t[i] += np.sqrt(transverse * transverse + along * along + heavy * heavy)
 
 
 @rule

@@ -275,7 +275,7 @@ from higgsnb.errors import LedgerError
 from higgsnb.results import Record
 with Ledger(Path(sys.argv[1])) as ledger:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, 200_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
     done = 0
     try:
         while done < 1000:

@@ -241,9 +241,9 @@ class Touch:
 
 def test_sources_edited_during_the_imports_leave_no_compiled_code(tmp_path: Path) -> None:
     copy = Copy(tmp_path)
-    path = copy.package / "selection" / "pairings.py"
+    path = copy.package / "selection" / "filling.py"
     text = path.read_text(encoding="utf-8")
-    edited = text.replace("return i + 1", "return i + 2")
+    edited = text.replace("return low - first + 1\n    while", "return low - first + 2\n    while")
     edit = f"import higgsnb.selection.compiled\nopen({str(path)!r}, 'w', encoding='utf-8').write({edited!r})"
     assert copy.run(edit + BINS) == {"bins": [3, 3, 3, 3], "loaded": 0}
     path.write_text(text, encoding="utf-8")
