@@ -75,13 +75,16 @@ def libraries() -> dict[str, str]:
 
 def versions_of(distributions: Iterable[str]) -> dict[str, str]:
     """Return the versions of some distributions, "none" of those that are not installed."""
-    found = {}
-    for name in distributions:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "none"
-    return found
+    return {name: _version(name) for name in distributions}
+
+
+@cache
+def _version(distribution: str) -> str:
+    """Return the version that was installed when it was first asked for; looking it up takes a fraction of a chunk."""
+    try:
+        return metadata.version(distribution)
+    except metadata.PackageNotFoundError:
+        return "none"
 
 
 def available_cores() -> int:

@@ -263,8 +263,11 @@ class _Check:
             raise self._error(f"{name} has up to {found.shape[1]} values in an event, where {most} fit", hint)
         if name in self._analysis.keep and found.dtype.itemsize == 8 and found.dtype.kind in "iu":
             self._check_whole(name, found)
-        values = np.ma.filled(np.ma.asarray(found.astype(np.float64)), np.nan)
-        invalid = int(np.count_nonzero(~np.isfinite(np.ma.compressed(np.ma.asarray(found, np.float64)))))
+        values = np.ma.filled(found.astype(np.float64, copy=False), np.nan)
+        given = np.ma.compressed(found) if np.ma.isMaskedArray(found) else values
+        invalid = int(np.count_nonzero(~np.isfinite(given)))
+        if most == 1 and values.ndim == 1:
+            return values, invalid
         values = values.reshape(n, 1 if values.ndim < 2 else values.shape[1])
         if values.shape[1] < most:
             values = np.pad(values, ((0, 0), (0, most - values.shape[1])), constant_values=np.nan)

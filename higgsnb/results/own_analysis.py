@@ -120,7 +120,9 @@ def _overlaps(found: Checked, analysis: Analysis, primary_dataset: str | None) -
 
 
 def _some(read: EventColumns, chunk: Chunk) -> EventColumns:
-    """Return about as many events of a file as tell whether its columns are in the right units."""
+    """Return about as many events of a file as tell whether its columns are in the right units, and these columns."""
+    jagged = {name: column for name, column in read.jagged.items() if name in plausibility.COLUMNS}
+    read = read._replace(flat={}, jagged=jagged)
     step = max(1, (chunk.entries or 0) // plausibility.LOOKED_AT)
     if step == 1 or not len(read.entries):
         return read

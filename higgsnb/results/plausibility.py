@@ -62,6 +62,8 @@ RANGES = (
     # Isolated leptons have none, in whatever unit: those that are jets tell.
     Range("isolation", 0.0, 15.0, "", share=0.1),
 )
+COLUMNS = {branch: name for name, branch in BRANCHES.items()}
+"""What columns of muons and electrons are called in `Leptons`."""
 LOOKED_AT = 20_000
 """About as many events of a file are looked at."""
 FLAVOURS = ("muon", "electron")
@@ -78,8 +80,7 @@ def count(leptons: Leptons) -> Integers:
 
 def count_columns(read: EventColumns) -> Integers:
     """Do the same with the columns of muons and electrons among those that were read."""
-    names = {branch: name for name, branch in BRANCHES.items()}
-    return _count({names[branch]: column for branch, column in read.jagged.items() if branch in names})
+    return _count({COLUMNS[branch]: column for branch, column in read.jagged.items() if branch in COLUMNS})
 
 
 def _count(columns: Mapping[str, Any]) -> Integers:

@@ -67,8 +67,8 @@ def pack_rows(dataset: int, file: int, start: int, chosen: Chosen) -> PackedRows
     which = np.flatnonzero(chosen.regions.any(axis=0))
     if not len(which):
         return None
-    index = chosen.chosen[which]
-    run, section = chosen.run[index], chosen.section[index]
+    index = chosen.chosen.take(which)
+    run, section = chosen.run.take(index), chosen.section.take(index)
     firsts = np.concatenate(([0], 1 + np.flatnonzero((run[1:] != run[:-1]) | (section[1:] != section[:-1]))))
     segments = np.zeros(len(firsts), SEGMENT)
     segments["run"], segments["section"] = run[firsts], section[firsts]

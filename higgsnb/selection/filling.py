@@ -64,11 +64,12 @@ def count_places(region, rows, places, derived, counts):
     The place in column ``derived`` (−1: none) is left out where the first column has one, see `add_weights`.
     """
     for j in range(len(rows)):
-        i = rows[j]
+        r, i = region[j], np.uint64(rows[j])
+        is_in_first = places[i, 0] >= 0
         for k in range(places.shape[1]):
             place = places[i, k]
-            if place >= 0 and not (k == derived and places[i, 0] >= 0):
-                counts[region[j], place] += 1
+            if place >= 0 and not (k == derived and is_in_first):
+                counts[r, place] += 1
 
 
 @rule

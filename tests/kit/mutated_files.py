@@ -127,9 +127,8 @@ def _judge(path: Path, good: Read) -> str:
         return "named" if right else f"{type(error).__name__}: {error.message}"
     except BaseException as error:  # noqa: BLE001 - it is counted as what it is
         return f"{type(error).__name__}: {error}"
-    columns = [(a, b) for a, b in zip(found.leptons, good.leptons, strict=True) if b is not None]
-    pairs = [(found.entries, good.entries), *columns]
-    if found.n_events == good.n_events and all(np.array_equal(a, b, equal_nan=True) for a, b in pairs):
+    pairs = [(found.entries, good.entries), *zip(found.leptons, good.leptons, strict=True)]
+    if found.n_events == good.n_events and all(a is b or np.array_equal(a, b, equal_nan=True) for a, b in pairs):
         return "same"
     return "marked" if found.integrity == "none" else "silent"
 
