@@ -20,7 +20,7 @@ Integers = npt.NDArray[np.int64]
 NAME = "Momentum4D"
 """The name that `vector` gives to records with a four-momentum."""
 FIELDS = ("pt", "eta", "phi", "mass")
-AT_ONCE = 65_536
+AT_ONCE = 32_768
 """Vectors that are added up at a time: what is computed in between stays in the cache."""
 MOST_INT32 = 2**31
 """Objects from which on their indices need eight bytes."""

@@ -26,8 +26,8 @@ HEAD = struct.Struct("<qq")
 """The numbers of events and of segments."""
 SEGMENT = np.dtype([("run", "<i8"), ("section", "<i8"), ("n", "<i4"), ("bytes", "<i4"), ("distinct", "?")])
 """A segment: its lumi section, how many events and bytes it has, and whether no event number occurs twice in it."""
-LONGEST = 10
-"""Most bytes of a number."""
+LONGEST, OF_PLACE = 10, 5
+"""Most bytes of a number, and of a place."""
 
 
 class Chosen(NamedTuple):
@@ -72,9 +72,10 @@ def pack_rows(dataset: int, file: int, start: int, chosen: Chosen) -> PackedRows
     firsts = np.concatenate(([0], 1 + np.flatnonzero((run[1:] != run[:-1]) | (section[1:] != section[:-1]))))
     segments = np.zeros(len(firsts), SEGMENT)
     segments["run"], segments["section"] = run[firsts], section[firsts]
+    del run, section  # what follows needs the most memory of all that is done with a chunk
     segments["n"] = np.diff(firsts, append=len(index))
-    n_numbers = 2 + _region_bytes(len(chosen.regions)) + chosen.places.shape[1]
-    buffer = np.empty(LONGEST * n_numbers * len(index), np.uint8)
+    most = 2 * LONGEST + _region_bytes(len(chosen.regions)) + OF_PLACE * chosen.places.shape[1]
+    buffer = np.empty(most * len(index), np.uint8)
     slots = np.empty(2 << int(segments["n"].max()).bit_length(), np.int64)
     counts, sizes, distinct = (
         segments["n"].astype(np.int64),
