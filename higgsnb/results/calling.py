@@ -47,14 +47,16 @@ class Checked(NamedTuple):
 
     ``chosen`` (n,) int64, indices of the events it was given; ``quantities`` (n,) or (n, k) float64 by name, and how
     many values of each are ``invalid``; ``passed`` (n, n_cuts) bool by region, whether each cut and all before are
-    passed; ``weights`` (nominal, up, down) by source, each (n,); ``output`` that of a processor of coffea.
+    passed; ``weights`` the nominal factors by name, each (n,); ``sources`` (n_sources, 3, n) float64, nominal, up and
+    down, of the sources of uncertainty that are weights; ``output`` that of a processor of coffea.
     """
 
     chosen: Integers
     quantities: dict[str, Floats]
     invalid: dict[str, int]
     passed: dict[str, Mask]
-    weights: dict[str, tuple[Floats, Floats, Floats]]
+    weights: dict[str, Floats]
+    sources: Floats
     output: bytes
 
     def rows(self, analysis: Analysis, primary_dataset: str | None) -> tuple[npt.NDArray[np.int8], Integers]:
@@ -68,12 +70,13 @@ class Checked(NamedTuple):
         """Yield everything that is said of the selected events, (n,) or (n, …), by name."""
         yield from self.quantities.items()
         yield from ((f"region {name}", masks) for name, masks in self.passed.items())
-        yield from ((f"weight {name}", np.stack(values, axis=1)) for name, values in self.weights.items())
+        yield from ((f"weight {name}", values) for name, values in self.weights.items())
+        yield "weights of variations", self.sources.transpose(2, 0, 1)
 
     def factor(self, left_out: Collection[str] = ()) -> Floats:
         """Return the product of the nominal factors, (n,), without those of some sources."""
         product = np.ones(len(self.chosen))
-        for name, (nominal, *_) in self.weights.items():
+        for name, nominal in self.weights.items():
             product = product if name in left_out else product * nominal
         return product
 
@@ -82,13 +85,14 @@ class Checked(NamedTuple):
 
         The copies of a shift are 0: they are filled by themselves.
         """
-        mine = [name for name in analysis.sources if name in self.weights]
-        sources = np.empty((len(mine), 3, len(self.chosen)))
-        for index, name in enumerate(mine):
-            sources[index] = self.weights[name]
-        first = np.array([1 + 2 * analysis.sources.index(name) for name in mine], np.int64)
+        first = np.array([1 + 2 * analysis.sources.index(name) for name in _weight_sources(analysis)], np.int64)
         columns = np.stack([first, first + 1], axis=1)
-        return {"sources": sources, "columns": columns, "n_copies": len(analysis.copies)}
+        return {"sources": self.sources, "columns": columns, "n_copies": len(analysis.copies)}
+
+
+def _weight_sources(analysis: Analysis) -> list[str]:
+    """Return the sources of uncertainty that are weights: those that are not shifts of columns."""
+    return [name for name in analysis.sources if name not in {shift.name for shift in analysis.shifts}]
 
 
 def call(analysis: Analysis, chunk: Chunk, read: EventColumns) -> Checked:
@@ -225,8 +229,8 @@ class _Check:
             if name not in returned.quantities:
                 raise self._error(f"no quantity {name!r}", did_you_mean(name, returned.quantities))
             quantities[name], invalid[name] = self._numbers(name, returned.quantities[name], n, most)
-        passed, weights = self._passed(returned.regions, n), self._weights(returned, index)
-        return Checked(index, quantities, invalid, passed, weights, returned.output)
+        passed, (weights, sources) = self._passed(returned.regions, n), self._weights(returned, index)
+        return Checked(index, quantities, invalid, passed, weights, sources, returned.output)
 
     def _error(self, what: str, hint: str = "") -> AnalysisError:
         return AnalysisError(f"{self._where}: {what}", hint)
@@ -306,9 +310,10 @@ class _Check:
             return np.asarray(filled[0])[:, np.newaxis]
         return np.asarray(np.logical_and.accumulate(np.stack(filled)).T)  # (n_cuts, n) in memory: five times as fast
 
-    def _weights(self, returned: Selected, index: Integers) -> dict[str, tuple[Floats, Floats, Floats]]:
-        """Return nominal, up and down of each source of weights; a factor without uncertainty is all three."""
-        sources = [name for name in self._analysis.sources if name not in {one.name for one in self._analysis.shifts}]
+    def _weights(self, returned: Selected, index: Integers) -> tuple[dict[str, Floats], Floats]:
+        """Return the nominal factors, and nominal, up and down of each source of uncertainty; see `Checked`."""
+        sources, n = _weight_sources(self._analysis), len(index)
+        block = np.empty((len(sources), 3, n))
         found = {}
         for name, given in returned.weights.items():
             parts = list(given) if isinstance(given, tuple | list) else [given]
@@ -316,23 +321,28 @@ class _Check:
                 is_source = "is" if name in sources else "is not"
                 hint = "Give (nominal, up, down) for a source in variations, a factor alone otherwise."
                 raise self._error(f"weight {name!r} has {len(parts)} part(s), and {is_source} in variations", hint)
-            arrays = [self._weight(name, part, index) for part in parts]
-            found[name] = (arrays[0], arrays[-2] if len(arrays) == 3 else arrays[0], arrays[-1])
-        if missing := [name for name in sources if name not in found and not self._sample.is_data]:
+            factors = block[sources.index(name)] if name in sources else np.empty((1, n))
+            for place, part in zip(factors, parts, strict=True):
+                place[:] = self._weight(name, part, index)
+            found[name] = factors[0]
+        missing = [name for name in sources if name not in found]
+        if missing and self._sample.is_data:
+            block[:] = 1.0  # nobody asks for them
+        elif missing:
             hint = "Return weights={name: (nominal, up, down)}, or take it out of variations."
             raise self._error(f"no weights of {', '.join(missing)}", hint)
-        return found
+        return found, block
 
-    def _weight(self, name: str, given: Any, index: Integers) -> Floats:
-        """Return the weights of the selected events, those at ``index``; only of simulation they have to be finite."""
+    def _weight(self, name: str, given: Any, index: Integers) -> npt.NDArray[Any]:
+        """Return a factor as given, (n,) or one for all; of simulation, it has to be finite for all at ``index``."""
         values, n = _plain(given), len(index)
         if values is None or values.dtype.kind not in "fiub" or values.shape not in ((n,), ()):
             what = f"weight {name!r} is {_described(given, values)}"
             raise self._error(what, f"Give one number for each of the {n:,} selected events.")
-        found = np.broadcast_to(np.ma.filled(values.astype(np.float64), np.nan), (n,))
+        found = np.ma.filled(values.astype(np.float64), np.nan) if np.ma.is_masked(values) else values
         if not self._sample.is_data and not np.isfinite(found).all():
-            first = int(np.flatnonzero(~np.isfinite(found))[0])
-            one = "None" if np.ma.is_masked(values) else f"{found[first]}"
+            first = int(np.flatnonzero(~np.isfinite(np.broadcast_to(found, (n,))))[0])
+            one = "None" if np.ma.is_masked(values) else f"{np.broadcast_to(found, (n,))[first]}"
             hint = "Give each event a finite number; 1 if the weight is not for it."
             raise self._error(f"weight {name!r} of entry {self._read.entries[index[first]]} is {one}", hint)
         return found

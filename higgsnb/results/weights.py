@@ -42,7 +42,7 @@ def to_fixed(
     n = len(base)
     sources = np.empty((0, 3, n)) if sources is None else sources
     columns = np.empty((0, 2), np.int64) if columns is None else columns
-    fixed = np.zeros((n, n_copies), np.int64)
+    fixed = (np.zeros if n_copies > 1 + columns.size else np.empty)((n, n_copies), np.int64)
     bad = combine_weights(np.ascontiguousarray(base), sources, columns, 2.0 ** (BITS - exponent), fixed)
     if bad >= 0:
         factors = ", ".join(f"{value:g}" for value in (base[bad], *sources[:, :, bad].ravel()))

@@ -10,6 +10,8 @@ from higgsnb.selection.compiled import rule
 
 DIGIT = 20
 """Bits of a digit of a sum of squares."""
+TOGETHER = 1024
+"""Events whose weights are computed together: one source after the other, with what is computed so far in the cache."""
 NOWHERE = -1
 """The place of a value that is in no bin, as it is not finite."""
 
@@ -104,22 +106,50 @@ def combine_weights(base, sources, columns, scale, fixed):
     In the copies ``columns`` (n_sources, 2) the factor of one source is that up or down instead. Returned is the first
     event with a weight of 2⁴⁰ units or more, or one that is not finite; −1 if there is none.
     """
-    limit = float(1 << 2 * DIGIT)
-    for i in range(len(base)):
-        nominal = base[i] * scale
-        for source in range(len(sources)):
-            nominal *= sources[source, 0, i]
-        if not abs(nominal) < limit:
-            return i
-        fixed[i, 0] = np.int64(np.rint(nominal))
-        for source in range(len(sources)):
-            rest = base[i] * scale
-            for other in range(len(sources)):
-                if other != source:
-                    rest *= sources[other, 0, i]
+    rest, ones = np.empty(TOGETHER), np.ones(TOGETHER)
+    for start in range(0, len(base), TOGETHER):
+        n = min(TOGETHER, len(base) - start)
+        bad = n
+        for source in range(-1, len(sources)):
+            multiply(base, sources, source, scale, start, rest[:n])
+            if source < 0:
+                bad = min(bad, round_weights(rest, ones[:n], fixed[start : start + n, 0]))
+                continue
             for way in range(2):
-                varied = rest * sources[source, 1 + way, i]
-                if not abs(varied) < limit:
-                    return i
-                fixed[i, columns[source, way]] = np.int64(np.rint(varied))
+                factors = sources[source, 1 + way][start : start + n]
+                bad = min(bad, round_weights(rest, factors, fixed[start : start + n, columns[source, way]]))
+        if bad < n:
+            return start + bad
     return -1
+
+
+@rule
+def multiply(base, sources, left_out, scale, start, product):
+    """Write ``base`` times ``scale`` and the nominal factors of all sources but one, of some events from ``start`` on.
+
+    Slices are taken in steps that leave them contiguous, as numba knows them: loops over others are not vectorised.
+    """
+    stop = start + len(product)
+    first = base[start:stop]
+    for i in range(len(product)):
+        product[i] = first[i] * scale
+    for source in range(len(sources)):
+        if source != left_out:
+            factors = sources[source, 0][start:stop]
+            for i in range(len(product)):
+                product[i] *= factors[i]
+
+
+@rule
+def round_weights(values, factors, rounded):
+    """Write the products of ``values`` and ``factors`` (n,), and return which is the first that is too large, or n."""
+    limit, right = float(1 << 2 * DIGIT), True
+    for i in range(len(factors)):
+        value = values[i] * factors[i]
+        right &= abs(value) < limit
+        rounded[i] = np.int64(np.rint(value))
+    if not right:
+        for i in range(len(factors)):
+            if not abs(values[i] * factors[i]) < limit:
+                return i
+    return len(factors)

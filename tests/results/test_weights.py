@@ -20,6 +20,7 @@ from outreach import campaign, dataset, events_of
 import higgsnb as hn
 from higgsnb import engine
 from higgsnb.datasets import Campaign
+from higgsnb.errors import SchemaError
 from higgsnb.results import Result, weights
 from higgsnb.selection import DIGIT, Binning, Leptons
 
@@ -114,6 +115,45 @@ def test_digits_of_squares_are_exact(values: list[int]) -> None:
     for place, some in ((1, values[1:]), (3, values)):
         digits = sums[0, 1:, 0, place].tolist()
         assert sum(digit << (DIGIT * k) for k, digit in enumerate(digits)) == sum(v * v for v in some)
+
+
+def products(base: np.ndarray, sources: np.ndarray, scale: float) -> np.ndarray:
+    """Weights in units, not rounded: the nominal one, then up and down of each source, by plain NumPy."""
+
+    def times(skip: int) -> np.ndarray:
+        total = base * scale
+        for source in range(len(sources)):
+            total = total if source == skip else total * sources[source, 0]
+        return total
+
+    varied = [times(source) * sources[source, way] for source in range(len(sources)) for way in (1, 2)]
+    return np.stack([times(-1), *varied], axis=1)
+
+
+@pytest.mark.parametrize("n", [0, 1, 1023, 1024, 2500])
+@pytest.mark.parametrize("n_sources", [0, 1, 4])
+def test_weights_of_all_variations_are_those_of_numpy(n: int, n_sources: int) -> None:
+    rng = np.random.default_rng(n)
+    base, sources = rng.normal(0, 3, n), rng.normal(1, 0.2, (n_sources, 3, n))
+    columns = np.arange(1, 1 + 2 * n_sources).reshape(n_sources, 2)[::-1]
+    fixed = weights.to_fixed(
+        base, 1, where="a", entries=np.arange(n), sources=sources, columns=columns, n_copies=3 + 2 * n_sources
+    )
+    expected = np.rint(products(base, sources, 2.0**23))
+    assert fixed[:, 0].tolist() == expected[:, 0].tolist()
+    assert fixed[:, columns.ravel()].tolist() == expected[:, 1:].tolist()
+    assert not fixed[:, 1 + 2 * n_sources :].any()  # those of shifts
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1e10])
+def test_first_event_with_a_wrong_variation_is_named(value: float) -> None:
+    sources = np.ones((2, 3, 3000))
+    sources[1, 2, 2100] = sources[0, 1, 2500] = value
+    with pytest.raises(SchemaError, match="the weight of entry 7102100 is"):
+        weights.to_fixed(
+            np.ones(3000), 0, where="a", entries=np.arange(7_100_000, 7_103_000), sources=sources,
+            columns=np.array([[1, 2], [3, 4]]), n_copies=5,
+        )  # fmt: skip
 
 
 def test_weights_of_either_sign_normalise_to_their_sum(tmp_path: Path, leptons: Leptons) -> None:
