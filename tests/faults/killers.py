@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
+import random_analyses
 import zygote
 from generators import random_leptons
 from outreach import campaign, dataset, events_of, write
@@ -204,6 +205,7 @@ def warm_up() -> None:
     from higgsnb import selection as selections
 
     selections.select(random_leptons(50, seed=1), selection.load("open2012"), "DoubleMu")
+    random_analyses.warm_up()
     versions.installed_versions()
     provenance.code()  # asks git
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import tempfile
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -20,7 +21,7 @@ from outreach import campaign, dataset
 
 import higgsnb as hn
 from higgsnb import results
-from higgsnb.datasets import Campaign
+from higgsnb.datasets import Campaign, Chunk
 from higgsnb.results import Result
 
 REGIONS = ("low", "high", "charged")
@@ -211,6 +212,17 @@ def write(path: Path, columns: dict[str, Any], *, basket: int = 10**9, runs: dic
         if runs is not None:
             file["Runs"] = {name: np.asarray(values) for name, values in runs.items()}
     return path
+
+
+def warm_up() -> None:
+    """Import and compile what a run of such an analysis needs, without a thread."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = write_files(Path(folder), events=60)
+        for index, part in enumerate(made.datasets):
+            chunk = Chunk(part.name, index, 0, part.files[0], "nanoaod", part.primary_dataset, part.is_data, 0, 20, None)
+            for seed in (0, 1):
+                tally = results.analyse(chunk, analysis(seed).pinned())
+        results.document(Result(made, analysis(1), tally))
 
 
 # --- The oracle
