@@ -9,7 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, redirect_stdout
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -138,7 +138,7 @@ def run(
     if not quiet:
         _announce(campaign, selection)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
-    with _client(scheduler, quiet=quiet) as client:
+    with _prints_to_stderr(as_json), _client(scheduler, quiet=quiet) as client:
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
             on_error=on_error, skims_folder=storage.cache_folder("skims") if skim else None,
@@ -224,6 +224,23 @@ def _show_nothing_read(failed: Sequence[Failure], folder: Path, *, as_json: bool
         show(f"    What {folder} holds is the result of an earlier run.", err=True)
     if as_json:
         show_json({"complete": False, "failed": [failure.as_dict() for failure in failed], "written": []})
+
+
+@contextmanager
+def _prints_to_stderr(is_wanted: bool) -> Iterator[None]:
+    """Send what a user's functions print, in this process and its children, to where it cannot be taken for JSON."""
+    if not is_wanted:
+        yield
+        return
+    sys.stdout.flush()
+    stdout = os.dup(1)
+    os.dup2(2, 1)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        os.dup2(stdout, 1)
+        os.close(stdout)
 
 
 @contextmanager

@@ -219,7 +219,9 @@ def warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder:
         made = write_files(Path(folder), events=60)
         for index, part in enumerate(made.datasets):
-            chunk = Chunk(part.name, index, 0, part.files[0], "nanoaod", part.primary_dataset, part.is_data, 0, 20, None)
+            chunk = Chunk(
+                part.name, index, 0, part.files[0], "nanoaod", part.primary_dataset, part.is_data, 0, 20, None
+            )
             for seed in (0, 1):
                 tally = results.analyse(chunk, analysis(seed).pinned())
         results.document(Result(made, analysis(1), tally))
