@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from higgsnb.plots.labels import coverage_text
 
@@ -106,31 +107,26 @@ def windows(result: Result, *names: str) -> Table:
 def cutflow(result: Result, channel: str = "") -> Table:
     """Return how many events of each process pass each cut: expected for simulation, counted for data.
 
-    ``channel`` is a channel or region (default: the first). Weighted simulation is counted with its mean weight. Raise
-    KeyError if there is no such channel; names the known ones.
+    ``channel`` is a channel or region (default: the first). Of weighted simulation it is the exact sum of weights, see
+    `Result.weighted_cutflow`. Raise KeyError if there is no such channel; names the known ones.
     """
     channel = channel or result.regions[0]
     if channel not in result.regions:
         raise KeyError(f"no channel {channel!r}; known: {', '.join(result.regions)}")
     names, index = result.selection.cut_names(channel), result.regions.index(channel)
-    none = [(name, 0) for name in names]
-    flows = {}
-    for dataset in result.campaign.datasets:
-        found = dict(result.cutflow.get(dataset.name, {}))
-        flows[dataset.name] = np.zeros((len(result.regions), len(names)), np.int64)
-        flows[dataset.name][index] = [n for _, n in found.get(channel, none)]
-    left = result.normalised(range(len(names) + 1), flows, result.mean_weights(flows)).by_process()
+
+    def placed(flow: Mapping[str, Sequence[tuple[str, float]]], kind: type) -> npt.NDArray[Any]:
+        """Return the rows of the channel, (n_regions, n_cuts), 0 in the others."""
+        found: npt.NDArray[Any] = np.zeros((len(result.regions), len(names)), kind)
+        found[index] = [n for _, n in flow.get(channel, [(name, 0) for name in names])]
+        return found
+
+    counts = {d.name: placed(result.cutflow.get(d.name, {}), np.int64) for d in result.campaign.datasets}
+    weighted = {name: placed(flow, np.float64) for name, flow in result.weighted_cutflow.items()}
+    sums = {name: (array, np.zeros_like(array)) for name, array in weighted.items()}
+    left = result.normalised(range(len(names) + 1), counts, sums).by_process()
     rows = [(name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(names)]
-    notes = [coverage_text(result), _mean_weight_note(result, channel, dict(zip(left, rows[-1][1:], strict=True)))]
-    return Table(("cut", *left), tuple(rows), "; ".join(filter(None, notes)))
-
-
-def _mean_weight_note(result: Result, channel: str, last: Mapping[str, Any]) -> str:
-    """Return that a cutflow has other numbers than the yields, if the events in its ``last`` row weigh differently."""
-    found = {process: yields[channel].expected for process, yields in result.yields.items() if channel in yields}
-    if all(abs(found.get(process, events) - events) <= 0.011 for process, events in last.items()):
-        return ""
-    return "simulation is counted with its mean weight here; the yields have the weight of each event"
+    return Table(("cut", *left), tuple(rows), coverage_text(result))
 
 
 def candidates_in(result: Result, low: float, high: float) -> Table:

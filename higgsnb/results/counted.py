@@ -47,31 +47,48 @@ class Counted(NamedTuple):
 class Weights(NamedTuple):
     """The weights of n selected events in units of 2 ** (``exponent`` − 24): ``fixed`` (n, n_copies) int64.
 
-    ``total`` is the sum of the generator's weights of all events of the chunk, in the same units; ``has_weights``
-    whether it gives any.
+    ``total`` is the sum of the generator's weights of all events of the chunk, ``generated`` (n_events,) are these
+    weights, in the same units; None if each is 1.
     """
 
     exponent: int
     fixed: Integers
     total: int
-    has_weights: bool
+    generated: Integers | None
 
     @property
     def nominal(self) -> Floats:
         """The nominal weights, (n,) float64."""
         return np.asarray(np.ldexp(self.fixed[:, 0].astype(np.float64), self.exponent - BITS), np.float64)
 
+    def of(self, index: Integers) -> Integers:
+        """Return the weights of the generator of some events of the chunk, selected or not, (n,) int64."""
+        return np.full(len(index), 1 << BITS) if self.generated is None else self.generated[index]
+
     def filled(
-        self, layout: Layout, region: npt.NDArray[np.int8], places: npt.NDArray[np.int32], rows: Integers
+        self,
+        layout: Layout,
+        region: npt.NDArray[np.int8],
+        places: npt.NDArray[np.int32],
+        rows: Integers,
+        cutflow: Integers | None = None,
     ) -> tuple[Weighing, Integers]:
-        """Return the weighted sums of the events ``rows``, each in a region; see `Binning.fill`."""
+        """Return the weighted sums of the events ``rows``, each in a region; see `Binning.fill`.
+
+        ``cutflow`` (n_regions, n_cuts) int64 are those of the events that pass each cut, and goes along with them.
+        """
         sums = add_up(region, rows, places, self.fixed, layout.binning)
         most = max(axis.per_event for axis in layout.binning.axes)
         digits = layout.binning.total(sums)[:, 1:].sum(axis=-1).astype(np.float64)  # (n_copies, 4), all regions
         squares = np.ldexp(digits, DIGIT * np.arange(digits.shape[1])).sum(axis=1)
         magnitude = math.sqrt(len(rows) * squares.max(initial=0.0))  # no less than Σ|w|
+        found = np.zeros(layout.weighted, np.int64)
+        found[..., : layout.binning.size] = sums
         bound = 1 + abs(self.total) + int(1.001 * most * magnitude)
-        return Weighing(self.exponent, self.total, bound, self.has_weights), sums
+        if cutflow is not None:
+            found[0, 0, :, layout.binning.size :] = cutflow
+            bound += int(np.abs(cutflow).max(initial=0))
+        return Weighing(self.exponent, self.total, bound, self.generated is not None), found
 
 
 def weigh(
@@ -83,13 +100,12 @@ def weigh(
     or not.
     """
     n_events, where = chunk.stop - chunk.start, chunk.file.url
-    has_weights = generator is not None and generator.weights is not None
     if generator is None or generator.weights is None:
-        exponent, total, mine = 0, n_events << BITS, np.ones(len(entries))
+        exponent, total, mine, generated = 0, n_events << BITS, np.ones(len(entries)), None
     else:
         exponent, everything = generator.exponent, np.arange(chunk.start, chunk.stop)
-        fixed = to_fixed(generator.weights, exponent, where=where, entries=everything)
-        total = sum(part.sum().item() for part in np.array_split(fixed, 1 + n_events // 2**20))
+        generated = to_fixed(generator.weights, exponent, where=where, entries=everything)[:, 0]
+        total = sum(part.sum().item() for part in np.array_split(generated, 1 + n_events // 2**20))
         mine = generator.weights[entries - chunk.start]
     mine = mine if factor is None else mine * factor
-    return Weights(exponent, to_fixed(mine, exponent, where=where, entries=entries, **varied), total, has_weights)
+    return Weights(exponent, to_fixed(mine, exponent, where=where, entries=entries, **varied), total, generated)

@@ -82,6 +82,7 @@ def document(result: Result) -> dict[str, Any]:
         "windows": {name: _plain(yields) for name, yields in result.windows.items()},
         "unpredicted": list(result.missing_simulation),
         "cutflow": result.cutflow,
+        **({"weighted_cutflow": result.weighted_cutflow} if result.weighted_cutflow else {}),
         "notes": {
             "unusable_values": result.invalid_values,
             "cuts_not_applied": result.not_applied,

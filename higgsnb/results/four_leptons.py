@@ -11,7 +11,7 @@ from higgsnb import events
 from higgsnb.errors import AnalysisError, UnreadableError
 from higgsnb.results import plausibility
 from higgsnb.results.certified import Certified, certify
-from higgsnb.results.counted import Counted, weigh
+from higgsnb.results.counted import Counted, Integers, Weights, weigh
 from higgsnb.results.layout import layout_of
 from higgsnb.selection import (
     MUON,
@@ -37,8 +37,9 @@ def count_leptons(
 ) -> Counted:
     """Read the preselected leptons of a chunk, select candidates, and count; raises as `analysis.analyse` does."""
     read, certified = read_certified(chunk, selection, skims_folder)
+    has_weights = generator is not None and generator.weights is not None
     try:
-        candidates = select(read.leptons, selection, chunk.primary_dataset)
+        candidates = select(read.leptons, selection, chunk.primary_dataset, reached=has_weights)
     except UnreadableError as error:  # of one event
         raise UnreadableError(f"{chunk.file.url}: {error.message}", error.hint) from error
     others = certified.n_events - read.leptons.n_events
@@ -47,8 +48,13 @@ def count_leptons(
     step = max(1, (chunk.entries or 0) // plausibility.LOOKED_AT)
     some = read.leptons if step == 1 else keep_events(read.leptons, np.flatnonzero(read.entries % step == 0))
     places = layout.binning.places(table.values, len(table.run))
-    has_weights = generator is not None and generator.weights is not None
-    weights = weigh(chunk, generator, table.entry) if has_weights else None
+    weights, weighted = None, None
+    if has_weights:
+        weights, all_rows = weigh(chunk, generator, table.entry), np.arange(len(table.run))
+        flow = _weighted_cutflow(
+            weights, read.entries - chunk.start, candidates, selection.channels(chunk.primary_dataset)
+        )
+        weighted = weights.filled(layout, table.channel, places, all_rows, flow)
     return Counted(
         n_read=read.n_events,
         certified=certified,
@@ -59,8 +65,23 @@ def count_leptons(
         not_applied=frozenset(missing_quantities(read.leptons, selection)) | read.missing,
         how=(read.reader, read.integrity),
         blocks=(table if weights is None else table._replace(weight=weights.nominal),) if len(table.run) else (),
-        weighted=None if weights is None else weights.filled(layout, table.channel, places, np.arange(len(table.run))),
+        weighted=weighted,
     )
+
+
+def _weighted_cutflow(weights: Weights, index: Integers, candidates: Candidates, channels: tuple[int, ...]) -> Integers:
+    """Return the sum of the weights of the events that pass each cut and all before, (3, n_cuts) int64.
+
+    ``index`` (n_events,) are the events that were read, in the chunk; no other one passes a cut.
+    """
+    flow, weight, reached = np.zeros_like(candidates.cutflow), weights.of(index), np.asarray(candidates.reached)
+    last = flow.shape[1] - 1
+    for channel in channels:
+        flow[channel, 0] = weights.total
+        for cut in range(1, last):
+            flow[channel, cut] = weight[reached[channel] >= cut].sum()
+        flow[channel, last] = flow[channel, last - 1]
+    return flow
 
 
 def read_certified(chunk: Chunk, selection: Selection, skims_folder: Path | None) -> tuple[Read, Certified]:

@@ -116,8 +116,11 @@ class Layout:
 
     @property
     def weighted(self) -> tuple[int, ...]:
-        """The shape of weighted sums: copy, (Σw, digits of Σw²), region, place."""
-        return (len(self.copies), 1 + LIMBS, len(self.binning.regions), self.binning.size)
+        """The shape of weighted sums: copy, (Σw, digits of Σw²), region, place or row of the cutflow.
+
+        The cutflow is that of the nominal weights, without their squares.
+        """
+        return (len(self.copies), 1 + LIMBS, len(self.binning.regions), self.binning.size + self.n_cuts)
 
     def empty(self) -> Any:
         """Return a table without rows."""

@@ -11,7 +11,7 @@ from higgsnb import events
 from higgsnb.results import plausibility
 from higgsnb.results.calling import Checked, call, check_alone, shifted
 from higgsnb.results.certified import Certified, certify
-from higgsnb.results.counted import Counted, weigh
+from higgsnb.results.counted import Counted, Weights, weigh
 from higgsnb.results.layout import layout_of
 from higgsnb.results.rows import Chosen, PackedRows, pack_rows
 from higgsnb.results.tally import Weighing
@@ -46,7 +46,8 @@ def count_events(chunk: Chunk, analysis: Analysis, generator: Generator | None) 
     if not chunk.is_data:
         chosen = read.entries[nominal.chosen]
         weights = weigh(chunk, generator, chosen, nominal.factor(analysis.sources), **nominal.varied(analysis))
-        weight, weighted = weights.nominal, weights.filled(layout, region, places, rows)
+        flow = _weighted_cutflow(weights, nominal, analysis, chunk, read.entries - chunk.start)
+        weight, weighted = weights.nominal, weights.filled(layout, region, places, rows, flow)
         if analysis.shifts:
             weighted = _add_shifted(chunk, analysis, generator, read, weighted)
     keeps_rows = chunk.is_data or bool(analysis.keep)
@@ -96,6 +97,20 @@ def _cutflow(found: Checked, analysis: Analysis, chunk: Chunk, certified: Certif
     for region in analysis.channels(chunk.primary_dataset):
         passed = found.passed[analysis.regions[region]].sum(axis=0).tolist()
         numbers = [certified.n_events, n_preselected, *passed, passed[-1]]
+        flow[region, : len(numbers)] = numbers
+    return flow
+
+
+def _weighted_cutflow(weights: Weights, found: Checked, analysis: Analysis, chunk: Chunk, index: Integers) -> Integers:
+    """Return the sum of the weights of the events that pass each cut and all before, (n_regions, n_cuts) int64.
+
+    The factors of the function are in it from the first cut on; what its function does not select has none.
+    """
+    flow, preselected = np.zeros(layout_of(analysis).shapes["cutflow"], np.int64), int(weights.of(index).sum())
+    for region in analysis.channels(chunk.primary_dataset):
+        masks = found.passed[analysis.regions[region]].T
+        passed = [int(weights.fixed[mask, 0].sum()) for mask in masks]
+        numbers = [weights.total, preselected, *passed, passed[-1]]
         flow[region, : len(numbers)] = numbers
     return flow
 

@@ -348,7 +348,9 @@ class _Work:
         counts, passed = np.zeros((3, int(_STARTS[-1])), np.int64), passed.copy()
         selected = np.empty((len(candidates), 2), np.int64)
         one_per_event = self.selection.one_per_event
-        n = pairings.choose(candidates, paired.rows, self.numbers, one_per_event, passed, counts, selected)
+        n = pairings.choose(
+            candidates, paired.rows, self.numbers, one_per_event, passed, counts, selected, pairings.NOT_WANTED
+        )
         return _Counted(self.part.dataset, counts, passed, selected[:n].copy())
 
 

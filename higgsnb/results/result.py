@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from higgsnb.results.lumi_sections import Luminosity
 from higgsnb.results.plausibility import implausible, unusable
 from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import ChunkKey, FileKey, Floats, Integers, Tally
-from higgsnb.results.weights import BITS, add_exactly, to_float
+from higgsnb.results.weights import BITS, add_exactly
 from higgsnb.results.yields import Yield
 from higgsnb.selection import NOMINAL, SENTINEL, Analysis, Processor, Selection
 
@@ -269,10 +268,33 @@ class Result:
         The weights are those of the generator, with the factors of the analysis; copies are the nominal one and the
         variations, see `Analysis.copies`. Both sums are exact before they become float64.
         """
+        size = self.layout.binning.size
+        return {name: (sums[..., :size], squares[..., :size]) for name, (sums, squares) in self._exact_sums.items()}
+
+    @cached_property
+    def _exact_sums(self) -> dict[str, tuple[Floats, Floats]]:
+        """Σw and Σw² as in `Layout.weighted`, by dataset."""
         found = {}
         for index in sorted({index for index, _ in self.tally.weighted}):
             parts = {exponent: array for (i, exponent), array in self.tally.weighted.items() if i == index}
             found[self.campaign.datasets[index].name] = add_exactly(parts)
+        return found
+
+    @cached_property
+    def weighted_cutflow(self) -> dict[str, dict[str, list[tuple[str, float]]]]:
+        """Sums of weights, not normalised, of the events that pass each cut, of each dataset with weights.
+
+        As in `cutflow`, and as exact as `sums`. In an analysis of one's own, the factors of its function are in it from
+        its first cut on; the rows before have the weights of the generator.
+        """
+        found: dict[str, dict[str, list[tuple[str, float]]]] = {}
+        for name, (sums, _) in self._exact_sums.items():
+            rows = dict(zip(self.regions, sums[0, :, self.layout.binning.size :].tolist(), strict=True))
+            counted = self.cutflow.get(name, {})
+            found[name] = {
+                region: [(cut, weight) for (cut, _), weight in zip(flow, rows[region], strict=False)]
+                for region, flow in counted.items()
+            }
         return found
 
     @cached_property
@@ -535,19 +557,6 @@ class Result:
                 for d in self.campaign.datasets
             ],
         )
-
-    def mean_weights(self, counts: Mapping[str, Integers]) -> dict[str, tuple[Floats, Floats]]:
-        """Return sums of weights and of their squares of events that are only counted, as if all had the mean weight.
-
-        For weighted datasets only, by name.
-        """
-        found = {}
-        for index in sorted({index for index, _ in self.tally.weighings}):
-            name, done = self.campaign.datasets[index].name, self._progress.events_done[index]
-            weighings = [one for key, one in self.tally.weighings.items() if key[0] == index]
-            mean = math.fsum(to_float(one.total, one.exponent) for one in weighings) / max(1, done)
-            found[name] = (np.asarray(counts[name] * mean), np.asarray(counts[name] * mean**2))
-        return found
 
     def _yields(self, count: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]) -> dict[str, dict[str, Yield]]:
         """Return yields per process and region from what ``count`` takes out of flat arrays (…, size)."""

@@ -42,11 +42,13 @@ def warm_up(algorithm: str) -> None:
         select(Leptons(**columns), next(found for found in shipped if found.algorithm == algorithm))
 
 
-def select(leptons: Leptons, selection: Selection, primary_dataset: str | None = None) -> Candidates:
+def select(
+    leptons: Leptons, selection: Selection, primary_dataset: str | None = None, *, reached: bool = False
+) -> Candidates:
     """Apply a selection to a chunk of events; the candidates are in the order of the events.
 
     ``primary_dataset`` is that of the events (``"DoubleMu"``, …; None: no such); it decides the channels in ``aod2012``
-    and ``df103``.
+    and ``df103``. ``reached`` asks for the last row of the cutflow that each event passes.
 
     Raises
     ------
@@ -64,10 +66,10 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
         raise OptionError(message, "Remove NUMBA_DISABLE_JIT from the environment.")
     leptons = branches.used_by(leptons, selection)
     if not selection.event_level:
-        return _select_all(leptons, selection, primary_dataset)
+        return _select_all(leptons, selection, primary_dataset, reached)
     kept = np.arange(leptons.n_events) if leptons.passes is None else np.flatnonzero(leptons.passes)
     passing = keep_events(leptons, kept)
-    found = _select_all(passing, selection, primary_dataset)
+    found = _select_all(passing, selection, primary_dataset, reached)
     rows = np.zeros((len(CHANNELS), 2), np.int64)
     rows[list(selection.channels(primary_dataset))] = leptons.n_events, len(kept)
     # Indices are those of the whole chunk.
@@ -78,28 +80,37 @@ def select(leptons: Leptons, selection: Selection, primary_dataset: str | None =
         event_index=kept[found.event_index],
         lepton=found.lepton + np.where(is_muon, before[0][event], before[1][event]),
         cutflow=np.hstack([rows, found.cutflow[:, Cut.LEPTONS :]]),
+        reached=None if found.reached is None else _spread(found.reached + 1, kept, leptons.n_events),
     )
 
 
-def _select_all(leptons: Leptons, selection: Selection, primary_dataset: str | None) -> Candidates:
+def _spread(reached: npt.NDArray[Any], which: Integers, n: int) -> npt.NDArray[np.int8]:
+    """Return what some events reached, (3, n_some), as (3, n), 0 for all others."""
+    found = np.zeros((len(CHANNELS), n), np.int8)
+    found[:, which] = reached
+    return found
+
+
+def _select_all(leptons: Leptons, selection: Selection, primary_dataset: str | None, reached: bool) -> Candidates:
     """Apply a selection to the events, block by block."""
     blocks = [
         block
         for first in range(0, max(leptons.n_events, 1), BLOCK)
-        for block in _select(leptons, first, min(first + BLOCK, leptons.n_events), selection, primary_dataset)
+        for block in _select(leptons, first, min(first + BLOCK, leptons.n_events), selection, primary_dataset, reached)
     ]
     if len(blocks) == 1:
         return blocks[0]
-    rows = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in Candidates._fields[:-2]}
+    rows = {name: np.concatenate([getattr(block, name) for block in blocks]) for name in Candidates._fields[:-3]}
     return Candidates(
         **rows,
         cutflow=np.sum([block.cutflow for block in blocks], axis=0),
         invalid_values=np.sum([block.invalid_values for block in blocks], axis=0),
+        reached=np.hstack([block.reached for block in blocks if block.reached is not None]) if reached else None,
     )
 
 
 def _select(
-    leptons: Leptons, first: int, last: int, selection: Selection, primary_dataset: str | None
+    leptons: Leptons, first: int, last: int, selection: Selection, primary_dataset: str | None, is_wanted: bool
 ) -> Iterator[Candidates]:
     """Apply a selection to the events [first, last); ``event_index`` counts from the start of the chunk."""
     cuts, channels = cuts_of(selection), selection.channels(primary_dataset)
@@ -114,8 +125,8 @@ def _select(
     numbers = pairings.count_all(found) if selection.one_per_event else np.zeros(0, np.int64)
     if numbers.sum() > MOST_PAIRINGS and last - first > 1:
         middle = (first + last) // 2
-        yield from _select(leptons, first, middle, selection, primary_dataset)
-        yield from _select(leptons, middle, last, selection, primary_dataset)
+        yield from _select(leptons, first, middle, selection, primary_dataset, is_wanted)
+        yield from _select(leptons, middle, last, selection, primary_dataset, is_wanted)
         return
     flags = np.empty(len(found.leptons), np.uint8)
     measured = (found.leptons, found.isolation, found.dxy, found.dz, found.sip)
@@ -123,8 +134,9 @@ def _select(
     one_per_event = selection.one_per_event
     paired = pairings.pair_all(found, numbers, selection.z_mass) if one_per_event else pairings.room(found)
     wanted = np.isin(np.arange(len(CHANNELS)), channels)
-    listed = pairings.list_candidates(found, 0, len(which), cuts, wanted, flags, paired)
-    selected, reached = _choose(found, paired.rows, *listed, cuts, selection)
+    reached = np.zeros((len(which) if is_wanted else 0, 3), np.int8)
+    listed = pairings.list_candidates(found, 0, len(which), cuts, wanted, flags, paired, reached)
+    selected, passed, reached = _choose(found, paired.rows, *listed, reached, cuts, selection)
     event, row = selected.T
     chosen = {name: paired.rows[name][row] for name in ("a", "b", "c", "d", "channel", "mass_4l", "mass_z1", "mass_z2")}
     index = found.offsets[event, None] + np.stack([chosen[name] for name in "abcd"], axis=1)
@@ -136,9 +148,23 @@ def _select(
         mass_4l=chosen["mass_4l"],
         mass_z1=chosen["mass_z1"],
         mass_z2=chosen["mass_z2"],
-        cutflow=_cutflow(reached, events.n_events, enough_stored[int(whole_event)], channels),
+        cutflow=_cutflow(passed, events.n_events, enough_stored[int(whole_event)], channels),
         invalid_values=invalid,
+        reached=_reached(events, reached, which, channels, whole_event=whole_event) if is_wanted else None,
     )
+
+
+def _reached(
+    events: Leptons, reached: npt.NDArray[np.int8], which: Integers, channels: tuple[int, ...], *, whole_event: bool
+) -> npt.NDArray[np.int8]:
+    """Return the last row of the cutflow that each event passes, (3, n_events), from that of preselected ones."""
+    found = _spread(reached.T, which, events.n_events)
+    muons, electrons = np.diff(events.muon_offsets), np.diff(events.electron_offsets)
+    four = [n == 4 if whole_event else n >= 4 for n in (muons, electrons)]
+    for channel, enough in enumerate((*four, (muons >= 2) & (electrons >= 2))):  # stored ones, in the order of CHANNELS
+        stored = np.where(found[channel] > Cut.LEPTONS, found[channel], Cut.LEPTONS * enough)
+        found[channel] = stored if channel in channels else 0
+    return found
 
 
 def _choose(
@@ -146,35 +172,43 @@ def _choose(
     rows: npt.NDArray[Any],
     candidates: npt.NDArray[np.int32],
     passed: Integers,
+    reached: npt.NDArray[np.int8],
     cuts: Any,
     selection: Selection,
-) -> tuple[Integers, list[Integers]]:
+) -> tuple[Integers, list[Integers], npt.NDArray[np.int8]]:
     """Apply the cuts on pairings to the candidates of `pairings.list_candidates`.
 
     Returns
     -------
     tuple
         Event and row of the selected ones, (n, 2) int64; the number of events by their last passed cut, (3, len(Cut)),
-        and before it the same without the smart cut, if there is one.
+        and before it the same without the smart cut, if there is one; and ``reached``, the last passed row of each.
     """
     if len(found.bare):
         options.leave_out_photons(found, candidates, rows)
-    reached = []
+    counts, before = [], reached.copy()
     if selection.smart_cut:
-        reached.append(_apply(candidates, rows, cuts, selection, passed)[1])
+        counts.append(_apply(candidates, rows, cuts, selection, passed, before)[1])
         candidates = candidates[options.pass_smart_cut(found, candidates, rows, selection.z_mass)]
     if selection.pairing is not None:
         candidates = _in_order_of(selection.pairing, found, candidates, rows, cuts)
-    selected, last = _apply(candidates, rows, cuts, selection, passed)
-    return selected, [*reached, last]
+    selected, last = _apply(candidates, rows, cuts, selection, passed, reached)
+    if selection.smart_cut:  # which has a row of its own, before that of the best candidate
+        reached = np.where(reached >= Cut.MASS_4L, reached + 1, np.minimum(before, Cut.MASS_4L)).astype(np.int8)
+    return selected, [*counts, last], reached
 
 
 def _apply(
-    candidates: npt.NDArray[np.int32], rows: npt.NDArray[Any], cuts: Any, selection: Selection, passed: Integers
+    candidates: npt.NDArray[np.int32],
+    rows: npt.NDArray[Any],
+    cuts: Any,
+    selection: Selection,
+    passed: Integers,
+    reached: npt.NDArray[np.int8],
 ) -> tuple[Integers, Integers]:
     """Return the first candidate of each event (or channel) that passes, and ``passed`` with all events in place."""
     selected, counts, passed = np.empty((len(candidates), 2), np.int64), np.zeros((3, 1), np.int64), passed.copy()
-    n = pairings.choose(candidates, rows, cuts, selection.one_per_event, passed, counts, selected)
+    n = pairings.choose(candidates, rows, cuts, selection.one_per_event, passed, counts, selected, reached)
     return selected[:n], passed
 
 

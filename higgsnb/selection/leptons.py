@@ -101,7 +101,8 @@ class Candidates(NamedTuple):
     harder, Z1 softer, Z2 harder, Z2 softer; ``mass_4l``, ``mass_z1``, ``mass_z2`` (n,) float64 in GeV. ``cutflow``
     int64 counts events per channel, (3, len(`Selection.cut_names`)); its last column, ``unique``, equals the one before
     until primary datasets are compared. ``invalid_values`` (2, len(`Selection.quantities`)) int64 counts muons and
-    electrons with a sentinel or non-finite value, in events with enough leptons for a channel.
+    electrons with a sentinel or non-finite value, in events with enough leptons for a channel. ``reached``
+    (3, n_events) int8, if it is asked for, is the last row of the cutflow that each event passes in each channel.
     """
 
     event_index: Integers
@@ -113,6 +114,7 @@ class Candidates(NamedTuple):
     mass_z2: npt.NDArray[np.float64]
     cutflow: Integers
     invalid_values: Integers
+    reached: npt.NDArray[np.int8] | None = None
 
 
 def exists(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:

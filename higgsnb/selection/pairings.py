@@ -69,6 +69,10 @@ MOST_GOOD = 32
 """Most leptons of an event that ``open2012`` pairs, in up to 28,800 ways; hundreds would take days, and all memory."""
 
 
+NOT_WANTED = np.empty((0, 3), np.int8)
+"""In place of an array that says of each event how far it got."""
+
+
 class Preselected(NamedTuple):
     """Events with enough leptons that pass some cuts, and these leptons.
 
@@ -418,10 +422,11 @@ def gather_channel(found, e, channel, whole_event, flags, event):
 
 
 @rule
-def pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, candidates, passed):
+def pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, candidates, passed, reached):
     """Pair the good leptons of the events [first, last) in each wanted channel by itself: one row each at most.
 
-    Fill ``candidates`` (n, 2) with (event, row), ``passed`` (3, len(Cut)) with how many events got how far; return n.
+    Fill ``candidates`` (n, 2) with (event, row), ``passed`` (3, len(Cut)) with how many events got how far, and
+    ``reached`` (n_events, 3), if it is not empty, with how far each of them got; return n.
     """
     event, pick, whole_event = np.empty(largest, EVENT), np.empty(4, np.int64), cuts.algorithm == DF103
     starts, stops, rows, n_candidates = pairings.starts, pairings.stops, pairings.rows, 0
@@ -436,7 +441,10 @@ def pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, 
             if good_mu < 0:
                 continue
             four, charges_allow = pair_channel(event, good_mu, n_all, channel, cuts, pick)
-            passed[channel, np.int64(Cut.CHARGE if charges_allow else Cut.GOOD_LEPTONS)] += 1
+            cut = np.int64(Cut.CHARGE if charges_allow else Cut.GOOD_LEPTONS)
+            passed[channel, cut] += 1
+            if len(reached):
+                reached[e, channel] = cut
             if four.a >= 0:
                 row = rows[n]
                 measure(event, four, channel, row)
@@ -450,7 +458,7 @@ def pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, 
 
 
 @rule
-def list_good(offsets, muons, first, last, flags, starts, stops, rows, candidates, passed):
+def list_good(offsets, muons, first, last, flags, starts, stops, rows, candidates, passed, reached):
     """List the pairings of good leptons among those of ``open2012``; like `pair_by_channel`."""
     n, at_least = 0, np.bool_(False)  # as a plain constant it would be a type of its own: compiled twice
     for e in range(first, last):
@@ -462,8 +470,11 @@ def list_good(offsets, muons, first, last, flags, starts, stops, rows, candidate
         if too_few_leptons(n_mu, n_e):
             continue
         for channel in range(3):
-            reached = Cut.GOOD_LEPTONS if has_enough(n_mu, n_e, channel, at_least) else Cut.LEPTONS
-            passed[channel, np.int64(reached)] += 1  # numba < 0.68 takes no enum as an index
+            enough = has_enough(n_mu, n_e, channel, at_least)
+            cut = np.int64(Cut.GOOD_LEPTONS if enough else Cut.LEPTONS)  # numba < 0.68 takes no enum as an index
+            passed[channel, cut] += 1
+            if len(reached):
+                reached[e, channel] = cut
         for k in range(starts[e], stops[e]):
             row = rows[k]
             a, b, c, d = start + row.a, start + row.b, start + row.c, start + row.d
@@ -515,8 +526,11 @@ def list_candidates(
     wanted: npt.NDArray[np.bool_],
     flags: npt.NDArray[np.uint8],
     pairings: Pairings,
+    reached: npt.NDArray[np.int8] = NOT_WANTED,
 ) -> tuple[npt.NDArray[np.int32], Integers]:
     """List the pairings of good leptons in the events [first, last); for ``aod2012`` and ``df103``, make them.
+
+    ``reached`` (n_events, 3), unless it is empty, gets the last passed cut of each event.
 
     Returns
     -------
@@ -528,10 +542,10 @@ def list_candidates(
     start = pairings.starts[first] if first < last else stop
     candidates, passed = np.empty((int(stop - start), 2), np.int32), np.zeros((len(CHANNELS), len(Cut)), np.int64)
     if cuts.algorithm == OPEN2012:
-        n = list_good(found.offsets, found.muons, first, last, flags, *pairings, candidates, passed)
+        n = list_good(found.offsets, found.muons, first, last, flags, *pairings, candidates, passed, reached)
     else:
         largest = int(np.diff(found.offsets[first : last + 1]).max(initial=0))
-        n = pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, candidates, passed)
+        n = pair_by_channel(found, first, last, cuts, wanted, largest, flags, pairings, candidates, passed, reached)
     return candidates[:n], passed
 
 
@@ -539,10 +553,11 @@ def list_candidates(
 
 
 @rule
-def choose(candidates, rows, cuts, one_per_event, passed, counts, selected):
+def choose(candidates, rows, cuts, one_per_event, passed, counts, selected, reached):
     """Apply the cuts on pairings to the candidates, event by event.
 
-    ``passed`` (3, len(Cut)) knows already how many events got to these cuts; events that get further are moved there.
+    ``passed`` (3, len(Cut)) knows already how many events got to these cuts; events that get further are moved there,
+    also in ``reached`` (n_events, 3), if it is not empty.
     ``counts`` (3, bins) gets the selected ones, ``selected`` (n, 2) their (event, row); returned is n.
     """
     k, n, furthest = 0, 0, np.empty(3, np.int64)
@@ -566,6 +581,8 @@ def choose(candidates, rows, cuts, one_per_event, passed, counts, selected):
             if furthest[channel] >= 0:
                 passed[channel, before] -= 1
                 passed[channel, furthest[channel]] += 1
+                if len(reached):
+                    reached[event, channel] = furthest[channel]
     return n
 
 

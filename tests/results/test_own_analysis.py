@@ -252,16 +252,6 @@ def test_column_of_simulation_is_not_read_of_data(tmp_path: Path, leptons: Lepto
         last(data, analysis(reweighted, **of_all))
 
 
-def test_cutflow_says_that_it_counts_mean_weights(made: Campaign) -> None:
-    def halved(events: Any) -> hn.Selected:
-        return hn.Selected(events, one=np.ones(len(events)), weights={"half": 0.5})
-
-    options: dict[str, Any] = {"axes": [hn.Axis("one", 1, 0, 2)], "regions": ("selected",), "keep": ()}
-    words = "the yields have the weight of each event"
-    assert words in repr(hn.plots.cutflow(last(made, analysis(halved, **options))))
-    assert words not in repr(hn.plots.cutflow(last(made, analysis(keep=()))))
-
-
 def test_figure_has_the_variation_of_the_prediction(made: Campaign) -> None:
     def varied(events: Any) -> hn.Selected:
         return hn.Selected(events, one=np.ones(len(events)), weights={"sf": (1.0, 1.1, 0.5)})
