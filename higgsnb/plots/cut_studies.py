@@ -15,7 +15,7 @@ from higgsnb.plots.labels import coverage_text, heading
 from higgsnb.plots.style import COLOURS, SYMBOLS, ShownFigure, colour, label, one_panel, styled
 from higgsnb.plots.tables import DATA, Rows, Table
 from higgsnb.results import PreselectedEvents, stack_order
-from higgsnb.selection import LARGEST, Selection
+from higgsnb.selection import LARGEST, Selection, four_lepton_selection
 from higgsnb.statistics import garwood
 
 if TYPE_CHECKING:
@@ -90,6 +90,7 @@ def n_minus_one(campaign: Campaign, selection: Selection, quantity: str) -> NMin
     if quantity not in QUANTITIES:
         raise KeyError(f"no quantity {quantity!r}; known: {', '.join(QUANTITIES)}")
     chosen = QUANTITIES[quantity]
+    four_lepton_selection(selection, "Leave the cut out of the function, and give the quantity an axis of its own.")
     limits = {cut: getattr(selection, cut) for cut in chosen.left_out}
     *_, result = engine.run(campaign, selection.replace(**chosen.left_out))
     sample = PreselectedEvents.load(result)

@@ -17,7 +17,17 @@ from higgsnb.events import first_chunk, read_leptons
 from higgsnb.plots.labels import origin
 from higgsnb.plots.style import ShownFigure, one_panel, styled
 from higgsnb.plots.tables import Cell, Rows, Table
-from higgsnb.selection import SENTINEL, Flavour, Leptons, Selection, identified, missing_quantities, rules, used_by
+from higgsnb.selection import (
+    SENTINEL,
+    Flavour,
+    Leptons,
+    Selection,
+    four_lepton_selection,
+    identified,
+    missing_quantities,
+    rules,
+    used_by,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -138,7 +148,7 @@ def good_leptons(leptons: Leptons, flavour: str, selection: Selection, which: ra
     The rule is the compiled one of the analysis, `rules.is_good`, after identification where there is one. Raises
     `SchemaError` if the leptons lack a column that the selection needs.
     """
-    leptons = used_by(leptons, selection)
+    leptons = used_by(leptons, four_lepton_selection(selection))
     passing = identified(leptons, flavour, selection)
     column, cuts = rules.columns_of(leptons, flavour), rules.cuts_of(selection)
     limits = [getattr(selection, f"{flavour}_{name}") for name in ("pt_min", "eta_max", "isolation_max")]

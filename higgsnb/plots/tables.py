@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text
+from higgsnb.selection import four_lepton_selection
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
@@ -78,8 +80,8 @@ def yields(result: Result, window: str = "") -> Table:
     KeyError if there is no such window; names the known ones.
     """
     window = window or ("118-130" if result.windows else "")
-    if window not in result.windows and window:
-        raise KeyError(f"no window {window!r}; known: {', '.join(result.windows)}")
+    if window:
+        _check_windows(result, window)
     found = result.windows[window] if window else result.yields
     numbers = {p: [per[region].expected for region in result.regions] for p, per in found.items()}
     adds_up = bool(result.layout.binning.windows)  # channels do, regions may overlap
@@ -97,11 +99,27 @@ def yields(result: Result, window: str = "") -> Table:
 
 
 def windows(result: Result, *names: str) -> Table:
-    """Return expected and observed events in some windows of the four-lepton mass; all windows if none is named."""
+    """Return expected and observed events in some windows of the four-lepton mass; all windows if none is named.
+
+    Raise KeyError if there is no such window, OptionError if the analysis has none.
+    """
+    _check_windows(result, *names)
     found = {name: yields(result, name) for name in names or tuple(result.windows)}
     shown = [p for p in (PREDICTED, DATA) if any(p in table["process"] for table in found.values())]
     rows = [(name, *(table["all"][table["process"].index(p)] for p in shown)) for name, table in found.items()]
     return Table(("window [GeV]", *(p.removeprefix("all ") for p in shown)), tuple(rows), coverage_text(result))
+
+
+def _check_windows(result: Result, *names: str) -> None:
+    """Raise OptionError if an analysis has no windows, KeyError if there is none of some name."""
+    if not result.windows:
+        hint = (
+            "Give two edges of bins: result.spectrum(…).between(80, 100), statistics.counting_test(result, (80, 100))."
+        )
+        raise OptionError(f"analysis {result.selection.name!r} has no windows with a name", hint)
+    for name in names:
+        if name not in result.windows:
+            raise KeyError(f"no window {name!r}; known: {', '.join(result.windows)}")
 
 
 def cutflow(result: Result, channel: str = "") -> Table:
@@ -130,7 +148,11 @@ def cutflow(result: Result, channel: str = "") -> Table:
 
 
 def candidates_in(result: Result, low: float, high: float) -> Table:
-    """Return the selected events of the data with low ≤ four-lepton mass < high (GeV), in order of mass."""
+    """Return the selected events of the data with low ≤ four-lepton mass < high (GeV), in order of mass.
+
+    Raise OptionError if the result is not one of a four-lepton selection.
+    """
+    four_lepton_selection(result.selection, "Name the quantities in keep, and look at result.candidates.")
     datasets, rows = result.campaign.datasets, result.candidates
     is_data = np.array([dataset.is_data for dataset in datasets], bool)[rows.dataset]
     found = rows.rows(is_data & (low <= rows.mass_4l) & (rows.mass_4l < high))

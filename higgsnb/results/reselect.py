@@ -160,12 +160,12 @@ class PreselectedEvents:
         OSError
             If a file cannot be read any more, or is not the one that was counted.
         """
+        check_options(result.cuts)
         if not result.tally.ranges:
             raise OptionError("this result has counted no events", "Let the run go on, or look at result.failed.")
         if result.tally.weighings:
-            what = "simulation with weights cannot be selected anew in memory"
-            raise OptionError(what, "Run again with each selection.")
-        check_options(result.cuts)
+            what = "simulation with weights cannot be selected anew in memory, where each event counts as one"
+            raise OptionError(what, "Run it with each selection instead: engine.run(campaign, selection.replace(…)).")
         loosest = result.cuts if loosest is None else loosest
         with ThreadPoolExecutor(workers or provenance.available_cores()) as pool:
             chunks = sorted(_chunks(result), key=lambda chunk: (chunk.dataset_index, chunk.file_index, chunk.start))

@@ -26,7 +26,7 @@ from higgsnb.results.spectrum import Spectrum, normalise
 from higgsnb.results.tally import ChunkKey, FileKey, Floats, Integers, Tally
 from higgsnb.results.weights import BITS, add_exactly
 from higgsnb.results.yields import Yield
-from higgsnb.selection import NOMINAL, SENTINEL, Analysis, Processor, Selection
+from higgsnb.selection import NOMINAL, SENTINEL, Analysis, Processor, Selection, four_lepton_selection
 
 if TYPE_CHECKING:
     import hist
@@ -161,9 +161,8 @@ class Result:
     @property
     def cuts(self) -> Selection:
         """The four-lepton selection; OptionError if it is another analysis."""
-        if not isinstance(self.selection, Selection):
-            raise OptionError(f"{self.selection.name!r} is not a four-lepton selection", "Give a result of one.")
-        return self.selection
+        what = "What there is of any analysis: plots.plot_spectrum, yields and cutflow, statistics, LiveHistogram."
+        return four_lepton_selection(self.selection, what)
 
     @property
     def layout(self) -> Layout:

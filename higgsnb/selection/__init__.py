@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Any
 from higgsnb.selection.analysis import NOMINAL, Analysis, Processor, Sample, Selected, Shift
 from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Axis, Binning
 from higgsnb.selection.branches import to_leptons, used_by
-from higgsnb.selection.cuts import CUT_NAMES, LARGEST, NUMBERS, PRIMARY_DATASET_CHANNELS, Cut, Selection, load, names
+from higgsnb.selection.cuts import (
+    CUT_NAMES,
+    LARGEST,
+    NUMBERS,
+    PRIMARY_DATASET_CHANNELS,
+    Cut,
+    Selection,
+    four_lepton_selection,
+    load,
+    names,
+)
 from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import (
     CHANNELS,
@@ -59,6 +69,7 @@ __all__ = [
     "FOUR_LEPTON_AXES",
     "FOUR_LEPTON_WINDOWS",
     "Selection",
+    "four_lepton_selection",
     "Cut",
     "CUT_NAMES",
     "CHANNELS",

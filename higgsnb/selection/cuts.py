@@ -32,7 +32,7 @@ from typing import Any
 
 import numpy as np
 
-from higgsnb.errors import MissingFileError, SelectionError, did_you_mean
+from higgsnb.errors import MissingFileError, OptionError, SelectionError, did_you_mean
 from higgsnb.selection import branches, observables
 from higgsnb.selection.analysis import NOMINAL, Analysis
 from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Axis, Binning
@@ -432,6 +432,16 @@ def _identified(function: Any) -> dict[str, Any]:
 
     identity = identify(function)
     return {"sha256": identity.digest, "source": identity.source, "libraries": identity.libraries}
+
+
+def four_lepton_selection(
+    analysis: Analysis, instead: str = "Give a four-lepton selection, or a result of one."
+) -> Selection:
+    """Return an analysis that is a `Selection`; raise `OptionError`, with what to do instead, for any other."""
+    if not isinstance(analysis, Selection):
+        name = getattr(analysis, "name", analysis)
+        raise OptionError(f"{shown(name)} is not a four-lepton selection", instead)
+    return analysis
 
 
 def unit_of(cut: str) -> str:

@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from higgsnb.errors import OptionError
 from higgsnb.selection import branches, compiled, options, pairings
-from higgsnb.selection.cuts import Cut, Selection, load, names
+from higgsnb.selection.cuts import Cut, Selection, four_lepton_selection, load, names
 from higgsnb.selection.leptons import CHANNELS, MUON, Candidates, Integers, Leptons, keep_events
 from higgsnb.selection.rules import cuts_of
 
@@ -61,6 +61,7 @@ def select(
     OptionError
         If compilation is switched off.
     """
+    four_lepton_selection(selection, "Run it: engine.run(campaign, analysis).")
     if compiled.is_disabled():
         message = "NUMBA_DISABLE_JIT is set, but the selection runs as compiled code only"
         raise OptionError(message, "Remove NUMBA_DISABLE_JIT from the environment.")

@@ -20,7 +20,6 @@ from higgsnb.errors import OptionError, SelectionError
 from higgsnb.plots import COLOURS, DETECTOR, LABELS, colour, coverage_text
 from higgsnb.results import AXES, PreselectedEvents, Reselection, Result, check_options, stack_order
 from higgsnb.selection import CHANNELS, Analysis, Selection
-from higgsnb.text import shown
 from higgsnb.widgets import explorer_data
 from higgsnb.widgets.sliders import CONTROLS, loosest, range_of, without
 from higgsnb.widgets.view import Pictured, static
@@ -90,7 +89,7 @@ class CutExplorer(Pictured):
                 self._skims = storage.cache_folder("skims")
         self._workers = workers
         result = source if isinstance(source, Result) else self._analyse(source, selection)
-        first = _selection(result.cuts if selection is None else selection)
+        first = _selection(result.selection if selection is None else selection)
         check_options(first)
         self._bases = {name: one for name in selections.names() if not (one := selections.load(name)).options}
         base = _base_of(self._bases, first)
@@ -294,7 +293,12 @@ class EventDisplay(Pictured):
     event = traitlets.Dict(help="The event that is shown").tag(sync=True)
 
     def __init__(self, result: Result, row: int = 0) -> None:
-        """Show a row of ``result.candidates``; raise IndexError if there is no such row."""
+        """Show a row of ``result.candidates``.
+
+        Raise IndexError if there is no such row, OptionError if the result is not one of a four-lepton selection.
+        """
+        instead = "The rows of any other analysis have no leptons: keep what you need of them, or plots.plot_event."
+        selections.four_lepton_selection(result.selection, instead)
         self._result = result
         setup = {"kind": "event", "simulated": result.simulated, "note": _note(result), "detector": _DETECTOR}
         super().__init__(setup=setup)
@@ -318,10 +322,8 @@ class EventDisplay(Pictured):
 def _selection(selection: Analysis | str) -> Selection:
     """Return a selection without its own axes; OptionError if it is another analysis."""
     found = selections.load(selection) if isinstance(selection, str) else selection
-    if not isinstance(found, Selection):
-        what = f"{shown(getattr(found, 'name', found))} is not a four-lepton selection, which has no cuts with a slider"
-        raise OptionError(what, "Run it with other cuts instead: engine.run, or LiveHistogram to see it fill.")
-    return found.replace(axes=(), observables=())
+    instead = "Only those have cuts with a slider: change the function, and see it fill with LiveHistogram."
+    return selections.four_lepton_selection(found, instead).replace(axes=(), observables=())
 
 
 def _cuts(selection: Selection) -> dict[str, float]:
