@@ -16,8 +16,9 @@ from higgsnb.datasets.campaign import TREE, Campaign, Dataset, File
 from higgsnb.datasets.chunks import check_listing, check_totals
 from higgsnb.datasets.files.addresses import Address
 from higgsnb.datasets.toml_table import MISSING, TomlTable, absolute
-from higgsnb.errors import CampaignError, did_you_mean
+from higgsnb.errors import CampaignError, SelectionError, did_you_mean
 from higgsnb.redaction import redact
+from higgsnb.selection import parse as parse_expression
 from higgsnb.storage import expanded
 from higgsnb.text import is_one_line, read_toml, shown
 
@@ -91,7 +92,7 @@ def _parse(path: Path, *, label: str, folder: Path) -> Campaign:
     top.finish()
     if not bodies:
         raise CampaignError(f"{label}: no dataset", "Add at least one [[dataset]] with name, process and file.")
-    shared = {"weight": head.optional(head.text, "weight"), "trigger_efficiency": _trigger_efficiency(head)}
+    shared = {"weight": _weight(head), "trigger_efficiency": _trigger_efficiency(head), "schema": head.text("schema")}
     campaign = _campaign(head, label, folder, datasets=tuple(_dataset(body, folder, shared) for body in bodies))
     _check_datasets(campaign, label)
     check_listing(campaign, label)
@@ -184,11 +185,13 @@ def _dataset(table: TomlTable, folder: Path, shared: dict[str, Any]) -> Dataset:
         index=tuple(_listed(body, folder) for body in table.tables("index")),
         friends=friends,
         runs=_runs(table) if "runs" in table.values else None,
-        weight=table.optional(table.text, "weight") or (None if is_data else shared["weight"]),
+        weight=_weight(table) or (None if is_data else shared["weight"]),
         sum_of_weights=_sum_of_weights(table) if "sum_of_weights" in table.values else None,
         trigger_efficiency=_trigger_efficiency(table) or ({} if is_data else shared["trigger_efficiency"]),
     )
     _check(table, dataset)
+    if not is_data:
+        _check_weights(table, dataset, shared["schema"])
     table.finish()
     return dataset
 
@@ -219,6 +222,31 @@ def _check(table: TomlTable, dataset: Dataset) -> None:
     if not dataset.is_data and dataset.cross_section_pb is None:
         why = f"as process '{dataset.process}' is simulation (collision data: process = \"data\")"
         raise table.error("cross_section_pb", f"the cross section in pb, {why}", MISSING)
+
+
+def _weight(table: TomlTable) -> str | None:
+    """Return the weight of a simulated event as it is written normally."""
+    text = table.optional(table.text, "weight")
+    if text is None:
+        return None
+    try:
+        return parse_expression(text, kind="number").text
+    except SelectionError as error:
+        raise table.error("weight", f"a number for each event; {error.message}", text, error.hint) from None
+
+
+def _check_weights(table: TomlTable, dataset: Dataset, schema: str) -> None:
+    """Raise `CampaignError` for weights that a schema does not have, or without which its files mean nothing."""
+    for key in ("weight", "sum_of_weights"):
+        given = getattr(dataset, key)
+        if schema == "csv" and given is not None:
+            raise table.error(key, "no such key: events of a table have no weights", given)
+        if schema == "atlas" and given is None:
+            what = {
+                "weight": "the weight of an event, such as 'mcWeight * scaleFactor_PILEUP'",
+                "sum_of_weights": "that of all generated events, as a number or the column that holds it",
+            }
+            raise table.error(key, f"{what[key]}: simulation of ATLAS is weighted and skimmed", MISSING)
 
 
 def _trigger_efficiency(table: TomlTable) -> dict[str, dict[str, float]]:

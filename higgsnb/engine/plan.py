@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from higgsnb import datasets, errors, events, provenance
 from higgsnb.datasets import counted_tries
 from higgsnb.engine.ledger import chunk_keys
-from higgsnb.errors import FileError, OptionError, SchemaError
+from higgsnb.errors import FileError, OptionError, SchemaError, did_you_mean
 from higgsnb.redaction import logger
 from higgsnb.results import Failure, FileKey, Tally, columns_for
-from higgsnb.selection import PRIMARY_DATASET_CHANNELS, Selection
+from higgsnb.selection import Selection
 
 if TYPE_CHECKING:
     from higgsnb.datasets import Campaign, Chunk, File
@@ -145,9 +145,11 @@ def check_primary_datasets(campaign: Campaign, selection: Analysis) -> None:
     """Raise OptionError if the selection takes no channel from the primary dataset of some data."""
     for dataset in campaign.datasets:
         if dataset.is_data and not selection.channels(dataset.primary_dataset):
-            known, hint = f"; it knows {', '.join(PRIMARY_DATASET_CHANNELS)}", "Use open2012, which takes all from all."
-            if not isinstance(selection, Selection):
-                known, hint = "", "Leave the dataset out of the campaign, or correct primary_datasets of the analysis."
+            known, hint = "", "Leave the dataset out of the campaign, or correct primary_datasets of the analysis."
+            if isinstance(selection, Selection):
+                names = selection.primary_dataset_precedence
+                known = f"; it knows {', '.join(names)}"
+                hint = f"{did_you_mean(str(dataset.primary_dataset), names)} Or use open2012, which takes all from all."
             raise OptionError(
                 f"{selection.name} takes no {selection.binning.category} from primary dataset "
                 f"{dataset.primary_dataset!r} of {dataset.name}{known}",
@@ -239,7 +241,8 @@ def make(
     entries |= {campaign.datasets[d].files[f].url: info.entries for (d, f), info in files.items()}
     marks = {key: _marks(campaign, key, info) for key, info in files.items()}
     for key, info in files.items():
-        marks[key]["weighted"] = info.weighted
+        dataset = campaign.datasets[key[0]]
+        marks[key]["weighted"] = info.weighted or dataset.weight is not None or dataset.sum_of_weights is not None
         if info.version is not None:
             marks[key]["version"] = info.version
         if info.friends:

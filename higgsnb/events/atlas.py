@@ -12,6 +12,7 @@ and all momenta, masses and energies are returned in GeV. Muons and electrons sh
 ``lep_type`` 13 and 11: ``Muon_x`` and ``Electron_x`` are the ``lep_x`` of one flavour, ``nMuon`` and ``nElectron``
 their numbers. Four of these have another origin, as NanoAOD has them: ``Muon_mass`` is the mass from the PDG,
 ``Muon_dxy`` and ``Muon_dz`` are d0 and z0 in cm, ``Muon_relIso`` is the sum of track momenta around it over its own.
+``nTrigMatched`` is the number of leptons that fired a trigger (``lep_trigMatched``, in 2025 ``lep_isTrigMatched``).
 There is no error of dxy or dz: what `mini` calls the significance of d0 (``lep_tracksigd0pvunbiased``) is used as its
 error by ATLAS's own code, and the two cannot both be right.
 
@@ -46,7 +47,9 @@ from higgsnb.selection import ELECTRON, MUON
 
 RUN, EVENT, TYPE = "runNumber", "eventNumber", "lep_type"
 FLAVOURS = {"Muon": MUON, "Electron": ELECTRON}
-_COUNTERS = tuple(f"n{prefix}" for prefix in FLAVOURS)
+_MATCHED = {"nTrigMatched": ("lep_isTrigMatched", "lep_trigMatched")}
+"""Numbers of leptons for which a flag is set, with the columns that it may be."""
+_COUNTERS = (*(f"n{prefix}" for prefix in FLAVOURS), *_MATCHED)
 _ENERGY = re.compile(r"(?:^|_)(?:pt|E|e|m|et|ptcone\d+|etcone\d+|ptvarcone\d+|topoetcone\d+)(?:_syst)?$")
 _MM_PER_CM = 10.0
 _UNITS = {1000.0: "MeV", 1.0: "GeV"}
@@ -115,14 +118,20 @@ def _sources(names: Sequence[str], present: Collection[str]) -> list[str]:
     found: list[str] = [] if not _flavoured(names) else [TYPE, "lep_pt"]
     for name in names:
         prefix, _, quantity = name.partition("_")
-        if prefix not in FLAVOURS:
+        if name in _MATCHED:
+            found.append(_first(_MATCHED[name], present))
+        elif prefix not in FLAVOURS:
             found += [] if name in (*IDENTIFIERS, *_COUNTERS) else [name]
         elif quantity in _MADE:
-            candidates = _MADE[quantity]
-            found += [one for one in candidates if one in present][:1] or list(candidates[:1])
+            found += [_first(_MADE[quantity], present)] if _MADE[quantity] else []
         else:
             found.append(f"lep_{quantity}")
     return found
+
+
+def _first(names: Sequence[str], present: Collection[str]) -> str:
+    """Return the first of some columns that is there; the first one, to be missed, if none is."""
+    return next((name for name in names if name in present), names[0])
 
 
 def _flavoured(names: Sequence[str]) -> bool:
@@ -150,6 +159,9 @@ def in_nanoaod(found: EventColumns, columns: Columns, tree: str) -> EventColumns
         flat[f"n{prefix}"] = np.diff(before)
         names = [name for name in wanted if name.startswith(f"{prefix}_")]
         jagged |= {name: _of_flavour(name.partition("_")[2], jagged, which, FLAVOURS[prefix]) for name in names}
+    for name in {*columns.names, *tested} & set(_MATCHED):
+        flags = next(jagged[one] for one in _MATCHED[name] if one in jagged) != 0
+        flat[name] = np.diff(offsets_of(flags)[found.offsets["lep"]])
     everything = found._replace(flat=flat, jagged=jagged, offsets=offsets)
     if tested and condition is not None:
         everything = keep(everything, columns.passing(flat, len(event)))

@@ -6,6 +6,7 @@ import html
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import shorten
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 
 from higgsnb.errors import OptionError
 from higgsnb.plots.labels import coverage_text
-from higgsnb.selection import four_lepton_selection
+from higgsnb.selection import Selection, four_lepton_selection
 
 if TYPE_CHECKING:
     from higgsnb.results import Result
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 Cell = str | int | float
 Rows = list[tuple[Cell, ...]]
 
+NOTE_WIDTH = 240
+"""Most characters of a footnote; the selection itself has the rest."""
 DATA, PREDICTED = "data", "all predicted"
 
 
@@ -28,12 +31,13 @@ DATA, PREDICTED = "data", "all predicted"
 class Table:
     """A small table for a notebook; ``table["column"]`` gives the values of a column.
 
-    ``note`` states what is missing from the numbers, and is printed below.
+    ``note`` states what is missing from the numbers, and is printed below, as are ``footnotes`` on what they are.
     """
 
     columns: tuple[str, ...]
     rows: tuple[tuple[Cell, ...], ...]
     note: str = ""
+    footnotes: tuple[str, ...] = ()
 
     def __getitem__(self, column: str) -> list[Cell]:
         """Return the values of a column; KeyError names the known columns."""
@@ -48,7 +52,7 @@ class Table:
         lines = [self.columns, *(tuple(map(_shown, row)) for row in self.rows)]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         shown = ["  ".join(text.rjust(width) for text, width in zip(line, widths, strict=True)) for line in lines]
-        return "\n".join([*shown, self.note] if self.note else shown)
+        return "\n".join([*shown, *self.footnotes, *([self.note] if self.note else [])])
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook, with numbers aligned to the right."""
@@ -60,8 +64,9 @@ class Table:
         first = self.rows[0] if self.rows else (0,) * len(self.columns)
         head = "".join(cell("th", name, like) for name, like in zip(self.columns, first, strict=True))
         body = "".join(f"<tr>{''.join(cell('td', value, value) for value in row)}</tr>" for row in self.rows)
+        notes = "".join(f"<p><small>{html.escape(one)}</small></p>" for one in self.footnotes)
         note = f"<p><strong>{html.escape(self.note)}</strong></p>" if self.note else ""
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{note}"
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>{notes}{note}"
 
 
 def _shown(value: Cell) -> str:
@@ -126,7 +131,8 @@ def cutflow(result: Result, channel: str = "") -> Table:
     """Return how many events of each process pass each cut: expected for simulation, counted for data.
 
     ``channel`` is a channel or region (default: the first). Of weighted simulation it is the exact sum of weights, see
-    `Result.weighted_cutflow`. Raise KeyError if there is no such channel; names the known ones.
+    `Result.weighted_cutflow`. The footnotes say what is asked for in rows whose names do not. Raise KeyError if there
+    is no such channel; names the known ones.
     """
     channel = channel or result.regions[0]
     if channel not in result.regions:
@@ -144,7 +150,10 @@ def cutflow(result: Result, channel: str = "") -> Table:
     sums = {name: (array, np.zeros_like(array)) for name, array in weighted.items()}
     left = result.normalised(range(len(names) + 1), counts, sums).by_process()
     rows = [(name, *(round(events[index, i].item(), 2) for events in left.values())) for i, name in enumerate(names)]
-    return Table(("cut", *left), tuple(rows), coverage_text(result))
+    selection = result.selection
+    notes = selection.of_tree(result.campaign.tree).cut_notes if isinstance(selection, Selection) else {}
+    footnotes = (shorten(f"{cut}: {what}", NOTE_WIDTH, placeholder=" …") for cut, what in notes.items())
+    return Table(("cut", *left), tuple(rows), coverage_text(result), tuple(footnotes))
 
 
 def candidates_in(result: Result, low: float, high: float) -> Table:

@@ -72,8 +72,8 @@ def columns_for(selection: Analysis, campaign: Campaign, dataset: Dataset) -> ev
     """Return the columns that a selection reads of the files of a dataset; None: those of leptons."""
     if not isinstance(selection, Selection):
         preselection = selection.preselection(dataset.primary_dataset, is_data=dataset.is_data)
-        return events.Columns(selection.columns_of(is_data=dataset.is_data), preselection)
-    return lepton_columns(selection, campaign.schema, campaign.columns)
+        return events.Columns(selection.columns_of(dataset.primary_dataset, is_data=dataset.is_data), preselection)
+    return lepton_columns(selection.of_tree(campaign.tree), dataset, campaign.schema, campaign.columns)
 
 
 # Computed now and kept: the code as it was loaded, not as it may be edited while this process runs.

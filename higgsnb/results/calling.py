@@ -209,7 +209,7 @@ def _no_field(name: str, analysis: Analysis, sample: Sample) -> str:
     """Return what to do if events, or a collection, have no such field."""
     if name in COFFEA:
         return f"Vectors are those of scikit-hep: {COFFEA[name]}."
-    columns = analysis.columns_of(is_data=sample.is_data)
+    columns = analysis.columns_of(sample.primary_dataset, is_data=sample.is_data)
     more = [column for column in analysis.columns if column not in columns]
     only = f" Data have no {', '.join(more)}: look at sample.is_data." if more else ""
     return f"The columns are {', '.join(columns)}: name those that are missing.{only}"

@@ -109,13 +109,17 @@ class CampaignProgress:
 
     @cached_property
     def represented(self) -> list[float]:
-        """How many generated events the counted ones of each dataset stand for: more than they are, in a skim."""
+        """How many generated events the counted ones of each dataset stand for: more than they are, in a skim.
+
+        Where the campaign states the sum of weights it is not known: other factors may be in the weight.
+        """
         found: list[float] = [*self.events_done]
         for key, stated in self.tally.generated.items():
             entries, ranges = self.entries(key), self.tally.ranges.get(key, ())
             done, number = sum(stop - start for start, stop in ranges), stated.number
             weighing = self.tally.weighings.get(key)
-            if math.isnan(number) and weighing is not None and done == entries and weighing.total:
+            by_campaign = self.campaign.datasets[key[0]].sum_of_weights is not None
+            if math.isnan(number) and weighing is not None and done == entries and weighing.total and not by_campaign:
                 ratio = stated.total / to_float(weighing.total, weighing.exponent)
                 number = done if math.isclose(ratio, 1.0, rel_tol=SAME_SUMS) else done * ratio
             if math.isnan(number):

@@ -28,7 +28,7 @@ from higgsnb.selection import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from higgsnb.datasets import Chunk
+    from higgsnb.datasets import Chunk, Dataset
     from higgsnb.events import Generator, Read
 
 
@@ -86,7 +86,8 @@ def _weighted_cutflow(weights: Weights, index: Integers, candidates: Candidates,
 
 def read_certified(chunk: Chunk, selection: Selection, skims_folder: Path | None) -> tuple[Read, Certified]:
     """Read the preselected leptons of a chunk as a selection uses them, those in certified lumi sections only."""
-    columns = lepton_columns(selection, chunk.schema, chunk.columns)
+    selection = selection.of_tree(chunk.tree)
+    columns = lepton_columns(selection, chunk, chunk.schema, chunk.columns)
     read = events.read_preselected(chunk, columns=columns, skims_folder=skims_folder)
     if read.columns is not None:
         leptons = to_leptons(read.columns, selection, chunk.primary_dataset, is_data=chunk.is_data)
@@ -98,11 +99,16 @@ def read_certified(chunk: Chunk, selection: Selection, skims_folder: Path | None
     return read._replace(leptons=kept, entries=read.entries[certified.kept]), certified
 
 
-def lepton_columns(selection: Selection, schema: str, headers: Mapping[str, Any]) -> events.Columns | None:
-    """Return the columns that a selection with options reads; None where the usual ones of leptons are enough."""
+def lepton_columns(
+    selection: Selection, part: Chunk | Dataset, schema: str, headers: Mapping[str, Any]
+) -> events.Columns | None:
+    """Return the columns that a selection with options reads of a chunk or dataset.
+
+    None where the usual ones of leptons are enough.
+    """
     if not selection.extra_columns or (schema == "csv" and not headers):
         return None
-    return events.Columns(selection.columns)
+    return events.Columns(selection.columns_of(part.primary_dataset, is_data=part.is_data))
 
 
 def _table(chunk: Chunk, read: Read, candidates: Candidates, selection: Selection) -> Any:

@@ -32,7 +32,8 @@ def count_events(chunk: Chunk, analysis: Analysis, generator: Generator | None) 
     the analysis keeps quantities.
     """
     preselection = analysis.preselection(chunk.primary_dataset, is_data=chunk.is_data)
-    read = events.read_events(chunk, events.Columns(analysis.columns_of(is_data=chunk.is_data), preselection))
+    columns = analysis.columns_of(chunk.primary_dataset, is_data=chunk.is_data)
+    read = events.read_events(chunk, events.Columns(columns, preselection))
     certified = certify(chunk, read.entries, read.n_events)
     if certified.kept is not None:
         read = events.keep(read, certified.kept)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -232,7 +233,8 @@ class Result:
 
     def precedence(self) -> Integers:
         """Return the rank of each dataset for `find_duplicates`, −1 for simulation, which is never compared."""
-        order = self.campaign.primary_dataset_precedence or PRIMARY_DATASET_ORDER
+        of_selection = self.selection.primary_dataset_precedence if isinstance(self.selection, Selection) else ()
+        order = self.campaign.primary_dataset_precedence or of_selection or PRIMARY_DATASET_ORDER
         ranks = [
             order.index(d.primary_dataset) if d.primary_dataset in order else len(order) for d in self.campaign.datasets
         ]
@@ -436,6 +438,7 @@ class Result:
             done, generated = (sum(column) for column in zip(*skimmed.values(), strict=True))
             what = f"{done:,} events stand for {generated:,.0f} generated ones, which normalise them"
             found.append(f"{named(list(skimmed))}: {what}")
+        found += self._weight_remarks()
         outside = self.luminosity.in_other_sections  # of which `doubts` says more
         if rejected := {name: n for name, n in self.rejected_by_golden_json.items() if name not in outside}:
             what = f"the golden JSON does not certify the lumi sections of {sum(rejected.values()):,} events"
@@ -467,6 +470,19 @@ class Result:
             f"{named(some)} {'lacks' if len(some) == 1 else 'lack'} {named(columns)}; {meaning}"
             for (meaning, columns), some in lacking.items()
         ]
+
+    def _weight_remarks(self) -> list[str]:
+        """Return which simulation is normalised to itself, as nobody says what was generated for it."""
+        unstated = {index for index, _ in self.tally.weighings.keys() - self.tally.generated.keys()}
+        names = [
+            dataset.name
+            for index, dataset in enumerate(self.campaign.datasets)
+            if index in unstated and dataset.weight is not None and dataset.sum_of_weights is None
+        ]
+        if not names:
+            return []
+        why = "neither sum_of_weights nor a tree Runs says what was generated"
+        return [f"{named(names)}: normalised to the weights of the events in the files, as {why}"]
 
     def _trigger_remarks(self) -> list[str]:
         """Return for each primary dataset in which channels its trigger efficiency is in the prediction."""

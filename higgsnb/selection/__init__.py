@@ -8,17 +8,7 @@ from typing import TYPE_CHECKING, Any
 from higgsnb.selection.analysis import NOMINAL, Analysis, Processor, Sample, Selected, Shift
 from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Axis, Binning
 from higgsnb.selection.branches import to_leptons, used_by
-from higgsnb.selection.cuts import (
-    CUT_NAMES,
-    LARGEST,
-    NUMBERS,
-    PRIMARY_DATASET_CHANNELS,
-    Cut,
-    Selection,
-    four_lepton_selection,
-    load,
-    names,
-)
+from higgsnb.selection.cuts import CUT_NAMES, LARGEST, NUMBERS, Cut, Selection, four_lepton_selection, load, names
 from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import (
     CHANNELS,
@@ -76,7 +66,6 @@ __all__ = [
     "FOUR_MUONS",
     "FOUR_ELECTRONS",
     "TWO_EACH",
-    "PRIMARY_DATASET_CHANNELS",
     "NUMBERS",
     "LARGEST",
     "Leptons",

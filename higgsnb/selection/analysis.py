@@ -289,8 +289,8 @@ class Analysis:
         """The branches that are read beside the numbers of the event."""
         return (*self._columns, *self._simulated)
 
-    def columns_of(self, *, is_data: bool) -> tuple[str, ...]:
-        """Return those of `columns` that are read of data, or of simulation."""
+    def columns_of(self, primary_dataset: str | None, *, is_data: bool) -> tuple[str, ...]:  # noqa: ARG002
+        """Return those of `columns` that are read of data of a primary dataset, or of simulation."""
         return self._columns if is_data else self.columns
 
     # -- what is counted

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from higgsnb.errors import SchemaError, SelectionError
 from higgsnb.selection import photons
-from higgsnb.selection.expressions import Expression, parse
+from higgsnb.selection.expressions import Expression
 from higgsnb.selection.leptons import Leptons, exists
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ STORED = {
 """Branches behind the quantities of a lepton that every selection uses; the isolation is named by the selection."""
 SIGNIFICANCE = ("dxy_error", "dz_error")
 """Quantities that are used only where the significance of the impact parameter is not read."""
+IMPACT_PARAMETER = ("dxy", "dz", *SIGNIFICANCE)
 ENOUGH_LEPTONS = "nMuon >= 4 or nElectron >= 4 or (nMuon >= 2 and nElectron >= 2)"
 """What an event needs for any channel; nothing else is read of the others."""
 TRIGGER = "HLT_"
@@ -61,37 +62,47 @@ class EventColumns(Protocol):
 def stored_columns(selection: Selection) -> dict[str, str]:
     """Return the branch behind each column of `Leptons` that is used as it is stored."""
     found: dict[str, str] = {}
+    unused = (SIGNIFICANCE if selection.sip3d else ()) if selection.impact_parameter else IMPACT_PARAMETER
     for flavour, collection in COLLECTIONS.items():
-        names = {name: branch for name, branch in STORED.items() if not (selection.sip3d and name in SIGNIFICANCE)}
+        names = {name: branch for name, branch in STORED.items() if name not in unused}
         names["isolation"] = getattr(selection, f"{flavour}_isolation")
-        names["sip3d"] = "sip3d" if selection.sip3d else ""
+        names["sip3d"] = "sip3d" if selection.sip3d and selection.impact_parameter else ""
         found |= {f"{flavour}_{name}": f"{collection}_{branch}" for name, branch in names.items() if branch}
     return found
 
 
 def computed_columns(selection: Selection) -> tuple[str, ...]:
     """Return the columns of `Leptons` that are computed for a selection."""
-    identified = tuple(f"{flavour}_id" for flavour in COLLECTIONS if lepton_cuts(selection, flavour) is not None)
+    asked = {flavour: [getattr(selection, f"{flavour}_{name}") for name in ("id", "cuts")] for flavour in COLLECTIONS}
+    identified = tuple(f"{flavour}_id" for flavour, given in asked.items() if any(given))
     radiated = tuple(f"muon_photon_{name}" for name in ("pt", "eta", "phi")) if selection.fsr else ()
     return (*identified, *radiated, *(("passes",) if selection.event_level else ()))
 
 
 def lepton_cuts(selection: Selection, flavour: str) -> Expression | None:
-    """Return identification and cuts of a flavour as one condition, in names without the collection; None if none."""
+    """Return identification and cuts of a flavour as one condition, in names without the collection; None if none.
+
+    `SelectionError` if that depends on the tree, see `Selection.of_tree`.
+    """
+    selection = selection.of_tree("")
     texts = (getattr(selection, f"{flavour}_id"), *getattr(selection, f"{flavour}_cuts"))
     found = [text for text in texts if text]
     return Expression.all_of(found) if found else None
 
 
-def branches_of(selection: Selection) -> tuple[str, ...]:
-    """Return the names of all branches that a selection reads; counters of objects are not among them."""
+def branches_of(selection: Selection, primary_dataset: str | None = None, *, is_data: bool = False) -> tuple[str, ...]:
+    """Return the names of all branches that a selection reads; counters of objects are not among them.
+
+    Of data of a primary dataset these are the trigger paths of that only.
+    """
     names = list(stored_columns(selection).values())
-    for flavour, collection in COLLECTIONS.items():
-        cuts = lepton_cuts(selection, flavour)
-        names += [f"{collection}_{name}" for name in (cuts.names if cuts else ())]
+    for one in [selection.of_tree(tree) for tree in selection.trees] or [selection]:
+        for flavour, collection in COLLECTIONS.items():
+            cuts = lepton_cuts(one, flavour)
+            names += [f"{collection}_{name}" for name in (cuts.names if cuts else ())]
     names += photons.BRANCHES if selection.fsr else ()
-    names += [path for _, paths in selection.triggers for path in paths]
-    names += [name for text in selection.event_cuts for name in parse(text).names]
+    conditions = selection.event_conditions(primary_dataset, is_data=is_data)
+    names += [name for one in conditions for name in one.names]
     return tuple(dict.fromkeys(names))
 
 
@@ -138,10 +149,11 @@ def used_by(leptons: Leptons, selection: Selection) -> Leptons:
     applied either. Raises `SchemaError` for any others that lack a column that is computed or read for a selection.
     """
     used = {*stored_columns(selection), *computed_columns(selection)}
-    optional = [*Leptons._field_defaults, *(f"{flavour}_{name}" for flavour in COLLECTIONS for name in SIGNIFICANCE)]
-    optional += [f"{flavour}_isolation" for flavour in COLLECTIONS]
+    optional = [*Leptons._field_defaults]
+    optional += [f"{flavour}_{name}" for flavour in COLLECTIONS for name in (*IMPACT_PARAMETER, "isolation")]
     unused = [name for name in optional if name not in used and getattr(leptons, name) is not None]
-    has_kinematics_only = all(getattr(leptons, name) is None for name in ("muon_dxy", "muon_dz", "muon_isolation"))
+    others = ("muon_dxy", "muon_dz", "muon_isolation", *Leptons._field_defaults)
+    has_kinematics_only = all(getattr(leptons, name) is None for name in others)
     if not has_kinematics_only:
         for name in Leptons._field_defaults:
             if name in used and getattr(leptons, name) is None:

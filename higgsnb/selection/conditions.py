@@ -15,6 +15,8 @@ from higgsnb.text import is_one_line, shown
 
 Triggers = tuple[tuple[str, tuple[str, ...]], ...]
 """Trigger paths by primary dataset, in the order of precedence."""
+Identification = str | tuple[tuple[str, str], ...]
+"""A condition on leptons, or one for each tree of events; empty for none."""
 Pairing = Callable[[float, float, float, float, float], float]
 
 
@@ -36,7 +38,7 @@ def checked_option(selection: str, field: Field[Any], value: Any) -> Any:
             raise refuse("the name of a column", f"A column of {flavour}s, such as pfRelIso03_all, or nothing.")
         return value
     if kind == "id":
-        return _condition(value, flavour, refuse) if value != "" else value
+        return _checked_identification(value, flavour, refuse)
     if isinstance(value, str) or not isinstance(value, Sequence):
         raise refuse("a list of conditions", f'Write {field.name} = ["…", "…"].')
     return tuple(_condition(text, flavour, refuse) for text in value)
@@ -52,6 +54,18 @@ def _checked_pairing(value: Any, refuse: Callable[[str, str], SelectionError]) -
 
         identify(function)  # or refuse it
     return function
+
+
+def _checked_identification(value: Any, flavour: str, refuse: Callable[[str, str], SelectionError]) -> Identification:
+    """Return an identification, given as a condition or by the name of the tree of events."""
+    if value == "":
+        return ""
+    if isinstance(value, str) or not isinstance(value, (Mapping, tuple)):
+        return _condition(value, flavour, refuse)
+    given = dict(value) if isinstance(value, Mapping) or all(isinstance(one, tuple) for one in value) else {}
+    if not given or not all(isinstance(tree, str) and re.fullmatch(r"\w+", tree, re.ASCII) for tree in given):
+        raise refuse("a condition, or one by the name of the tree", '{flavour}_id = {{ mini = "…", analysis = "…" }}.')
+    return tuple((tree, _condition(text, flavour, refuse)) for tree, text in given.items())
 
 
 def _condition(text: Any, flavour: str, refuse: Callable[[str, str], SelectionError]) -> str:

@@ -36,7 +36,7 @@ from higgsnb.errors import MissingFileError, OptionError, SelectionError, did_yo
 from higgsnb.selection import branches, observables
 from higgsnb.selection.analysis import NOMINAL, Analysis
 from higgsnb.selection.binning import FOUR_LEPTON_AXES, FOUR_LEPTON_WINDOWS, Axis, Binning
-from higgsnb.selection.conditions import Pairing, Triggers, checked_option
+from higgsnb.selection.conditions import Identification, Pairing, Triggers, checked_option
 from higgsnb.selection.expressions import Expression, parse
 from higgsnb.selection.leptons import CHANNELS, FOUR_ELECTRONS, FOUR_MUONS, QUANTITIES, TWO_EACH
 from higgsnb.selection.observables import Observables
@@ -94,11 +94,16 @@ class Selection(Analysis):
     ``fsr``
         Whether photons that muons have radiated are part of them, see `photons`: in the masses of Z1, Z2 and the four
         leptons, not in pT and in ``dilepton_mass_min``.
+    ``lepton_pt_third``
+        In ``open2012``: what the third lepton of the four needs in pT, in the order of pT.
+    ``impact_parameter``
+        Whether ``dxy_max``, ``dz_max`` and ``sip_max`` are applied; if not, nothing is read for them.
     ``muon_isolation``, ``electron_isolation``
         The column of the isolation; empty for none.
     ``muon_id``, ``electron_id``, ``muon_cuts``, ``electron_cuts``
         Identification, one condition, and further ones, on columns of a lepton: ``"mediumId"``, ``"sip3d < 4"``. A
-        lepton that fails one is not good.
+        lepton that fails one is not good. Where releases have other columns, the identification is given by the name of
+        the tree of events: ``{"mini": "isTightID", "analysis": "isMediumID"}``, see `of_tree`.
     ``event_cuts``
         Conditions on columns of the event: ``"HLT_IsoMu24"``, ``"MET_pt < 60"``.
     ``triggers``
@@ -146,10 +151,12 @@ class Selection(Analysis):
     smart_cut: bool = False
     sip3d: bool = False
     fsr: bool = False
+    lepton_pt_third: float = 0.0
+    impact_parameter: bool = True
     muon_isolation: str = "pfRelIso04_all"
     electron_isolation: str = "pfRelIso03_all"
-    muon_id: str = ""
-    electron_id: str = ""
+    muon_id: Identification = ""
+    electron_id: Identification = ""
     muon_cuts: tuple[str, ...] = ()
     electron_cuts: tuple[str, ...] = ()
     event_cuts: tuple[str, ...] = ()
@@ -161,24 +168,26 @@ class Selection(Analysis):
     def __post_init__(self) -> None:
         """Check the numbers, so that compiled code need not."""
         for field in dataclasses.fields(self):
-            check = checked_option if field.name in OPTIONS and field.type != "bool" else _checked
+            check = checked_option if field.name in OPTIONS and field.type not in ("bool", "float") else _checked
             object.__setattr__(self, field.name, check(self.name, field, getattr(self, field.name)))
         observables.check_variables(self.name, self.axes, self.observables)
         if self.algorithm not in ALGORITHMS:
             hint = did_you_mean(self.algorithm, ALGORITHMS)
             raise SelectionError(f"selection {self.name!r}: unknown algorithm {self.algorithm!r}", hint)
-        for name, algorithm in (("integer_pairing", "df103"), ("smart_cut", "open2012"), ("pairing", "open2012")):
+        of_open2012 = dict.fromkeys(("smart_cut", "pairing", "lepton_pt_third"), "open2012")
+        for name, algorithm in {"integer_pairing": "df103", **of_open2012}.items():
             if getattr(self, name) and self.algorithm != algorithm:
                 raise SelectionError(
                     f"selection {self.name!r}: {name} belongs to the algorithm {algorithm}, not {self.algorithm}",
                     f"Remove {name}, or take a selection with that algorithm.",
                 )
-        if self.lepton_pt_subleading > self.lepton_pt_leading:
-            raise SelectionError(
-                f"selection {self.name!r}: lepton_pt_subleading = {self.lepton_pt_subleading} is above "
-                f"lepton_pt_leading = {self.lepton_pt_leading}",
-                "The cut on the hardest lepton has to be the higher one: change one of the two.",
-            )
+        for softer, harder in (("subleading", "leading"), ("third", "subleading")):
+            lower, upper = getattr(self, f"lepton_pt_{softer}"), getattr(self, f"lepton_pt_{harder}")
+            if lower > upper:
+                raise SelectionError(
+                    f"selection {self.name!r}: lepton_pt_{softer} = {lower} is above lepton_pt_{harder} = {upper}",
+                    "The cut on the harder lepton has to be the higher one: change one of the two.",
+                )
         for low, high in (("z1_mass_min", "z1_mass_max"), ("z2_mass_min", "z2_mass_max")):
             lower, upper = getattr(self, low), getattr(self, high)
             if lower >= upper:
@@ -205,6 +214,9 @@ class Selection(Analysis):
         for name in ("muon_cuts", "electron_cuts", "event_cuts"):
             if name in found:
                 found[name] = list(found[name])
+        for name in ("muon_id", "electron_id"):
+            if not isinstance(found.get(name, ""), str):
+                found[name] = dict(found[name])
         if "triggers" in found:
             found["triggers"] = {primary_dataset: list(paths) for primary_dataset, paths in self.triggers}
         if "axes" in found:
@@ -300,10 +312,39 @@ class Selection(Analysis):
 
     # -- what is read
 
+    def of_tree(self, tree: str) -> Selection:
+        """Return the selection for files whose events are in a tree of this name: with one identification.
+
+        Raise `SelectionError` if it has none for these.
+        """
+        changes = {}
+        for name in ("muon_id", "electron_id"):
+            if not isinstance(given := getattr(self, name), str):
+                if tree not in dict(given):
+                    known = " and ".join(map(repr, dict(given)))
+                    what = f"selection {self.name!r} has no {name} for files with tree {tree!r}, only for {known}"
+                    hint = "If these are such files, give `tree` in the campaign; else take another selection."
+                    raise SelectionError(what, hint)
+                changes[name] = dict(given)[tree]
+        return dataclasses.replace(self, **changes) if changes else self
+
+    @property
+    def trees(self) -> tuple[str, ...]:
+        """The trees of events that it has an identification for; empty if there is one for all."""
+        given = (one for one in (self.muon_id, self.electron_id) if not isinstance(one, str))
+        return tuple(dict.fromkeys(tree for one in given for tree in dict(one)))
+
     @property
     def columns(self) -> tuple[str, ...]:
         """The branches that are read: of each lepton or photon, and of each event for its cuts and triggers."""
         return branches.branches_of(self)
+
+    def columns_of(self, primary_dataset: str | None, *, is_data: bool) -> tuple[str, ...]:
+        """Return those of `columns` that are read of a dataset: of data, the triggers of its primary dataset only.
+
+        Raise `SelectionError` for data of a primary dataset that has no triggers.
+        """
+        return branches.branches_of(self, primary_dataset, is_data=is_data)
 
     @property
     def extra_columns(self) -> tuple[str, ...]:
@@ -386,8 +427,8 @@ class Selection(Analysis):
         and the like are not among the ``good leptons``.
         """
         names = list(CUT_NAMES)
-        if self.smart_cut:
-            names.insert(Cut.BEST_CANDIDATE, "smart cut")
+        added = [("third lepton pt", self.lepton_pt_third > 0), ("smart cut", self.smart_cut)]
+        names[Cut.BEST_CANDIDATE : Cut.BEST_CANDIDATE] = [name for name, is_applied in added if is_applied]
         if self.event_level:
             names.insert(Cut.LEPTONS, "preselected")
         return tuple(names)
@@ -396,8 +437,9 @@ class Selection(Analysis):
     def cut_notes(self) -> dict[str, str]:
         """What a row of the cutflow stands for in this selection, where it is more than its name says."""
         triggers = ["a trigger of the primary dataset"] if self.triggers else []
-        leptons = [f"{flavour}s: {cuts.text}" for flavour in ("muon", "electron")
-                   if (cuts := branches.lepton_cuts(self, flavour))]  # fmt: skip
+        variants = {f" ({tree})": self.of_tree(tree) for tree in self.trees} or {"": self}
+        leptons = [f"{flavour}s{tree}: {cuts.text}" for flavour in ("muon", "electron")
+                   for tree, one in variants.items() if (cuts := branches.lepton_cuts(one, flavour))]  # fmt: skip
         notes = {"preselected": [*triggers, *self.event_cuts], "good leptons": leptons}
         return {row: "; ".join(some) for row, some in notes.items() if some}
 

@@ -183,20 +183,24 @@ def _choose(
     -------
     tuple
         Event and row of the selected ones, (n, 2) int64; the number of events by their last passed cut, (3, len(Cut)),
-        and before it the same without the smart cut, if there is one; and ``reached``, the last passed row of each.
+        and before it the same without the last of `options.cuts_on_candidates`, without the last two, and so on; and
+        the last passed row of each event, in the rows with these cuts.
     """
     if len(found.bare):
         options.leave_out_photons(found, candidates, rows)
-    counts, before = [], reached.copy()
-    if selection.smart_cut:
-        counts.append(_apply(candidates, rows, cuts, selection, passed, before)[1])
-        candidates = candidates[options.pass_smart_cut(found, candidates, rows, selection.z_mass)]
+    counts, steps = [], []
+    for is_passed in options.cuts_on_candidates(selection):
+        steps.append(reached.copy())
+        counts.append(_apply(candidates, rows, cuts, selection, passed, steps[-1])[1])
+        candidates = candidates[is_passed(found, candidates, rows)]
     if selection.pairing is not None:
         candidates = _in_order_of(selection.pairing, found, candidates, rows, cuts)
     selected, last = _apply(candidates, rows, cuts, selection, passed, reached)
-    if selection.smart_cut:  # which has a row of its own, before that of the best candidate
-        reached = np.where(reached >= Cut.MASS_4L, reached + 1, np.minimum(before, Cut.MASS_4L)).astype(np.int8)
-    return selected, [*counts, last], reached
+    first, *others = *steps, reached
+    found_last = np.minimum(first, Cut.MASS_4L) + np.maximum(reached - Cut.MASS_4L, 0)
+    for step in others:  # each of these cuts has a row of its own, before that of the best candidate
+        found_last += step >= Cut.MASS_4L
+    return selected, [*counts, last], found_last
 
 
 def _apply(
@@ -245,6 +249,7 @@ def _compiled(pairing: Any) -> Any:
 
 
 def _cutflow(reached: list[Integers], n_events: int, enough_stored: Integers, channels: tuple[int, ...]) -> Integers:
-    """Return the cutflow, with a row for the smart cut if there is one: as without it up to there."""
+    """Return the cutflow, with a row for each of `options.cuts_on_candidates`: as without them up to there."""
     flows = [pairings.cutflow(passed, n_events, enough_stored, channels) for passed in reached]
-    return np.hstack([flows[0][:, : Cut.BEST_CANDIDATE], flows[-1][:, Cut.MASS_4L :]]) if len(flows) > 1 else flows[0]
+    added = [flow[:, [Cut.MASS_4L]] for flow in flows[1:]]
+    return np.hstack([flows[0][:, : Cut.BEST_CANDIDATE], *added, flows[-1][:, Cut.BEST_CANDIDATE :]])

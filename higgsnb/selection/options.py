@@ -6,6 +6,8 @@ choice of the candidate on the pairings of good leptons. All of it costs nothing
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
@@ -123,6 +125,25 @@ def leave_out_photons(found: Preselected, candidates: npt.NDArray[np.int32], row
         one, other = leptons[:, i], leptons[:, j]
         lightest = np.minimum(lightest, np.where(one["charge"] + other["charge"] == 0, _mass(one, other), np.inf))
     rows["dilepton"][candidates[radiating, 1]] = lightest
+
+
+def cuts_on_candidates(selection: Selection) -> Iterator[Callable[..., Flags]]:
+    """Yield what candidates have to pass beside the cuts of the compiled code, in the order of the cutflow.
+
+    Each is a function of the events, the candidates and the pairings that returns which candidates pass.
+    """
+    if selection.lepton_pt_third > 0:
+        yield partial(pass_third_pt, pt_min=selection.lepton_pt_third)
+    if selection.smart_cut:
+        yield partial(pass_smart_cut, z_mass=selection.z_mass)
+
+
+def pass_third_pt(
+    found: Preselected, candidates: npt.NDArray[np.int32], rows: npt.NDArray[Any], pt_min: float
+) -> Flags:
+    """Return which candidates have three leptons above a pT, in GeV, (n,)."""
+    hard = found.leptons["pt"][_legs(found, candidates, rows)] > pt_min
+    return np.asarray(np.count_nonzero(hard, axis=1) >= 3)
 
 
 def pass_smart_cut(

@@ -46,6 +46,10 @@ ATLAS4L = frozenset({"trigger", "matching", "id", "isolation", "charge", "flavou
 """What ATLAS's four-lepton selection requires of events with exactly four leptons above 7 GeV."""
 
 
+PHOTON_ANGLE = 0.05
+"""How far a photon is from its muon: inside the cone of isolations, which leave out what is nearer than 0.01."""
+
+
 @dataclass(frozen=True)
 class KnownLepton:
     """A lepton: momentum in GeV, and in ``quality`` what differs from a good one, in the words of the file format."""
@@ -57,7 +61,7 @@ class KnownLepton:
     charge: int
     quality: Mapping[str, Any] = field(default_factory=dict)
     photon: float = 0.0
-    """pT of a photon that it radiated in its own direction."""
+    """pT of a photon that it radiated, `PHOTON_ANGLE` beside it in φ."""
 
 
 @dataclass(frozen=True)
@@ -95,9 +99,11 @@ class KnownEvent:
         """Mass of its leptons with the photons that they radiated."""
         total = np.zeros(4)
         for lepton in self.leptons:
-            pt = lepton.pt + lepton.photon
-            x, y, z = pt * math.cos(lepton.phi), pt * math.sin(lepton.phi), pt * math.sinh(lepton.eta)
-            total += (math.sqrt(x * x + y * y + z * z + MASS[lepton.flavour] ** 2), x, y, z)
+            parts = ((lepton.pt, 0.0, MASS[lepton.flavour]), (lepton.photon, PHOTON_ANGLE, 0.0))
+            for pt, away, mass in parts:
+                phi = lepton.phi + away
+                x, y, z = pt * math.cos(phi), pt * math.sin(phi), pt * math.sinh(lepton.eta)
+                total += (math.sqrt(x * x + y * y + z * z + mass**2), x, y, z)
         return math.sqrt(total[0] ** 2 - total[1] ** 2 - total[2] ** 2 - total[3] ** 2)
 
     def passes(self, requirements: frozenset[str]) -> bool:

@@ -110,11 +110,15 @@ MC = {
 """Simulation that the fixture adds: process, record, cross section in pb, name on the portal."""
 
 
-def cms2016(folder: Path, seed: int, *, events: int = 300, simulated: int = 120, skimmed: float = 1.0) -> Mirror:
+def cms2016(
+    folder: Path, seed: int, *, events: int = 300, simulated: int = 120, skimmed: float = 1.0,
+    only_first: bool = False, planted: int = 0,
+) -> Mirror:  # fmt: skip
     """A mirror for `cms2016`: five primary datasets in two eras, 28 indexes, golden JSON, luminosity table, simulation.
 
-    Many events are in several primary datasets, some in all five. ``skimmed`` is the number of generated events over
-    that in the files of simulation, as their `Runs` trees say.
+    Many events are in several primary datasets, some in all five; with ``only_first`` each is in the first of those
+    only, but for so many ``planted`` ones, which every selection keeps: they are in the first two. ``skimmed`` is the
+    number of generated events over that in the files of simulation, as their `Runs` trees say.
     """
     draw, text = random.Random(seed), _shipped("cms2016")
     campaign = datasets.load("cms2016")
@@ -127,6 +131,9 @@ def cms2016(folder: Path, seed: int, *, events: int = 300, simulated: int = 120,
     for number, era in enumerate(campaign.runs):
         drawn = cms_events(seed + number, events // 2, certified=eras[era])
         data += [replace(event, number=2 * event.number + number) for event in drawn]
+    if only_first:
+        twice = [event.id for event in data if event.fails is None and len(event.primary_datasets) > 1][:planted]
+        data = [replace(event, primary_datasets=event.primary_datasets[: 1 + (event.id in twice)]) for event in data]
     for dataset in campaign.datasets:
         assert dataset.runs is not None
         mine = [e for e in data if _within(dataset.runs, e.run) and dataset.primary_dataset in e.primary_datasets]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import awkward as ak
 import numpy as np
 import uproot
-from known_events import ELECTRON, MASS, MUON, PATHS, UNASKED, KnownEvent, KnownLepton
+from known_events import ELECTRON, MASS, MUON, PATHS, PHOTON_ANGLE, UNASKED, KnownEvent, KnownLepton
 
 ALL_PATHS = tuple(sorted({*(path for paths in PATHS.values() for path in paths), *UNASKED.values()}))
 
@@ -118,7 +119,7 @@ def _photons(events: Sequence[KnownEvent]) -> ak.Array:
     fields: dict[str, Any] = {
         "pt": (np.float32, lambda item: item[0].photon),
         "eta": (np.float32, lambda item: item[0].eta),
-        "phi": (np.float32, lambda item: item[0].phi),
+        "phi": (np.float32, lambda item: math.remainder(item[0].phi + PHOTON_ANGLE, 2 * math.pi)),
         "relIso03": (np.float32, lambda _: 0.1),
         "dROverEt2": (np.float32, lambda _: 0.001),
         "muonIdx": (np.int32, lambda item: item[1]),

@@ -50,7 +50,8 @@ Row = tuple[int, tuple[str, tuple[tuple[int, int], ...]]]
 def run(
     columns: Columns, cuts: Selection = RUN2, primary_dataset: str | None = None, *, is_data: bool = False
 ) -> Candidates:
-    return hs.select(hs.to_leptons(columns, cuts, primary_dataset, is_data=is_data), cuts, primary_dataset)
+    leptons = hs.to_leptons(columns, cuts, primary_dataset, is_data=is_data)
+    return hs.select(leptons, cuts, primary_dataset, reached=True)
 
 
 def rows(columns: Columns, found: Candidates) -> list[Row]:
