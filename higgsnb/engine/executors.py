@@ -29,7 +29,7 @@ Value = TypeVar("Value")
 
 PARENT_SECONDS = 1.0
 """How often a worker process checks that the process that started it is still there."""
-END_SECONDS = 0.05
+END_SECONDS = 0.2
 """How long is waited for the end of threads that may have nothing to do any more."""
 RECONNECT_SECONDS = 40.0
 """How long a cut connection to a cluster may take to come back (Dask itself gives up after 30 s)."""

@@ -101,10 +101,10 @@ def _nth(array: Any, where: tuple[Any, ...]) -> Any:
     starts, stops, at = lists.starts.data, lists.stops.data, where[1]
     if (stops - starts <= (at if at >= 0 else -1 - at)).any():
         return None
-    index, content = np.asarray((starts if at >= 0 else stops) + at, np.int64), lists.content
+    index, content = (starts if at >= 0 else stops) + at, lists.content
     if type(content) is ak.contents.IndexedArray:
-        index, content = np.asarray(content.index.data.take(index), np.int64), content.content
-    return _like(array, ak.contents.IndexedArray.simplified(ak.index.Index64(index), content))
+        index, content = content.index.data.take(index), content.content
+    return _like(array, ak.contents.IndexedArray.simplified(ak.index.Index(index), content))
 
 
 def _masked(array: Any, mask: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import traceback
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -107,7 +107,8 @@ def call(analysis: Analysis, chunk: Chunk, read: EventColumns) -> Checked:
     given = events.records(read) if analysis.form == "awkward" else events.FlatEvents(read)
     sample = _sample_of(chunk)
     arguments = given, *(sample,)[: _n_more(analysis.function)]
-    returned: Any = _guarded(analysis, chunk, analysis.function, lambda: analysis.function(*arguments))
+    function, before = analysis.function, analysis.captured
+    returned: Any = _guarded(analysis, chunk, function, before, lambda: function(*arguments))
     if not isinstance(returned, Selected):
         hint = "Return higgsnb.Selected(events, quantity=…)."
         raise AnalysisError(f"{where}: the function returned {shown(returned, 60)}", hint)
@@ -118,7 +119,10 @@ def call(analysis: Analysis, chunk: Chunk, read: EventColumns) -> Checked:
 def shifted(analysis: Analysis, chunk: Chunk, read: EventColumns, shift: Shift, direction: int) -> EventColumns:
     """Return events with the columns that a shift changes, up (``direction`` 0) or down (1); raises as `call` does."""
     given = events.FlatEvents(read)
-    changed = _guarded(analysis, chunk, shift.columns, lambda: shift.changed(given, direction))
+    from higgsnb.selection import captured_digest
+
+    before = captured_digest(shift.columns)
+    changed = _guarded(analysis, chunk, shift.columns, before, lambda: shift.changed(given, direction))
     flat, jagged = ({name: changed.get(name, old) for name, old in some.items()} for some in (read.flat, read.jagged))
     return read._replace(flat=flat, jagged=jagged)
 
@@ -167,11 +171,12 @@ def _sample_of(chunk: Chunk) -> Sample:
     return Sample(chunk.dataset, chunk.process, chunk.is_data, chunk.primary_dataset)
 
 
-def _guarded(analysis: Analysis, chunk: Chunk, functions: Any, called: Callable[[], Any]) -> Any:
+def _guarded(
+    analysis: Analysis, chunk: Chunk, functions: Any, before: Sequence[Any], called: Callable[[], Any]
+) -> Any:
     """Return what a call of the user's functions gives; AnalysisError if they fail, or change what they hold."""
-    from higgsnb.selection import captured_digest, check_unchanged
+    from higgsnb.selection import check_unchanged
 
-    before = captured_digest(functions)
     try:
         found = called()
         check_unchanged(functions, before)

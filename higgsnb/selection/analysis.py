@@ -25,7 +25,7 @@ from higgsnb.selection.expressions import Expression, parse
 from higgsnb.text import is_one_line, shown
 
 if TYPE_CHECKING:
-    from higgsnb.selection.identity import Identity
+    from higgsnb.selection.identity import Identity, Line
 
 FORMS = ("awkward", "flat")
 NOMINAL = "nominal"
@@ -231,6 +231,7 @@ class Analysis:
         self._preselections = {key: _condition(text) for key, text in given.items()}
         self._axes = _with_names(axes)
         self._pinned: Identity | None = None
+        self._captured: tuple[Line, ...] | None = None
         self._check()
 
     @classmethod
@@ -345,6 +346,17 @@ class Analysis:
         return identify(self._functions if self.shifts else self.function)  # messages name the function
 
     @property
+    def captured(self) -> tuple[Line, ...]:
+        """What its function holds or finds outside itself, see `captured_digest`: now, or when it was `pinned`."""
+        from higgsnb.selection.identity import captured_digest
+
+        if self._pinned is None:
+            return captured_digest(self.function)
+        if self._captured is None:
+            self._captured = captured_digest(self.function)
+        return self._captured
+
+    @property
     def libraries(self) -> dict[str, str]:
         """The versions of the installed packages that its functions use, by name."""
         return dict(self.identity.libraries)
@@ -371,7 +383,8 @@ class Analysis:
         """Return what is sent to workers: the functions by value."""
         from higgsnb.selection.identity import pack
 
-        return {**self.pinned().__dict__, "function": pack(self._functions), "shifts": [s.name for s in self.shifts]}
+        shifts = [shift.name for shift in self.shifts]
+        return {**self.pinned().__dict__, "function": pack(self._functions), "shifts": shifts, "_captured": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         from higgsnb.selection.identity import unpack_once

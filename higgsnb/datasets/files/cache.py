@@ -81,22 +81,34 @@ def content_digest(path: Path) -> str:
     return _remembered(path, "sha256", sha256_of)
 
 
+_MOST = 10_000
+"""Digests that a process keeps itself: asking the database takes as long as some chunks do."""
+_last: dict[tuple[Path, str, Path], tuple[str, str]] = {}
+"""The version of a file and its digest, by cache, kind and path."""
+
+
 def _remembered(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
     path = path.absolute()
     version = Version.of_file(path)
+    key, text = (cache_folder(), kind, path), _text(version)
+    if key in _last and _last[key][0] == text:
+        return _last[key][1]
     try:
         if (cache_folder() / "verified.sqlite").exists():
             with _database() as database:
                 found = "SELECT digest FROM digests WHERE path = ? AND kind = ? AND version = ?"
-                row = database.execute(found, (os.fsencode(path), kind, _text(version))).fetchone()
+                row = database.execute(found, (os.fsencode(path), kind, text)).fetchone()
             if row is not None:
+                if len(_last) >= _MOST:
+                    _last.clear()
+                _last[key] = text, str(row[0])
                 return str(row[0])
     except (sqlite3.Error, OSError) as error:
         log.info("checksums cannot be looked up in the cache: %s", error)
-    text, after = compute(path), path.stat()
+    digest, after = compute(path), path.stat()
     if Version.of_state(after) == version and not 0 <= time.time() - after.st_ctime < SETTLED:
-        _remember(path, kind, version, text)
-    return text
+        _remember(path, kind, version, digest)
+    return digest
 
 
 @contextlib.contextmanager

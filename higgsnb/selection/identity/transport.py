@@ -129,13 +129,29 @@ def _loads(data: bytes) -> Any:
     return found
 
 
+_others: dict[str, Any] = {}
+"""Modules that are not the user's, by name: they stay so, and there are thousands."""
+
+
+def _users_modules() -> list[ModuleType]:
+    """Return the modules of the user's that have been imported."""
+    found = []
+    for name, module in list(sys.modules.items()):
+        if _others.get(name) is module:
+            continue
+        if getattr(module, "__name__", None) == name and is_users_module(module):
+            found.append(module)
+        else:
+            _others[name] = module
+    return found
+
+
 @contextmanager
 def _by_value() -> Iterator[None]:
     """Let cloudpickle take the user's modules by value; those that the user has registered stay so."""
     with _REGISTERING:
         before = cloudpickle.list_registry_pickle_by_value()
-        known = [module for name, module in list(sys.modules.items()) if getattr(module, "__name__", None) == name]
-        modules = [module for module in known if is_users_module(module) and module.__name__ not in before]
+        modules = [module for module in _users_modules() if module.__name__ not in before]
         try:
             for module in modules:
                 cloudpickle.register_pickle_by_value(module)
