@@ -176,7 +176,8 @@ class Analysis:
         ``function(events)`` or ``function(events, sample)``, which returns a `Selected`. In the form "awkward",
         ``events`` are records: ``events.Muon.pt``, four-vectors where a collection has pt, eta and phi, through
         `vector`; with ``events.entry``, their indices in the file. In the form "flat" they are columns by name, flat
-        NumPy arrays, with ``events.offsets["Muon"]``, (n_events + 1,) int64: for compiled functions.
+        NumPy arrays, with ``events.offsets["Muon"]``, (n_events + 1,) int64: for compiled functions. Each event has to
+        be treated alone, and the arrays cannot be written to.
     columns
         Branches to read, of each event (``MET_pt``) or of each object (``Muon_pt``); ``run``, ``luminosityBlock`` and
         ``event`` always come with them.
