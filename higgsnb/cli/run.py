@@ -185,7 +185,7 @@ def _chosen(campaign: Campaign, selection_name: str | None, analysis_name: str |
 
 
 def _figures(result: Result) -> Iterator[tuple[str, Any]]:
-    """Yield the figures of a result, by the name of their file."""
+    """Yield the figures of a result, each with a name of its own for its file."""
     from higgsnb import plots
     from higgsnb.selection import Selection
 
