@@ -93,6 +93,8 @@ def plot_spectrum(
         lines += [] if variation == NOMINAL else [literal(f"prediction: {variation}")]
         lines += [] if without is None or not stack else [f"prediction without {label(without)}"]
         _draw_inside(panel, result, spectrum, [*points, *reversed(stack)], lines, size)
+        if not 1e-4 < panel.get_ylim()[1] < 1e6:
+            panel.yaxis.set_major_formatter("{x:g}")  # else a factor stands above the axis, on the heading
         if isinstance(figure, ShownFigure):
             figure.alt = _alt(result, spectrum, ", ".join([axis.title, *shown]), without)
         if lower is not None:
