@@ -28,7 +28,7 @@ COLOURS = {"zx": "#009E73", "zz": "#56B4E9", "higgs": "#D55E00"}
 OTHER_COLOURS = ("#F0E442", "#CC79A7", "#E69F00", "#0072B2")
 LABELS = {
     "higgs": "H → ZZ* → 4ℓ", "zz": "ZZ*, Zγ* → 4ℓ", "zx": "Z + X",
-    "zjets": "Z + jets", "wz": "WZ", "vvv": "VVV", "ttbar": "tt\N{COMBINING MACRON}", "ttz": "tt\N{COMBINING MACRON}Z",
+    "zjets": "Z + jets", "wz": "WZ", "vvv": "VVV", "ttbar": "Top pairs", "ttz": "Top pairs + Z",
 }  # fmt: skip
 SYMBOLS = {"mass_4l": r"$m_{4\ell}$ [GeV]", "mass_z1": r"$m_{Z1}$ [GeV]", "mass_z2": r"$m_{Z2}$ [GeV]"}
 

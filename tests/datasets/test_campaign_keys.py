@@ -6,8 +6,10 @@ import pickle
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import outreach
 import pytest
+import uproot
 from generators import random_leptons
 
 from higgsnb import datasets, selection
@@ -108,7 +110,7 @@ def test_friends_are_shown_without_secrets() -> None:
 
 
 def test_new_keys_are_part_of_the_digest_only_where_they_are_given(tmp_path: Path) -> None:
-    base = load(tmp_path, SIMULATION, FILE)
+    base = load(tmp_path, SIMULATION, FILE, schema="nanoaod")
     (signal,) = base.datasets
     (file,) = signal.files
     changed = [
@@ -136,6 +138,20 @@ MISTAKES = {
     "enormous sum": ((SIMULATION, "sum_of_weights = 1e25", FILE), r"sum_of_weights: .*to 1e\+24; got 1e\+25"),
     "expression as sum": ((SIMULATION, 'sum_of_weights = "a + b"', FILE), "sum_of_weights: .* name of a column; got"),
     "empty weight": (('weight = ""', DATA), "weight: expected a string; got ''"),
+    "weight without an end": (
+        (SIMULATION, 'weight = "mcWeight * (a"', "sum_of_weights = 3.0", FILE),
+        r"'signal': weight: expected a number for each event; .*a parenthesis is not closed here.*\nAdd `\)`",
+    ),
+    "weight of all": (
+        ('weight = "mcWeight > 0"', SIMULATION, "sum_of_weights = 3.0", FILE),
+        r"\[campaign\]: weight: expected a number for each event; .*is a condition.*\nRemove the comparison",
+    ),
+    "weight that calls": ((SIMULATION, 'weight = "exec(mcWeight)"', FILE), r"no function 'exec'.*\nKnown: abs"),
+    "atlas without weight": (
+        (SIMULATION, "sum_of_weights = 3.0", FILE),
+        r"'signal': weight is missing \(expected the weight of an event, such as .*\nAdd `weight = …`",
+    ),
+    "atlas without sum": (('weight = "mcWeight"', SIMULATION, FILE), r"'signal': sum_of_weights is missing .*column"),
     "weight of two lines": ((SIMULATION, 'weight = "a\\nb"', FILE), "weight: expected a string of one line"),
     "columns of a tree": (('columns = { event = "e" }', DATA), "columns: expected no such key: schema 'atlas' finds"),
     "empty tree": (('tree = ""', DATA), "tree: expected a string"),
@@ -182,8 +198,9 @@ def ledger_keys(campaign: Campaign) -> list[bytes]:
 
 
 def test_nothing_that_was_read_in_another_way_is_used_again(a_file: Path) -> None:
-    file = File(str(a_file))
-    friend = outreach.write(a_file.with_name("b.root"), random_leptons(20, seed=1))
+    file, friend = File(str(a_file)), str(a_file.parent / "b.root")
+    with uproot.recreate(friend) as written:
+        written["Events"] = {"weight": np.ones(20)}
     dataset = Dataset("zz", "zz", cross_section_pb=1.0, files=(file,))
     plain = outreach.campaign(dataset)
     others = [
@@ -192,7 +209,7 @@ def test_nothing_that_was_read_in_another_way_is_used_again(a_file: Path) -> Non
             replace(plain, datasets=(replace(dataset, **change),))
             for change in (
                 {"weight": "mcWeight"}, {"sum_of_weights": 3.0}, {"sum_of_weights": "SumWeights"},
-                {"files": (replace(file, friends=(str(friend),)),)},
+                {"files": (replace(file, friends=(friend,)),)},
             )
         ),
     ]  # fmt: skip
