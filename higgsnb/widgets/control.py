@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from higgsnb import cluster as clusters
-from higgsnb import engine, errors
+from higgsnb import datasets, engine, errors
 from higgsnb.cluster import KINDS, ClusterSpec, check_workers, choose
 from higgsnb.plots import Table
 from higgsnb.widgets.view import State, View, describe_error, error_of, static
@@ -61,7 +61,7 @@ class ClusterControl(View):
     def __init__(
         self,
         *,
-        campaign: Campaign | None = None,
+        campaign: Campaign | str | None = None,
         price_core_hour: float | None = None,
         price_gb: float | None = None,
         launch: Callable[..., Cluster] = clusters.launch,
@@ -74,7 +74,7 @@ class ClusterControl(View):
         self._options = options
         self._spec_of = partial(ClusterSpec.parse, idle_timeout=options.get("idle_timeout", 900))
         self._spec = self._spec_of(**choice)
-        self._campaign = campaign
+        self._campaign = None if campaign is None else datasets.load(campaign)
         self._prices = {"price_core_hour": price_core_hour, "price_gb": price_gb}
         self._last: threading.Thread | None = None
         self._pending = 0

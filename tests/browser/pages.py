@@ -56,6 +56,16 @@ async ({esm, css, state, theme}) => {
 # JupyterLab's own variables of its dark theme, those that the widgets use.
 DARK = """:root { --jp-ui-font-color1: rgba(255,255,255,.87); --jp-ui-font-color2: rgba(255,255,255,.54);
 --jp-layout-color0: #111; --jp-layout-color2: #424242; --jp-border-color1: #616161; } body { background: #111 }"""
+ASK_KERNEL = """
+async (code) => {
+  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+  const future = kernel.requestExecute({ code });
+  const answers = [];
+  future.onIOPub = (message) => answers.push(message.content.text);
+  await future.done;
+  return answers.filter(Boolean).join("");
+}
+"""
 # From the message of the kernel to the screen: two frames, so that the first has surely been painted.
 PAINT = """
 (state) => new Promise((done) => {

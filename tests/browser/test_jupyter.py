@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from pages import ROWS, RUN_ALL, Server, Visit, notebook
+from pages import ASK_KERNEL, ROWS, RUN_ALL, Server, Visit, notebook
 
 import higgsnb as hn
 from higgsnb.results import Result
@@ -45,16 +45,6 @@ MORE_THAN = """
 (events) => {
   const text = document.querySelectorAll(".hn-numbers span")[1].textContent;
   return Number(text.split(" ")[0].replaceAll(",", "")) > events;
-}
-"""
-ASK_KERNEL = """
-async (code) => {
-  const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-  const future = kernel.requestExecute({ code });
-  const answers = [];
-  future.onIOPub = (message) => answers.push(message.content.text);
-  await future.done;
-  return answers.filter(Boolean).join("");
 }
 """
 

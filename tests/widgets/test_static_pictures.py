@@ -64,7 +64,7 @@ def test_event_display_names_its_leptons_with_their_numbers(result: Result) -> N
 
 
 def test_cluster_panel_leaves_its_costs_as_a_table() -> None:
-    control = widgets.ClusterControl(campaign=hn.datasets.load("cms2012"), kind="local", price_gb=0.09)
+    control = widgets.ClusterControl(campaign="cms2012", kind="local", price_gb=0.09)
     assert control.wait(60)
     shown = html.unescape(control._repr_mimebundle_()[0]["text/html"])
     assert [cost for _, cost in control.state["costs"] if cost not in shown] == []
