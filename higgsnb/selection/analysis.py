@@ -64,7 +64,7 @@ class Shift:
     columns: Mapping[str, tuple[Any, Any]]
 
     def __post_init__(self) -> None:
-        """Check that there are two changes for each column; raises `OptionError`."""
+        """Write the names in one way; raise `OptionError` if a column has something else than up and down."""
         name = _text("Shift: name", self.name)
         given: Any = self.columns
         if not isinstance(given, Mapping) or not given:
@@ -78,6 +78,7 @@ class Shift:
             ):
                 hint = "Give (up, down): a factor each, or a function of the columns by name."
                 raise OptionError(f"{name}: the changes of {column} are {shown(pair)}", hint)
+        object.__setattr__(self, "columns", {_plain(one): pair for one, pair in given.items()})
 
     def changed(self, columns: Mapping[str, npt.NDArray[Any]], direction: int) -> dict[str, npt.NDArray[Any]]:
         """Return the changed columns, up (``direction`` 0) or down (1), in the type of the column.
@@ -85,8 +86,7 @@ class Shift:
         Raises `AnalysisError` if a function returns an array of another length, or what the type does not hold.
         """
         found = {}
-        for given, pair in self.columns.items():
-            name = given.replace(".", "_")
+        for name, pair in self.columns.items():
             change, column = pair[direction], columns[name]
             values = np.asarray(change(columns) if callable(change) else column * change)
             if values.shape != column.shape or values.dtype.kind not in "fiub":
@@ -474,7 +474,12 @@ def _branches(what: str, values: Any) -> tuple[str, ...]:
     for name in found:
         if any(sign in name for sign in "*?["):
             raise OptionError(f"{what}: {name!r} is a pattern", 'Name each branch: ["Muon_pt", "Muon_eta", …].')
-    return found
+    return _names(what, [_plain(name) for name in found])
+
+
+def _plain(name: str) -> str:
+    """Return the name of a branch as it is in a flat file: ``Muon.pt`` is ``Muon_pt``."""
+    return name.strip().replace(".", "_")
 
 
 def _with_cuts(regions: Any) -> dict[str, Sequence[str]]:

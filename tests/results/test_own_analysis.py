@@ -350,6 +350,7 @@ OPTIONS: dict[str, tuple[dict[str, Any], str]] = {
     "no region": ({"regions": []}, "regions: none"),
     "region twice": ({"regions": ["a", "a"]}, "regions: a"),
     "primary dataset": ({"primary_datasets": {"hrad": ["A"]}}, "no region 'hrad'"),
+    "column twice": ({"columns": ["Muon_pt", "Muon.pt"]}, "columns: Muon_pt"),
     "shift": ({"variations": [hn.Shift("scale", {"Muon_ptt": (1, 1)})]}, "no column 'Muon_ptt'"),
 }
 
@@ -359,6 +360,16 @@ def test_options_that_do_not_fit_are_refused(options: dict[str, Any], words: str
     with pytest.raises(errors.OptionError) as caught:
         analysis(**options)
     assert words in caught.value.message
+
+
+def test_columns_may_be_named_with_a_dot(made: Campaign) -> None:
+    dotted, shifts = [name.replace("_", ".") for name in MUONS], {"Muon_pt": (1.1, 0.9)}
+    one = last(made, analysis(columns=dotted, variations=[hn.Shift("scale", {"Muon.pt": (1.1, 0.9)})]))
+    other = last(made, analysis(variations=[hn.Shift("scale", shifts)]))
+    assert one.selection.digest == other.selection.digest
+    up, nominal = (one.spectrum("mass", name).stack["zz"] for name in ("scale_up", "nominal"))
+    np.testing.assert_array_equal(up, other.spectrum("mass", "scale_up").stack["zz"])
+    assert (up != nominal).any()
 
 
 def test_result_file_has_the_source_of_the_function(made: Campaign, tmp_path: Path) -> None:
