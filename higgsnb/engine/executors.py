@@ -64,10 +64,10 @@ class Threads(ThreadPoolExecutor):
     batch_seconds = 0.1
     """About how long a batch should take, so that sending it costs little in comparison."""
 
-    def __init__(self, workers: int) -> None:
+    def __init__(self, workers: int, name: str = "higgsnb") -> None:
         self._begun: list[threading.Thread] = []
         begin = lambda: self._begun.append(threading.current_thread())  # noqa: E731
-        super().__init__(workers, thread_name_prefix="higgsnb", initializer=begin)
+        super().__init__(workers, thread_name_prefix=name, initializer=begin)
         self.workers = workers
         self.max_in_flight = 2 * workers
 
@@ -78,8 +78,13 @@ class Threads(ThreadPoolExecutor):
         """
         self.shutdown(wait=False, cancel_futures=True)
         deadline = time.monotonic() + END_SECONDS
-        for thread in self._begun:
-            thread.join(max(0.0, deadline - time.monotonic()))
+        while any(map(_is_there, self._begun)) and time.monotonic() < deadline:
+            time.sleep(0.001)
+
+
+def _is_there(thread: threading.Thread) -> bool:
+    """Whether a thread runs, or the system still has it: it gives back its memory after its last line of Python."""
+    return thread.is_alive() or Path(f"/proc/self/task/{thread.native_id}").exists()
 
 
 class Processes:

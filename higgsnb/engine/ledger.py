@@ -67,9 +67,9 @@ def nondeterminism(dataset: int, file: int, start: int, stop: int) -> Nondetermi
     )
 
 
-def _seal(key: bytes, record: Record) -> bytes:
+def _seal(key: bytes, record: Record, sha256: bytes = b"") -> bytes:
     """Return the sha256 that a row carries: over the record and the key that it is the record of."""
-    return hashlib.sha256(key + record.sha256()).digest()
+    return hashlib.sha256(key + (sha256 or record.sha256())).digest()
 
 
 _CREATE = f"""
@@ -138,8 +138,8 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         """Return the number of finished chunks, of any campaign and selection."""
         return int(self._database.execute("SELECT count(*) FROM units").fetchone()[0])
 
-    def commit(self, finished: Iterable[tuple[bytes, Record]]) -> None:
-        """Write finished chunks, all in one transaction: (key, content).
+    def commit(self, finished: Iterable[tuple[bytes, Record] | tuple[bytes, Record, bytes]]) -> None:
+        """Write finished chunks, all in one transaction: (key, content), and its sha256 if a worker has computed it.
 
         A chunk that is there already with the same content is left as it is.
 
@@ -150,7 +150,7 @@ class Ledger(contextlib.AbstractContextManager["Ledger"]):
         LedgerError
             If the disk is full or read-only. Nothing is written then.
         """
-        rows = [(key, _seal(key, record), *record) for key, record in finished]
+        rows = [(key, _seal(key, record, *sha256), *record) for key, record, *sha256 in finished]
         try:  # if the folder was removed or replaced, SQLite would go on writing to an unlinked file
             replaced = not os.path.samestat(os.fstat(self._lock.fileno()), Path(self._lock.name).stat())
         except OSError:

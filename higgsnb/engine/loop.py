@@ -205,7 +205,7 @@ class _Progress:
         self.sum = Sum(layout_of(plan.selection))
         self.counted = False
         """Whether any chunk is in the sum."""
-        self.uncommitted: list[tuple[int, Record]] = []
+        self.uncommitted: list[tuple[int, Record, bytes]] = []
         """Finished chunks, by their index, that wait to be written to the ledger and counted."""
         self.tries = dict(tries)
         """How often each remote file was requested: the largest number of tries."""
@@ -228,9 +228,10 @@ class _Progress:
     def commit(self) -> None:
         """Write finished chunks to the ledger, and only then count them."""
         if self._ledger is not None and self.uncommitted:
-            self._ledger.commit((self._plan.keys[index], record) for index, record in self.uncommitted)
+            keys = self._plan.keys
+            self._ledger.commit((keys[index], record, sha256) for index, record, sha256 in self.uncommitted)
         finished, self.uncommitted = self.uncommitted, []
-        self.sum.add(record for _, record in finished)
+        self.sum.add(record for _, record, _ in finished)
         self.counted |= bool(finished)
 
     def fail(self, index: int, result: ChunkResult) -> None:
@@ -401,7 +402,7 @@ class _Loop:
                 chunk = self._plan.chunks[index]
                 raise nondeterminism(chunk.dataset_index, chunk.file_index, chunk.start, chunk.stop) from None
             if is_new:
-                self._progress.uncommitted.append((index, result.record))
+                self._progress.uncommitted.append((index, result.record, result.sha256))
         mean = sum(result.seconds for result in results) / len(results)
         self._seconds_per_chunk = (self._seconds_per_chunk + mean) / 2 if self._seconds_per_chunk else mean
 

@@ -6,7 +6,7 @@ import builtins
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import datasets, errors, events, provenance
 from higgsnb.datasets import counted_tries
+from higgsnb.engine.executors import Threads
 from higgsnb.engine.ledger import chunk_keys
 from higgsnb.errors import FileError, OptionError, SchemaError, did_you_mean
 from higgsnb.redaction import logger
@@ -179,7 +180,7 @@ def inspect_files(campaign: Campaign, selection: Analysis | None = None, *, stri
             files[key] = info
     threads = max(INSPECTORS, 2 * provenance.available_cores())
     tries: dict[str, int] = {}
-    pool = ThreadPoolExecutor(threads, "higgsnb-inspect")
+    pool = Threads(threads, "higgsnb-inspect")
     heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     try:
         for done in _inspected(pool, campaign, selection, unknown, tries, most=4 * threads):
@@ -193,12 +194,12 @@ def inspect_files(campaign: Campaign, selection: Analysis | None = None, *, stri
                 yield Inspection(dict(files), dict(failures), {}, complete=False)
                 heartbeat_due = time.monotonic() + HEARTBEAT_SECONDS
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)  # after an interrupt a thread may be blocked on network I/O
+        pool.close()
     yield Inspection(files, failures, tries, complete=True)
 
 
 def _inspected(
-    pool: ThreadPoolExecutor, campaign: Campaign, selection: Analysis | None, keys: Iterable[FileKey],
+    pool: Threads, campaign: Campaign, selection: Analysis | None, keys: Iterable[FileKey],
     tries: dict[str, int], *, most: int,
 ) -> Iterator[dict[FileKey, Future[FileInfo]]]:  # fmt: skip
     """Inspect files, at most ``most`` at a time; yield those that are done at least once a second, maybe none."""

@@ -43,7 +43,7 @@ def count_events(chunk: Chunk, analysis: Analysis, generator: Generator | None) 
         check_alone(analysis, chunk, read, nominal)
     region, rows = nominal.rows(analysis, chunk.primary_dataset)
     places = layout.binning.places(nominal.quantities, len(nominal.chosen))
-    weight, weighted = np.ones(len(nominal.chosen)), None
+    weight, weighted = np.ones(len(nominal.chosen) if analysis.keep else 0), None
     if not chunk.is_data:
         chosen = read.entries[nominal.chosen]
         weights = weigh(chunk, generator, chosen, nominal.factor(analysis.sources), **nominal.varied(analysis))
@@ -51,11 +51,13 @@ def count_events(chunk: Chunk, analysis: Analysis, generator: Generator | None) 
         weight, weighted = weights.nominal, weights.filled(layout, region, places, rows, flow)
         if analysis.shifts:
             weighted = _add_shifted(chunk, analysis, generator, read, weighted)
+    counts = layout.binning.fill(region, places, rows)
+    del region, rows  # packing takes the most memory of all that is done with a chunk
     keeps_rows = chunk.is_data or bool(analysis.keep)
     return Counted(
         n_read=read.n_events,
         certified=certified,
-        counts=layout.binning.fill(region, places, rows),
+        counts=counts,
         cutflow=_cutflow(nominal, analysis, chunk, certified, len(read.entries)),
         invalid_values=np.array([nominal.invalid[name] for name in layout.invalid], np.int64),
         plausibility=plausibility.count_columns(_some(read, chunk)),

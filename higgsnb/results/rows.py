@@ -26,8 +26,8 @@ HEAD = struct.Struct("<qq")
 """The numbers of events and of segments."""
 SEGMENT = np.dtype([("run", "<i8"), ("section", "<i8"), ("n", "<i4"), ("bytes", "<i4"), ("distinct", "?")])
 """A segment: its lumi section, how many events and bytes it has, and whether no event number occurs twice in it."""
-LONGEST, OF_PLACE = 10, 5
-"""Most bytes of a number, and of a place."""
+LONGEST = 10
+"""Most bytes of a number."""
 
 
 class Chosen(NamedTuple):
@@ -74,8 +74,7 @@ def pack_rows(dataset: int, file: int, start: int, chosen: Chosen) -> PackedRows
     segments["run"], segments["section"] = run[firsts], section[firsts]
     del run, section  # what follows needs the most memory of all that is done with a chunk
     segments["n"] = np.diff(firsts, append=len(index))
-    most = 2 * LONGEST + _region_bytes(len(chosen.regions)) + OF_PLACE * chosen.places.shape[1]
-    buffer = np.empty(most * len(index), np.uint8)
+    buffer = np.empty(LONGEST * len(firsts) + _row_bytes(chosen) * len(index), np.uint8)
     slots = np.empty(2 << int(segments["n"].max()).bit_length(), np.int64)
     counts, sizes, distinct = (
         segments["n"].astype(np.int64),
@@ -148,8 +147,14 @@ def doubtful(blocks: Sequence[PackedRows]) -> list[tuple[PackedRows, Integers]]:
     return [(block, which) for block, which in zip(blocks, found, strict=True) if len(which)]
 
 
-def _region_bytes(n_regions: int) -> int:
-    return (n_regions + 6) // 7
+def _row_bytes(chosen: Chosen) -> int:
+    """Return the most bytes of a row that is not the first of its segment."""
+
+    def most(number: Any) -> int:
+        return int((int(number).bit_length() + 7) // 7)  # with a sign, seven bits to a byte
+
+    of_regions, of_place = (len(chosen.regions) + 6) // 7, most(chosen.places.max(initial=1))
+    return most(np.ptp(chosen.entry)) + LONGEST + of_regions + of_place * chosen.places.shape[1]
 
 
 @rule

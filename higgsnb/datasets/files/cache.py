@@ -84,17 +84,18 @@ def content_digest(path: Path) -> str:
 _MOST = 10_000
 """Digests that a process keeps itself: asking the database takes as long as some chunks do."""
 _last: dict[tuple[Path, str, Path], tuple[str, str]] = {}
-"""The version of a file and its digest, by cache, kind and path."""
+"""What was read there, as long as it is believed: the version of a file and its digest, by database, kind and path."""
 
 
 def _remembered(path: Path, kind: str, compute: Callable[[Path], str]) -> str:
     path = path.absolute()
     version = Version.of_file(path)
-    key, text = (cache_folder(), kind, path), _text(version)
-    if key in _last and _last[key][0] == text:
-        return _last[key][1]
+    memory, text = cache_folder() / "verified.sqlite", _text(version)
+    key = (memory, kind, path)
     try:
-        if (cache_folder() / "verified.sqlite").exists():
+        if key in _last and _last[key][0] == text and memory.exists() and not distrust(memory):
+            return _last[key][1]
+        if memory.exists():
             with _database() as database:
                 found = "SELECT digest FROM digests WHERE path = ? AND kind = ? AND version = ?"
                 row = database.execute(found, (os.fsencode(path), kind, text)).fetchone()
