@@ -268,8 +268,8 @@ class Analysis:
             raise OptionError(f"analysis {self.name!r}: {shown(self.function)} is not a function", hint)
         self._check_names()
         for shift in self.shifts:
-            for column in (one.replace(".", "_") for one in shift.columns):
-                if column not in {one.replace(".", "_") for one in self.columns}:
+            for column in shift.columns:
+                if column not in self.columns:
                     raise OptionError(f"{shift.name}: no column {column!r}", did_you_mean(column, self.columns))
                 if any(one and column in one.names for one in self._preselections.values()):
                     what = f"{shift.name} changes {column}, which the preselection uses"

@@ -148,6 +148,10 @@ def test_missing_file_name_or_ending_is_told(tmp_path: Path, monkeypatch: pytest
     assert message_of("folder.py:f")[0] == "no file 'folder.py'"
     assert message_of("")[0] == "no file ''"
     assert message_of("\0:f")[0].startswith("no file")
+    assert message_of("analysis:mine") == (
+        "no file 'analysis'",
+        "Give the path of a Python file and a name: analysis.py:mine.",
+    )
 
 
 ERRORS = {

@@ -42,7 +42,9 @@ def load_from_file(place: str, expected: type[Wanted]) -> Wanted:
         file, name = place, ""
     path = expanded(file)
     if not path.is_file():
-        raise MissingFileError(f"no file {shown(file)}", f"Give the path of a Python file and a name: {file}:NAME.")
+        script = file if path.suffix == ".py" or not file else f"{file}.py"
+        hint = f"Give the path of a Python file and a name: {script}:{name or 'NAME'}."
+        raise MissingFileError(f"no file {shown(file)}", hint)
     if path.suffix != ".py":
         raise SelectionError(f"{file}: is not a Python file", f"Give a .py file and a name in it: {path.stem}.py:NAME.")
     with _LOADING:
