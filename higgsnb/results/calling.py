@@ -171,9 +171,7 @@ def _sample_of(chunk: Chunk) -> Sample:
     return Sample(chunk.dataset, chunk.process, chunk.is_data, chunk.primary_dataset)
 
 
-def _guarded(
-    analysis: Analysis, chunk: Chunk, functions: Any, before: Sequence[Any], called: Callable[[], Any]
-) -> Any:
+def _guarded(analysis: Analysis, chunk: Chunk, functions: Any, before: Sequence[Any], called: Callable[[], Any]) -> Any:
     """Return what a call of the user's functions gives; AnalysisError if they fail, or change what they hold."""
     from higgsnb.selection import check_unchanged
 

@@ -17,7 +17,7 @@ from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 from types import CodeType, FunctionType, ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 
@@ -432,7 +432,7 @@ class Walk:
             return self._imported(origin.name, name)
         if origin.name in function.__globals__:
             return function.__globals__[origin.name]
-        known: Any = function.__builtins__
+        known: Any = cast("Any", function).__builtins__
         if origin.name not in known:
             if origin.kind == "global":
                 hint = did_you_mean(origin.name, [*function.__globals__, *known])
