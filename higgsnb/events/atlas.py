@@ -7,12 +7,13 @@ release       tree        energy   impact parameters, isolation
 2025          analysis    GeV      lep_d0, lep_z0 in mm; lep_ptvarcone30, lep_topoetcone20
 ============  ==========  =======  ===================================================================
 
-(ATLAS Open Data, "Variables" of the 2025 release, which lists what was renamed.) Columns have the names of the file,
-and all momenta, masses and energies are returned in GeV. Muons and electrons share the collection ``lep``, with
-``lep_type`` 13 and 11: ``Muon_x`` and ``Electron_x`` are the ``lep_x`` of one flavour, ``nMuon`` and ``nElectron``
-their numbers. Four of these have another origin, as NanoAOD has them: ``Muon_mass`` is the mass from the PDG,
-``Muon_dxy`` and ``Muon_dz`` are d0 and z0 in cm, ``Muon_relIso`` is the sum of track momenta around it over its own.
-``nTrigMatched`` is the number of leptons that fired a trigger (``lep_trigMatched``, in 2025 ``lep_isTrigMatched``).
+(ATLAS Open Data, "Variables" of the 2025 release, which lists what was renamed.) Columns have the names of the file.
+Momenta, masses and energies are returned in GeV, flags (``trigE``, ``lep_isTightID``) as booleans. Muons and electrons
+share the collection ``lep``, with ``lep_type`` 13 and 11: ``Muon_x`` and ``Electron_x`` are the ``lep_x`` of one
+flavour, ``nMuon`` and ``nElectron`` their numbers. Four of these have another origin, as NanoAOD has them:
+``Muon_mass`` is the mass from the PDG, ``Muon_dxy`` and ``Muon_dz`` are d0 and z0 in cm, ``Muon_relIso`` is the sum of
+track momenta around it over its own. ``nTrigMatched`` is the number of leptons that fired a trigger
+(``lep_trigMatched``, in 2025 ``lep_isTrigMatched``).
 There is no error of dxy or dz: what `mini` calls the significance of d0 (``lep_tracksigd0pvunbiased``) is used as its
 error by ATLAS's own code, and the two cannot both be right.
 
@@ -51,6 +52,7 @@ _MATCHED = {"nTrigMatched": ("lep_isTrigMatched", "lep_trigMatched")}
 """Numbers of leptons for which a flag is set, with the columns that it may be."""
 _COUNTERS = (*(f"n{prefix}" for prefix in FLAVOURS), *_MATCHED)
 _ENERGY = re.compile(r"(?:^|_)(?:pt|E|e|m|et|ptcone\d+|etcone\d+|ptvarcone\d+|topoetcone\d+)(?:_syst)?$")
+_FLAG = re.compile(r"(?:^|_)(?:is|trig)[A-Z]\w*$")
 _MM_PER_CM = 10.0
 _UNITS = {1000.0: "MeV", 1.0: "GeV"}
 _D0, _Z0, _CONES = ("lep_d0", "lep_trackd0pvunbiased"), ("lep_z0",), ("lep_ptvarcone30", "lep_ptcone30")
@@ -183,7 +185,9 @@ def _of_flavour(quantity: str, jagged: Mapping[str, Array], which: npt.NDArray[n
 
 
 def _in_gev(name: str, values: Array, tree: str) -> Any:
-    """Return a column with energies in GeV."""
+    """Return a column with energies in GeV, and with flags as booleans."""
+    if _FLAG.search(name) and values.dtype.kind in "iu":
+        return values != 0
     unit = RELEASES[tree]
     if unit == 1.0 or values.dtype.kind != "f" or not _ENERGY.search(name):
         return values

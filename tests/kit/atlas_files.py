@@ -13,6 +13,8 @@ from known_events import MASS, KnownEvent, KnownLepton
 
 Release = Literal["2020", "2025"]
 TREES: dict[Release, str] = {"2020": "mini", "2025": "analysis"}
+FLAGS: dict[Release, type] = {"2020": np.bool_, "2025": np.int32}
+"""The type of a lepton's flags; analyses of 2025 take them as either."""
 SCALE_FACTORS = ("PILEUP", "ELE", "MUON", "LepTRIGGER")
 
 
@@ -97,9 +99,9 @@ def _of_leptons(events: Sequence[KnownEvent], release: Release) -> dict[str, ak.
     flags = ["isTightID"] if release == "2020" else ["isLooseID", "isMediumID", "isTightID", "isLooseIso", "isTightIso"]
     for name in flags:
         of_all = "isLooseIso" if name == "isTightIso" else name
-        found[name] = (np.bool_, [one.quality.get(of_all, True) for one in flat])
+        found[name] = (FLAGS[release], [one.quality.get(of_all, True) for one in flat])
     matched = {"2020": "trigMatched", "2025": "isTrigMatched"}[release]
-    found[matched] = (np.bool_, [one.quality.get("isTrigMatched", True) for one in flat])
+    found[matched] = (FLAGS[release], [one.quality.get("isTrigMatched", True) for one in flat])
     if release == "2020":  # cones in MeV; impact parameter in mm, and over its error
         for name in ("ptcone30", "etcone20"):
             found[name] = (np.float32, [unit * one.pt * one.quality.get(name, 0.02) for one in flat])
