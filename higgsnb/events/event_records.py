@@ -101,7 +101,10 @@ def first_events(
     (default: the first with data). At most ``most`` events are read, of the first file. Raises as `first_chunk` does.
     """
     campaign = datasets.load(campaign)
-    wanted = Columns(tuple(columns), parse(preselection) if preselection.strip() else None)
+    wanted = Columns(
+        (columns,) if isinstance(columns, str) else tuple(columns),
+        parse(preselection) if preselection.strip() else None,
+    )
     first = next((one for one in campaign.datasets if one.is_data), campaign.datasets[0])
     return records(read_events(first_chunk(campaign, dataset or first.name, most, wanted), wanted))
 

@@ -37,6 +37,16 @@ COFFEA = {
 }
 """What vectors of coffea are asked for, and what it is called here."""
 
+HINTS = {
+    "truth value|bitwise_": "Join masks with & | ~, each comparison in parentheses: (pt > 20) & (abs(eta) < 2.4).",
+    "too many jagged slice": "A mask of muons selects muons, events.Muon[mask]; one of events is ak.any(mask, axis=1).",
+    "index out of range while": "Some events have fewer: keep those that have enough first, ak.num(muons) >= 2.",
+    "do not have the same dimension": "Make both alike: met.to_Vector4D(eta=0, mass=0), or muons.to_Vector2D().",
+    "read-?only": "Copy it before you change it: a = np.array(a). Other variations and regions use the same events.",
+    "'FlatEvents'": 'In the form "flat" there are columns["Muon_pt"], columns.offsets["Muon"] and columns.entry.',
+}
+"""What to do about errors of awkward, vector and flat columns, by words of their messages."""
+
 Integers = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
@@ -194,17 +204,10 @@ def _failed(error: BaseException, analysis: Analysis, chunk: Chunk) -> AnalysisE
     hint = "Correct the function; finished chunks stay as long as it is not changed."
     if isinstance(error, HiggsnbError):
         hint = error.hint
-    elif isinstance(error, AttributeError) and "'FlatEvents'" in what:
-        hint = 'In the form "flat" there are columns["Muon_pt"], columns.offsets["Muon"] and columns.entry.'
     elif isinstance(error, AttributeError) and (found := re.search(r"no field named '(\w+)'", what)):
         hint = _no_field(found[1], analysis, _sample_of(chunk))
-    elif "do not have the same dimension" in str(error):
-        what = "TypeError: one vector has more dimensions than the other"
-        hint = "Make both alike: met.to_Vector4D(eta=0, mass=0), or muons.to_Vector2D()."
-    elif "read-only" in what or "readonly" in what:
-        hint = "Copy it before you change it: a = np.array(a). Other variations and regions use the same events."
-    elif re.search("truth value|bitwise_", what):
-        hint = "Join masks with & | ~, each comparison in parentheses: (pt > 20) & (abs(eta) < 2.4)."
+    else:
+        hint = next((one for words, one in HINTS.items() if re.search(words, str(error))), hint)
     return AnalysisError(f"{_where(analysis, chunk)}: {what}{line}", hint)
 
 

@@ -22,6 +22,7 @@ def test_first_events_are_those_that_uproot_finds() -> None:
     assert found.entry.to_list() == np.flatnonzero(enough).tolist()
     assert found.Muon.pt.to_list() == whole["Muon_pt"][enough].to_list()
     assert found.MET.pt.to_list() == whole["MET_pt"][enough].to_list()
+    assert events.first_events("toy", "MET_pt", most=2).MET.pt.to_list() == whole["MET_pt"][:2].to_list()
 
 
 def test_dataset_is_found_by_the_name_of_its_primary_dataset() -> None:

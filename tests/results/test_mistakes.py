@@ -47,6 +47,14 @@ def forgotten_column(events: Any) -> hn.Selected:
     return hn.Selected(events, met=events.MET.pt * np.cos(events.MET.phi))
 
 
+def jagged_mask_on_events(events: Any) -> hn.Selected:
+    return hn.Selected(events[events.Muon.pt > 20], met=events.MET.pt)
+
+
+def third_muon(events: Any) -> hn.Selected:
+    return hn.Selected(events, met=events.Muon.pt[:, 2])
+
+
 def word_and(events: Any) -> hn.Selected:
     return hn.Selected(events[events.MET.pt > 20 and events.MET.pt < 90], met=events.MET.pt)
 
@@ -83,6 +91,8 @@ MISTAKES: dict[Function, tuple[str, str]] = {
     sum_over_everything: ("met is one value of type float32", "each of the 24,748 selected events"),
     too_many_values: (" values in an event, where 1 fit", "met[:, :1]"),
     forgotten_column: ("no field named 'phi'", "The columns are Muon_pt, Muon_eta, MET_pt"),
+    jagged_mask_on_events: ("too many jagged slice dimensions", "ak.any(mask, axis=1)"),
+    third_muon: ("index out of range", "ak.num(muons) >= 2"),
     word_and: ("the truth value of an array", "Join masks with & | ~"),
     no_parentheses: ("bitwise_and", "each comparison in parentheses"),
     weight_as_quantity: ("no quantity can be called weight", 'weights={"…": …}'),
@@ -115,7 +125,7 @@ def test_mistake_is_said_with_what_to_do(data: hn.datasets.Campaign, function: F
     [
         (lambda events: events.Muon[:, 0].delta_r(events.Muon[:, 0]), "'delta_r'", "a.deltaR(b)"),
         (lambda events: events.Muon.nearest(events.Muon), "'nearest'", "ak.cartesian"),
-        (lambda events: (events.Muon[:, 0] + events.MET).mass, "more dimensions", "met.to_Vector4D(eta=0, mass=0)"),
+        (lambda events: (events.Muon[:, 0] + events.MET).mass, "Momentum4D", "met.to_Vector4D(eta=0, mass=0)"),
     ],
     ids=["delta_r", "nearest", "muon and MET"],
 )

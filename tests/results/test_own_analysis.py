@@ -252,6 +252,11 @@ def test_column_of_simulation_is_not_read_of_data(tmp_path: Path, leptons: Lepto
         last(data, analysis(reweighted, **of_all))
 
 
+def test_four_lepton_candidates_are_not_asked_of_another_analysis(made: Campaign) -> None:
+    with pytest.raises(errors.OptionError, match="'two_muons' is not a four-lepton selection"):
+        hn.plots.candidates_in(last(made, analysis()), 80, 100)
+
+
 def test_figure_has_the_variation_of_the_prediction(made: Campaign) -> None:
     def varied(events: Any) -> hn.Selected:
         return hn.Selected(events, one=np.ones(len(events)), weights={"sf": (1.0, 1.1, 0.5)})
