@@ -207,7 +207,8 @@ def _failed(error: BaseException, analysis: Analysis, chunk: Chunk) -> AnalysisE
     elif isinstance(error, AttributeError) and (found := re.search(r"no field named '(\w+)'", what)):
         hint = _no_field(found[1], analysis, _sample_of(chunk))
     else:
-        hint = next((one for words, one in HINTS.items() if re.search(words, str(error))), hint)
+        said = "".join(traceback.format_exception_only(error))
+        hint = next((one for words, one in HINTS.items() if re.search(words, said)), hint)
     return AnalysisError(f"{_where(analysis, chunk)}: {what}{line}", hint)
 
 
