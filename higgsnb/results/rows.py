@@ -154,7 +154,7 @@ def _row_bytes(chosen: Chosen) -> int:
         return int((int(number).bit_length() + 7) // 7)  # with a sign, seven bits to a byte
 
     of_regions, of_place = (len(chosen.regions) + 6) // 7, most(chosen.places.max(initial=1))
-    return int(most(np.ptp(chosen.entry)) + LONGEST + of_regions + of_place * chosen.places.shape[1])
+    return most(np.ptp(chosen.entry)) + LONGEST + of_regions + of_place * int(chosen.places.shape[1])
 
 
 @rule
