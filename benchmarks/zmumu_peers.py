@@ -21,9 +21,9 @@ from peers import Bins, Pass, compiled_root, main, sum_bins
 
 import higgsnb as hn
 
-CHUNK, COFFEA_CHUNK = 200_000, 500_000
-"""Events at a time: a whole number of the file's clusters, not so many that memory passes its bar; coffea is quicker
-with more."""
+CHUNK, FLAT_CHUNK, COFFEA_CHUNK = 200_000, 100_000, 500_000
+"""Events at a time: a whole number of the file's clusters, not so many that memory passes its bar. A compiled function
+loses little with fewer, and its compiler needs memory; coffea is quicker with more."""
 MUON = ("pt", "eta", "phi", "mass", "charge")
 COLUMNS = [f"Muon_{quantity}" for quantity in MUON]
 IDENTITY = ["run", "luminosityBlock", "event"]
@@ -155,7 +155,8 @@ def own(path: str, workers: int, *, chosen: str, simulated: bool = False, verifi
         flat = result.sums["sample"][0][0] if simulated else result.counts["sample"]
         return what.binning.counts_of(flat, "mass")[:, 1:-1]
 
-    return engine_run(path, what, bins, workers, schema="nanoaod", simulated=simulated, verified=verified)
+    chunk = FLAT_CHUNK if what.form == "flat" else CHUNK
+    return engine_run(path, what, bins, workers, schema="nanoaod", chunk=chunk, simulated=simulated, verified=verified)
 
 
 def four_leptons(path: str, workers: int) -> Pass:
@@ -172,6 +173,7 @@ def engine_run(
     workers: int,
     *,
     schema: str = "outreach",
+    chunk: int = CHUNK,
     simulated: bool = False,
     verified: bool = True,
 ) -> Pass:
@@ -196,7 +198,7 @@ def engine_run(
         for old in Path(folder.name).iterdir():
             old.unlink()
         ledger = Path(folder.name, "ledger.sqlite")
-        (*_, last) = engine.run(campaign, what, workers=workers, ledger=ledger, chunk_events=CHUNK)
+        (*_, last) = engine.run(campaign, what, workers=workers, ledger=ledger, chunk_events=chunk)
         if last.failed:
             raise RuntimeError(str(last.failed))
         return np.asarray(bins(last)).reshape(-1)
