@@ -130,8 +130,11 @@ def to_numpy(array: Any) -> npt.NDArray[Any]:
     import awkward as ak
 
     layout: Any = getattr(array, "layout", None)
-    if type(layout) is ak.contents.IndexedArray and type(layout.content) is ak.contents.NumpyArray:
-        return np.asarray(layout.content.data.take(layout.index.data, axis=0))  # three times as fast
+    index = None
+    if type(layout) is ak.contents.IndexedArray:
+        index, layout = layout.index.data, layout.content
+    if type(layout) is ak.contents.NumpyArray and isinstance(layout.data, np.ndarray) and not layout.parameters:
+        return layout.data if index is None else layout.data.take(index, axis=0)  # a third of what awkward takes
     return np.asanyarray(ak.to_numpy(array, allow_missing=True))
 
 

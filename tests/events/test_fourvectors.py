@@ -81,10 +81,12 @@ def test_fields_of_one_object_of_each_event_are_those_of_awkward() -> None:
 def test_arrays_of_chosen_events_are_those_of_awkward() -> None:
     events = ak.Array({"index": np.arange(9), "pair": np.arange(18).reshape(9, 2), "maybe": [None, *range(8)]})
     which = np.array([7, 0, 3])
-    for name in events.fields:
-        found, expected = to_numpy(events[which][name]), ak.to_numpy(events[which][name], allow_missing=True)
-        np.testing.assert_array_equal(found, expected)
-        assert np.ma.isMaskedArray(found) is np.ma.isMaskedArray(expected)
+    for some in (events, events[which], events[:0]):
+        for name in events.fields:
+            found, expected = to_numpy(some[name]), ak.to_numpy(some[name], allow_missing=True)
+            np.testing.assert_array_equal(found, expected)
+            assert (type(found), found.dtype) == (type(expected), expected.dtype)
+    assert to_numpy(ak.Array(["a", "bc"])).tolist() == ["a", "bc"]
 
 
 def test_sums_are_those_of_numpy_in_float64() -> None:
