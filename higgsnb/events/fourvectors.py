@@ -179,6 +179,29 @@ def _column(layout: Any, name: str) -> _Column | None:
     return _Column(values.data, tuple(indices))
 
 
+def _parts(columns: list[_Column], start: int, stop: int) -> Any:
+    """Return the numbers of some records in four columns, which mostly are taken from the same places."""
+    indices, kind = columns[0].indices, columns[0].values.dtype
+    if len(indices) != 1 or any(
+        column.values.dtype != kind or len(column.indices) != 1 or column.indices[0] is not indices[0]
+        for column in columns
+    ):
+        return [column.part(start, stop) for column in columns]
+    index = indices[0][start:stop]
+    parts = np.empty((4, len(index)), kind)
+    take_four(index, *(column.values for column in columns), parts)
+    return parts
+
+
+@rule
+def take_four(index, first, second, third, fourth, parts):
+    """Write what four columns have at ``index`` (n,) to ``parts`` (4, n)."""
+    one, two, three, four = parts[0], parts[1], parts[2], parts[3]
+    for i in range(len(index)):
+        at = np.uint64(index[i])
+        one[i], two[i], three[i], four[i] = first[at], second[at], third[at], fourth[at]
+
+
 def _sum(one: Any, other: Any, slow: Any) -> Any:
     """Return the sum as x, y, z, t in float64; that of `vector` where these are no plain arrays of one length."""
     import awkward as ak
@@ -191,7 +214,7 @@ def _sum(one: Any, other: Any, slow: Any) -> Any:
     total = np.zeros((4, len(one)))
     for some in columns:
         for start in range(0, len(one), AT_ONCE):
-            pt, eta, phi, mass = (column.part(start, start + AT_ONCE) for column in some)
+            pt, eta, phi, mass = _parts(some, start, start + AT_ONCE)
             add_momenta(*map(np.ascontiguousarray, (pt, np.cos(phi), np.sin(phi), np.sinh(eta), mass)), start, total)
     contents = [ak.contents.NumpyArray(values) for values in total]
     record = ak.contents.RecordArray(contents, ["x", "y", "z", "t"], parameters={"__record__": NAME})
