@@ -14,7 +14,7 @@ import uproot
 from outreach import campaign, dataset
 
 import higgsnb as hn
-from higgsnb import engine
+from higgsnb import engine, errors
 from higgsnb.datasets import Campaign
 from higgsnb.results import Result
 
@@ -267,3 +267,13 @@ def test_weights_that_rounding_would_change_are_doubtful(tmp_path: Path) -> None
         one = hn.Analysis("a", function, columns=["MET_pt"], axes=[hn.Axis("met", 10, 0, 100)])
         *_, result = engine.run(made, one, workers=1)
         assert [doubt.kind for doubt in result.doubts] == kinds
+
+
+@pytest.mark.parametrize("chunk_events", [30_000, 200_000])
+def test_sum_of_weights_that_does_not_fit_is_an_error(tmp_path: Path, chunk_events: int) -> None:
+    """Up to 100 values of each event may be filled in one bin: the bound is that of all."""
+    weights = np.r_[np.ones(1000), np.full(130_000, 65_000.0)].astype(np.float32)
+    axes = [hn.Axis("met", 10, 0, 100, per_event=100)]
+    one = hn.Analysis("many", hard, columns=["MET_pt"], axes=axes)
+    with pytest.raises(errors.SchemaError, match=r"the sum of its weights is above 2\^62"):
+        list(engine.run(of(write(tmp_path / "a.root", weights)), one, workers=1, chunk_events=chunk_events))
