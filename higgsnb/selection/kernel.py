@@ -81,7 +81,7 @@ def select(
         event_index=kept[found.event_index],
         lepton=found.lepton + np.where(is_muon, before[0][event], before[1][event]),
         cutflow=np.hstack([rows, found.cutflow[:, Cut.LEPTONS :]]),
-        reached=None if found.reached is None else _spread(found.reached + 1, kept, leptons.n_events),
+        reached=_spread(found.reached + 1, kept, leptons.n_events) if reached else found.reached,
     )
 
 
@@ -106,7 +106,7 @@ def _select_all(leptons: Leptons, selection: Selection, primary_dataset: str | N
         **rows,
         cutflow=np.sum([block.cutflow for block in blocks], axis=0),
         invalid_values=np.sum([block.invalid_values for block in blocks], axis=0),
-        reached=np.hstack([block.reached for block in blocks if block.reached is not None]) if reached else None,
+        reached=np.hstack([block.reached for block in blocks]),
     )
 
 
@@ -151,7 +151,7 @@ def _select(
         mass_z2=chosen["mass_z2"],
         cutflow=_cutflow(passed, events.n_events, enough_stored[int(whole_event)], channels),
         invalid_values=invalid,
-        reached=_reached(events, reached, which, channels, whole_event=whole_event) if is_wanted else None,
+        reached=_reached(events, reached, which, channels, whole_event=whole_event) if is_wanted else reached.T,
     )
 
 

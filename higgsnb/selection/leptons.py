@@ -102,7 +102,8 @@ class Candidates(NamedTuple):
     int64 counts events per channel, (3, len(`Selection.cut_names`)); its last column, ``unique``, equals the one before
     until primary datasets are compared. ``invalid_values`` (2, len(`Selection.quantities`)) int64 counts muons and
     electrons with a sentinel or non-finite value, in events with enough leptons for a channel. ``reached``
-    (3, n_events) int8, if it is asked for, is the last row of the cutflow that each event passes in each channel.
+    (3, n_events) int8, (3, 0) if it is not asked for, is the last row of the cutflow that each event passes in each
+    channel.
     """
 
     event_index: Integers
@@ -114,7 +115,7 @@ class Candidates(NamedTuple):
     mass_z2: npt.NDArray[np.float64]
     cutflow: Integers
     invalid_values: Integers
-    reached: npt.NDArray[np.int8] | None = None
+    reached: npt.NDArray[np.int8] = np.empty((3, 0), np.int8)
 
 
 def exists(values: npt.NDArray[Any]) -> npt.NDArray[np.bool_]:
