@@ -197,10 +197,10 @@ def _choose(
         candidates = _in_order_of(selection.pairing, found, candidates, rows, cuts)
     selected, last = _apply(candidates, rows, cuts, selection, passed, reached)
     first, *others = *steps, reached
-    found_last = np.minimum(first, Cut.MASS_4L) + np.maximum(reached - Cut.MASS_4L, 0)
+    row = np.minimum(first, Cut.MASS_4L) + np.maximum(reached - Cut.MASS_4L, 0)
     for step in others:  # each of these cuts has a row of its own, before that of the best candidate
-        found_last += step >= Cut.MASS_4L
-    return selected, [*counts, last], found_last
+        row += step >= Cut.MASS_4L
+    return selected, [*counts, last], row.astype(np.int8)
 
 
 def _apply(
