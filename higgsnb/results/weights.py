@@ -22,8 +22,8 @@ BITS = 24
 """Bits of a typical weight behind the binary point; the largest weight is 65,536 typical ones, 2⁴⁰ units."""
 LIMBS = 4
 """A sum of squares is kept as the sums of so many digits to the base 2²⁰, each of which is exact in int64."""
-ROWS = 2**19
-"""Events whose squares are added up at a time, see `add_weights`: each may be filled four times in a bin."""
+FILLS = 2**21
+"""Most weights whose squares are added up in a bin at a time, see `add_weights`."""
 
 
 def to_fixed(
@@ -61,9 +61,10 @@ def add_up(
     n_copies, n_regions, size = fixed.shape[1], len(binning.regions), binning.size
     found = np.zeros((n_copies, 1 + LIMBS, n_regions, size), np.int64)
     derived = binning.derived
-    for start in range(0, len(rows), ROWS):
+    step = FILLS // max(axis.per_event for axis in binning.axes)
+    for start in range(0, len(rows), step):
         sums = np.zeros((n_regions, size, 4, n_copies), np.int64)
-        some = slice(start, start + ROWS)
+        some = slice(start, start + step)
         add_weights(region[some], rows[some], places, fixed, derived, sums)
         if derived >= 0:
             sums[:, binning.starts[-1]] += sums[:, : binning.starts[1]].sum(axis=1)

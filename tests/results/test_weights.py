@@ -261,6 +261,15 @@ def test_files_with_and_without_weights_do_not_mix(tmp_path: Path, leptons: Lept
     }
 
 
+def test_squares_of_the_largest_weights_in_one_bin_are_exact() -> None:
+    n, k, largest = 90_000, 100, 2**40 - 1
+    binning = Binning((hn.Axis("x", 1, 0, 1, per_event=k),), ("all",))
+    places = np.ones((n, k + 1), np.int32)
+    sums = weights.add_up(np.zeros(n, np.int8), np.arange(n), places, np.full((n, 1), largest), binning)
+    found = sum(int(sums[0, 1 + digit, 0, 1]) << DIGIT * digit for digit in range(weights.LIMBS))
+    assert found == n * (k + 1) * largest**2
+
+
 # --- Factors and variations
 
 
