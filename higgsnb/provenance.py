@@ -7,7 +7,6 @@ import os
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable
 from functools import cache
 from importlib import metadata
 from pathlib import Path
@@ -70,21 +69,7 @@ def sources_sha256(*names: str) -> str:
 @cache
 def libraries() -> dict[str, str]:
     """Return the versions of the libraries that can change a result."""
-    return versions_of(LIBRARIES)
-
-
-def versions_of(distributions: Iterable[str]) -> dict[str, str]:
-    """Return the versions of some distributions, "none" of those that are not installed."""
-    return {name: _version(name) for name in distributions}
-
-
-@cache
-def _version(distribution: str) -> str:
-    """Return the version that was installed when it was first asked for; looking it up takes a fraction of a chunk."""
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return "none"
+    return {name: metadata.version(name) for name in LIBRARIES}
 
 
 def available_cores() -> int:

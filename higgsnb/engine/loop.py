@@ -143,7 +143,7 @@ def run(
         executor = stack.enter_context(open_executor(client, workers))
         limit = _time_limit(chunk_seconds, executor)
         folder = None if skims_folder is None else Path(skims_folder)
-        job = Job(selection, folder, analyse, limit, {**versions.installed_versions(), **selection.libraries})
+        job = Job(selection, folder, analyse, limit, versions.installed_versions())
         if isinstance(executor, DaskCluster):
             _check_workers(executor, campaign)
         opened = None if ledger is None else stack.enter_context(Ledger(ledger))

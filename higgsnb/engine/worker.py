@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from higgsnb import errors, provenance
+from higgsnb import errors
 from higgsnb.datasets import counted_tries
 from higgsnb.engine import versions
 from higgsnb.results import Record, layout_of, pack, sections_of
@@ -72,8 +72,7 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
         If this worker has other versions than the client.
     """
     keep_freed_memory()
-    mine = {**versions.installed_versions(), **provenance.versions_of(job.selection.libraries)}
-    versions.check(job.versions, mine, "a worker")
+    versions.check(job.versions, versions.installed_versions(), "a worker")
     if isinstance(job.selection, Selection):
         warm_up(job.selection.algorithm)  # not counted as time that a chunk took
     layout = layout_of(job.selection)

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import distributions
 import numpy as np
 import pytest
 import random_analyses
@@ -221,6 +222,21 @@ def test_other_process_reuses_every_chunk(runs: Runs, tmp_path: Path) -> None:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert f"{N_CHUNKS} of {N_CHUNKS} chunks are in the ledger" in done.stderr
+    assert json.loads((tmp_path / "out" / "histograms.json").read_text(encoding="utf-8")) == before
+
+
+@pytest.mark.parametrize("scheduler", ["threads", "processes"])
+def test_library_built_from_a_folder_is_found_unchanged_by_workers(runs: Runs, tmp_path: Path, scheduler: str) -> None:
+    site = distributions.install(tmp_path / "env", HELPER, **distributions.BUILT_HERE)
+    code = ANALYSIS.replace("import helper", "import toylib as helper")
+    (tmp_path / "mine.py").write_text(code, encoding="utf-8")
+    command = [sys.executable, "-m", "higgsnb", *runs.arguments(tmp_path), "--fresh", "--scheduler", scheduler]
+    paths = os.pathsep.join([str(ROOT), str(site)])
+    done = subprocess.run(
+        command, env={**os.environ, "PYTHONPATH": paths}, capture_output=True, text=True, check=False, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    _, before = runs(runs.folder / "first")
     assert json.loads((tmp_path / "out" / "histograms.json").read_text(encoding="utf-8")) == before
 
 

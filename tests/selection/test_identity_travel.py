@@ -11,6 +11,7 @@ from typing import Any
 import cloudpickle
 import numpy as np
 import pytest
+from distributions import BUILT_HERE, install
 from user_code import HELPER, cases, function_of, in_other_process, write
 
 from higgsnb.errors import SelectionError
@@ -426,24 +427,6 @@ def test_threads_pack_at_the_same_time(tmp_path: Path) -> None:
 # --- Libraries --------------------------------------------------------------------------------------
 
 
-def install(folder: Path, code: str, version: str = "1.0", **files: str) -> Path:
-    """A small distribution in a folder of its own that is called site-packages."""
-    site = folder / "site-packages"
-    information = site / "toylib-1.0.dist-info"
-    information.mkdir(parents=True)
-    (site / "toylib.py").write_text(code, encoding="utf-8")
-    (information / "METADATA").write_text(
-        f"Metadata-Version: 2.1\nName: toylib\nVersion: {version}\n", encoding="utf-8"
-    )
-    (information / "RECORD").write_text(
-        f"toylib.py,sha256={hash(code)},1\ntoylib-1.0.dist-info/METADATA,,\n", encoding="utf-8"
-    )
-    (information / "top_level.txt").write_text("toylib\n", encoding="utf-8")
-    for name, text in files.items():
-        (information / name).write_text(text, encoding="utf-8")
-    return site
-
-
 USER = "from toylib import scale\n\n\ndef f(x):\n    return scale(x)\n"
 PACK = """
 from pathlib import Path
@@ -478,14 +461,13 @@ def test_other_version_of_a_library_is_refused_and_its_code_not_sent(tmp_path: P
 
 def test_library_counts_by_its_version_and_what_has_none_by_its_files(tmp_path: Path) -> None:
     path, out = write(tmp_path, USER), str(tmp_path / "out")
-    local = {"direct_url.json": '{"url": "file:///home/me/toylib", "dir_info": {}}'}
     found = {}
     for name, code, version, files in (
         ("released", "def scale(x): return 2 * x", "1.0", {}),
         ("same version", "def scale(x): return 3 * x", "1.0", {}),
         ("next version", "def scale(x): return 2 * x", "1.1", {}),
-        ("built here", "def scale(x): return 2 * x", "1.0", local),
-        ("built here again", "def scale(x): return 3 * x", "1.0", local),
+        ("built here", "def scale(x): return 2 * x", "1.0", BUILT_HERE),
+        ("built here again", "def scale(x): return 3 * x", "1.0", BUILT_HERE),
     ):
         site = install(tmp_path / name, code, version, **files)
         found[name] = in_other_process(PACK.format(place=f"{path}:f", out=out), folders=(site,), hash_seed="0").split()
