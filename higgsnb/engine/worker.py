@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import faulthandler
 import os
+import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from higgsnb import errors
 from higgsnb.datasets import counted_tries
 from higgsnb.engine import versions
+from higgsnb.errors import VersionError
 from higgsnb.results import Record, layout_of, pack, sections_of
 from higgsnb.selection import Selection, warm_up
 
@@ -31,7 +33,7 @@ class Job(NamedTuple):
     """Everything but the chunks that a worker has to know.
 
     ``analyse`` counts one chunk, within ``chunk_seconds`` if that is given; ``versions`` are those of the client, see
-    `versions.installed_versions`.
+    `versions.installed_versions`. ``refusal`` is why the functions of the selection cannot be those of the client here.
     """
 
     selection: Analysis
@@ -39,6 +41,20 @@ class Job(NamedTuple):
     analyse: Callable[..., Tally]
     chunk_seconds: float | None
     versions: dict[str, str]
+    refusal: VersionError | None = None
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Send the selection as bytes: a worker of Dask that cannot take a message apart ends, without a word."""
+        return _received, (pickle.dumps(self.selection), *self[1:])
+
+
+def _received(selection: bytes, *others: Any) -> Job:
+    """Return the job of a client; whoever works on it raises what is wrong with it."""
+    try:
+        return Job(pickle.loads(selection), *others)  # noqa: S301 - from the client, as everything here
+    except VersionError as error:
+        nothing: Any = None
+        return Job(nothing, *others)._replace(refusal=error)
 
 
 class ChunkResult(NamedTuple):
@@ -69,10 +85,12 @@ def process_chunks(chunks: tuple[Chunk, ...], job: Job) -> list[ChunkResult]:
     Raises
     ------
     VersionError
-        If this worker has other versions than the client.
+        If this worker has other versions than the client, or of a library that a function of the user needs.
     """
     keep_freed_memory()
     versions.check(job.versions, versions.installed_versions(), "a worker")
+    if job.refusal is not None:
+        raise job.refusal
     if isinstance(job.selection, Selection):
         warm_up(job.selection.algorithm)  # not counted as time that a chunk took
     layout = layout_of(job.selection)

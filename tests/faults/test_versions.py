@@ -8,9 +8,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import distributed
+import distributions
 import killers
 import pytest
 from zygote import HERE, PATIENCE, poll
@@ -35,6 +37,26 @@ def scheduler(tmp_path: Path) -> Iterator[str]:
         n_workers=0, processes=True, dashboard_address=":0", host="127.0.0.1", local_directory=str(tmp_path)
     ) as cluster:
         yield cluster.scheduler_address
+
+
+@contextmanager
+def worker_with(scheduler: str, folder: Path, *first: Path) -> Iterator[distributed.Client]:
+    """A client of the scheduler and of a worker that finds what it imports in some folders first."""
+    paths = [*map(str, first), str(HERE), str(HERE.parent / "kit"), str(HERE.parent.parent)]
+    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    command = [sys.executable, "-c", WORKER, scheduler, str(folder), *paths]
+    with (
+        (folder / "worker.log").open("w") as log,
+        subprocess.Popen(command, env=variables, cwd=folder, stdout=log, stderr=log) as worker,
+    ):
+        try:
+            with distributed.Client(scheduler, set_as_default=False) as client:
+                arrived = poll(lambda: client.scheduler_info()["workers"] or worker.poll() is not None, PATIENCE)
+                assert arrived, (folder / "worker.log").read_text()
+                assert worker.poll() is None, (folder / "worker.log").read_text()
+                yield client
+        finally:
+            worker.kill()
 
 
 def fake_distribution(folder: Path, name: str, version: str) -> None:
@@ -67,26 +89,12 @@ def test_worker_of_another_version_is_refused_before_the_first_chunk(
     stub = tmp_path / "stub"
     STUBS[package](stub)
     monkeypatch.setenv(killers.LOG, str(tmp_path / "log"))
-    root = HERE.parent.parent
-    paths = [str(stub), str(HERE), str(HERE.parent / "kit"), str(root)]
-    variables = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
-    command = [sys.executable, "-c", WORKER, scheduler, str(tmp_path), *paths]
     one = datasets.load(killers.small_campaign(tmp_path, files=3, events=50))
-    with (
-        (tmp_path / "worker.log").open("w") as log,
-        subprocess.Popen(command, env=variables, cwd=tmp_path, stdout=log, stderr=log) as worker,
-    ):
-        try:
-            with distributed.Client(scheduler, set_as_default=False) as client:
-                arrived = poll(lambda: client.scheduler_info()["workers"] or worker.poll() is not None, PATIENCE)
-                assert arrived, (tmp_path / "worker.log").read_text()
-                assert worker.poll() is None, (tmp_path / "worker.log").read_text()
-                before = time.monotonic()
-                with pytest.raises(errors.VersionError) as caught:
-                    list(engine.run(one, selection.load("open2012"), client=client, analyse=killers.counted))
-                seconds = time.monotonic() - before
-        finally:
-            worker.kill()
+    with worker_with(scheduler, tmp_path, stub) as client:
+        before = time.monotonic()
+        with pytest.raises(errors.VersionError) as caught:
+            list(engine.run(one, selection.load("open2012"), client=client, analyse=killers.counted))
+        seconds = time.monotonic() - before
     mine, theirs = here_and_there(package, stub)
     message = str(caught.value)
     assert package in message
@@ -95,6 +103,36 @@ def test_worker_of_another_version_is_refused_before_the_first_chunk(
     assert len(message.splitlines()) <= 3
     assert not (tmp_path / "log").exists()  # no chunk was begun
     figure("G20", f"worker with another {package}: named", f"{seconds:.2f} s, before the first chunk")
+
+
+LIBRARY_USER = """
+import higgsnb as hn
+import toylib
+
+
+def shifted(columns):
+    return hn.Selected(columns["nMuon"] >= 0, n=columns["nMuon"] + toylib.OFFSET)
+
+
+one = hn.Analysis("one", shifted, columns=["nMuon"], form="flat", axes=[hn.Axis("n", 10, 0, 10)])
+"""
+
+
+@pytest.mark.filterwarnings("ignore:.*Mismatched versions found:UserWarning")
+def test_worker_with_another_library_of_the_user_is_refused(
+    scheduler: str, tmp_path: Path, figure: Figure, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = distributions.install(tmp_path / "here", "OFFSET = 1")
+    there = distributions.install(tmp_path / "there", "OFFSET = 2", "2.0")
+    (tmp_path / "mine.py").write_text(LIBRARY_USER)
+    monkeypatch.syspath_prepend(here)
+    one = datasets.load(killers.small_campaign(tmp_path, files=3, events=50))
+    mine = selection.load_from_file(f"{tmp_path / 'mine.py'}:one", higgsnb.Analysis)
+    with worker_with(scheduler, tmp_path, there) as client:
+        before = time.monotonic()
+        with pytest.raises(errors.VersionError, match=r"toylib 1\.0, but toylib 2\.0 is installed"):
+            list(engine.run(one, mine, client=client))
+        figure("G20", "worker with another library of the user: named", f"{time.monotonic() - before:.2f} s")
 
 
 def here_and_there(package: str, stub: Path) -> tuple[str, str]:
@@ -115,13 +153,7 @@ def here_and_there(package: str, stub: Path) -> tuple[str, str]:
 
 
 def test_worker_of_the_same_versions_is_accepted(scheduler: str, tmp_path: Path) -> None:
-    paths = [str(HERE), str(HERE.parent / "kit"), str(HERE.parent.parent)]
-    command = [sys.executable, "-c", WORKER, scheduler, str(tmp_path), *paths]
     one = datasets.load(killers.small_campaign(tmp_path, files=3, events=50))
-    with (tmp_path / "worker.log").open("w") as log, subprocess.Popen(command, stdout=log, stderr=log) as worker:
-        try:
-            with distributed.Client(scheduler, set_as_default=False) as client:
-                (*_, last) = engine.run(one, selection.load("open2012"), client=client, analyse=killers.counted)
-        finally:
-            worker.kill()
+    with worker_with(scheduler, tmp_path) as client:
+        (*_, last) = engine.run(one, selection.load("open2012"), client=client, analyse=killers.counted)
     assert last.complete
