@@ -138,6 +138,7 @@ def run(
     if not quiet:
         _announce(campaign, selection)
     started, wall, cpu = datetime.now(UTC), time.perf_counter(), time.process_time()
+    unread: Sequence[Failure] = ()
     with _prints_to_stderr(as_json), _client(scheduler, quiet=quiet) as client:
         partial_results = engine.run(
             campaign, selection, client=client, workers=workers, chunk_events=chunk_events, fraction=fraction,
@@ -151,8 +152,10 @@ def run(
             except FileError as error:
                 if not error.failed:
                     raise
-                _show_nothing_read(error.failed, folder, as_json=as_json)
-                ctx.exit(BAD_USAGE)
+                unread = error.failed
+    if unread:
+        _show_nothing_read(unread, folder, as_json=as_json)
+        ctx.exit(BAD_USAGE)
     run_block = {
         "started": started.isoformat(timespec="seconds"),
         "wall_seconds": round(time.perf_counter() - wall, 3),

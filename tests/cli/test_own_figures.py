@@ -66,4 +66,4 @@ def test_own_axes_are_drawn(folder: Path) -> None:
 
 
 def test_regions_do_not_share_a_file(folder: Path) -> None:
-    assert drawn(folder, "--analysis", f"{folder / 'first.py'}:one") == {"pt_a_b.png", "pt_a_b_.png", "pt_A_b__.png"}
+    assert drawn(folder, "--analysis", f"{folder / 'first.py'}:one") == {"pt_a_b.png", "pt_a_b_2.png", "pt_A_b_3.png"}

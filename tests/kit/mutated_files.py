@@ -148,7 +148,8 @@ def _main(path: Path) -> None:
         signal.alarm(HANGS)
         found.append(_judge(changed, good))
     signal.alarm(0)
-    sys.stdout.write(json.dumps([found, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+    status = Path("/proc/self/status").read_text(encoding="utf-8")  # ru_maxrss begins with that of pytest
+    sys.stdout.write(json.dumps([found, 1024 * int(status.partition("VmHWM:")[2].split()[0])]))
 
 
 if __name__ == "__main__":

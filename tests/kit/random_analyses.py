@@ -339,7 +339,8 @@ def counted(result: Result) -> Counts:
     for name, array in result.counts.items():
         for region, place in np.argwhere(array):
             found.events[name, "nominal", result.regions[region], int(place)] = int(array[region, place])
-    for (index, exponent), array in result.tally.weighted.items():
+    for (index, exponent), everything in result.tally.weighted.items():
+        array = everything[..., : result.layout.binning.size]  # behind it is the cutflow
         name, unit = result.campaign.datasets[index].name, Fraction(2) ** (exponent - 24)
         for copy, region, place in np.argwhere((array != 0).any(axis=1)):
             key = name, result.layout.copies[copy], result.regions[region], int(place)
