@@ -81,7 +81,7 @@ def test_ci_scripts_can_be_executed_and_are_valid() -> None:
 
 def test_ci_runs_every_python_of_the_classifiers() -> None:
     versions = re.findall(r"Python :: (3\.\d+)", read("pyproject.toml"))
-    assert sorted(re.findall(r"^  version_here (3\.\d+)$", read(".ci/run"), re.MULTILINE)) == versions
+    assert f"for version in {' '.join(versions)}; do" in read(".ci/run")
     assert f"python: {json.dumps(versions)}" in read(".github/workflows/tests.yml")
 
 
