@@ -198,7 +198,8 @@ def _draw_data(panel: Axes, spectrum: Spectrum, size: float, *, simulated: bool)
     counts = spectrum.data[filled]
     low, high = garwood(counts)
     centres = (spectrum.edges[1:] + spectrum.edges[:-1])[filled] / 2
-    errors = (counts - low, high - counts)
+    # As lists: of one bin, matplotlib 3.8 takes an array for a number, which NumPy warns of.
+    errors = (counts - low).tolist(), (high - counts).tolist()
     points = panel.errorbar(centres, counts, yerr=errors, fmt="o", color="black", zorder=5)
     points[0].set_markersize(0.37 * size)
     points[2][0].set_linewidth(0.1 * size)
