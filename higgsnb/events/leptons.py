@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from higgsnb.errors import SchemaError
-from higgsnb.events.columns import Array, EventColumns, collection_of
+from higgsnb.events.columns import Array, Columns, EventColumns, collection_of
 from higgsnb.events.fast.baskets import Preselected
 from higgsnb.events.fast.form import Catalogue, Form, lacks
 from higgsnb.events.schema import BRANCHES
@@ -48,6 +48,8 @@ class FourLeptons:
 FOUR_LEPTONS = FourLeptons()
 LEPTON_NAMES = tuple(name for name in BRANCHES.values() if not name.startswith("n"))
 """The columns behind `Leptons` in NanoAOD."""
+LEPTON_COLUMNS = Columns(LEPTON_NAMES, FOUR_LEPTONS)
+"""The same, of events with enough leptons."""
 
 
 def check_leptons(form: Form, catalogue: Catalogue, location: str, tree: str) -> None:
